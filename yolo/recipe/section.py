@@ -1,0 +1,85 @@
+"""What every section of a recipe shares: strictness, and the types of its values."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """One section of a recipe: unknown keys are refused, nothing is coerced, nothing changes after reading.
+
+    The docstring under a field is its documentation: it becomes the reference page and the JSON Schema.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+def setting(default: Any = ..., *, unit: str = "") -> Any:
+    """A field with its unit; bounds belong to the field's type."""
+    extra: Mapping[str, str] | None = {"unit": unit} if unit else None
+    return Field(default, json_schema_extra=dict(extra) if extra else None)
+
+
+def refuse_bool(value: object) -> object:
+    """Python's True is the int 1, so `stage: true` would otherwise mean stage 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"a number is wanted, not {str(value).lower()}")
+    return value
+
+
+def _whole(value: object) -> object:
+    """YAML reads 5e8 as a float; a whole float is a count, 0.5 is not."""
+    value = refuse_bool(value)
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _multiple_of_32(value: int) -> int:
+    if value % 32:
+        below, above = value // 32 * 32, value // 32 * 32 + 32
+        raise ValueError(
+            f"must be a multiple of 32, the network's largest stride: {below} or {above}"
+        )
+    return value
+
+
+def _no_line_breaks(value: str) -> str:
+    if not value.strip() or "\n" in value.strip():
+        raise ValueError("must be one line of text")
+    return value.strip()
+
+
+Auto = Literal["auto"]
+"""Computed from other values and from the world size; `python -m yolo config` shows the result and the formula."""
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**10)]
+CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**10)]
+Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)]
+Share = Annotated[float, BeforeValidator(refuse_bool), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Gain = Annotated[float, BeforeValidator(refuse_bool), Field(ge=0.0, le=100.0, allow_inf_nan=False)]
+Rate = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0.0, le=10.0, allow_inf_nan=False)]
+RateOrZero = Annotated[
+    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=10.0, allow_inf_nan=False)
+]
+Duration = Annotated[
+    float, BeforeValidator(refuse_bool), Field(gt=0.0, le=10_000.0, allow_inf_nan=False)
+]
+DurationOrZero = Annotated[
+    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=10_000.0, allow_inf_nan=False)
+]
+Degrees = Annotated[
+    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=180.0, allow_inf_nan=False)
+]
+Momentum = Annotated[
+    float, BeforeValidator(refuse_bool), Field(ge=0.0, lt=1.0, allow_inf_nan=False)
+]
+ImageSize = Annotated[
+    int, BeforeValidator(_whole), Field(ge=64, le=4096), AfterValidator(_multiple_of_32)
+]
+Port = Annotated[int, BeforeValidator(_whole), Field(ge=1024, le=65535)]
+OneLine = Annotated[str, AfterValidator(_no_line_breaks), Field(min_length=1, max_length=200)]

@@ -1,0 +1,14 @@
+"""`checkpoint`: what is kept, and where a run goes on from."""
+
+from yolo.recipe.section import Count, Section, setting
+
+
+class CheckpointSection(Section):
+    """DeepSpeed checkpoints, from which a run goes on."""
+
+    every_epochs: Count = setting(1, unit="epochs")
+    """Save after every so many epochs, and after the last."""
+    keep: Count = setting(2, unit="checkpoints")
+    """The newest that stay on disk; the best weights are kept beside them as weights/best.safetensors."""
+    resume: str = setting("never")
+    """`never` starts anew; `auto` goes on with the newest run of this recipe if it has a checkpoint and is not finished; or a run's folder."""

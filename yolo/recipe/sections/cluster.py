@@ -1,0 +1,22 @@
+"""`cluster`: on which machines the run is started."""
+
+from typing import Literal
+
+from yolo.recipe.section import Auto, Count, OneLine, Port, Section, setting
+
+
+class ClusterSection(Section):
+    """Nodes and processes."""
+
+    nodes: Count = setting(1, unit="machines")
+    """Machines; more than one wants `hostfile`."""
+    processes_per_node: Auto | Count = setting("auto", unit="processes")
+    """One a GPU; `auto` is all GPUs that are found, and 2 where there is none."""
+    hostfile: OneLine | None = setting(None)
+    """DeepSpeed's list of machines, one `name slots=GPUs` a line."""
+    backend: Auto | Literal["nccl", "gloo", "mpi"] = setting("auto")
+    """Protocol of the collectives; `auto` is nccl on GPUs and gloo elsewhere."""
+    master_port: Port = setting(29500, unit="TCP port")
+    """Where ranks meet on the first machine."""
+    threads_per_process: Auto | Count = setting("auto", unit="threads")
+    """Threads of one rank's computation; `auto` divides the machine's cores among its processes."""

@@ -1,0 +1,91 @@
+"""`data`: which images, and how they are altered on the way to the network."""
+
+from types import MappingProxyType
+from typing import Literal
+
+from yolo.recipe.section import Auto, CountOrZero, Degrees, Section, Share, setting
+
+Preset = Literal["none", "low", "medium", "high"]
+
+_LOW = {
+    "hsv_h": 0.015,
+    "hsv_s": 0.7,
+    "hsv_v": 0.4,
+    "degrees": 0.0,
+    "translate": 0.1,
+    "scale": 0.5,
+    "shear": 0.0,
+    "perspective": 0.0,
+    "flipud": 0.0,
+    "fliplr": 0.5,
+    "mosaic": 1.0,
+    "mixup": 0.0,
+}
+# The public YOLOv5's hyp.scratch-{low,med,high} (medium and high differ there only in copy-paste, which needs
+# segmentation masks; here high takes rotation in its stead) and hyp.no-augmentation.
+AUGMENTATION_PRESETS = MappingProxyType(
+    {
+        "none": MappingProxyType(dict.fromkeys(_LOW, 0.0)),
+        "low": MappingProxyType(_LOW),
+        "medium": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1}),
+        "high": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1, "degrees": 5.0}),
+    }
+)
+
+
+class AugmentationSection(Section):
+    """How training images are altered; `auto` takes the preset's value."""
+
+    preset: Preset = setting("low")
+    """`low` for n and s, `high` for m, l and x, `medium` between; `none` alters nothing."""
+    hsv_h: Auto | Share = setting("auto", unit="share of the hue circle")
+    """Hue changes by up to this much either way."""
+    hsv_s: Auto | Share = setting("auto", unit="share")
+    """Saturation is multiplied by 1 plus or minus up to this."""
+    hsv_v: Auto | Share = setting("auto", unit="share")
+    """Brightness is multiplied by 1 plus or minus up to this."""
+    degrees: Auto | Degrees = setting("auto", unit="degrees")
+    """Rotation by up to this much either way."""
+    translate: Auto | Share = setting("auto", unit="share of the image's side")
+    """Shift by up to this much either way."""
+    scale: Auto | Share = setting("auto", unit="share")
+    """Magnification between 1 minus and 1 plus this."""
+    shear: Auto | Degrees = setting("auto", unit="degrees")
+    """Shear by up to this much either way."""
+    perspective: Auto | Share = setting("auto", unit="share per pixel")
+    """Perspective distortion, 0 to about 0.001."""
+    flipud: Auto | Share = setting("auto", unit="probability")
+    """Upside-down flip."""
+    fliplr: Auto | Share = setting("auto", unit="probability")
+    """Left-right flip."""
+    mosaic: Auto | Share = setting("auto", unit="probability")
+    """Four images in one."""
+    mixup: Auto | Share = setting("auto", unit="probability")
+    """A mosaic blended with a second mosaic."""
+    mosaic_off_epochs: CountOrZero = setting(0, unit="epochs")
+    """No mosaic and no mixup in this many last epochs, so that training ends on whole images."""
+
+
+class DataSection(Section):
+    """The data set."""
+
+    format: Literal["coco", "yolo"] = setting("coco")
+    """`coco`: one JSON of annotations a split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` an image."""
+    root: str = setting("data/demo")
+    """The data set's folder; the other paths are relative to it, and it to where the command runs."""
+    train: str = setting("annotations/instances_train.json")
+    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is taken."""
+    val: str = setting("annotations/instances_val.json")
+    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is taken."""
+    images: str = setting("images")
+    """coco: the folder of the training images. yolo: not used."""
+    val_images: Auto | str = setting("auto")
+    """coco: the folder of the validation images; `auto` takes `images`."""
+    augmentation: AugmentationSection = AugmentationSection()
+    """How training images are altered."""
+    workers: CountOrZero = setting(1, unit="processes a rank")
+    """Processes that read and alter images beside each rank; 0 does it in the rank itself."""
+    cache: Literal["none", "ram"] = setting("none")
+    """`ram` keeps images decoded and fitted to `model.image_size`, once a rank and worker."""
+    max_bad_share: Share = setting(0.01, unit="share of the images")
+    """Training stops before it starts when more of the images are corrupt, missing or badly labelled."""
