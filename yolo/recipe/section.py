@@ -27,7 +27,7 @@ def setting(default: Any = ..., *, unit: str = "") -> Any:
 def refuse_bool(value: object) -> object:
     """Python's True is the int 1, so `stage: true` would otherwise mean stage 1."""
     if isinstance(value, bool):
-        raise ValueError(f"a number is wanted, not {str(value).lower()}")
+        raise ValueError("is not a number")
     return value
 
 
@@ -57,29 +57,19 @@ def _no_line_breaks(value: str) -> str:
 Auto = Literal["auto"]
 """Computed from other values and from the world size; `python -m yolo config` shows the result and the formula."""
 
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10**10)]
-CountOrZero = Annotated[int, BeforeValidator(_whole), Field(ge=0, le=10**10)]
+Count = Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_whole)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**10), BeforeValidator(_whole)]
 Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)]
-Share = Annotated[float, BeforeValidator(refuse_bool), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Gain = Annotated[float, BeforeValidator(refuse_bool), Field(ge=0.0, le=100.0, allow_inf_nan=False)]
-Rate = Annotated[float, BeforeValidator(refuse_bool), Field(gt=0.0, le=10.0, allow_inf_nan=False)]
-RateOrZero = Annotated[
-    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=10.0, allow_inf_nan=False)
-]
-Duration = Annotated[
-    float, BeforeValidator(refuse_bool), Field(gt=0.0, le=10_000.0, allow_inf_nan=False)
-]
-DurationOrZero = Annotated[
-    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=10_000.0, allow_inf_nan=False)
-]
-Degrees = Annotated[
-    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=180.0, allow_inf_nan=False)
-]
-Momentum = Annotated[
-    float, BeforeValidator(refuse_bool), Field(ge=0.0, lt=1.0, allow_inf_nan=False)
-]
+Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+RateOrZero = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Duration = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+DurationOrZero = Annotated[float, Field(ge=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Degrees = Annotated[float, Field(ge=0.0, le=180.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 ImageSize = Annotated[
-    int, BeforeValidator(_whole), Field(ge=64, le=4096), AfterValidator(_multiple_of_32)
+    int, Field(ge=64, le=4096), BeforeValidator(_whole), AfterValidator(_multiple_of_32)
 ]
-Port = Annotated[int, BeforeValidator(_whole), Field(ge=1024, le=65535)]
+Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(_whole)]
 OneLine = Annotated[str, AfterValidator(_no_line_breaks), Field(min_length=1, max_length=200)]

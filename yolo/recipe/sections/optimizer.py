@@ -6,9 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from yolo.recipe.section import Momentum, Rate, Section, Share, refuse_bool, setting
 
-Epsilon = Annotated[
-    float, BeforeValidator(refuse_bool), Field(gt=0.0, le=0.1, allow_inf_nan=False)
-]
+Epsilon = Annotated[float, Field(gt=0.0, le=0.1, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 
 
 class SGDSection(Section):

@@ -17,9 +17,7 @@ from yolo.recipe.section import (
     setting,
 )
 
-Clipping = Annotated[
-    float, BeforeValidator(refuse_bool), Field(ge=0.0, le=1e6, allow_inf_nan=False)
-]
+Clipping = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 
 
 class TrainSection(Section):

@@ -1,0 +1,156 @@
+"""Pydantic's errors as lines that a researcher understands: place, key, what is wrong, what is allowed."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from yolo.recipe.nearest import nearest
+from yolo.recipe.schema import Recipe
+from yolo.recipe.source import Key
+
+Place = Callable[[Key], str]
+"""Says where a key was written, ready to stand before a message."""
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], place: Place) -> list[str]:
+    """One line for each wrong value, in the order in which Pydantic found them."""
+    by_key: dict[Key, list[ErrorDetails]] = {}
+    for details in error.errors():
+        by_key.setdefault(_key_of(details, values), []).append(details)
+    outermost = [
+        key for key in by_key if not any(key[:depth] in by_key for depth in range(len(key)))
+    ]
+    return [_explain_one(key, by_key[key], place) for key in outermost]
+
+
+def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
+    """The place in the recipe: Pydantic's own adds the names of union members, which are no keys."""
+    key: list[str] = []
+    found: Any = values
+    for element in details["loc"]:
+        if isinstance(found, Mapping) and element in found:
+            found = found[element]
+        elif isinstance(found, list) and isinstance(element, int) and element < len(found):
+            found = found[element]
+        elif details["type"] == "missing" and element == details["loc"][-1]:
+            pass
+        else:
+            continue
+        key.append(str(element))
+    return tuple(key)
+
+
+def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
+    name = ".".join(key)
+    first = errors[0]
+    schema = schema_at(key)
+    if first["type"] == "extra_forbidden":
+        allowed = sorted(schema_at(key[:-1]).get("properties", {}))
+        return (
+            f"{place(key)}: {name}: there is no such key.{nearest(key[-1], allowed)}"
+            f" Allowed here: {', '.join(allowed)}"
+        )
+    if first["type"] == "missing":
+        return f"{place(key)}: {name}: is missing; expected {allowed_values(schema)}"
+    found = json.dumps(first.get("input"), default=str)
+    if len(found) > 60:
+        found = found[:57] + "..."
+    own_words = [details for details in errors if details["type"] == "value_error"]
+    if own_words and len(errors) == len(own_words):
+        reason = str(own_words[0]["ctx"]["error"])
+        return f"{place(key)}: {name}: {found} {reason}"
+    text = first.get("input")
+    words = list(words_of(schema))
+    hint = nearest(text, words) if isinstance(text, str) else ""
+    reasons = f" ({own_words[0]['ctx']['error']})" if own_words else ""
+    return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
+
+
+def schema_at(key: Key) -> dict[str, Any]:
+    """The JSON Schema of one key, references resolved; empty where there is none."""
+    root = Recipe.model_json_schema()
+    definitions = root.get("$defs", {})
+    schema: dict[str, Any] = root
+    for word in key:
+        schema = _resolved(schema, definitions)
+        if "properties" in schema:
+            schema = schema["properties"].get(word, {})
+        elif "prefixItems" in schema or "items" in schema:
+            items = schema.get("prefixItems", [])
+            fits = word.isdigit() and int(word) < len(items)
+            schema = items[int(word)] if fits else schema.get("items", {})
+        else:
+            schema = {}
+    return _resolved(schema, definitions)
+
+
+def _resolved(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """Follow `$ref`; of a choice among sections, the union of their keys."""
+    if "$ref" in schema:
+        followed = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        return _resolved(followed | {k: v for k, v in schema.items() if k != "$ref"}, definitions)
+    options = [_resolved(option, definitions) for option in schema.get("oneOf", [])]
+    if options and all("properties" in option for option in options):
+        merged: dict[str, Any] = {}
+        for option in options:
+            for word, value in option["properties"].items():
+                merged[word] = _either(merged[word], value) if word in merged else value
+        return schema | {"properties": merged, "type": "object"}
+    if "anyOf" in schema:
+        return schema | {"anyOf": [_resolved(option, definitions) for option in schema["anyOf"]]}
+    return schema
+
+
+def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    same = {k: v for k, v in one.items() if k not in ("default", "title")} == {
+        k: v for k, v in other.items() if k not in ("default", "title")
+    }
+    return one if same else {"anyOf": [one, other]}
+
+
+def words_of(schema: Mapping[str, Any]) -> Iterable[str]:
+    """The words that a schema allows."""
+    if "const" in schema:
+        yield str(schema["const"])
+    yield from (str(word) for word in schema.get("enum", []))
+    for option in schema.get("anyOf", []):
+        yield from words_of(option)
+
+
+def allowed_values(schema: Mapping[str, Any]) -> str:
+    """A schema in words: `"auto" or a whole number from 1 to 64 (images)`."""
+    unit = f" ({schema['unit']})" if "unit" in schema else ""
+    return _allowed(schema) + unit
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option) for option in schema["anyOf"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+    if kind == "array":
+        items = schema.get("prefixItems")
+        return f"a list of {len(items)}" if items else "a list"
+    names = {
+        "boolean": "true or false",
+        "string": "text",
+        "null": "null",
+        "object": "a section of keys",
+    }
+    return names.get(str(kind), "a value")
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    start = f" from {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    end = f" to {high:g}" if high is not None else f" below {below:g}" if below is not None else ""
+    return start + end

@@ -1,0 +1,131 @@
+"""YAML text to plain values, remembering the file and line of each.
+
+YAML 1.2 by ruamel.yaml: 1e-3 and 5e8 are numbers, `on` is a word and a key that stands twice is an error; PyYAML
+reads all three otherwise. Nothing but plain values is built, whatever tag the text carries.
+"""
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from yolo.errors import RecipeError
+
+Key = tuple[str, ...]
+"""A value's place in a recipe: ("train", "epochs")."""
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a value was written."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The values of one YAML text and the position of each key."""
+
+    values: Mapping[str, Any]
+    positions: Mapping[Key, Position]
+
+
+def read_document(path: Path) -> Document:
+    """The recipe in a file.
+
+    Raises RecipeError with file and line when it cannot be read as a mapping of plain values.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; a recipe is a page of text")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such file; `python -m yolo recipes` lists them") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+    return parse_document(text, str(path))
+
+
+def parse_document(text: str, name: str) -> Document:
+    """The values of a YAML text; `name` stands for the file in messages."""
+    yaml = YAML(typ="safe", pure=True)
+    root = _compose(yaml, text, name)
+    if root is None:
+        return Document({}, {})
+    if not isinstance(root, MappingNode):
+        raise RecipeError(f"{name}:1: a recipe is a list of `key: value` lines, found {root.id}")
+    positions: dict[Key, Position] = {}
+    values = _plain(yaml, root, (), name, positions)
+    return Document(values, positions)
+
+
+def parse_value(text: str, name: str) -> Any:
+    """One value, as on the right of `key:` in a recipe; for overrides on the command line."""
+    yaml = YAML(typ="safe", pure=True)
+    root = _compose(yaml, text, name)
+    return None if root is None else _plain(yaml, root, (), name, {})
+
+
+def _compose(yaml: YAML, text: str, name: str) -> Node | None:
+    try:
+        root: Node | None = yaml.compose(text)
+        return root
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        problem = error.problem or error.context or "not YAML"
+        raise RecipeError(f"{name}:{line}: not YAML: {problem}") from error
+    except (YAMLError, RecursionError) as error:
+        raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Position]) -> Any:
+    """The node as plain values; positions are added under their keys."""
+    line = node.start_mark.line + 1
+    where = f"{name}:{line}: {'.'.join(key) or 'recipe'}"
+    if node.anchor:
+        raise RecipeError(f"{where}: anchors and aliases are not read; use `extends:` to share")
+    if len(key) > MAX_DEPTH:
+        raise RecipeError(f"{where}: nested deeper than {MAX_DEPTH} levels")
+    if isinstance(node, ScalarNode):
+        return _scalar(yaml, node, where)
+    if isinstance(node, SequenceNode):
+        return [
+            _plain(yaml, item, (*key, str(index)), name, positions)
+            for index, item in enumerate(node.value)
+        ]
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        word = key_node.value if isinstance(key_node, ScalarNode) else None
+        if not isinstance(word, str):
+            raise RecipeError(f"{name}:{key_node.start_mark.line + 1}: a key must be one word")
+        place = (*key, word)
+        here = Position(name, key_node.start_mark.line + 1)
+        if word in values:
+            first = positions[place].line
+            raise RecipeError(f"{here}: {'.'.join(place)}: already set in line {first}; keep one")
+        positions[place] = here
+        values[word] = _plain(yaml, value_node, place, name, positions)
+    return values
+
+
+def _scalar(yaml: YAML, node: ScalarNode, where: str) -> Any:
+    try:
+        value = yaml.constructor.construct_object(node)
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{where}: {node.value!r} cannot be read as {node.tag}") from error
+    if isinstance(value, datetime.date | bytes):
+        raise RecipeError(f"{where}: {node.value} is read as a date or bytes; put it in quotes")
+    return value

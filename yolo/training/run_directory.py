@@ -1,0 +1,122 @@
+"""The folder of one run: what lies where, and which run an interrupted one goes on in. Needs no torch."""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yolo.errors import CheckpointError
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """`runs/<recipe name>/<UTC time>/` and the files in it."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe, each value with its origin."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def deepspeed_json(self) -> Path:
+        """What DeepSpeed was given."""
+        return self.path / "deepspeed.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each logged step and evaluation."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The run's result."""
+        return self.path / "summary.json"
+
+    @property
+    def data_report(self) -> Path:
+        """What was wrong with the data, in counts and examples."""
+        return self.path / "data_report.json"
+
+    @property
+    def report(self) -> Path:
+        """The run as a page to look at."""
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        """DeepSpeed's checkpoints; `latest` in it names the newest whole one."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_weights(self) -> Path:
+        """The averaged weights after the last epoch."""
+        return self.path / "weights" / "last.safetensors"
+
+    @property
+    def best_weights(self) -> Path:
+        """The averaged weights with the highest AP."""
+        return self.path / "weights" / "best.safetensors"
+
+    @property
+    def finished(self) -> Path:
+        """Written last: the launcher's exit code can be 0 for a run that was cut off."""
+        return self.path / "finished"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.checkpoints / "latest").is_file()
+
+    def create(self) -> None:
+        """Make the folder and point `latest` beside it at it."""
+        self.last_weights.parent.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(exist_ok=True)
+        link = self.path.parent / "latest"
+        temporary = link.with_name(f".latest-{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name)
+        temporary.replace(link)
+
+
+def new_run(name: str, runs: Path = RUNS) -> RunDirectory:
+    """A folder that does not exist yet, named after the recipe and the time."""
+    now = datetime.now(UTC)
+    path = runs / name / now.strftime("%Y-%m-%dT%H-%M-%SZ")
+    number = 2
+    while path.exists():
+        path = path.with_name(f"{now:%Y-%m-%dT%H-%M-%SZ}-{number}")
+        number += 1
+    return RunDirectory(path)
+
+
+def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
+    """The folder that `checkpoint.resume` asks for: a new one, or that of the run to go on with.
+
+    Raises CheckpointError where a named run has nothing to go on from.
+    """
+    if resume == "never":
+        return new_run(name, runs)
+    if resume == "auto":
+        earlier = (runs / name).glob("*/") if (runs / name).is_dir() else ()
+        for path in sorted((p for p in earlier if not p.is_symlink()), reverse=True):
+            run = RunDirectory(path)
+            if run.finished.exists():
+                break
+            if run.has_checkpoint:
+                return run
+        return new_run(name, runs)
+    run = RunDirectory(Path(resume).resolve() if Path(resume).is_symlink() else Path(resume))
+    if not run.path.is_dir():
+        raise CheckpointError(
+            f"checkpoint.resume: {resume}: no such run; expected a folder such as runs/{name}/latest, "
+            "`auto` or `never`"
+        )
+    if not run.has_checkpoint:
+        raise CheckpointError(
+            f"checkpoint.resume: {resume}: the run has no checkpoint to go on from (no checkpoints/latest); "
+            "start anew with checkpoint.resume=never"
+        )
+    return run
