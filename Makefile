@@ -1,0 +1,64 @@
+# One command runs the main job (`make train`), one passes the tests (`make test`). `make` alone lists the targets.
+
+RECIPE ?= recipes/demo.yaml
+SET ?=
+WEIGHTS ?= runs/demo/latest/weights/best.safetensors
+DATA ?= data/demo/annotations/instances_val.json
+IMAGES ?= data/demo/images/val-0000.jpg
+OUT ?= runs/detect
+
+PYTHON := .venv/bin/python
+RECIPES := $(shell find recipes -name '*.yaml' | sort)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@echo
+	@echo '  make train RECIPE=recipes/bccd.yaml SET="data.root=/path/to/bccd train.epochs=30"'
+
+setup: .venv/ready ## make the environment (.venv), once
+
+.venv/ready: requirements.txt
+	python3.11 -m venv .venv || python3 -m venv .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	touch $@
+
+demo: setup ## draw the demo data set into data/demo, once
+	@$(PYTHON) -m yolo.data.demo --root data/demo
+
+train: demo ## train RECIPE (default: the demo) through the deepspeed launcher; SET="train.epochs=30" overrides
+	@$(PYTHON) -m yolo train $(RECIPE) $(SET)
+
+eval: setup ## average precision of WEIGHTS on DATA
+	@$(PYTHON) -m yolo eval --weights $(WEIGHTS) --data $(DATA)
+
+detect: setup ## draw what WEIGHTS detect in IMAGES
+	@$(PYTHON) -m yolo detect --weights $(WEIGHTS) --out $(OUT) $(IMAGES)
+
+check: setup ## say whether every recipe can work, without starting anything
+	@$(PYTHON) -m yolo check $(RECIPES)
+
+configs: setup ## write the DeepSpeed JSON of every recipe into ds_configs/
+	@rm -rf ds_configs
+	@$(PYTHON) -m yolo config --write ds_configs $(RECIPES)
+
+recipes: setup ## list the recipes, one line each
+	@$(PYTHON) -m yolo recipes
+
+schema: setup ## print the reference of all recipe keys
+	@$(PYTHON) -m yolo schema
+
+lint: setup ## format, lint, types and floors, as CI checks them
+	.venv/bin/ruff format --check yolo tests
+	.venv/bin/ruff check yolo tests
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+format: setup ## put the code into its format
+	.venv/bin/ruff format yolo tests
+	.venv/bin/ruff check --fix yolo tests
+
+test: lint ## all that CI runs
+	$(PYTHON) -m pytest tests

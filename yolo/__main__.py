@@ -1,0 +1,7 @@
+"""`python -m yolo`."""
+
+import sys
+
+from yolo.cli import main
+
+sys.exit(main())

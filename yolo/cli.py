@@ -1,0 +1,232 @@
+"""The command line: parse, call one function, print."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from yolo.errors import RecipeError, YoloError
+
+RECIPES = Path("recipes")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 when the user has something to put right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m yolo",
+        description="Train YOLOv5 with DeepSpeed from a short recipe.",
+        epilog="`python -m yolo COMMAND --help` explains a command. Overrides look like train.epochs=30.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_add_check, _add_config, _add_recipes, _add_schema, _add_train, _add_eval, _add_detect):
+        add(commands)
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run_command
+    try:
+        run(options)
+    except YoloError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has read enough
+        return 0
+    return 0
+
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], description: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=description.splitlines()[0], description=description
+    )
+    parser.set_defaults(run_command=run)
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    what = "recipes" if several else "a recipe"
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="RECIPE" if several else "RECIPE [section.key=value]",
+        help=f"{what} (YAML files), and overrides such as train.epochs=30",
+    )
+    parser.add_argument(
+        "--world-size", type=int, metavar="N", help="ranks to compute `auto` values for (default: as `cluster` says)"
+    )
+
+
+def _recipes_and_overrides(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
+    overrides = [word for word in options.words if "=" in word]
+    recipes = [Path(word) for word in options.words if "=" not in word]
+    if not recipes:
+        raise RecipeError("no recipe named; expected a YAML file such as recipes/demo.yaml")
+    if options.world_size is not None and options.world_size < 1:
+        raise RecipeError(f"--world-size {options.world_size}: expected 1 or more")
+    return recipes, overrides
+
+
+def _one_recipe(options: argparse.Namespace) -> tuple[Path, list[str]]:
+    recipes, overrides = _recipes_and_overrides(options)
+    if len(recipes) > 1:
+        raise RecipeError(f"expected one recipe, found {', '.join(map(str, recipes))}")
+    return recipes[0], overrides
+
+
+def _add_check(commands: Commands) -> None:
+    text = "say whether recipes can work, without starting anything\nExits with 0, or with 2 where one cannot."
+    _add_recipe(_command(commands, "check", _check, text), several=True)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from yolo.recipe import prepare
+
+    recipes, overrides = _recipes_and_overrides(options)
+    problems = []
+    for path in recipes:
+        try:
+            prepared = prepare(path, overrides, options.world_size)
+        except RecipeError as error:
+            problems.append(str(error))
+            continue
+        for warning in prepared.warnings:
+            print(f"warning: {warning}")
+        print(f"{path}: good for {prepared.resolved.world_size} ranks")
+    if problems:
+        raise RecipeError("\n".join(problems))
+
+
+def _add_config(commands: Commands) -> None:
+    text = "show every value of a recipe and where it came from, and DeepSpeed's JSON"
+    parser = _command(commands, "config", _config, text)
+    _add_recipe(parser, several=True)
+    parser.add_argument("--json", action="store_true", help='print {"recipe": ..., "deepspeed": ...}')
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write each recipe's DeepSpeed JSON there")
+
+
+def _config(options: argparse.Namespace) -> None:
+    from yolo.recipe import canonical_text, deepspeed_config, prepare
+    from yolo.recipe.effective import arithmetic, effective_json, effective_yaml
+    from yolo.recipe.generated import write_generated
+
+    if options.write:
+        recipes, _ = _recipes_and_overrides(options)
+        for path in write_generated(recipes, options.write):
+            print(path)
+        return
+    recipe, overrides = _one_recipe(options)
+    prepared = prepare(recipe, overrides, options.world_size)
+    if options.json:
+        print(json.dumps(effective_json(prepared.resolved), indent=2))
+        return
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(effective_yaml(prepared.resolved))
+    print("\n".join(f"# {line}" for line in arithmetic(prepared.resolved)))
+    print(f"\n# DeepSpeed's JSON\n{canonical_text(deepspeed_config(prepared.resolved.recipe))}", end="")
+
+
+def _add_recipes(commands: Commands) -> None:
+    parser = _command(commands, "recipes", _recipes, "list all recipes, one line each")
+    parser.add_argument("folder", nargs="?", type=Path, default=RECIPES)
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from yolo.recipe import load_recipe
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("recipe", "model", "pixels", "batch", "epochs", "optimizer", "ZeRO", "precision", "what for"):
+        table.add_column(heading)
+    paths = sorted(options.folder.rglob("*.yaml"))
+    if not paths:
+        raise RecipeError(f"{options.folder}: no recipes (*.yaml) there")
+    for path in paths:
+        recipe = load_recipe(path).recipe
+        table.add_row(
+            str(path),
+            f"yolov5{recipe.model.variant}",
+            str(recipe.model.image_size),
+            str(recipe.train.global_batch),
+            str(recipe.train.epochs),
+            recipe.optimizer.type,
+            str(recipe.zero.stage),
+            recipe.precision.dtype,
+            recipe.description,
+        )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _add_schema(commands: Commands) -> None:
+    parser = _command(commands, "schema", _schema, "print the reference page of all recipe keys")
+    parser.add_argument("--json", action="store_true", help="print the JSON Schema for editors instead")
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from yolo.recipe.reference import json_schema, reference_page
+
+    print(json.dumps(json_schema(), indent=2) if options.json else reference_page())
+
+
+def _add_train(commands: Commands) -> None:
+    text = "train a recipe through the deepspeed launcher\nPrints the launcher's command first."
+    parser = _command(commands, "train", _train, text)
+    _add_recipe(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from yolo.recipe import prepare
+    from yolo.training.launch import launch_of, run_to_the_end
+    from yolo.training.run_directory import choose_run
+
+    recipe, overrides = _one_recipe(options)
+    prepared = prepare(recipe, overrides, options.world_size)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    resolved = prepared.resolved
+    run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
+    launch = launch_of(resolved, recipe, overrides, run)
+    print(launch, flush=True)
+    if not options.dry_run:
+        run_to_the_end(launch, run)
+
+
+def _add_eval(commands: Commands) -> None:
+    parser = _command(commands, "eval", _eval, "measure the average precision of weights on a data set")
+    parser.add_argument("--weights", type=Path, required=True, help="a run's weights/best.safetensors")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a COCO annotation file beside its image folder, or a data.yaml"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there as JSON")
+    parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
+
+
+def _eval(options: argparse.Namespace) -> None:
+    from yolo.evaluation.standalone import evaluate_weights
+
+    for line in evaluate_weights(options.weights, options.data, options.json, options.batch):
+        print(line)
+
+
+def _add_detect(commands: Commands) -> None:
+    parser = _command(commands, "detect", _detect, "draw what weights detect in images")
+    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
+    parser.add_argument("--weights", type=Path, required=True, help="a run's weights/best.safetensors")
+    parser.add_argument("--out", type=Path, default=Path("runs/detect"), help="folder for pictures and detections.json")
+    parser.add_argument("--confidence", type=float, default=0.25, help="least score (default 0.25)")
+    parser.add_argument("--iou", type=float, default=0.45, help="overlap of one object's boxes (default 0.45)")
+
+
+def _detect(options: argparse.Namespace) -> None:
+    from yolo.evaluation.standalone import detect_and_draw
+
+    for line in detect_and_draw(
+        options.weights, options.images, options.out, options.confidence, options.iou
+    ):
+        print(line)

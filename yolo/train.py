@@ -1,0 +1,30 @@
+"""What the launcher starts on every rank: `deepspeed --module yolo.train --recipe R [section.key=value ...]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train a recipe on this rank; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="yolo.train", description=__doc__)
+    parser.add_argument("--recipe", type=Path, required=True, help="the recipe's YAML file")
+    parser.add_argument("--run", type=Path, help="the run's folder (default: runs/<recipe>/<UTC time>)")
+    parser.add_argument("--local_rank", type=int, help="given by the launcher")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    options = parser.parse_args(arguments)
+
+    from yolo.errors import YoloError
+    from yolo.training.session import train  # torch and DeepSpeed take seconds to import
+
+    try:
+        train(options.recipe, options.overrides, options.run)
+    except YoloError as error:
+        print(f"yolo: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

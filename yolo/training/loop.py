@@ -1,0 +1,111 @@
+"""The training loop."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+
+from yolo.data.samples import TrainingBatch
+from yolo.errors import YoloError
+from yolo.model.loss import Assignment, DetectionLoss, Normaliser
+from yolo.training.averaging import WeightAverage
+from yolo.training.engine import to_network
+from yolo.training.ranks import Ranks
+from yolo.training.recorder import Recorder, StepLog
+from yolo.training.schedule import Schedule
+
+
+class TrainingDiverged(YoloError):
+    """The loss is no number any more."""
+
+
+class Loop:
+    """The steps of a run, on one rank."""
+
+    def __init__(
+        self,
+        engine: Any,
+        criterion: DetectionLoss,
+        schedule: Schedule,
+        average: WeightAverage,
+        recorder: Recorder,
+        ranks: Ranks,
+        log_every_steps: int,
+    ) -> None:
+        self.engine = engine
+        self.criterion = criterion
+        self.schedule = schedule
+        self.average = average
+        self.recorder = recorder
+        self.ranks = ranks
+        self.log_every_steps = log_every_steps
+
+    def epoch(
+        self, epoch: int, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
+    ) -> Iterator[StepLog]:
+        """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
+
+        Raises TrainingDiverged on all ranks alike.
+        """
+        step = first_step
+        self.engine.train()
+        while True:
+            self.recorder.step_begins()
+            micro_batches = next(steps, None)  # the images of one optimizer step
+            if micro_batches is None:
+                break
+            self.recorder.images_arrived()
+            rates = self.schedule.apply(self.engine.optimizer.param_groups, step)
+            batches = [batch.to(self.ranks.device) for batch in micro_batches]
+            assignments = [self.criterion.assign(b.targets, b.images.shape) for b in batches]
+            matches, exchange = self._count_matches(assignments)  # travels while the network computes
+            for batch, assignment in zip(batches, assignments, strict=True):
+                predictions = self.engine(to_network(batch.images, self.ranks.device))
+                exchange = _waited(exchange)
+                loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
+                self.engine.backward(loss)
+                self.engine.step()
+                self.recorder.add_losses(parts.stacked())
+            if self.engine.was_step_applied():
+                self.average.update()
+            step += 1
+            self.recorder.step_ended()
+            if step % self.log_every_steps == 0:
+                yield self._log(step, rates.lr)
+        if self.recorder.has_steps:
+            yield self._log(step, rates.lr)
+
+    def _count_matches(self, assignments: Sequence[Assignment]) -> tuple[torch.Tensor, Any]:
+        """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up."""
+        matches = torch.stack([assignment.matches for assignment in assignments]).sum(0).float()
+        if self.ranks.world_size == 1:
+            return matches, None
+        return matches, dist.all_reduce(matches, async_op=True)
+
+    def _normaliser(self, matches: torch.Tensor) -> Normaliser:
+        accumulation = self.engine.gradient_accumulation_steps()
+        return Normaliser(
+            matches=matches,
+            images=self.recorder.global_batch,
+            shards=self.ranks.world_size * accumulation,
+        )
+
+    def _log(self, step: int, lr: float) -> StepLog:
+        norm = self.engine.get_global_grad_norm()
+        log = self.recorder.log(
+            step, step / self.schedule.steps_per_epoch, lr, None if norm is None else float(norm)
+        )
+        if not math.isfinite(log.loss):
+            raise TrainingDiverged(
+                f"step {step}: the loss is {log.loss_box:g} (box) + {log.loss_obj:g} (objectness) + "
+                f"{log.loss_cls:g} (class), no number any more; lower optimizer.lr (now {lr:g}) or lengthen "
+                "train.warmup_epochs. Checkpoints taken before are whole"
+            )
+        return log
+
+
+def _waited(exchange: Any) -> None:
+    if exchange is not None:
+        exchange.wait()

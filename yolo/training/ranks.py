@@ -1,0 +1,80 @@
+"""Joining the other processes: backend, device, threads, and the little that all ranks must agree on."""
+
+import datetime
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed.comm as dist
+import deepspeed.ops
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from yolo.errors import LaunchError
+from yolo.recipe.schema import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process among the others."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes and prints."""
+        return self.rank == 0
+
+
+def world_size_from_launcher() -> int:
+    """How many processes the launcher started.
+
+    Raises LaunchError when there was no launcher.
+    """
+    try:
+        return int(os.environ["WORLD_SIZE"])
+    except (KeyError, ValueError) as error:
+        raise LaunchError(
+            "yolo.train is started by a launcher: `python -m yolo train RECIPE`, or "
+            "`deepspeed --module yolo.train --recipe RECIPE`"
+        ) from error
+
+
+def join(recipe: Recipe) -> Ranks:
+    """Meet the other ranks over `cluster.backend` and take this rank's device."""
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed compiles a shared-memory operator for half a minute at each first start on a processor, and training
+    # never calls it: only its inference all-reduce does.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    accelerator = get_accelerator()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if accelerator.device_name() == "cpu":
+        assert recipe.cluster.threads_per_process != "auto"
+        torch.set_num_threads(recipe.cluster.threads_per_process)
+        device = torch.device("cpu")
+    else:
+        accelerator.set_device(local_rank)
+        device = torch.device(accelerator.device_name(local_rank))
+    timeout = datetime.timedelta(minutes=recipe.communication.timeout_minutes)
+    dist.init_distributed(
+        dist_backend=recipe.cluster.backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
+    )
+    return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
+
+
+def from_first(ranks: Ranks, value: Any) -> Any:
+    """The first rank's value of some small object, on every rank."""
+    holder = [value if ranks.is_first else None]
+    torch.distributed.broadcast_object_list(holder, src=0, device=ranks.device)
+    return holder[0]
+
+
+def from_all(ranks: Ranks, value: Any) -> list[Any]:
+    """Every rank's value of some small object, in the order of ranks, on every rank."""
+    values: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values

@@ -1,0 +1,127 @@
+"""What a run did, added up over the steps and over the ranks, and handed to those who show it."""
+
+import time
+from dataclasses import dataclass, field
+
+import deepspeed.comm as dist
+import torch
+
+from yolo.communication.meter import Traffic, TrafficMeter
+from yolo.training.ranks import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """The mean over some steps, of the whole global batch and all ranks."""
+
+    step: int
+    epoch: float
+    loss_box: float
+    loss_obj: float
+    loss_cls: float
+    lr: float
+    gradient_norm: float | None
+    images_per_second: float
+    data_wait_seconds: float
+    """A step's wait for images, mean over the ranks."""
+    communication_seconds: float
+    """A step's wait for collectives, mean over the ranks."""
+    wire_bytes: float
+    """Sent by a rank in a step; as many are received."""
+
+    @property
+    def loss(self) -> float:
+        """The three parts together."""
+        return self.loss_box + self.loss_obj + self.loss_cls
+
+
+@dataclass(slots=True)
+class Totals:
+    """The whole run's sums on this rank; evaluation and checkpoints are not in them."""
+
+    steps: int = 0
+    images: int = 0
+    step_seconds: float = 0.0
+    data_wait_seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+class Recorder:
+    """Collects the steps of one rank; every `log_every_steps` the ranks add theirs up in one small all-reduce."""
+
+    def __init__(self, meter: TrafficMeter, ranks: Ranks, global_batch: int) -> None:
+        self.meter = meter
+        self.ranks = ranks
+        self.global_batch = global_batch
+        self.totals = Totals()
+        self._losses = torch.zeros(3, device=ranks.device)
+        self._span = Totals()
+        self._started = 0.0
+
+    def step_begins(self) -> None:
+        """Start the clock of a step, before its images are asked for."""
+        self._started = time.perf_counter()
+
+    def images_arrived(self) -> None:
+        """The step's images are here."""
+        self._span.data_wait_seconds += time.perf_counter() - self._started
+
+    def add_losses(self, parts: torch.Tensor) -> None:
+        """This micro batch's share of the step's loss parts (3,); stays on the device, so nothing waits."""
+        self._losses += parts
+
+    def step_ended(self) -> None:
+        """Stop the step's clock."""
+        self._span.steps += 1
+        self._span.images += self.global_batch
+        self._span.step_seconds += time.perf_counter() - self._started
+
+    def log(self, step: int, epoch: float, lr: float, gradient_norm: float | None) -> StepLog:
+        """The mean over the steps since the last call; collective. Waits for the device."""
+        span = self._span
+        span.traffic = self.meter.take()
+        sums = torch.tensor(
+            [
+                *self._losses.tolist(),
+                span.step_seconds,
+                span.data_wait_seconds,
+                span.traffic.seconds,
+                span.traffic.wire_bytes,
+            ],
+            dtype=torch.float64,
+            device=self.ranks.device,
+        )
+        if self.ranks.world_size > 1:
+            dist.all_reduce(sums)
+            self.meter.take()  # the log's own 56 bytes are not the training's
+        box, obj, cls, seconds, wait, communication, wire_bytes = sums.tolist()
+        per_step = span.steps * self.ranks.world_size
+        self._add_to_totals(span)
+        self._span = Totals()
+        self._losses.zero_()
+        return StepLog(
+            step=step,
+            epoch=epoch,
+            # Each rank's parts are its share of the global batch's: their sum over the ranks is the loss.
+            loss_box=box / span.steps,
+            loss_obj=obj / span.steps,
+            loss_cls=cls / span.steps,
+            lr=lr,
+            gradient_norm=gradient_norm,
+            images_per_second=span.images * self.ranks.world_size / seconds,
+            data_wait_seconds=wait / per_step,
+            communication_seconds=communication / per_step,
+            wire_bytes=wire_bytes / per_step,
+        )
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is anything to log since the last time."""
+        return self._span.steps > 0
+
+    def _add_to_totals(self, span: Totals) -> None:
+        self.totals.steps += span.steps
+        self.totals.images += span.images
+        self.totals.step_seconds += span.step_seconds
+        self.totals.data_wait_seconds += span.data_wait_seconds
+        self.totals.traffic.add(span.traffic)
