@@ -1,0 +1,96 @@
+"""The detection head: what the feature maps say in numbers, and what those numbers mean in pixels."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from yolo.recipe.architecture import ANCHORS_PER_LEVEL
+
+EXPECTED_OBJECTS = 8
+"""Objects per image at 640 pixels from which the objectness bias starts (focal loss paper, 3.3; arXiv 1708.02002)."""
+
+
+class Detect(nn.Module):
+    """One 1x1 convolution a level: for each cell and anchor 4 numbers of the box, objectness and a logit a class.
+
+    `anchors` is a buffer (levels, 3, 2) in grid units (pixels / stride), because public weights hold it so.
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self, in_channels: Sequence[int], strides: tuple[int, ...], classes: int, anchors: Tensor
+    ):
+        super().__init__()
+        self.strides = strides
+        self.classes = classes
+        self.register_buffer("anchors", anchors / _column(strides, anchors.device))
+        outputs = ANCHORS_PER_LEVEL * (5 + classes)
+        self.m = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in in_channels)
+        self._start_from_rare_objects()
+
+    @property
+    def anchors_pixels(self) -> Tensor:
+        """Anchor widths and heights, (levels, 3, 2), in pixels, fp32 or finer."""
+        anchors = at_least_fp32(self.anchors)
+        return anchors * _column(self.strides, anchors.device)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Feature maps (B, channels, H / s, W / s) to raw logits (B, 3, H / s, W / s, 5 + classes)."""
+        return tuple(
+            convolution(level).unflatten(1, (ANCHORS_PER_LEVEL, -1)).permute(0, 1, 3, 4, 2)
+            for convolution, level in zip(self.m, features, strict=True)
+        )
+
+    def decode(self, raw_levels: Sequence[Tensor]) -> Tensor:
+        """Raw logits to predictions (B, N, 5 + classes): centre x, centre y, width, height in pixels, scores in 0..1.
+
+        N counts the levels one after another, within a level the anchors, within an anchor the cells row by row.
+        """
+        decoded = []
+        levels = zip(raw_levels, self.strides, self.anchors_pixels, strict=True)
+        for raw, stride, anchors in levels:  # raw (B, 3, rows, columns, 5 + classes), anchors (3, 2)
+            rows, columns = raw.shape[2:4]
+            y, x = torch.meshgrid(
+                torch.arange(rows, device=raw.device),
+                torch.arange(columns, device=raw.device),
+                indexing="ij",
+            )
+            corner = torch.stack((x, y), dim=-1)  # (rows, columns, 2)
+            offset, shape, scores = at_least_fp32(raw).sigmoid().split((2, 2, 1 + self.classes), -1)
+            centre = (cell_offset(offset) + corner) * stride
+            size = box_shape(shape, anchors[:, None, None])
+            decoded.append(torch.cat((centre, size, scores), dim=-1).flatten(1, 3))
+        return torch.cat(decoded, dim=1)
+
+    @torch.no_grad()
+    def _start_from_rare_objects(self) -> None:
+        """Shift the score biases to what is rare in an image, so that the first steps do not have to unlearn it.
+
+        With one class its logit is not trained and shifts by 11: its score stays 1 and objectness alone decides.
+        """
+        for convolution, stride in zip(self.m, self.strides, strict=True):
+            bias = convolution.bias.view(ANCHORS_PER_LEVEL, -1)
+            bias[:, 4] += math.log(EXPECTED_OBJECTS / (640 / stride) ** 2)
+            bias[:, 5:] += math.log(0.6 / (self.classes - 0.99999))
+
+
+def cell_offset(sigmoid: Tensor) -> Tensor:
+    """The box's centre from its cell's upper left corner, in cells: -0.5..1.5, so that two neighbours can reach it too."""
+    return 2 * sigmoid - 0.5
+
+
+def box_shape(sigmoid: Tensor, anchors: Tensor) -> Tensor:
+    """The box's width and height in the anchors' unit: 0..4 times the anchor, hence the matching threshold of 4."""
+    return (2 * sigmoid) ** 2 * anchors
+
+
+def at_least_fp32(tensor: Tensor) -> Tensor:
+    """Half precision becomes fp32; anything finer stays as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _column(strides: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(strides, device=device).view(-1, 1, 1)

@@ -1,0 +1,197 @@
+"""YOLOv5 as data: one table from which the network is built and its parameters are counted. Never imports torch.
+
+It lives with the recipes because checking a recipe needs the parameter count (gradient bytes, buckets, memory) and must
+not wait for torch; `yolo.model.network` builds the same rows as modules.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+ANCHORS_PER_LEVEL = 3
+
+COCO_ANCHORS = (
+    ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
+    ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
+    ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
+)
+"""Anchor widths and heights in pixels, three for each of the strides 8, 16 and 32."""
+
+
+class Block(StrEnum):
+    """Kinds of layer; each but the last three has its class in `yolo.model.layers`."""
+
+    CONV = "Conv"
+    C3 = "C3"
+    SPPF = "SPPF"
+    UPSAMPLE = "Upsample"
+    CONCAT = "Concat"
+    DETECT = "Detect"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer as the design states it: at width 1 and depth 1."""
+
+    block: Block
+    channels: int = 0
+    """Output channels at width 1; 0 where they follow from the input."""
+    kernel: int = 1
+    stride: int = 1
+    repeats: int = 1
+    """Bottlenecks of a C3 at depth 1."""
+    has_shortcut: bool = True
+    """Whether the bottlenecks of a C3 add their input; those of the head do not."""
+    sources: tuple[int, ...] = (-1,)
+    """Layers whose outputs it reads; -1 is the one before."""
+
+
+ROWS = (
+    # Backbone
+    Row(Block.CONV, 64, kernel=6, stride=2),
+    Row(Block.CONV, 128, kernel=3, stride=2),
+    Row(Block.C3, 128, repeats=3),
+    Row(Block.CONV, 256, kernel=3, stride=2),
+    Row(Block.C3, 256, repeats=6),
+    Row(Block.CONV, 512, kernel=3, stride=2),
+    Row(Block.C3, 512, repeats=9),
+    Row(Block.CONV, 1024, kernel=3, stride=2),
+    Row(Block.C3, 1024, repeats=3),
+    Row(Block.SPPF, 1024, kernel=5),
+    # Head, from coarse to fine
+    Row(Block.CONV, 512),
+    Row(Block.UPSAMPLE),
+    Row(Block.CONCAT, sources=(-1, 6)),
+    Row(Block.C3, 512, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 256),
+    Row(Block.UPSAMPLE),
+    Row(Block.CONCAT, sources=(-1, 4)),
+    Row(Block.C3, 256, repeats=3, has_shortcut=False),
+    # and back from fine to coarse
+    Row(Block.CONV, 256, kernel=3, stride=2),
+    Row(Block.CONCAT, sources=(-1, 14)),
+    Row(Block.C3, 512, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 512, kernel=3, stride=2),
+    Row(Block.CONCAT, sources=(-1, 10)),
+    Row(Block.C3, 1024, repeats=3, has_shortcut=False),
+    Row(Block.DETECT, sources=(17, 20, 23)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Multiples:
+    """How a variant scales the table."""
+
+    depth: float
+    """Factor on the repeats of a C3."""
+    width: float
+    """Factor on the channels."""
+
+
+VARIANTS = {
+    "n": Multiples(depth=0.33, width=0.25),
+    "s": Multiples(depth=0.33, width=0.50),
+    "m": Multiples(depth=0.67, width=0.75),
+    "l": Multiples(depth=1.00, width=1.00),
+    "x": Multiples(depth=1.33, width=1.25),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer of one variant, with every number it is built from."""
+
+    block: Block
+    sources: tuple[int, ...]
+    """Indices of the layers it reads; -1 is the images."""
+    in_channels: tuple[int, ...]
+    """Channels of each source."""
+    out_channels: int
+    """0 for Detect, whose outputs depend on the number of classes."""
+    kernel: int
+    stride: int
+    repeats: int
+    has_shortcut: bool
+    reduction: int
+    """Pixels of the image along one side of an output cell; 0 for Detect."""
+
+
+def layers(variant: str) -> tuple[Layer, ...]:
+    """The layers of variant n, s, m, l or x, from the images to Detect. ValueError for another name."""
+    if variant not in VARIANTS:
+        raise ValueError(f"no variant {variant!r}: expected one of {', '.join(VARIANTS)}")
+    scale = VARIANTS[variant]
+    built: list[Layer] = []
+    for index, row in enumerate(ROWS):
+        sources = tuple(index - 1 if source == -1 else source for source in row.sources)
+        in_channels = tuple(built[source].out_channels if source >= 0 else 3 for source in sources)
+        out_channels = _round_up_to_eight(row.channels * scale.width) or sum(in_channels)
+        reduction = built[sources[0]].reduction * row.stride if index else row.stride
+        layer = Layer(
+            block=row.block,
+            sources=sources,
+            in_channels=in_channels,
+            out_channels=0 if row.block is Block.DETECT else out_channels,
+            kernel=row.kernel,
+            stride=row.stride,
+            repeats=max(round(row.repeats * scale.depth), 1),
+            has_shortcut=row.has_shortcut,
+            reduction=_reduction(row.block, reduction),
+        )
+        built.append(layer)
+    return tuple(built)
+
+
+def strides(variant: str) -> tuple[int, ...]:
+    """Pixels along one side of a cell, for each level that Detect reads: (8, 16, 32)."""
+    table = layers(variant)
+    return tuple(table[source].reduction for source in table[-1].sources)
+
+
+def parameter_count(variant: str, classes: int) -> int:
+    """Trainable numbers in the network (BatchNorm's running statistics are not among them)."""
+    return sum(layer_parameter_counts(variant, classes))
+
+
+def layer_parameter_counts(variant: str, classes: int) -> tuple[int, ...]:
+    """Trainable numbers in each layer, by arithmetic on the table."""
+    return tuple(_parameters(layer, classes) for layer in layers(variant))
+
+
+def _round_up_to_eight(channels: float) -> int:
+    return math.ceil(channels / 8) * 8
+
+
+def _reduction(block: Block, reduction: int) -> int:
+    match block:
+        case Block.UPSAMPLE:
+            return reduction // 2
+        case Block.DETECT:
+            return 0
+        case _:
+            return reduction
+
+
+def _parameters(layer: Layer, classes: int) -> int:
+    channels = sum(layer.in_channels)
+    half = layer.out_channels // 2
+    match layer.block:
+        case Block.CONV:
+            return _conv(channels, layer.out_channels, layer.kernel)
+        case Block.C3:
+            bottleneck = _conv(half, half, 1) + _conv(half, half, 3)
+            ends = 2 * _conv(channels, half, 1) + _conv(2 * half, layer.out_channels, 1)
+            return ends + layer.repeats * bottleneck
+        case Block.SPPF:
+            half = channels // 2
+            return _conv(channels, half, 1) + _conv(4 * half, layer.out_channels, 1)
+        case Block.DETECT:
+            outputs = ANCHORS_PER_LEVEL * (5 + classes)
+            return sum((source + 1) * outputs for source in layer.in_channels)
+        case _:
+            return 0
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int) -> int:
+    """A convolution without bias, and BatchNorm's scale and shift."""
+    return in_channels * out_channels * kernel**2 + 2 * out_channels
