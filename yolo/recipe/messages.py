@@ -40,6 +40,8 @@ def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
         else:
             continue
         key.append(str(element))
+    if details["type"] == "union_tag_invalid":
+        key.append("type")
     return tuple(key)
 
 
@@ -55,16 +57,15 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
         )
     if first["type"] == "missing":
         return f"{place(key)}: {name}: is missing; expected {allowed_values(schema)}"
-    found = json.dumps(first.get("input"), default=str)
+    given = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first.get("input")
+    found = json.dumps(given, default=str)
     if len(found) > 60:
         found = found[:57] + "..."
     own_words = [details for details in errors if details["type"] == "value_error"]
     if own_words and len(errors) == len(own_words):
         reason = str(own_words[0]["ctx"]["error"])
         return f"{place(key)}: {name}: {found} {reason}"
-    text = first.get("input")
-    words = list(words_of(schema))
-    hint = nearest(text, words) if isinstance(text, str) else ""
+    hint = nearest(given, words_of(schema)) if isinstance(given, str) else ""
     reasons = f" ({own_words[0]['ctx']['error']})" if own_words else ""
     return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
 

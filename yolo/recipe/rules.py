@@ -330,7 +330,7 @@ def gradient_norm_is_needed_for_clipping(resolved: ResolvedRecipe) -> Iterator[F
 def quantised_exchange_wants_stage_3(resolved: ResolvedRecipe) -> Iterator[Finding]:
     stage = resolved.recipe.zero.stage
     for word in ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size"):
-        if 0 < stage < 3 and _passed(resolved, "zero_optimization", word) not in (None, False, 1):
+        if 0 < stage < 3 and _passed(resolved, "zero_optimization", word):
             yield _warning(f"deepspeed.zero_optimization.{word}", f"has no effect: zero.stage is {stage}")
 
 

@@ -21,6 +21,7 @@ Key = tuple[str, ...]
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
+PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,8 @@ def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Pos
     where = f"{name}:{line}: {'.'.join(key) or 'recipe'}"
     if node.anchor:
         raise RecipeError(f"{where}: anchors and aliases are not read; use `extends:` to share")
+    if not isinstance(node, ScalarNode) and str(node.tag) not in PLAIN_TAGS:
+        raise RecipeError(f"{where}: the tag {node.tag} is not read; write plain values")
     if len(key) > MAX_DEPTH:
         raise RecipeError(f"{where}: nested deeper than {MAX_DEPTH} levels")
     if isinstance(node, ScalarNode):

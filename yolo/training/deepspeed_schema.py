@@ -93,11 +93,15 @@ def schema_of_default(default: Any) -> dict[str, Any]:
 def schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
     """The JSON Schema of one of DeepSpeed's models, field by field: the whole holds functions that have none."""
     properties: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         bounds = [item for item in field.metadata if not callable(item)]
         annotation = Annotated[(field.annotation, *bounds)] if bounds else field.annotation
-        properties[field.alias or name] = _without_titles(TypeAdapter(annotation).json_schema())
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        schema = _without_titles(TypeAdapter(annotation).json_schema())
+        definitions |= schema.pop("$defs", {})
+        properties[field.alias or name] = schema
+    whole = {"type": "object", "properties": properties, "additionalProperties": False}
+    return whole | ({"$defs": definitions} if definitions else {})
 
 
 def _without_titles(schema: Any) -> Any:

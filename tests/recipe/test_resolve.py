@@ -1,0 +1,67 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from yolo.errors import RecipeError
+from yolo.recipe import load_recipe, resolve
+from yolo.recipe.origin import Source
+from yolo.recipe.resolve import IMAGES_ON_16_GB
+
+Write = Callable[..., Path]
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+@given(
+    batch=st.integers(1, 1024),
+    ranks=st.integers(1, 64),
+    variant=st.sampled_from("nsmlx"),
+    size=st.sampled_from([320, 640, 1280]),
+)
+def test_the_global_batch_is_kept_for_every_number_of_ranks(
+    batch: int, ranks: int, variant: str, size: int
+) -> None:
+    assume(batch % ranks == 0)
+    overrides = [f"train.global_batch={batch}", f"model.variant={variant}", f"model.image_size={size}"]
+    train = resolve(load_recipe(DEMO, overrides), ranks).recipe.train
+    assert train.micro_batch * train.gradient_accumulation_steps * ranks == batch
+    assert train.micro_batch <= max(1, IMAGES_ON_16_GB[variant] * (640 / size) ** 2 / 2)
+
+
+def test_a_batch_that_does_not_divide_names_those_that_do(write: Write) -> None:
+    with pytest.raises(RecipeError, match=r"recipe.yaml:2: train.global_batch: 64 .* such as 60 or 66"):
+        resolve(load_recipe(write("train: {global_batch: 64}")), 6)
+
+
+def test_a_batch_that_contradicts_its_parts_shows_the_sum(write: Write) -> None:
+    text = "train: {global_batch: 64, micro_batch: 8, gradient_accumulation_steps: 3}"
+    with pytest.raises(RecipeError, match=r"64 is not micro_batch 8 x .* 3 x 2 ranks = 48"):
+        resolve(load_recipe(write(text)), 2)
+
+
+@pytest.mark.parametrize("variant", list("nsmlx"))
+def test_buckets_flush_at_least_four_times_in_a_backward_pass(write: Write, variant: str) -> None:
+    from yolo.recipe.architecture import parameter_count
+
+    loaded = load_recipe(write(f"model: {{variant: {variant}}}\nzero: {{stage: 1}}"))
+    bucket = resolve(loaded, 2).recipe.zero.reduce_bucket_size
+    assert bucket % 2 == 0
+    assert parameter_count(variant, 80) / bucket > 3.9
+
+
+def test_an_auto_value_says_how_it_came_about(write: Write) -> None:
+    resolved = resolve(load_recipe(write("train: {global_batch: 32}\nmodel: {variant: x}")), 2)
+    origin = resolved.origin(("train", "micro_batch"))
+    assert origin.source is Source.AUTO
+    assert resolved.recipe.train.micro_batch == 8
+    assert "largest divisor of 32 / 2 ranks = 16 up to 8" in str(origin)
+    assert str(resolved.origin(("train", "seed"))) == "default"
+
+
+def test_no_auto_is_left_but_what_waits_for_the_data(write: Write) -> None:
+    resolved = resolve(load_recipe(write("")), 2)
+    text = resolved.recipe.model_dump_json()
+    assert text.count('"auto"') == 1
+    assert resolved.recipe.model.anchors == "auto"

@@ -1,0 +1,88 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from yolo.errors import RecipeError
+from yolo.recipe import prepare
+from yolo.recipe.rules import RULES
+
+Write = Callable[..., Path]
+
+WARNINGS = [
+    ("zero: {stage: 0, overlap_comm: true}", "zero.overlap_comm: has no effect: at zero.stage 0"),
+    ("zero: {reduce_bucket_size: 1000}", "zero.reduce_bucket_size: has no effect"),
+    ("zero: {stage: 3, round_robin_gradients: true}", "it concerns stages 1 and 2"),
+    ("zero: {stage: 1, stage3_prefetch_bucket_size: 9}", "has no effect: zero.stage is 1"),
+    ("zero: {stage: 1, reduce_bucket_size: 5e8}", "more than half of yolov5n's 1,872,157"),
+    ("zero: {stage: 2}\ntrain: {gradient_accumulation_steps: 4}", "4 times the bytes"),
+    ("zero: {stage: 3}", "stage 3 sends the parameters twice a step"),
+    ("zero: {stage: 1}\nprecision: {dtype: bf16}\ncommunication: {data_type: fp32}", "sends what"),
+    ("cluster: {hostfile: hosts}", "cluster.hostfile: has no effect: cluster.nodes is 1"),
+    ("optimizer: {type: AdamW}\ntrain: {warmup_momentum: 0.5}", "AdamW has no momentum"),
+    ("train: {epochs: 4, warmup_epochs: 3}", "more than half of the run"),
+    ("train: {ema: false, ema_decay: 0.9}", "train.ema_decay: has no effect: train.ema is false"),
+    ("train: {epochs: 3}\nevaluation: {every_epochs: 5}", "only after the last"),
+    (
+        "train: {epochs: 3}\ndata: {augmentation: {mosaic: 0.5, mosaic_off_epochs: 3}}",
+        "mosaic_off_epochs covers the whole run",
+    ),
+    ("data: {format: yolo, images: x}", "data.yaml says where the images are"),
+    ("tracking: {wandb: {mode: disabled, project: x}}", "tracking.wandb.mode is disabled"),
+    ("deepspeed: {zero_optimization: {sub_group_size: 9}}", "has no effect: zero.stage is 0"),
+    (
+        "zero: {stage: 1}\ndeepspeed: {zero_optimization: {reduce_scatter: true}}",
+        "stages 1 and 2 reduce-scatter nothing",
+    ),
+    (
+        "zero: {stage: 1}\ndeepspeed: {zero_optimization: {zero_quantized_gradients: true}}",
+        "zero_quantized_gradients: has no effect",
+    ),
+    ("zero: {stage: 1}\ndeepspeed: {prescale_gradients: true}", "divides by the world size first"),
+    ("deepspeed: {comms_logger: {enabled: true}}", "makes every collective wait"),
+    ("deepspeed: {flops_profiler: {enabled: true}}", "waits for the device at every step"),
+]
+ERRORS = [
+    ("cluster: {nodes: 2, processes_per_node: 1}", "no cluster.hostfile that names them"),
+    ("model: {sync_batchnorm: true}\ncluster: {backend: gloo}", "no form for processors"),
+    ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
+    ("zero: {stage: 1, offload_optimizer: cpu}", "set optimizer.type to AdamW"),
+    ("zero: {stage: 2}\ndeepspeed: {prescale_gradients: true}", "refuses it at stage 2"),
+    (
+        "zero: {stage: 1}\ndeepspeed: {zero_optimization: {compute_grad_norm: false}}",
+        "clipping needs the norm",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "warning"), WARNINGS)
+def test_a_setting_without_effect_is_a_warning_with_its_line(
+    write: Write, text: str, warning: str
+) -> None:
+    prepared = prepare(write(text), world_size=2)
+    found = [line for line in prepared.warnings if warning in line]
+    assert len(found) == 1, prepared.warnings
+    assert "recipe.yaml:" in found[0]
+
+
+@pytest.mark.parametrize(("text", "error"), ERRORS)
+def test_what_cannot_work_is_refused_with_its_line(write: Write, text: str, error: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        prepare(write(text), world_size=2)
+    assert error in str(caught.value)
+    assert "recipe.yaml:" in str(caught.value)
+
+
+def test_a_sound_recipe_has_no_warnings(write: Write) -> None:
+    assert prepare(write("zero: {stage: 1}"), world_size=2).warnings == ()
+
+
+def test_one_rank_needs_no_exchange(write: Write) -> None:
+    text = "communication: {data_type: bf16}\nmodel: {sync_batchnorm: true}\ncluster: {backend: nccl}"
+    assert len(prepare(write(text), world_size=1).warnings) == 2
+
+
+def test_every_rule_has_a_name_that_says_what_it_knows() -> None:
+    names = [rule.__name__ for rule in RULES]
+    assert len(names) == len(set(names))
+    assert len(names) >= 24
