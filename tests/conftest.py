@@ -1,0 +1,45 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+WORKERS = Path(__file__).parent / "workers"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def launch_worker(tmp_path: Path) -> Callable[..., Any]:
+    """Start a script of tests/workers on 2 ranks through the real launcher; what rank 0 wrote as JSON comes back."""
+
+    def launch(script: str, *arguments: str, ranks: int = 2) -> Any:
+        out = tmp_path / f"{script}-{len(list(tmp_path.iterdir()))}.json"
+        launcher = Path(sys.executable).with_name("deepspeed")
+        ran = subprocess.run(
+            [
+                *(str(launcher), "--num_accelerators", str(ranks)),
+                *("--master_port", str(free_port())),
+                *(str(WORKERS / f"{script}.py"), "--out", str(out), *arguments),
+            ],
+            cwd=REPOSITORY,
+            env=os.environ
+            | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ran.returncode == 0, (ran.stdout + ran.stderr)[-5000:]
+        return json.loads(out.read_text())
+
+    return launch

@@ -1,0 +1,130 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def yolo(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "200"}
+    command = [sys.executable, "-m", "yolo", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+
+
+def test_check_ends_with_0_for_a_good_recipe_and_says_so() -> None:
+    ran = yolo("check", "recipes/demo.yaml", "recipes/bccd.yaml")
+    assert ran.returncode == 0, ran.stderr
+    assert "recipes/demo.yaml: good for 2 ranks" in ran.stdout
+
+
+def test_check_ends_with_2_and_one_line_for_a_misspelt_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "x.yaml"
+    recipe.write_text("description: x\ntrain:\n  epoch: 3\n")
+    ran = yolo("check", str(recipe))
+    assert ran.returncode == 2
+    assert "Traceback" not in ran.stderr
+    assert ran.stderr.startswith(f"{recipe}:3: train.epoch: there is no such key. Did you mean 'epochs'?")
+
+
+def test_check_reports_every_bad_recipe(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("description: x\ntrain: {epochs: 0}\n")
+    ran = yolo("check", str(tmp_path / "a.yaml"), "recipes/demo.yaml", str(tmp_path / "b.yaml"))
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 2
+    assert "recipes/demo.yaml: good" in ran.stdout
+
+
+def test_check_needs_no_torch_and_answers_at_once() -> None:
+    code = (
+        "import sys; from yolo.cli import main; main(['check', 'recipes/demo.yaml']);"
+        "assert not {'torch', 'deepspeed', 'numpy', 'cv2'} & set(sys.modules)"
+    )
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.7
+
+
+def test_config_prints_recipe_and_deepspeed_json_for_any_number_of_ranks() -> None:
+    ran = yolo("config", "recipes/coco/yolov5s.yaml", "--world-size", "16", "--json")
+    shown = json.loads(ran.stdout)
+    assert shown["recipe"]["train"]["micro_batch"] == 8
+    assert shown["deepspeed"]["train_micro_batch_size_per_gpu"] == 8
+    assert shown["deepspeed"]["train_batch_size"] == 128
+
+
+def test_config_shows_where_each_value_came_from() -> None:
+    ran = yolo("config", "recipes/coco/yolov5m.yaml", "train.epochs=9", "--world-size", "8")
+    assert ran.returncode == 0
+    lines = {line.split(":")[0].strip(): line for line in ran.stdout.splitlines()}
+    assert lines["epochs"].endswith("# override: train.epochs=9")
+    assert "# parent recipe: recipes/coco/yolov5s.yaml:" in lines["image_size"]
+    assert "# auto: largest divisor of" in lines["micro_batch"]
+
+
+def test_recipes_lists_each_with_its_line() -> None:
+    ran = yolo("recipes")
+    assert ran.returncode == 0
+    rows = [line for line in ran.stdout.splitlines() if line.startswith("recipes/")]
+    assert len(rows) == len(list((REPOSITORY / "recipes").rglob("*.yaml")))
+    assert "blood cells in photographs" in ran.stdout
+
+
+def test_schema_prints_the_reference_page_and_the_json_schema() -> None:
+    assert "| `train.global_batch` |" in yolo("schema").stdout
+    assert "train" in json.loads(yolo("schema", "--json").stdout)["properties"]
+
+
+def test_train_prints_the_launchers_command() -> None:
+    ran = yolo("train", "recipes/demo.yaml", "train.epochs=3", "--dry-run")
+    assert ran.returncode == 0, ran.stderr
+    assert "deepspeed --num_accelerators 2 --master_port 29500 --module yolo.train" in ran.stdout
+    assert ran.stdout.rstrip().endswith("train.epochs=3")
+
+
+def test_train_on_several_nodes_hands_the_hostfile_on(tmp_path: Path) -> None:
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("node1 slots=1\nnode2 slots=1\n")
+    ran = yolo("train", "recipes/demo.yaml", "cluster.nodes=2", f"cluster.hostfile={hosts}", "--dry-run")
+    assert f"--hostfile {hosts} --num_nodes 2" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "recipes/nowhere.yaml"), "no such file"),
+        (("train", "recipes/demo.yaml", "recipes/bccd.yaml"), "expected one recipe"),
+        (("config", "train.epochs=3"), "no recipe named"),
+        (("config", "recipes/demo.yaml", "--world-size", "0"), "expected 1 or more"),
+        (("recipes", "tests/recipe"), "no recipes (*.yaml) there"),
+        (("train", "recipes/demo.yaml", "checkpoint.resume=nowhere"), "no such run"),
+    ],
+)
+def test_mistakes_end_with_2_and_one_line(arguments: tuple[str, ...], message: str) -> None:
+    ran = yolo(*arguments)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert len(ran.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["check", "config", "recipes", "schema", "train", "eval", "detect"])
+def test_every_command_explains_itself(command: str) -> None:
+    ran = yolo(command, "--help")
+    assert ran.returncode == 0
+    assert "usage: python -m yolo " + command in ran.stdout
+
+
+def test_the_launched_module_says_how_it_is_started_when_it_was_not_launched() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "WORLD_SIZE"}
+    command = [sys.executable, "-m", "yolo.train", "--recipe", "recipes/demo.yaml"]
+    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert "yolo.train is started by a launcher" in ran.stderr

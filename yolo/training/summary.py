@@ -1,0 +1,73 @@
+"""A run's result: the numbers of summary.json, and the lines printed at the end."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from yolo.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """What a run reached and what it cost."""
+
+    recipe: str
+    ap: float | None
+    """Of the last evaluation; none where the validation split has no boxes."""
+    ap50: float | None
+    best_ap: float | None
+    epochs: int
+    steps: int
+    """Optimizer steps, those before a resume included."""
+    world_size: int
+    wall_seconds: float
+    """From the first step to the last evaluation, evaluations and checkpoints included."""
+    images_per_second: float
+    """Of the training steps alone, over all ranks."""
+    step_seconds: float
+    data_wait_seconds_per_step: float
+    communication_seconds_per_step: float
+    """A rank's wait for collectives in a training step, mean over the ranks."""
+    wire_bytes_per_step_per_rank: float
+    """Sent in a training step; as many are received."""
+    wire_bytes_per_rank: float
+    """Sent in all training steps."""
+    collectives_per_step: float
+    resumed_from_epoch: int
+    deepspeed_version: str
+    torch_version: str
+
+    def write(self, path: Path) -> None:
+        """Write summary.json, whole or not at all."""
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def rows(self, run: RunDirectory, wandb_directory: Path | None) -> list[tuple[str, str]]:
+        """What the closing table shows."""
+        share = self.communication_seconds_per_step / self.step_seconds if self.step_seconds else 0
+        return [
+            ("AP", f"{_number(self.ap)} (best {_number(self.best_ap)})"),
+            ("AP50", _number(self.ap50)),
+            ("training", f"{self.images_per_second:.1f} images/s, {self.steps} steps, {self.epochs} epochs"),
+            ("wall time", f"{self.wall_seconds:.0f} s, of it {self.step_seconds * 1000:.0f} ms a step"),
+            ("waiting for data", f"{self.data_wait_seconds_per_step * 1000:.1f} ms a step"),
+            (
+                "communication",
+                f"{self.communication_seconds_per_step * 1000:.1f} ms a step ({share:.0%}) in "
+                f"{self.collectives_per_step:.0f} collectives",
+            ),
+            (
+                "each rank sent",
+                f"{self.wire_bytes_per_step_per_rank / 1e6:.2f} MB a step, {self.wire_bytes_per_rank / 1e9:.2f} GB in "
+                f"all, and received as much ({self.world_size} ranks)",
+            ),
+            ("weights", str(run.best_weights)),
+            ("checkpoint", str(run.checkpoints)),
+            ("W&B run", str(wandb_directory) if wandb_directory else "none"),
+            ("report", str(run.report)),
+        ]
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
