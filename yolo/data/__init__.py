@@ -1,0 +1,1 @@
+"""Data sets read into one typed form, altered, sharded and loaded."""

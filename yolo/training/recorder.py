@@ -1,4 +1,4 @@
-"""What a run did, added up over the steps and over the ranks, and handed to those who show it."""
+"""What the steps of a run cost and lost: added up on each rank, then over the ranks, for the log and the summary."""
 
 import time
 from dataclasses import dataclass, field
@@ -36,14 +36,22 @@ class StepLog:
 
 
 @dataclass(slots=True)
-class Totals:
-    """The whole run's sums on this rank; evaluation and checkpoints are not in them."""
+class Span:
+    """Some training steps; evaluations and checkpoints are not in it."""
 
     steps: int = 0
     images: int = 0
-    step_seconds: float = 0.0
+    seconds: float = 0.0
     data_wait_seconds: float = 0.0
     traffic: Traffic = field(default_factory=Traffic)
+
+    def add(self, other: "Span") -> None:
+        """Add other steps to these."""
+        self.steps += other.steps
+        self.images += other.images
+        self.seconds += other.seconds
+        self.data_wait_seconds += other.data_wait_seconds
+        self.traffic.add(other.traffic)
 
 
 class Recorder:
@@ -53,9 +61,10 @@ class Recorder:
         self.meter = meter
         self.ranks = ranks
         self.global_batch = global_batch
-        self.totals = Totals()
+        self.total = Span()
+        """The whole run, seconds and bytes as means over the ranks."""
+        self._span = Span()
         self._losses = torch.zeros(3, device=ranks.device)
-        self._span = Totals()
         self._started = 0.0
 
     def step_begins(self) -> None:
@@ -74,31 +83,19 @@ class Recorder:
         """Stop the step's clock."""
         self._span.steps += 1
         self._span.images += self.global_batch
-        self._span.step_seconds += time.perf_counter() - self._started
+        self._span.seconds += time.perf_counter() - self._started
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether there is anything to log since the last time."""
+        return self._span.steps > 0
 
     def log(self, step: int, epoch: float, lr: float, gradient_norm: float | None) -> StepLog:
         """The mean over the steps since the last call; collective. Waits for the device."""
-        span = self._span
+        span, self._span = self._span, Span()
         span.traffic = self.meter.take()
-        sums = torch.tensor(
-            [
-                *self._losses.tolist(),
-                span.step_seconds,
-                span.data_wait_seconds,
-                span.traffic.seconds,
-                span.traffic.wire_bytes,
-            ],
-            dtype=torch.float64,
-            device=self.ranks.device,
-        )
-        if self.ranks.world_size > 1:
-            dist.all_reduce(sums)
-            self.meter.take()  # the log's own 56 bytes are not the training's
-        box, obj, cls, seconds, wait, communication, wire_bytes = sums.tolist()
-        per_step = span.steps * self.ranks.world_size
-        self._add_to_totals(span)
-        self._span = Totals()
-        self._losses.zero_()
+        box, obj, cls = self._add_over_ranks(span)
+        self.total.add(span)
         return StepLog(
             step=step,
             epoch=epoch,
@@ -108,20 +105,23 @@ class Recorder:
             loss_cls=cls / span.steps,
             lr=lr,
             gradient_norm=gradient_norm,
-            images_per_second=span.images * self.ranks.world_size / seconds,
-            data_wait_seconds=wait / per_step,
-            communication_seconds=communication / per_step,
-            wire_bytes=wire_bytes / per_step,
+            images_per_second=span.images / span.seconds,
+            data_wait_seconds=span.data_wait_seconds / span.steps,
+            communication_seconds=span.traffic.seconds / span.steps,
+            wire_bytes=span.traffic.wire_bytes / span.steps,
         )
 
-    @property
-    def has_steps(self) -> bool:
-        """Whether there is anything to log since the last time."""
-        return self._span.steps > 0
-
-    def _add_to_totals(self, span: Totals) -> None:
-        self.totals.steps += span.steps
-        self.totals.images += span.images
-        self.totals.step_seconds += span.step_seconds
-        self.totals.data_wait_seconds += span.data_wait_seconds
-        self.totals.traffic.add(span.traffic)
+    def _add_over_ranks(self, span: Span) -> tuple[float, float, float]:
+        """The loss parts' sums over the ranks; the span's seconds and bytes become means over them."""
+        costs = [span.seconds, span.data_wait_seconds, span.traffic.seconds, span.traffic.wire_bytes]
+        sums = torch.tensor(
+            [*self._losses.tolist(), *costs], dtype=torch.float64, device=self.ranks.device
+        )
+        self._losses.zero_()
+        if self.ranks.world_size > 1:
+            dist.all_reduce(sums)
+            self.meter.take()  # the log's own 56 bytes are not the training's
+        box, obj, cls, *costs = sums.tolist()
+        means = [cost / self.ranks.world_size for cost in costs]
+        span.seconds, span.data_wait_seconds, span.traffic.seconds, span.traffic.wire_bytes = means
+        return box, obj, cls

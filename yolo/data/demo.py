@@ -1,0 +1,167 @@
+"""The demo data set: drawn shapes on textured grounds, in COCO format, the same for the same seed.
+
+`python -m yolo.data.demo --root data/demo`
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "star")
+EMPTY_SHARE = 0.05
+MAX_OVERLAP = 0.15
+MARKER = "complete.json"
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class DemoSettings:
+    """What the data set depends on."""
+
+    train_images: int = 512
+    val_images: int = 128
+    size: int = 256
+    seed: int = 0
+    version: int = 1
+    """Goes up when the drawing changes, so that old data are drawn anew."""
+
+
+def generate_demo(root: Path, settings: DemoSettings = DemoSettings()) -> bool:
+    """Draw the data set into a folder; false where it stands there already, complete and with these settings."""
+    marker = root / MARKER
+    if marker.is_file() and marker.read_text() == _marker_text(settings):
+        return False
+    building = root.with_name(f".{root.name}-{os.getpid()}")
+    shutil.rmtree(building, ignore_errors=True)
+    (building / "images").mkdir(parents=True)
+    (building / "annotations").mkdir()
+    for number, (split, count) in enumerate(
+        (("train", settings.train_images), ("val", settings.val_images))
+    ):
+        content = _draw_split(building / "images", split, number, count, settings)
+        (building / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (building / MARKER).write_text(_marker_text(settings))
+    shutil.rmtree(root, ignore_errors=True)
+    building.rename(root)
+    return True
+
+
+def _marker_text(settings: DemoSettings) -> str:
+    return json.dumps(asdict(settings), indent=1) + "\n"
+
+
+def _draw_split(
+    folder: Path, split: str, number: int, count: int, settings: DemoSettings
+) -> dict[str, object]:
+    images, annotations = [], []
+    for image_id in range(count):
+        random = np.random.default_rng((settings.seed, number, image_id))
+        picture, shapes = draw_picture(settings.size, random)
+        name = f"{split}-{image_id:04d}.jpg"
+        cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        side = settings.size
+        images.append({"id": image_id, "file_name": name, "width": side, "height": side})
+        for kind, (left, top, right, bottom) in shapes:
+            width, height = right - left, bottom - top
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": kind + 1,
+                    "bbox": [round(v, 2) for v in (left, top, width, height)],
+                    "area": round(width * height, 2),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def draw_picture(size: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+    """One picture (size, size, 3), and its shapes as (index into SHAPES, box in pixels)."""
+    picture = _ground(size, random)
+    shapes: list[tuple[int, Box]] = []
+    wanted = 0 if random.random() < EMPTY_SHARE else int(random.integers(1, 6))
+    for _ in range(8 * wanted):
+        if len(shapes) == wanted:
+            break
+        kind = int(random.integers(len(SHAPES)))
+        radius = random.uniform(0.07, 0.21) * size
+        centre = random.uniform(radius, size - radius, 2)
+        points = _outline(kind, radius, random) + centre
+        box = (*points.min(axis=0), *points.max(axis=0))
+        if max((_overlap(box, other) for _, other in shapes), default=0.0) > MAX_OVERLAP:
+            continue
+        _paint(picture, points, random)
+        shapes.append((kind, tuple(float(np.clip(edge, 0, size)) for edge in box)))
+    return cv2.GaussianBlur(picture, (3, 3), 0.6), shapes
+
+
+def _ground(size: int, random: np.random.Generator) -> np.ndarray:
+    """A soft two-coloured ground with grain and a few thin lines that are no shapes."""
+    coarse = random.uniform(0, 1, (4, 4)).astype(np.float32)
+    blend = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    one, other = random.uniform(40, 215, 3), random.uniform(40, 215, 3)
+    ground = one * blend + other * (1 - blend) + random.normal(0, 8, (size, size, 1))
+    picture = np.clip(ground, 0, 255).astype(np.uint8)
+    for _ in range(int(random.integers(0, 4))):
+        start, end = random.integers(0, size, (2, 2))
+        cv2.line(picture, start.tolist(), end.tolist(), _colour(random), 1, cv2.LINE_AA)
+    return picture
+
+
+def _outline(kind: int, radius: float, random: np.random.Generator) -> np.ndarray:
+    """Corner points (K, 2) of a shape around the origin, turned at random."""
+    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[SHAPES[kind]]
+    angles = np.arange(corners) * 2 * np.pi / corners + random.uniform(0, 2 * np.pi)
+    radii = np.full(corners, radius)
+    if SHAPES[kind] == "star":
+        radii[1::2] *= 0.45
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+
+
+def _paint(picture: np.ndarray, points: np.ndarray, random: np.random.Generator) -> None:
+    outline = np.round(points * 16).astype(np.int32)  # 4 bits of a pixel's fraction
+    colour = _colour(random)
+    cv2.fillPoly(picture, [outline], colour, cv2.LINE_AA, shift=4)
+    darker = tuple(0.55 * channel for channel in colour)
+    cv2.polylines(picture, [outline], True, darker, 2, cv2.LINE_AA, shift=4)
+
+
+def _colour(random: np.random.Generator) -> tuple[float, ...]:
+    hsv = np.array([[[random.integers(180), random.integers(140, 256), random.integers(150, 256)]]])
+    return tuple(float(c) for c in cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0])
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """Intersection over the smaller area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return max(width, 0) * max(height, 0) / min(areas)
+
+
+def main() -> int:
+    """Draw the demo data set, once."""
+    parser = argparse.ArgumentParser(prog="python -m yolo.data.demo", description=main.__doc__)
+    parser.add_argument("--root", type=Path, default=Path("data/demo"))
+    parser.add_argument("--train-images", type=int, default=DemoSettings().train_images)
+    parser.add_argument("--val-images", type=int, default=DemoSettings().val_images)
+    options = parser.parse_args()
+    settings = DemoSettings(options.train_images, options.val_images)
+    options.root.parent.mkdir(parents=True, exist_ok=True)
+    if generate_demo(options.root, settings):
+        print(f"drew {settings.train_images} + {settings.val_images} images into {options.root}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

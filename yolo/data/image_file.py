@@ -1,0 +1,78 @@
+"""Reading an image file into the frame that its boxes were drawn in."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from yolo.data.dataset import Problem
+from yolo.errors import DataError
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+EXIF_ORIENTATION = 0x0112
+TAIL = 4096
+"""Bytes at the end of a file in which its end marker must stand; some cameras append their own."""
+END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
+
+cv2.setLogLevel(0) if hasattr(cv2, "setLogLevel") else None
+
+
+class UnusableImage(DataError):
+    """An image that cannot be trained on, and which kind of problem it is."""
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(message)
+        self.problem = problem
+
+
+def read_image(path: Path, width: int | None = None, height: int | None = None) -> np.ndarray:
+    """An image as (H, W, 3) uint8, blue green red, whatever its file holds (grey, palette, CMYK, alpha, 16 bits).
+
+    A camera's rotation mark is obeyed, unless the annotated width and height say that the boxes were drawn in the
+    unrotated frame. Raises UnusableImage naming the file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UnusableImage(Problem.MISSING_IMAGE, f"{path}: {error.strerror or error}") from error
+    marker = END_MARKERS.get(content[:2])
+    if marker is not None and marker not in content[-TAIL:]:
+        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: is cut off: its end is missing")
+    buffer = np.frombuffer(content, dtype=np.uint8)
+    image = _decode(buffer, cv2.IMREAD_COLOR, path)
+    if width is None or height is None or image.shape[:2] == (height, width):
+        return image
+    unrotated = _decode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, path)
+    if unrotated.shape[:2] == (height, width):
+        return unrotated
+    raise UnusableImage(
+        Problem.SIZE_MISMATCH,
+        f"{path}: is {image.shape[1]}x{image.shape[0]}, annotated as {width}x{height}",
+    )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height as displayed (rotation mark obeyed), from the file's header alone.
+
+    Raises UnusableImage naming the file.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    except FileNotFoundError as error:
+        raise UnusableImage(Problem.MISSING_IMAGE, f"{path}: no such file") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: {error}") from error
+    return (height, width) if is_turned else (width, height)
+
+
+def _decode(buffer: np.ndarray, flags: int, path: Path) -> np.ndarray:
+    try:
+        image = cv2.imdecode(buffer, flags) if len(buffer) else None
+    except cv2.error as error:
+        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: {error.err}") from error
+    if image is None:
+        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: cannot be decoded")
+    return image

@@ -1,0 +1,87 @@
+"""Loading samples beside the training: worker processes, batches, optimizer steps."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from yolo.data.dataset import DetectionDataset
+from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
+from yolo.data.samples import (
+    EvaluationBatch,
+    EvaluationSamples,
+    TrainingBatch,
+    TrainingSamples,
+    collate_evaluation,
+    collate_training,
+)
+from yolo.recipe.schema import Recipe
+
+
+class _EpochBatches(Sampler[list[SampleKey]]):
+    """The DataLoader asks for batches anew at each epoch; which one it is stands here."""
+
+    def __init__(self, steps: StepSampler) -> None:
+        self.steps = steps
+        self.epoch = 0
+        self.first_step = 0
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        return self.steps.micro_batches(self.epoch, self.first_step)
+
+
+class TrainingLoader:
+    """This rank's training batches, optimizer step by optimizer step."""
+
+    def __init__(self, dataset: DetectionDataset, recipe: Recipe, rank: int, world_size: int) -> None:
+        train = recipe.train
+        assert train.micro_batch != "auto"
+        self.steps = StepSampler(
+            len(dataset.records), train.global_batch, train.micro_batch, rank, world_size, train.seed
+        )
+        self._batches = _EpochBatches(self.steps)
+        workers = recipe.data.workers
+        self._loader = DataLoader(
+            TrainingSamples(dataset, recipe),
+            batch_sampler=self._batches,
+            collate_fn=collate_training,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_one_thread,
+        )
+
+    def __len__(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self.steps)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
+        """The micro batches of each step of an epoch, from a step on.
+
+        Raises UnusableImage naming a file that has become unreadable since it was verified.
+        """
+        self._batches.epoch, self._batches.first_step = epoch, first_step
+        batches = iter(self._loader)
+        while micro_batches := list(islice(batches, self.steps.accumulation)):
+            yield micro_batches
+
+
+def evaluation_loader(
+    dataset: DetectionDataset, image_size: int, batch: int, workers: int, rank: int = 0, world_size: int = 1
+) -> "DataLoader[EvaluationBatch]":
+    """This rank's share of the images, every image on exactly one rank."""
+    return DataLoader(
+        EvaluationSamples(dataset, image_size),
+        batch_size=batch,
+        sampler=evaluation_indices(len(dataset.records), rank, world_size),
+        collate_fn=collate_evaluation,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _one_thread(_: int) -> None:
+    """Workers are many already; OpenCV's own threads would fight with the ranks' for the cores."""
+    cv2.setNumThreads(0)

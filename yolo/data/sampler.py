@@ -1,0 +1,62 @@
+"""Which image is drawn when, by which rank: from the seed and the position alone."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+
+class SampleKey(NamedTuple):
+    """A sample is named by epoch and image, so that workers keep no state between epochs."""
+
+    epoch: int
+    index: int
+
+
+class StepSampler:
+    """Sample sharding: each optimizer step's global batch is cut into one block a rank, that into micro batches.
+
+    The global batch of a step is the same for every number of ranks and accumulation steps. The last step of an epoch
+    is filled from the epoch's beginning.
+    """
+
+    def __init__(
+        self, length: int, global_batch: int, micro_batch: int, rank: int, world_size: int, seed: int
+    ) -> None:
+        if global_batch % (micro_batch * world_size):
+            raise ValueError(
+                f"global_batch {global_batch} is no multiple of micro_batch {micro_batch} x {world_size} ranks"
+            )
+        self.length = length
+        self.global_batch = global_batch
+        self.micro_batch = micro_batch
+        self.rank = rank
+        self.share = global_batch // world_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Optimizer steps of an epoch."""
+        return -(-self.length // self.global_batch)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro batches of one rank in one step."""
+        return self.share // self.micro_batch
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The epoch's images in the order of all ranks, filled up to whole steps."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
+        return np.resize(order, len(self) * self.global_batch)
+
+    def micro_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[SampleKey]]:
+        """This rank's micro batches of an epoch from a step on, in order."""
+        steps = self.order(epoch).reshape(len(self), self.global_batch)
+        for step in steps[first_step:]:
+            mine = step[self.rank * self.share : (self.rank + 1) * self.share]
+            for micro in mine.reshape(self.accumulation, self.micro_batch):
+                yield [SampleKey(epoch, int(index)) for index in micro]
+
+
+def evaluation_indices(length: int, rank: int, world_size: int) -> range:
+    """The images that a rank evaluates: every image on exactly one rank."""
+    return range(rank, length, world_size)

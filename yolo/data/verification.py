@@ -1,0 +1,40 @@
+"""Reading every image once before training, so that a bad one is known by name and not met at hour three."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from yolo.data.dataset import DetectionDataset, Problem
+from yolo.data.image_file import UnusableImage, read_image
+
+Problems = dict[int, tuple[Problem, str]]
+"""Index of a record -> what is wrong with its image, and an example for the report."""
+
+
+def verify_images(
+    dataset: DetectionDataset,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 2,
+    advance: Callable[[], None] = lambda: None,
+) -> Problems:
+    """Decode the images of one rank's share (every `world_size`-th) and say which cannot be used.
+
+    `advance` is called after each image. Put the ranks' answers together for `DetectionDataset.without`.
+    """
+    indices = range(rank, len(dataset.records), world_size)
+
+    def check(index: int) -> tuple[int, UnusableImage | None]:
+        record = dataset.records[index]
+        try:
+            read_image(record.path, record.width, record.height)
+        except UnusableImage as error:
+            return index, error
+        return index, None
+
+    problems: Problems = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for index, error in pool.map(check, indices):
+            if error is not None:
+                problems[index] = (error.problem, str(error))
+            advance()
+    return problems

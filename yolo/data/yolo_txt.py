@@ -1,0 +1,126 @@
+"""The YOLO format: a data.yaml, and one text file of `class cx cy w h` an image."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
+from yolo.data.image_file import SUFFIXES, UnusableImage, image_size
+from yolo.errors import DataError
+
+
+def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
+    """One split (`train`, `val` or `test`) of a data.yaml.
+
+    What is malformed is counted in the data set's report. Raises DataError where nothing can be read.
+    """
+    content = _load(data_yaml)
+    names = _class_names(content, data_yaml)
+    if split not in content:
+        raise DataError(f"{data_yaml}: has no `{split}:`; it names the folder of that split's images")
+    base = Path(str(content.get("path", ".")))
+    root = base if base.is_absolute() else data_yaml.parent / base
+    images = _image_files(content[split], root, data_yaml, split)
+    report = DataReport(f"{data_yaml} ({split})", images=len(images))
+    records = []
+    for image_id, path in enumerate(images):
+        try:
+            width, height = image_size(path)
+            boxes, classes = _labels(label_path(path), len(names), report)
+        except UnusableImage as error:
+            report.add(error.problem, str(error))
+            continue
+        scaled = boxes * np.array([width, height, width, height])
+        xyxy = np.concatenate([scaled[:, :2] - scaled[:, 2:] / 2, scaled[:, :2] + scaled[:, 2:] / 2], axis=1)
+        crowd = np.zeros(len(xyxy), dtype=bool)
+        cleaned = clean_boxes(xyxy, classes, crowd, width, height, path.name, report)
+        records.append(ImageRecord(image_id, path, width, height, *cleaned))
+    if not records:
+        raise DataError(f"{data_yaml}: `{split}` holds no image that can be used\n  " + "\n  ".join(report.lines()))
+    return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
+
+
+def label_path(image: Path) -> Path:
+    """images/a/b.jpg -> labels/a/b.txt: the last folder named `images` becomes `labels`."""
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml") from error
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise DataError(f"{path}:{line}: is not YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, YAMLError, RecursionError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected `train:`, `val:` and `names:`")
+    return content
+
+
+def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+    names = content.get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {sorted(names)[:8]}")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{path}: names: expected a list of class names")
+    if content.get("nc", len(names)) != len(names):
+        raise DataError(f"{path}: nc is {content['nc']}, but names lists {len(names)} classes")
+    return tuple(names)
+
+
+def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Path]:
+    """The images of a split: folders, text files that list images, or a list of either."""
+    files: list[Path] = []
+    for place in entry if isinstance(entry, list) else [entry]:
+        if not isinstance(place, str):
+            raise DataError(f"{data_yaml}: {split}: expected a folder or a .txt list, found {place!r}")
+        path = root / place
+        if path.is_dir():
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        elif path.suffix == ".txt" and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            files += [path.parent / line.strip() for line in lines if line.strip()]
+        else:
+            raise DataError(f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images")
+    return files
+
+
+def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (M, 4) cx cy w h normalised, and classes (M,); a missing file means an image without boxes."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnusableImage(Problem.MALFORMED_LABELS, f"{path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(word) for word in line.split()]
+            is_box = len(values) == 5 and all(abs(value) <= 10 for value in values[1:])
+            if not is_box or values[0] != int(values[0]) or min(values[3:]) < 0:
+                raise ValueError(line)
+        except (ValueError, OverflowError):
+            report.add(Problem.MALFORMED_BOX, f"{path}:{number}: {line[:60]!r}, expected `class cx cy w h`")
+            continue
+        if not 0 <= values[0] < classes:
+            report.add(Problem.UNKNOWN_CLASS, f"{path}:{number}: class {values[0]:g} of {classes}")
+            continue
+        rows.append(values)
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    return table[:, 1:], table[:, 0].astype(np.int64)

@@ -1,0 +1,77 @@
+"""Boxes: their two spellings, clipping, and how much two of them overlap.
+
+Every box is the last dimension of a tensor, 4 numbers in any one unit: `xywh` is centre, width and height, `xyxy` the
+upper left and the lower right corner.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-7
+"""Keeps CIoU and its gradient finite for a box without area; small against a cell, the unit of the loss."""
+
+
+def xywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) centre, width and height to two corners."""
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+
+
+def xyxy_to_xywh(boxes: Tensor) -> Tensor:
+    """(..., 4) two corners to centre, width and height."""
+    upper_left, lower_right = boxes.split(2, dim=-1)
+    return torch.cat(((upper_left + lower_right) / 2, lower_right - upper_left), dim=-1)
+
+
+def clip_xyxy(boxes: Tensor, height: float, width: float) -> Tensor:
+    """The boxes (..., 4) xyxy cut off at the edges of an image of that height and width."""
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
+
+
+def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of each of (..., N, 4) with each of (..., M, 4), both xyxy: (..., N, M) in 0..1.
+
+    A box without area overlaps nothing, not even itself: 0, never NaN.
+    """
+    first, second = first.unsqueeze(-2), second.unsqueeze(-3)
+    upper_left = torch.maximum(first[..., :2], second[..., :2])
+    lower_right = torch.minimum(first[..., 2:], second[..., 2:])
+    intersection = (lower_right - upper_left).clamp(min=0).prod(dim=-1)
+    union = _area(first) + _area(second) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def complete_iou(first: Tensor, second: Tensor) -> Tensor:
+    """CIoU of each of (..., 4) with its partner, both xywh: (...) from about -1.5 to 1.
+
+    IoU less the distance of the centres, squared and relative to the diagonal of the box around both, less a penalty for
+    different proportions (Zheng et al., arXiv 1911.08287, equations 8 to 11).
+    """
+    first_corners, second_corners = xywh_to_xyxy(first), xywh_to_xyxy(second)
+    upper_left = torch.maximum(first_corners[..., :2], second_corners[..., :2])
+    lower_right = torch.minimum(first_corners[..., 2:], second_corners[..., 2:])
+    intersection = (lower_right - upper_left).clamp(min=0).prod(dim=-1)
+    union = first[..., 2:].prod(dim=-1) + second[..., 2:].prod(dim=-1) - intersection
+    iou = intersection / (union + EPSILON)
+
+    outer_upper_left = torch.minimum(first_corners[..., :2], second_corners[..., :2])
+    outer_lower_right = torch.maximum(first_corners[..., 2:], second_corners[..., 2:])
+    diagonal = (outer_lower_right - outer_upper_left).square().sum(dim=-1)
+    distance = (first[..., :2] - second[..., :2]).square().sum(dim=-1) / (diagonal + EPSILON)
+
+    proportions = (_angle(first) - _angle(second)).square() * 4 / math.pi**2
+    with torch.no_grad():  # the paper's equation 12: the weight of the penalty is taken as given
+        weight = proportions / (1 - iou + proportions + EPSILON)
+    return iou - distance - weight * proportions
+
+
+def _area(corners: Tensor) -> Tensor:
+    return (corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(dim=-1)
+
+
+def _angle(boxes: Tensor) -> Tensor:
+    """Of the diagonal with the vertical, in radians."""
+    return torch.atan(boxes[..., 2] / boxes[..., 3].clamp(min=EPSILON))

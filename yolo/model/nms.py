@@ -1,0 +1,139 @@
+"""Non-maximum suppression: of detections that overlap, the best scored one stays."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from yolo.model.boxes import pairwise_iou, xywh_to_xyxy
+from yolo.model.head import at_least_fp32
+
+BLOCK = 256
+"""Candidates of an image looked at together: enough to fill a device, few enough for (images, BLOCK, BLOCK) overlaps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """K detections of all images, image by image, in each from the highest score down."""
+
+    image: Tensor
+    """(K,)"""
+    box: Tensor
+    """(K, 4) xyxy, pixels."""
+    score: Tensor
+    """(K,)"""
+    category: Tensor
+    """(K,) class index."""
+
+
+@torch.no_grad()
+def non_maximum_suppression(
+    predictions: Tensor,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    multi_label: bool = True,
+) -> list[Tensor]:
+    """Each image's detections (K, 6): x1, y1, x2, y2 in pixels, score, class; highest score first, K <= max_detections.
+
+    predictions (B, N, 5 + classes): centre x, y, width, height in pixels, objectness and class scores in 0..1. A
+    candidate is a box and a class whose objectness and score (objectness times class score) exceed `confidence`; with
+    `multi_label` a box is a candidate for every such class, else for its best. Going down the scores, a candidate
+    stays unless it overlaps one of its class that stays by more than `iou`.
+
+    The result is exactly that of the plain greedy algorithm, however long it takes. Equal scores keep the order of the
+    boxes, and within a box of the classes. Candidates with NaN or infinity in box or score are dropped: a diverged
+    network detects nothing rather than stop an evaluation. ValueError for arguments out of range.
+    """
+    _check(predictions, confidence, iou, max_detections)
+    candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
+    kept, counts = _keep(candidates, len(predictions), iou, max_detections)
+    rows = torch.cat(
+        (candidates.box, candidates.score[:, None], candidates.category[:, None]), dim=1
+    )
+    return [rows[indices[:count]] for indices, count in zip(kept, counts.tolist(), strict=True)]
+
+
+def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> _Candidates:
+    image, place = (predictions[..., 4] > confidence).nonzero(as_tuple=True)
+    rows = predictions[image, place]  # (L, 5 + classes)
+    scores = rows[:, 5:] * rows[:, 4:5]
+    if multi_label:
+        row, category = (scores > confidence).nonzero(as_tuple=True)
+    else:
+        best, categories = scores.max(dim=1)
+        row = (best > confidence).nonzero().squeeze(1)
+        category = categories[row]
+    image, box, score = image[row], xywh_to_xyxy(rows[row, :4]), scores[row, category]
+    is_finite = box.isfinite().all(dim=1) & score.isfinite()
+    # Two stable sorts: by score, then by image; ties stay in the order of boxes and classes.
+    order = is_finite.nonzero().squeeze(1)
+    order = order[score[order].argsort(descending=True, stable=True)]
+    order = order[image[order].argsort(stable=True)]
+    return _Candidates(image[order], box[order], score[order], category[order])
+
+
+def _keep(
+    candidates: _Candidates, images: int, iou: float, max_detections: int
+) -> tuple[Tensor, Tensor]:
+    """Indices of the candidates that stay, (images, max_detections), and how many of them are valid, (images,)."""
+    device = candidates.box.device
+    sizes = torch.bincount(candidates.image, minlength=images)
+    starts = sizes.cumsum(0) - sizes
+    kept = torch.zeros(images, max_detections, dtype=torch.long, device=device)
+    counts = torch.zeros(images, dtype=torch.long, device=device)
+    for first in range(0, int(sizes.max()), BLOCK):
+        # Scores fall: once an image has max_detections, none of the rest can be among them.
+        active = ((first < sizes) & (counts < max_detections)).nonzero().squeeze(1)  # (A,)
+        if len(active) == 0:
+            break
+        positions = first + torch.arange(BLOCK, device=device)
+        is_alive = positions < sizes[active, None]  # (A, BLOCK)
+        block = (starts[active, None] + positions).clamp(max=len(candidates.image) - 1)
+        slots = torch.arange(max_detections, device=device)
+        is_kept = slots < counts[active, None]  # (A, max_detections)
+        is_alive &= ~_is_suppressed(is_kept, _overlaps(candidates, kept[active], block, iou))
+        stays = _stays(is_alive, _overlaps(candidates, block, block, iou).triu(diagonal=1))
+        slot = counts[active, None] + stays.cumsum(1) - 1
+        row, column = (stays & (slot < max_detections)).nonzero(as_tuple=True)
+        kept[active[row], slot[row, column]] = block[row, column]
+        counts[active] = (counts[active] + stays.sum(1)).clamp(max=max_detections)
+    return kept, counts
+
+
+def _stays(is_alive: Tensor, overlaps: Tensor) -> Tensor:
+    """Which of each image's alive candidates (A, BLOCK), best first, the greedy algorithm keeps.
+
+    overlaps (A, BLOCK, BLOCK): whether the row's candidate, where it stays, suppresses the column's, which comes later.
+    Each round settles at least the first unsettled candidate, because it depends only on earlier ones; so the rounds
+    end, at the one solution there is, and that is greedy's. Few are needed: as many as the longest chain of "a
+    suppresses b, so that b does not suppress c".
+    """
+    stays = is_alive
+    while True:
+        after = is_alive & ~_is_suppressed(stays, overlaps)
+        if torch.equal(after, stays):
+            return stays
+        stays = after
+
+
+def _is_suppressed(stays: Tensor, overlaps: Tensor) -> Tensor:
+    """Which columns of (A, rows, columns) overlap with a row that stays (A, rows)."""
+    return (stays[..., None] & overlaps).any(dim=1)
+
+
+def _overlaps(candidates: _Candidates, first: Tensor, second: Tensor, iou: float) -> Tensor:
+    """Whether candidates (A, F) and (A, S), given as indices, are of one class and overlap too much: (A, F, S)."""
+    is_same = candidates.category[first][:, :, None] == candidates.category[second][:, None]
+    return is_same & (pairwise_iou(candidates.box[first], candidates.box[second]) > iou)
+
+
+def _check(predictions: Tensor, confidence: float, iou: float, max_detections: int) -> None:
+    if predictions.ndim != 3 or predictions.shape[2] < 6:
+        raise ValueError(
+            f"predictions of shape {tuple(predictions.shape)}: expected (B, N, 5 + classes)"
+        )
+    if not (0 <= confidence <= 1 and 0 <= iou <= 1):
+        raise ValueError(f"confidence {confidence} and iou {iou}: expected both in 0..1")
+    if max_detections < 1:
+        raise ValueError(f"max_detections {max_detections}: expected at least 1")

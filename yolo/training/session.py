@@ -1,0 +1,176 @@
+"""One run on one rank, from the recipe to the summary: everything is set up here, and the loop is called."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from yolo.communication.meter import TrafficMeter
+from yolo.data.loader import TrainingLoader
+from yolo.errors import CheckpointError
+from yolo.model import YOLOv5
+from yolo.model.loss import DetectionLoss
+from yolo.model.weights import load_weights
+from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
+from yolo.recipe.effective import effective_yaml
+from yolo.training.averaging import WeightAverage
+from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from yolo.training.datasets import Datasets, open_datasets
+from yolo.training.engine import start_engine
+from yolo.training.judge import Judge
+from yolo.training.loop import Loop
+from yolo.training.narrator import Narrator
+from yolo.training.ranks import Ranks, from_first, join, world_size_from_launcher
+from yolo.training.recorder import Recorder
+from yolo.training.run_directory import RunDirectory, choose_run
+from yolo.training.schedule import Schedule
+from yolo.training.summary import RunSummary
+
+
+def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
+    """Train a recipe as one of the ranks that the launcher started.
+
+    Raises YoloError for whatever the user can put right.
+    """
+    resolved = prepare(recipe_path, overrides, world_size_from_launcher()).resolved
+    recipe = resolved.recipe
+    ranks = join(recipe)
+    run = _open_run(resolved, ranks, run_path)
+    narrator = Narrator.start(resolved, run, ranks)
+    try:
+        _train(resolved, run, ranks, narrator)
+    except BaseException:
+        narrator.stop(is_success=False)
+        raise
+    torch.distributed.barrier()
+    deepspeed.comm.destroy_process_group()
+
+
+def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
+    recipe = resolved.recipe
+    datasets = open_datasets(recipe, run, ranks, narrator)
+    torch.manual_seed(recipe.train.seed)
+    model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
+    if recipe.model.weights is not None:
+        loaded = load_weights(Path(recipe.model.weights), model, allow_mismatch=True)
+        narrator.tell(f"{recipe.model.weights}: {loaded.summary()}")
+    plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
+    plain.to(ranks.device).requires_grad_(False)
+
+    engine = start_engine(model, recipe, ranks)
+    average = WeightAverage(engine.module, recipe.train)
+    loader = TrainingLoader(datasets.train, recipe, ranks.rank, ranks.world_size)
+    schedule = Schedule(recipe, len(loader))
+    meter = TrafficMeter().attach()
+    recorder = Recorder(meter, ranks, recipe.train.global_batch)
+    criterion = _criterion(plain, recipe)
+    loop = Loop(engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps)
+    judge = Judge(datasets, recipe, ranks, run, narrator)
+
+    progress = Progress()
+    if run.has_checkpoint:
+        progress = load_checkpoint(engine, average, plain, recipe, run, ranks)
+        narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
+    resumed_from = progress.epochs_done
+    started = time.perf_counter() - progress.wall_seconds
+    narrator.training_starts(schedule.steps, progress.steps_done, model)
+    metrics = None
+    for epoch in range(progress.epochs_done, recipe.train.epochs):
+        meter.take()  # evaluation and checkpoints are not training
+        for log in loop.epoch(epoch, progress.steps_done, loader.epoch(epoch)):
+            narrator.step(log)
+        done, is_last = epoch + 1, epoch + 1 == recipe.train.epochs
+        must_judge = is_last or done % recipe.evaluation.every_epochs == 0
+        must_save = is_last or done % recipe.checkpoint.every_epochs == 0
+        if must_judge or must_save:
+            average.write_into(plain)
+        best = progress.best_ap
+        if must_judge:
+            metrics, best = judge.judge(plain, done, best)
+        progress = Progress(
+            epochs_done=done,
+            steps_done=done * len(loader),
+            average_updates=average.updates,
+            best_ap=best,
+            wall_seconds=time.perf_counter() - started,
+        )
+        if must_save:
+            save_checkpoint(engine, average, plain, progress, recipe, run)
+    judge.save_last(plain)
+    summary = _summary(resolved, recorder, progress, metrics, resumed_from, ranks)
+    if ranks.is_first:
+        summary.write(run.summary)
+        narrator.end(summary)
+        run.finished.write_text("the run reached its end\n", encoding="utf-8")
+
+
+def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
+    """The run's folder, chosen by the first rank and made there; errors reach every rank."""
+    chosen: Any = None
+    if ranks.is_first:
+        try:
+            resume = resolved.recipe.checkpoint.resume
+            chosen = RunDirectory(path) if path else choose_run(resolved.name, resume)
+            if chosen.finished.exists():
+                raise CheckpointError(f"{chosen.path}: is finished; start anew with checkpoint.resume=never")
+            chosen.create()
+            chosen.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
+            chosen.deepspeed_json.write_text(
+                canonical_text(deepspeed_config(resolved.recipe)), encoding="utf-8"
+            )
+        except (CheckpointError, OSError) as error:
+            chosen = CheckpointError(f"{path or 'runs'}: {error}" if isinstance(error, OSError) else str(error))
+    chosen = from_first(ranks, chosen)
+    if isinstance(chosen, CheckpointError):
+        raise chosen
+    return chosen
+
+
+def _criterion(model: YOLOv5, recipe: Any) -> DetectionLoss:
+    return DetectionLoss(
+        anchors=model.anchors,
+        strides=model.stride,
+        classes=model.classes,
+        image_size=recipe.model.image_size,
+        box=recipe.loss.box,
+        obj=recipe.loss.obj,
+        cls=recipe.loss.cls,
+        anchor_threshold=recipe.model.anchor_threshold,
+        label_smoothing=recipe.loss.label_smoothing,
+    )
+
+
+def _summary(
+    resolved: ResolvedRecipe,
+    recorder: Recorder,
+    progress: Progress,
+    metrics: Any,
+    resumed_from: int,
+    ranks: Ranks,
+) -> RunSummary:
+    total = recorder.total
+    steps = max(1, total.steps)
+    seconds = max(1e-9, total.seconds)
+    return RunSummary(
+        recipe=resolved.name,
+        ap=None if metrics is None else metrics.ap,
+        ap50=None if metrics is None else metrics.ap50,
+        best_ap=progress.best_ap if progress.best_ap >= 0 else None,
+        epochs=progress.epochs_done,
+        steps=progress.steps_done,
+        world_size=ranks.world_size,
+        wall_seconds=progress.wall_seconds,
+        images_per_second=total.images / seconds,
+        step_seconds=seconds / steps,
+        data_wait_seconds_per_step=total.data_wait_seconds / steps,
+        communication_seconds_per_step=total.traffic.seconds / steps,
+        wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
+        wire_bytes_per_rank=total.traffic.wire_bytes,
+        collectives_per_step=total.traffic.calls / steps,
+        resumed_from_epoch=resumed_from,
+        deepspeed_version=deepspeed.__version__,
+        torch_version=torch.__version__,
+    )
