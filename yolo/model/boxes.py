@@ -15,13 +15,13 @@ EPSILON = 1e-7
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre, width and height to two corners."""
-    centre, size = boxes.split(2, dim=-1)
-    return torch.cat((centre - size / 2, centre + size / 2), dim=-1)
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """(..., 4) two corners to centre, width and height."""
-    upper_left, lower_right = boxes.split(2, dim=-1)
+    upper_left, lower_right = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((upper_left + lower_right) / 2, lower_right - upper_left), dim=-1)
 
 

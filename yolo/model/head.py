@@ -37,7 +37,7 @@ class Detect(nn.Module):
         anchors = at_least_fp32(self.anchors)
         return anchors * _column(self.strides, anchors.device)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
         """Feature maps (B, channels, H / s, W / s) to raw logits (B, 3, H / s, W / s, 5 + classes)."""
         return tuple(
             convolution(level).unflatten(1, (ANCHORS_PER_LEVEL, -1)).permute(0, 1, 3, 4, 2)
@@ -51,7 +51,11 @@ class Detect(nn.Module):
         """
         decoded = []
         levels = zip(raw_levels, self.strides, self.anchors_pixels, strict=True)
-        for raw, stride, anchors in levels:  # raw (B, 3, rows, columns, 5 + classes), anchors (3, 2)
+        for (
+            raw,
+            stride,
+            anchors,
+        ) in levels:  # raw (B, 3, rows, columns, 5 + classes), anchors (3, 2)
             rows, columns = raw.shape[2:4]
             y, x = torch.meshgrid(
                 torch.arange(rows, device=raw.device),
@@ -59,10 +63,10 @@ class Detect(nn.Module):
                 indexing="ij",
             )
             corner = torch.stack((x, y), dim=-1)  # (rows, columns, 2)
-            offset, shape, scores = at_least_fp32(raw).sigmoid().split((2, 2, 1 + self.classes), -1)
-            centre = (cell_offset(offset) + corner) * stride
-            size = box_shape(shape, anchors[:, None, None])
-            decoded.append(torch.cat((centre, size, scores), dim=-1).flatten(1, 3))
+            sigmoid = at_least_fp32(raw).sigmoid()
+            centre = (cell_offset(sigmoid[..., 0:2]) + corner) * stride
+            size = box_shape(sigmoid[..., 2:4], anchors[:, None, None])
+            decoded.append(torch.cat((centre, size, sigmoid[..., 4:]), dim=-1).flatten(1, 3))
         return torch.cat(decoded, dim=1)
 
     @torch.no_grad()
@@ -72,6 +76,7 @@ class Detect(nn.Module):
         With one class its logit is not trained and shifts by 11: its score stays 1 and objectness alone decides.
         """
         for convolution, stride in zip(self.m, self.strides, strict=True):
+            assert isinstance(convolution.bias, Tensor)
             bias = convolution.bias.view(ANCHORS_PER_LEVEL, -1)
             bias[:, 4] += math.log(EXPECTED_OBJECTS / (640 / stride) ** 2)
             bias[:, 5:] += math.log(0.6 / (self.classes - 0.99999))

@@ -20,7 +20,8 @@ class Conv(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.act(self.bn(self.conv(features)))
+        activated: Tensor = self.act(self.bn(self.conv(features)))
+        return activated
 
 
 class Bottleneck(nn.Module):
@@ -33,7 +34,7 @@ class Bottleneck(nn.Module):
         self.has_shortcut = has_shortcut
 
     def forward(self, features: Tensor) -> Tensor:
-        refined = self.cv2(self.cv1(features))
+        refined: Tensor = self.cv2(self.cv1(features))
         return features + refined if self.has_shortcut else refined
 
 
@@ -49,7 +50,9 @@ class C3(nn.Module):
         self.m = nn.Sequential(*(Bottleneck(half, has_shortcut) for _ in range(repeats)))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.cv3(torch.cat((self.m(self.cv1(features)), self.cv2(features)), dim=1))
+        halves = (self.m(self.cv1(features)), self.cv2(features))
+        merged: Tensor = self.cv3(torch.cat(halves, dim=1))
+        return merged
 
 
 class SPPF(nn.Module):
@@ -66,7 +69,8 @@ class SPPF(nn.Module):
         scales = [self.cv1(features)]
         for _ in range(3):
             scales.append(self.m(scales[-1]))
-        return self.cv2(torch.cat(scales, dim=1))
+        merged: Tensor = self.cv2(torch.cat(scales, dim=1))
+        return merged
 
 
 class Concat(nn.Module):

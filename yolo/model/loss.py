@@ -93,7 +93,8 @@ class DetectionLoss:
         anchor_threshold: float = 4.0,
         label_smoothing: float = 0.0,
     ):
-        """anchors (3, 3, 2) in pixels; image_size in pixels; box, obj and cls are gains for 80 classes and 640 pixels."""
+        """anchors (3, 3, 2) in pixels; image_size in pixels; box, obj and cls are gains for 80 classes and 640
+        pixels."""
         self.strides = tuple(strides)
         self.classes = classes
         self.anchors = anchors.detach().cpu() / torch.tensor(self.strides).view(-1, 1, 1)  # cells
@@ -135,32 +136,33 @@ class DetectionLoss:
                 if raw.shape[:4] != expected:
                     raise ValueError(f"predictions {tuple(raw.shape)}: assigned for {expected}")
                 logits = at_least_fp32(raw)
-                sums = self._level(logits, assignment.levels[index])
+                box_sum, obj_sum, cls_sum = self._level(logits, assignment.levels[index])
                 cells = normaliser.images * logits[0, ..., 4].numel()
-                box.append(sums.box / counts[index])
-                obj.append(sums.obj * OBJECTNESS_BALANCE[index] / cells)
-                cls.append(sums.cls / (counts[index] * self.classes))
+                box.append(box_sum / counts[index])
+                obj.append(obj_sum * OBJECTNESS_BALANCE[index] / cells)
+                cls.append(cls_sum / (counts[index] * self.classes))
             box_loss = self.box_gain * torch.stack(box).sum()
             obj_loss = self.obj_gain * torch.stack(obj).sum()
             cls_loss = self.cls_gain * torch.stack(cls).sum()
             total = (box_loss + obj_loss + cls_loss) * normaliser.images * normaliser.shards
         return total, LossParts(box_loss.detach(), obj_loss.detach(), cls_loss.detach())
 
-    def _level(self, logits: Tensor, matches: LevelMatches) -> LossParts:
-        """One level's sums over this shard's matches and cells, not detached."""
+    def _level(self, logits: Tensor, matches: LevelMatches) -> tuple[Tensor, Tensor, Tensor]:
+        """Box, objectness and class: one level's sums over this shard's matches, cells and matches."""
         cell = (matches.image, matches.anchor, matches.row, matches.column)
         matched = logits[cell]  # (K, 5 + classes)
-        offset, shape = matched[:, :4].sigmoid().split(2, dim=-1)
-        anchor_shape = matches.anchor_shape.to(logits.dtype)
-        boxes = torch.cat((cell_offset(offset), box_shape(shape, anchor_shape)), dim=-1)
+        sigmoid = matched[:, :4].sigmoid()
+        centre = cell_offset(sigmoid[:, :2])
+        size = box_shape(sigmoid[:, 2:], matches.anchor_shape.to(logits.dtype))
+        boxes = torch.cat((centre, size), dim=-1)
         ciou = complete_iou(boxes, matches.box.to(logits.dtype))  # (K,)
 
         objectness = logits[..., 4]
         targets = _highest(objectness, cell, ciou.detach().clamp(min=0))
-        return LossParts(
-            box=(1 - ciou).sum(),
-            obj=binary_cross_entropy(objectness, targets, reduction="sum"),
-            cls=self._classes(matched[:, 5:], matches.category),
+        return (
+            (1 - ciou).sum(),
+            binary_cross_entropy(objectness, targets, reduction="sum"),
+            self._classes(matched[:, 5:], matches.category),
         )
 
     def _classes(self, logits: Tensor, category: Tensor) -> Tensor:

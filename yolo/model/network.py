@@ -1,6 +1,7 @@
 """YOLOv5 from its table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,12 @@ class YOLOv5(nn.Module):
         self.classes = classes
         self.stride = strides(variant)
         self._layers = layers(variant)
-        self._read_later = {source for layer in self._layers for source in layer.sources}
+        self._read_later = {
+            source
+            for index, layer in enumerate(self._layers)
+            for source in layer.sources
+            if source != index - 1
+        }
         sizes = _anchor_tensor(COCO_ANCHORS if anchors is None else anchors)
         *body, head = self._layers
         self.model = nn.ModuleList(_module(layer) for layer in body)
@@ -45,12 +51,14 @@ class YOLOv5(nn.Module):
         (B, 3, H / s, W / s, 5 + classes). Evaluation: as `decode` gives them.
         """
         self._check(images)
-        outputs: dict[int, Tensor] = {-1: images}
-        for index, (layer, module) in enumerate(zip(self._layers[:-1], self.model, strict=False)):
-            output = module(*(outputs[source] for source in layer.sources))
+        features: Any = images
+        kept: dict[int, Tensor] = {}
+        for index, (layer, module) in enumerate(zip(self._layers, self.model, strict=True)):
+            before = index - 1
+            features = module(*(features if s == before else kept[s] for s in layer.sources))
             if index in self._read_later:
-                outputs[index] = output
-        raw_levels = self._detect([outputs[source] for source in self._layers[-1].sources])
+                kept[index] = features
+        raw_levels: tuple[Tensor, ...] = features
         return raw_levels if self.training else self.decode(raw_levels)
 
     def decode(self, raw_levels: Sequence[Tensor]) -> Tensor:

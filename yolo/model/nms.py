@@ -82,7 +82,7 @@ def _keep(
     starts = sizes.cumsum(0) - sizes
     kept = torch.zeros(images, max_detections, dtype=torch.long, device=device)
     counts = torch.zeros(images, dtype=torch.long, device=device)
-    for first in range(0, int(sizes.max()), BLOCK):
+    for first in range(0, max(sizes.tolist(), default=0), BLOCK):
         # Scores fall: once an image has max_detections, none of the rest can be among them.
         active = ((first < sizes) & (counts < max_detections)).nonzero().squeeze(1)  # (A,)
         if len(active) == 0:

@@ -58,12 +58,13 @@ class Loop:
                 break
             self.recorder.images_arrived()
             rates = self.schedule.apply(self.engine.optimizer.param_groups, step)
-            batches = [batch.to(self.ranks.device) for batch in micro_batches]
-            assignments = [self.criterion.assign(b.targets, b.images.shape) for b in batches]
+            # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
+            assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
             matches, exchange = self._count_matches(assignments)  # travels while the network computes
-            for batch, assignment in zip(batches, assignments, strict=True):
+            for batch, assignment in zip(micro_batches, assignments, strict=True):
                 predictions = self.engine(to_network(batch.images, self.ranks.device))
                 exchange = _waited(exchange)
+                assignment = assignment.to(self.ranks.device, non_blocking=True)
                 loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
                 self.engine.backward(loss)
                 self.engine.step()
@@ -79,7 +80,8 @@ class Loop:
 
     def _count_matches(self, assignments: Sequence[Assignment]) -> tuple[torch.Tensor, Any]:
         """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up."""
-        matches = torch.stack([assignment.matches for assignment in assignments]).sum(0).float()
+        matches = torch.stack([assignment.matches for assignment in assignments]).sum(0)
+        matches = matches.to(self.ranks.device, torch.float32, non_blocking=True)
         if self.ranks.world_size == 1:
             return matches, None
         return matches, dist.all_reduce(matches, async_op=True)

@@ -51,7 +51,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
 def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
     recipe = resolved.recipe
-    datasets = open_datasets(recipe, run, ranks, narrator)
+    datasets = open_datasets(recipe, run, ranks, narrator.tell)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     if recipe.model.weights is not None:

@@ -1,0 +1,116 @@
+"""Detecting in image files, for `yolo detect`."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo.data.image_file import SUFFIXES, UnusableImage, read_image
+from yolo.data.letterbox import letterbox
+from yolo.errors import DataError
+from yolo.evaluation.detections import Detections
+from yolo.evaluation.evaluator import evaluation_mode, in_original, to_network
+from yolo.model.nms import non_maximum_suppression
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectedImage:
+    """An image file and what was seen in it."""
+
+    path: Path
+    image: np.ndarray
+    """(H, W, 3) uint8, blue green red."""
+    detections: Detections
+    """`image_id` is the file's number among those given."""
+
+
+def image_files(places: Iterable[Path]) -> list[Path]:
+    """The image files among files and folders (folders with all below them), each folder's sorted.
+
+    DataError for a place that does not exist, and where no image is found at all.
+    """
+    places = list(places)
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            files += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        elif place.exists():
+            files.append(place)
+        else:
+            raise DataError(f"{place}: no such file or folder; expected images or folders of them")
+    if not files:
+        raise DataError(
+            f"{', '.join(map(str, places)) or 'nothing'}: no images there; "
+            f"expected files with one of {', '.join(sorted(SUFFIXES))}"
+        )
+    return files
+
+
+def detect_images(
+    model: nn.Module,
+    places: Iterable[Path],
+    image_size: int,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    device: torch.device,
+    warn: Callable[[str], None],
+) -> Iterator[DetectedImage]:
+    """Detect in image files, and in all images of folders, one after another.
+
+    An unreadable image is told to `warn` and passed over. DataError where there is no image, or none can be read.
+    """
+    files = image_files(places)
+    unreadable = 0
+    for number, path in enumerate(files):
+        try:
+            image = read_image(path)
+        except UnusableImage as error:
+            unreadable += 1
+            warn(str(error))
+            continue
+        square, placed = letterbox(image, image_size)
+        pixels = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1).copy())
+        with evaluation_mode(model):
+            predictions = model(to_network(pixels[None], device))
+        (rows,) = non_maximum_suppression(
+            predictions, confidence, iou, max_detections, multi_label=False
+        )
+        yield DetectedImage(path, image, in_original(rows, placed, number))
+    if unreadable == len(files):
+        raise DataError(f"none of {len(files)} images can be read")
+    if unreadable:
+        warn(f"{unreadable} of {len(files)} images could not be read")
+
+
+def write_detections(
+    found: Iterable[DetectedImage], class_names: tuple[str, ...], path: Path
+) -> None:
+    """One JSON file: a list with `image`, `width`, `height` and `detections` (`class`, `score`, `box` xyxy in pixels)."""
+    content = [
+        {
+            "image": str(entry.path),
+            "width": entry.image.shape[1],
+            "height": entry.image.shape[0],
+            "detections": _rows(entry.detections, class_names),
+        }
+        for entry in found
+    ]
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _rows(found: Detections, class_names: tuple[str, ...]) -> list[dict[str, object]]:
+    return [
+        {
+            "class": class_names[category],
+            "score": round(float(score), 4),
+            "box": [round(float(value), 2) for value in box],
+        }
+        for box, score, category in zip(
+            found.boxes, found.scores, found.classes.tolist(), strict=True
+        )
+    ]

@@ -1,0 +1,144 @@
+"""Weights as a safetensors file: the public YOLOv5's tensor names, and what is needed to build the network again."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from yolo.errors import WeightsError
+from yolo.model.network import YOLOv5
+
+ANCHORS = "model.24.anchors"
+NAMED = 4
+"""Tensors named in a message before it says how many more there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedWeights:
+    """Which tensors came from the file."""
+
+    matched: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    """Tensors of the file or of the network that were left, each with the reason."""
+
+    def summary(self) -> str:
+        """One line for the log."""
+        text = f"{len(self.matched)} tensors loaded"
+        return (
+            f"{text}, {len(self.skipped)} left: {_listed(self.skipped)}" if self.skipped else text
+        )
+
+
+def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None:
+    """Write the state dict, whole or not at all: to a temporary name first.
+
+    The file's metadata is `metadata` (class_names as JSON and image_size by convention) with variant, classes and
+    anchors (JSON, pixels) of the network. WeightsError where the file cannot be written.
+    """
+    described = {
+        **metadata,
+        "format": "pt",
+        "variant": model.variant,
+        "classes": str(model.classes),
+        "anchors": json.dumps(model.anchors.tolist()),
+    }
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, temporary, described)
+        os.replace(temporary, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says about itself, without its tensors. WeightsError where it is no safetensors file."""
+    return _open(path)[0]
+
+
+def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWeights:
+    """Copy a file's tensors into the network.
+
+    Without `allow_mismatch` names and shapes must be the network's, and its anchors become the file's. With it (another
+    number of classes, say) what fits is taken, the rest stays as it is and is named, and the network keeps the anchors
+    that were chosen for its data. WeightsError where the file is missing or unreadable, does not fit, or nothing of it
+    fits; the network is then unchanged.
+    """
+    _, tensors = _open(path, with_tensors=True)
+    state = model.state_dict()
+    skipped = _misfits(tensors, state, keep_anchors=allow_mismatch)
+    if skipped and not allow_mismatch:
+        raise WeightsError(
+            f"{path}: does not fit the network: {_listed(skipped)}; use weights of the same variant"
+            " and number of classes"
+        )
+    left = {name for name, _ in skipped}
+    matched = tuple(name for name in state if name not in left)
+    if not any(name != ANCHORS for name in matched):
+        raise WeightsError(
+            f"{path}: no tensor fits the network ({_listed(skipped)}); use YOLOv5 weights,"
+            " best of the same variant"
+        )
+    with torch.no_grad():
+        for name in matched:
+            state[name].copy_(tensors[name])
+    return LoadedWeights(matched, skipped)
+
+
+def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
+    """The network that a file of `save_weights` describes, with its weights, and the file's metadata."""
+    metadata = read_metadata(path)
+    try:
+        model = YOLOv5(metadata["variant"], int(metadata["classes"]))
+    except (KeyError, ValueError) as error:
+        raise WeightsError(
+            f"{path}: its metadata does not say which network it holds ({error}); use a file"
+            " written by this program"
+        ) from error
+    load_weights(path, model, allow_mismatch=False)
+    return model, metadata
+
+
+def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file; give the path of a .safetensors file")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = file.keys() if with_tensors else ()
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({error}); copy it again, or convert it to"
+            " safetensors"
+        ) from error
+
+
+def _misfits(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], keep_anchors: bool
+) -> tuple[tuple[str, str], ...]:
+    misfits = []
+    for name, own in state.items():
+        found = tensors.get(name)
+        if found is None:
+            misfits.append((name, "not in the file"))
+        elif found.shape != own.shape:
+            shapes = f"{tuple(found.shape)} in the file, {tuple(own.shape)} in the network"
+            misfits.append((name, shapes))
+        elif keep_anchors and name == ANCHORS and not torch.equal(found.to(own), own):
+            misfits.append((name, "the network keeps its own anchors"))
+    misfits += [(name, "not in the network") for name in tensors if name not in state]
+    return tuple(misfits)
+
+
+def _listed(items: tuple[tuple[str, str], ...]) -> str:
+    named = ", ".join(f"{name} ({reason})" for name, reason in items[:NAMED])
+    more = len(items) - NAMED
+    return f"{named} and {more} more" if more > 0 else named

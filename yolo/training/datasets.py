@@ -1,0 +1,95 @@
+"""The data of a run: both splits read and verified by all ranks together, and the anchors that fit them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
+from yolo.data.loading import load_split
+from yolo.data.verification import Problems, verify_images
+from yolo.errors import DataError
+from yolo.model.anchors import choose_anchors
+from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.schema import Recipe
+from yolo.training.ranks import Ranks, from_all, from_first
+from yolo.training.run_directory import RunDirectory
+
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+"""Three levels of three (width, height) in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Datasets:
+    """Both splits, bad images left out, and the anchors."""
+
+    train: DetectionDataset
+    val: DetectionDataset
+    anchors: Anchors
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the network's order."""
+        return self.train.class_names
+
+
+def open_datasets(
+    recipe: Recipe, run: RunDirectory, ranks: Ranks, tell: Callable[[str], None]
+) -> Datasets:
+    """Read both splits, verify every image, and settle the anchors; collective.
+
+    Raises DataError on all ranks where too much of a split cannot be used.
+    """
+    splits = [_verified(recipe, split, ranks) for split in ("train", "val")]
+    reports = [split.report for split in splits]
+    if ranks.is_first:
+        write_report(reports, run.data_report)
+    for report in reports:
+        for line in report.lines():
+            tell(f"data: {line}")
+        refuse_if_bad(report, recipe.data.max_bad_share, run.data_report)
+    train, val = splits
+    if train.class_names != val.class_names:
+        raise DataError(
+            f"{val.source}: its classes {list(val.class_names)} are not those of {train.source}: "
+            f"{list(train.class_names)}"
+        )
+    tell(
+        f"data: {len(train.records)} training and {len(val.records)} validation images, "
+        f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
+    )
+    return Datasets(train, val, _anchors(recipe, train, ranks, tell))
+
+
+def _verified(recipe: Recipe, split: str, ranks: Ranks) -> DetectionDataset:
+    dataset = load_split(recipe.data, split)
+    threads = max(1, len(os.sched_getaffinity(0)) // ranks.world_size)
+    problems: Problems = {}
+    for found in from_all(ranks, verify_images(dataset, ranks.rank, ranks.world_size, threads)):
+        problems |= found
+    return dataset.without(problems)
+
+
+def _anchors(
+    recipe: Recipe, train: DetectionDataset, ranks: Ranks, tell: Callable[[str], None]
+) -> Anchors:
+    if recipe.model.anchors == "default":
+        return COCO_ANCHORS
+    if recipe.model.anchors != "auto":
+        return recipe.model.anchors
+    size = recipe.model.image_size
+    shapes = [
+        (record.boxes[:, 2:] - record.boxes[:, :2]) * (size / max(record.width, record.height))
+        for record in train.records
+    ]
+    shapes_pixels = np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])  # (M, 2)
+    # By the first rank for all: k-means may round differently on another machine.
+    choice = from_first(
+        ranks,
+        choose_anchors(shapes_pixels, size, recipe.model.anchor_threshold, recipe.train.seed)
+        if ranks.is_first
+        else None,
+    )
+    tell(f"anchors: {choice.reason}")
+    return choice.anchors
