@@ -1,7 +1,7 @@
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo.model.boxes import (
@@ -17,6 +17,7 @@ side = st.floats(0.01, 100)
 boxes_xywh = st.lists(st.tuples(coordinate, coordinate, side, side), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(boxes_xywh)
 def test_the_two_spellings_convert_into_each_other(boxes: list[tuple[float, ...]]) -> None:
     xywh = torch.tensor(boxes, dtype=torch.float64)
@@ -28,6 +29,7 @@ def test_clipping_cuts_off_at_the_edges_of_a_rectangle() -> None:
     assert clip_xyxy(boxes, height=480, width=640).tolist() == [[0, 0, 640, 480], [10, 20, 30, 40]]
 
 
+@settings(deadline=None)
 @given(boxes_xywh, boxes_xywh)
 def test_pairwise_iou_equals_a_slow_loop(first: list, second: list) -> None:
     a, b = (xywh_to_xyxy(torch.tensor(x, dtype=torch.float64)) for x in (first, second))
@@ -48,6 +50,7 @@ def test_a_box_without_area_overlaps_nothing() -> None:
     ).tolist() == [[0, 0]]
 
 
+@settings(deadline=None)
 @given(boxes_xywh)
 def test_ciou_of_a_box_with_itself_is_1(boxes: list[tuple[float, ...]]) -> None:
     xywh = torch.tensor(boxes, dtype=torch.float64)

@@ -44,7 +44,7 @@ def main() -> None:
     reference = copy.deepcopy(model)
     plain = copy.deepcopy(model)
     engine = start_engine(model, recipe, ranks)
-    criterion = DetectionLoss(before.anchors, before.stride, 3, 64, 0.05, 1.0, 0.5, 4.0, 0.0)
+    criterion = DetectionLoss(before.anchors, before.stride, 3, 64)
 
     steps, micro = recipe.train.gradient_accumulation_steps, recipe.train.micro_batch
     generator = torch.Generator().manual_seed(1 + ranks.rank)

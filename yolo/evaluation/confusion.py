@@ -30,10 +30,10 @@ def confusion_matrix(
         paired_boxes, paired_detections = _pairs(box_overlaps(boxes, found.boxes), iou)
         np.add.at(counts, (classes[paired_boxes], found.classes[paired_detections]), 1)
         missed = np.delete(classes, paired_boxes)
-        np.add.at(counts, (missed, background), 1)
+        np.add.at(counts[:, background], missed, 1)
         is_invented = ~_lies_in_crowd(found, image, iou)
         is_invented[paired_detections] = False
-        np.add.at(counts, (background, found.classes[is_invented]), 1)
+        np.add.at(counts[background], found.classes[is_invented], 1)
     return ConfusionMatrix((*truth.class_names, "background"), counts)
 
 
@@ -41,7 +41,8 @@ def box_overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Intersection over union of (N, 4) with (M, 4) boxes xyxy: (N, M) in 0..1."""
     shared = _intersections(first, second)
     union = _areas(first)[:, None] + _areas(second) - shared
-    return shared / np.maximum(union, np.finfo(np.float32).tiny)
+    overlaps: np.ndarray = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    return overlaps
 
 
 def _pairs(overlaps: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:
@@ -62,14 +63,17 @@ def _lies_in_crowd(found: Detections, image: ImageTruth, share: float) -> np.nda
     """Which detections (K,) lie in a box of a crowd by more than a share of their own area; the class does not matter."""
     inside = _intersections(found.boxes, image.boxes[image.crowd])
     own = np.maximum(_areas(found.boxes), np.finfo(np.float32).tiny)
-    return (inside / own[:, None] > share).any(axis=1)
+    lies_inside: np.ndarray = (inside / own[:, None] > share).any(axis=1)
+    return lies_inside
 
 
 def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     upper_left = np.maximum(first[:, None, :2], second[None, :, :2])
     lower_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    return np.clip(lower_right - upper_left, 0, None).prod(axis=-1)
+    shared: np.ndarray = np.clip(lower_right - upper_left, 0, None).prod(axis=-1)
+    return shared
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
+    areas: np.ndarray = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
+    return areas

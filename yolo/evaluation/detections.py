@@ -33,9 +33,7 @@ class Detections:
         return self._at(np.lexsort((bottom, right, top, left, self.classes, -self.scores)))
 
     def _at(self, which: np.ndarray) -> "Detections":
-        return Detections(
-            self.image_id, self.boxes[which], self.scores[which], self.classes[which]
-        )
+        return Detections(self.image_id, self.boxes[which], self.scores[which], self.classes[which])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,9 +66,7 @@ class GroundTruth:
         return cls(dataset.class_names, tuple(sorted(images, key=lambda image: image.image_id)))
 
 
-def merge(
-    parts: Iterable[Sequence[Detections]], truth: GroundTruth
-) -> tuple[Detections, ...]:
+def merge(parts: Iterable[Sequence[Detections]], truth: GroundTruth) -> tuple[Detections, ...]:
     """All ranks' detections in the order of the truth's images, each image's in a canonical order.
 
     The result does not depend on how the images were shared out. An image that two ranks evaluated counts once.

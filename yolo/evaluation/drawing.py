@@ -35,7 +35,7 @@ def draw_detections(
     for box, _, category in reversed(rows):
         left, top, right, bottom = box.round().astype(int).tolist()
         colour = class_colour(category)
-        cv2.rectangle(drawn, (left, top), (right, bottom), colour, pen.line, cv2.LINE_AA)
+        cv2.rectangle(drawn, (left, top), (right, bottom), colour, pen.line)
     for box, score, category in reversed(rows):  # after all boxes, so that no line crosses a label
         _draw_label(drawn, f"{class_names[category]} {score:.2f}", box, class_colour(category), pen)
     return drawn

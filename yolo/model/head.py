@@ -51,11 +51,7 @@ class Detect(nn.Module):
         """
         decoded = []
         levels = zip(raw_levels, self.strides, self.anchors_pixels, strict=True)
-        for (
-            raw,
-            stride,
-            anchors,
-        ) in levels:  # raw (B, 3, rows, columns, 5 + classes), anchors (3, 2)
+        for raw, stride, anchors in levels:  # (B, 3, rows, columns, 5 + classes), pixels, (3, 2)
             rows, columns = raw.shape[2:4]
             y, x = torch.meshgrid(
                 torch.arange(rows, device=raw.device),

@@ -93,8 +93,10 @@ class DetectionLoss:
         anchor_threshold: float = 4.0,
         label_smoothing: float = 0.0,
     ):
-        """anchors (3, 3, 2) in pixels; image_size in pixels; box, obj and cls are gains for 80 classes and 640
-        pixels."""
+        """anchors (3, 3, 2) and image_size in pixels; classes counts them, and strides are pixels per cell.
+
+        box, obj and cls are the gains as the public code states them: for 3 levels, 80 classes and 640 pixels.
+        """
         self.strides = tuple(strides)
         self.classes = classes
         self.anchors = anchors.detach().cpu() / torch.tensor(self.strides).view(-1, 1, 1)  # cells

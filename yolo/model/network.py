@@ -62,8 +62,11 @@ class YOLOv5(nn.Module):
         return raw_levels if self.training else self.decode(raw_levels)
 
     def decode(self, raw_levels: Sequence[Tensor]) -> Tensor:
-        """What training returns as predictions (B, N, 5 + classes), fp32: centre x, y, width, height in pixels of the
-        images, objectness and class scores in 0..1. N = 3 * (H / 8 * W / 8 + H / 16 * W / 16 + H / 32 * W / 32)."""
+        """What training returns, as predictions (B, N, 5 + classes) in fp32.
+
+        Centre x, centre y, width and height in pixels of the images, then objectness and class scores in 0..1;
+        N is 3 times the cells of all levels, 25,200 at 640 x 640.
+        """
         return self._detect.decode(raw_levels)
 
     @property

@@ -41,15 +41,17 @@ class Loop:
         self.recorder = recorder
         self.ranks = ranks
         self.log_every_steps = log_every_steps
+        self.step = 0
+        """Optimizer steps taken, those before a resume included."""
 
     def epoch(
-        self, epoch: int, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
+        self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
     ) -> Iterator[StepLog]:
         """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
 
         Raises TrainingDiverged on all ranks alike.
         """
-        step = first_step
+        self.step = first_step
         self.engine.train()
         while True:
             self.recorder.step_begins()
@@ -57,7 +59,7 @@ class Loop:
             if micro_batches is None:
                 break
             self.recorder.images_arrived()
-            rates = self.schedule.apply(self.engine.optimizer.param_groups, step)
+            rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step)
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
             assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
             matches, exchange = self._count_matches(assignments)  # travels while the network computes
@@ -71,12 +73,12 @@ class Loop:
                 self.recorder.add_losses(parts.stacked())
             if self.engine.was_step_applied():
                 self.average.update()
-            step += 1
+            self.step += 1
             self.recorder.step_ended()
-            if step % self.log_every_steps == 0:
-                yield self._log(step, rates.lr)
+            if self.step % self.log_every_steps == 0:
+                yield self._log(rates.lr)
         if self.recorder.has_steps:
-            yield self._log(step, rates.lr)
+            yield self._log(rates.lr)
 
     def _count_matches(self, assignments: Sequence[Assignment]) -> tuple[torch.Tensor, Any]:
         """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up."""
@@ -94,7 +96,8 @@ class Loop:
             shards=self.ranks.world_size * accumulation,
         )
 
-    def _log(self, step: int, lr: float) -> StepLog:
+    def _log(self, lr: float) -> StepLog:
+        step = self.step
         norm = self.engine.get_global_grad_norm()
         log = self.recorder.log(
             step, step / self.schedule.steps_per_epoch, lr, None if norm is None else float(norm)

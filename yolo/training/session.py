@@ -14,13 +14,13 @@ from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss
 from yolo.model.weights import load_weights
-from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
+from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.effective import effective_yaml
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from yolo.training.datasets import Datasets, open_datasets
 from yolo.training.engine import start_engine
-from yolo.training.judge import Judge
+from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
 from yolo.training.ranks import Ranks, from_first, join, world_size_from_launcher
@@ -40,11 +40,12 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     ranks = join(recipe)
     run = _open_run(resolved, ranks, run_path)
     narrator = Narrator.start(resolved, run, ranks)
+    is_success = False
     try:
         _train(resolved, run, ranks, narrator)
-    except BaseException:
-        narrator.stop(is_success=False)
-        raise
+        is_success = True
+    finally:
+        narrator.stop(is_success)
     torch.distributed.barrier()
     deepspeed.comm.destroy_process_group()
 
@@ -68,7 +69,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     criterion = _criterion(plain, recipe)
     loop = Loop(engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps)
-    judge = Judge(datasets, recipe, ranks, run, narrator)
+    judge = Judge(datasets, recipe, ranks, run)
 
     progress = Progress()
     if run.has_checkpoint:
@@ -76,32 +77,35 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     resumed_from = progress.epochs_done
     started = time.perf_counter() - progress.wall_seconds
-    narrator.training_starts(schedule.steps, progress.steps_done, model)
-    metrics = None
+    narrator.training_starts(schedule.steps, progress.steps_done)
+    verdict = None
     for epoch in range(progress.epochs_done, recipe.train.epochs):
-        meter.take()  # evaluation and checkpoints are not training
-        for log in loop.epoch(epoch, progress.steps_done, loader.epoch(epoch)):
+        meter.take()  # evaluations and checkpoints are not training
+        for log in loop.epoch(progress.steps_done, loader.epoch(epoch)):
             narrator.step(log)
-        done, is_last = epoch + 1, epoch + 1 == recipe.train.epochs
+        done = epoch + 1
+        is_last = done == recipe.train.epochs
         must_judge = is_last or done % recipe.evaluation.every_epochs == 0
         must_save = is_last or done % recipe.checkpoint.every_epochs == 0
         if must_judge or must_save:
             average.write_into(plain)
-        best = progress.best_ap
+        best_ap = progress.best_ap
         if must_judge:
-            metrics, best = judge.judge(plain, done, best)
+            verdict = judge.judge(plain, best_ap)
+            best_ap = max(best_ap, verdict.ap or 0.0)
+            narrator.judged(verdict, done, loop.step)
         progress = Progress(
             epochs_done=done,
-            steps_done=done * len(loader),
+            steps_done=loop.step,
             average_updates=average.updates,
-            best_ap=best,
+            best_ap=best_ap,
             wall_seconds=time.perf_counter() - started,
         )
         if must_save:
             save_checkpoint(engine, average, plain, progress, recipe, run)
-    judge.save_last(plain)
-    summary = _summary(resolved, recorder, progress, metrics, resumed_from, ranks)
     if ranks.is_first:
+        judge.save(plain, run.last_weights)
+        summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks)
         summary.write(run.summary)
         narrator.end(summary)
         run.finished.write_text("the run reached its end\n", encoding="utf-8")
@@ -129,7 +133,7 @@ def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunD
     return chosen
 
 
-def _criterion(model: YOLOv5, recipe: Any) -> DetectionLoss:
+def _criterion(model: YOLOv5, recipe: Recipe) -> DetectionLoss:
     return DetectionLoss(
         anchors=model.anchors,
         strides=model.stride,
@@ -147,7 +151,7 @@ def _summary(
     resolved: ResolvedRecipe,
     recorder: Recorder,
     progress: Progress,
-    metrics: Any,
+    verdict: Verdict | None,
     resumed_from: int,
     ranks: Ranks,
 ) -> RunSummary:
@@ -156,8 +160,8 @@ def _summary(
     seconds = max(1e-9, total.seconds)
     return RunSummary(
         recipe=resolved.name,
-        ap=None if metrics is None else metrics.ap,
-        ap50=None if metrics is None else metrics.ap50,
+        ap=verdict.ap if verdict else None,
+        ap50=verdict.ap50 if verdict else None,
         best_ap=progress.best_ap if progress.best_ap >= 0 else None,
         epochs=progress.epochs_done,
         steps=progress.steps_done,

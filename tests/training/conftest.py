@@ -1,0 +1,73 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY, free_port
+from yolo.data.demo import DemoSettings, generate_demo
+
+SMALL = (
+    *("model.image_size=64", "train.epochs=2", "train.global_batch=8", "train.warmup_epochs=0"),
+    *("evaluation.every_epochs=1", "checkpoint.every_epochs=1", "tracking.log_every_steps=2"),
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of the main job that ended."""
+
+    code: int
+    output: str
+    folder: Path
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "demo"
+    generate_demo(root, DemoSettings(train_images=24, val_images=9, size=96))
+    return root
+
+
+@pytest.fixture
+def start(small_demo: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start `python -m yolo train` in an empty folder, on a small demo set and 2 ranks."""
+
+    def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
+        common = (f"data.root={small_demo}", *SMALL, f"cluster.master_port={free_port()}")
+        return subprocess.Popen(
+            [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start_run
+
+
+@pytest.fixture
+def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable[..., Ended]:
+    """The same, to its end."""
+
+    def run_to_end(recipe: str, *overrides: str, fails: bool = False) -> Ended:
+        process = start(recipe, *overrides)
+        output, _ = process.communicate(timeout=300)
+        assert (process.returncode != 0) == fails, output[-6000:]
+        return Ended(process.returncode, output, tmp_path / "runs" / Path(recipe).stem / "latest")
+
+    return run_to_end

@@ -1,0 +1,155 @@
+"""The main job on a small data set, through the real launcher with 2 ranks."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from tests.training.conftest import Ended
+
+Run = Callable[..., Ended]
+Start = Callable[..., subprocess.Popen[str]]
+pytestmark = pytest.mark.slow
+
+
+def losses(ended: Ended) -> list[float]:
+    return [
+        row["train/loss_box"] + row["train/loss_obj"] + row["train/loss_cls"]
+        for row in ended.metrics()
+        if "train/loss_box" in row
+    ]
+
+
+def test_a_run_leaves_everything_it_promises(run: Run) -> None:
+    ended = run("recipes/demo.yaml")
+    assert ended.folder.is_symlink()
+    for name in (
+        *("recipe.yaml", "deepspeed.json", "summary.json", "metrics.jsonl", "report.html"),
+        *("weights/last.safetensors", "weights/best.safetensors", "finished", "data_report.json"),
+    ):
+        assert (ended.folder / name).stat().st_size > 0, name
+    assert list((ended.folder / "wandb").glob("offline-run-*/*.wandb"))
+    summary = ended.read("summary.json")
+    assert summary["world_size"] == 2
+    assert summary["steps"] == 6
+    assert 0 <= summary["ap"] <= summary["ap50"] <= 1
+    assert summary["images_per_second"] > 0 < summary["wall_seconds"]
+    # Stage 0 averages yolov5n's gradients in fp32: with 2 ranks each sends all of them once, and the 3 match counts.
+    parameters = 1_770_682  # with 4 classes
+    assert summary["wire_bytes_per_step_per_rank"] == parameters * 4 + 12
+    assert 0 < summary["communication_seconds_per_step"]
+    assert "AP50" in ended.output
+    assert "deepspeed --num_accelerators 2" in ended.output
+    assert "each rank sent" in ended.output
+
+
+def test_all_zero_stages_follow_the_same_loss_curve(run: Run) -> None:
+    curves = {
+        stage: losses(run("recipes/demo.yaml", f"zero.stage={stage}", "train.seed=3"))
+        for stage in range(4)
+    }
+    assert len(curves[0]) >= 3
+    assert curves[0][-1] < curves[0][0]
+    for stage in (1, 2, 3):
+        assert curves[stage] == pytest.approx(curves[0], rel=2e-4), stage
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
+    run: Run, start: Start, tmp_path: Path, stage: int
+) -> None:
+    settings = (f"zero.stage={stage}", "train.epochs=3")
+    whole = run("recipes/demo.yaml", *settings)
+    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    expected_losses = losses(whole)
+
+    process = start("recipes/demo.yaml", *settings)
+    deadline = time.monotonic() + 120
+    marker = Path("checkpoints") / "latest"
+    first = whole.folder.resolve()
+    while True:
+        newest = (tmp_path / "runs" / "demo" / "latest").resolve()
+        if newest != first and (newest / marker).exists():
+            break
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (newest / "finished").exists()
+
+    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
+    assert resumed.folder.resolve() == newest
+    assert "going on after epoch" in resumed.output
+    assert resumed.read("summary.json")["resumed_from_epoch"] >= 1
+    assert losses(resumed)[-1] == pytest.approx(expected_losses[-1], rel=1e-6)
+    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
+        np.testing.assert_allclose(tensor, expected[name], rtol=1e-6, atol=1e-8, err_msg=name)
+
+
+def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, tmp_path: Path) -> None:
+    ended = run("recipes/demo.yaml")
+    (ended.folder / "finished").unlink()
+    tag = (ended.folder / "checkpoints" / "latest").read_text()
+    for state in (ended.folder / "checkpoints" / tag).glob("*model_states.pt"):
+        state.write_bytes(state.read_bytes()[:1000])
+    again = run("recipes/demo.yaml", "checkpoint.resume=auto", fails=True)
+    assert "cannot be read" in again.output
+    assert "checkpoint.resume=never" in again.output
+    assert "Traceback" not in again.output
+
+
+def test_a_checkpoint_of_another_stage_is_refused_by_name(run: Run) -> None:
+    ended = run("recipes/demo.yaml")
+    (ended.folder / "finished").unlink()
+    again = run("recipes/demo.yaml", "checkpoint.resume=auto", "zero.stage=1", fails=True)
+    assert "was saved with zero.stage 0, and this run has 1" in again.output
+
+
+def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(start: Start, tmp_path: Path) -> None:
+    process = start("recipes/demo.yaml", "train.epochs=50")
+    deadline = time.monotonic() + 120
+    metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    table = subprocess.run(["pgrep", "-f", "-a", "deepspeed.launcher.launch"], capture_output=True, text=True)
+    mine = [line for line in table.stdout.splitlines() if str(metrics.parents[1].name) and "train.epochs=50" in line]
+    assert mine
+    for line in mine:
+        os.kill(int(line.split()[0]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    subprocess.run(["pkill", "-9", "-f", "train.epochs=50"], check=False)
+    assert process.returncode == 2, output[-3000:]
+    assert "the run did not reach its end" in output or "exit code" in output
+
+
+def test_diverging_training_stops_and_says_what_to_do(run: Run) -> None:
+    ended = run("recipes/demo.yaml", "optimizer.lr=9", "train.gradient_clipping=0", "train.epochs=20", fails=True)
+    assert "no number any more; lower optimizer.lr" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_missing_data_set_is_one_line(run: Run) -> None:
+    ended = run("recipes/demo.yaml", "data.root=/nowhere", fails=True)
+    assert "data.root: /nowhere: no such folder" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_bad_images_above_the_share_stop_the_run_before_training(run: Run, small_demo: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(small_demo, broken)
+    for image in sorted((broken / "images").glob("train-*"))[:3]:
+        image.write_bytes(image.read_bytes()[:500])
+    ended = run("recipes/demo.yaml", f"data.root={broken}", fails=True)
+    assert "3 of 24 images cannot be used (12.5%, data.max_bad_share allows 1.0%)" in ended.output
+    kept = run("recipes/demo.yaml", f"data.root={broken}", "data.max_bad_share=0.2")
+    assert "3 x corrupt image" in kept.output
+    assert kept.read("data_report.json")[0]["bad_images"] == 3

@@ -1,0 +1,151 @@
+"""`yolo eval` and `yolo detect`: weights in a file, images in a folder, no run around them."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import torch
+
+from yolo.data.dataset import DetectionDataset
+from yolo.data.loader import evaluation_loader
+from yolo.data.loading import load_annotated
+from yolo.data.verification import verify_images
+from yolo.errors import DataError, WeightsError
+from yolo.evaluation.detections import GroundTruth
+from yolo.evaluation.detector import DetectedImage, detect_images, write_detections
+from yolo.evaluation.drawing import draw_detections
+from yolo.evaluation.evaluator import evaluate
+from yolo.evaluation.metrics import Metrics
+from yolo.evaluation.metrics_json import metrics_to_json
+from yolo.model import YOLOv5
+from yolo.model.weights import build_from_weights
+from yolo.recipe.sections.evaluation import EvaluationSection
+
+MAX_DETECTIONS = 300
+MAX_WORKERS = 8
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_weights(
+    weights: Path, data: Path, json_path: Path | None, batch: int
+) -> Iterator[str]:
+    """Measure weights on a data set, with a recipe's default settings; yields the lines to print.
+
+    `data` is a COCO annotation file or a data.yaml. Images that cannot be read are left out and counted. Raises
+    WeightsError and DataError, the latter also where the classes differ.
+    """
+    model, class_names, image_size = _load(weights)
+    dataset = load_annotated(data)
+    if dataset.class_names != class_names:
+        raise DataError(
+            f"{data}: its classes {list(dataset.class_names)} are not those of {weights}: {list(class_names)}"
+        )
+    dataset = dataset.without(verify_images(dataset))
+    yield from (f"warning: {line}" for line in dataset.report.lines())
+    metrics = _evaluate(model, dataset, image_size, batch)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
+    yield from metric_lines(metrics)
+
+
+def detect_and_draw(
+    weights: Path, places: list[Path], out: Path, confidence: float, iou: float
+) -> Iterator[str]:
+    """Detect in images and folders of them; yields a line an image.
+
+    Writes each image with its boxes, and detections.json, into `out`. Raises WeightsError and DataError.
+    """
+    model, class_names, image_size = _load(weights)
+    device = _device()
+    out.mkdir(parents=True, exist_ok=True)
+    found = []
+    names: Counter[str] = Counter()
+    for entry in detect_images(
+        model.to(device), places, image_size, confidence, iou, MAX_DETECTIONS, device, log.warning
+    ):
+        picture = _free_name(out, entry, names)
+        cv2.imwrite(str(picture), draw_detections(entry.image, entry.detections, class_names))
+        found.append(entry)
+        yield f"{entry.path}: {_counted(entry, class_names)} -> {picture}"
+    listing = out / "detections.json"
+    write_detections(found, class_names, listing)
+    yield f"{len(found)} images, all detections in {listing}"
+
+
+def metric_lines(metrics: Metrics) -> Iterator[str]:
+    """The figures as lines of text, the classes as a table."""
+    sizes = (
+        (metrics.ap_small, "small"),
+        (metrics.ap_medium, "medium"),
+        (metrics.ap_large, "large"),
+    )
+    yield f"{metrics.images} images, {metrics.boxes} boxes, {metrics.detections} detections"
+    if metrics.ap is None:
+        yield "AP none: the data set has no boxes to measure it by"
+        return
+    yield f"AP {_figure(metrics.ap)}   AP50 {_figure(metrics.ap50)}   AP75 {_figure(metrics.ap75)}"
+    yield "AP by size: " + ", ".join(f"{name} {_figure(value)}" for value, name in sizes)
+    yield f"AR100 {_figure(metrics.ar100)}"
+    width = max(5, *(len(found.name) for found in metrics.per_class))
+    yield f"{'class':<{width}}  images   boxes     AP   AP50  precision  recall"
+    for found in metrics.per_class:
+        yield (
+            f"{found.name:<{width}}  {found.images:6}  {found.boxes:6}  {_figure(found.ap):>5}  {_figure(found.ap50):>5}"
+            f"  {_figure(found.precision):>9}  {_figure(found.recall):>6}"
+        )
+
+
+def _load(weights: Path) -> tuple[YOLOv5, tuple[str, ...], int]:
+    model, metadata = build_from_weights(weights)
+    try:
+        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
+        image_size = int(metadata["image_size"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{weights}: its metadata lack class_names or image_size ({error}); use a run's weights/*.safetensors"
+        ) from error
+    if len(class_names) != model.classes:
+        raise WeightsError(
+            f"{weights}: names {len(class_names)} classes for a network of {model.classes}"
+        )
+    return model, class_names, image_size
+
+
+def _evaluate(model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int) -> Metrics:
+    device = _device()
+    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1)
+    metrics = evaluate(
+        model.to(device),
+        evaluation_loader(dataset, image_size, batch, workers),
+        GroundTruth.of(dataset),
+        EvaluationSection(),
+        device,
+    )
+    assert metrics is not None  # there is one rank, and it is the first
+    return metrics
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _free_name(out: Path, entry: DetectedImage, names: Counter[str]) -> Path:
+    """The image's own name; a number is added where folders hold images of one name."""
+    stem = entry.path.stem
+    names[stem] += 1
+    return out / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png")
+
+
+def _counted(entry: DetectedImage, class_names: tuple[str, ...]) -> str:
+    counts = Counter(entry.detections.classes.tolist())
+    return ", ".join(f"{n} {class_names[c]}" for c, n in sorted(counts.items())) or "nothing"
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"

@@ -1,0 +1,72 @@
+"""Judging the averaged weights during a run, and keeping the best."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from yolo.data.loader import evaluation_loader
+from yolo.evaluation.detections import GroundTruth
+from yolo.evaluation.evaluator import evaluate, gather_to_first_rank
+from yolo.evaluation.metrics import Metrics
+from yolo.model import YOLOv5
+from yolo.model.weights import save_weights
+from yolo.recipe.schema import Recipe
+from yolo.training.datasets import Datasets
+from yolo.training.ranks import Ranks, from_first
+from yolo.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one evaluation said; the same on every rank but for the metrics."""
+
+    ap: float | None
+    ap50: float | None
+    is_best: bool
+    metrics: Metrics | None
+    """On the first rank."""
+
+
+class Judge:
+    """Evaluates on the validation split, every rank its share of the images."""
+
+    def __init__(self, datasets: Datasets, recipe: Recipe, ranks: Ranks, run: RunDirectory) -> None:
+        self.recipe = recipe
+        self.ranks = ranks
+        self.run = run
+        self.class_names = datasets.class_names
+        self.truth = GroundTruth.of(datasets.val)
+        assert recipe.train.micro_batch != "auto"
+        self.batches = evaluation_loader(
+            datasets.val,
+            recipe.model.image_size,
+            recipe.train.micro_batch,
+            recipe.data.workers,
+            ranks.rank,
+            ranks.world_size,
+        )
+
+    def judge(self, model: YOLOv5, best_ap: float) -> Verdict:
+        """Evaluate a plain network that holds the same weights on every rank; collective.
+
+        The best weights so far are written. A split without boxes has no AP, and its last weights are its best.
+        """
+        gather = gather_to_first_rank if self.ranks.world_size > 1 else lambda mine: [mine]
+        metrics = evaluate(
+            model, self.batches, self.truth, self.recipe.evaluation, self.ranks.device, gather
+        )
+        ap, ap50 = from_first(self.ranks, metrics and (metrics.ap, metrics.ap50))
+        is_best = ap is None or ap > best_ap
+        if is_best and self.ranks.is_first:
+            self.save(model, self.run.best_weights)
+        return Verdict(ap, ap50, is_best, metrics)
+
+    def save(self, model: torch.nn.Module, path: Path) -> None:
+        """Write weights with what is needed to use them anywhere."""
+        description = {
+            "class_names": json.dumps(self.class_names),
+            "image_size": str(self.recipe.model.image_size),
+        }
+        save_weights(path, model, description)
