@@ -106,7 +106,9 @@ def _coco(truth: GroundTruth, annotations: list[dict[str, object]]) -> COCO:
 def _xywh(boxes: np.ndarray) -> list[list[float]]:
     """(N, 4) corners to left, top, width, height, in double precision as the library computes."""
     corners = boxes.astype(np.float64).reshape(-1, 4)
-    rows: list[list[float]] = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).tolist()
+    rows: list[list[float]] = np.column_stack(
+        [corners[:, :2], corners[:, 2:] - corners[:, :2]]
+    ).tolist()
     return rows
 
 

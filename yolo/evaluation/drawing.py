@@ -67,7 +67,8 @@ def _draw_label(
     left = max(0, min(left - pen.line // 2, image.shape[1] - width))
     bottom = top if top >= height else min(top + height, image.shape[0])
     cv2.rectangle(image, (left, bottom - height), (left + width, bottom), colour, cv2.FILLED)
-    place = (left + margin, bottom - baseline)
+    # OpenCV counts some space above the capitals as text: half of it goes below, so that the text sits in the middle.
+    place = (left + margin, bottom - baseline - round(0.15 * text_height))
     cv2.putText(image, text, place, FONT, pen.scale, _ink(colour), pen.text, cv2.LINE_AA)
 
 

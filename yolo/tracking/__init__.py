@@ -1,0 +1,1 @@
+"""What is written down and shown about a run: the log, Weights & Biases, the console, charts, the report."""

@@ -4,18 +4,26 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from yolo.data.dataset import ImageRecord
 from yolo.data.loader import evaluation_loader
 from yolo.evaluation.detections import GroundTruth
+from yolo.evaluation.detector import DetectedImage, detect_images
 from yolo.evaluation.evaluator import evaluate, gather_to_first_rank
 from yolo.evaluation.metrics import Metrics
 from yolo.model import YOLOv5
 from yolo.model.weights import save_weights
 from yolo.recipe.schema import Recipe
+from yolo.tracking.results import SampleBox, SamplePicture
 from yolo.training.datasets import Datasets
 from yolo.training.ranks import Ranks, from_first
 from yolo.training.run_directory import RunDirectory
+
+SHOWN_CONFIDENCE = 0.25
+SHOWN_IOU = 0.45
+"""As `yolo detect` draws: what a user would see, not all that the metric counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,8 @@ class Verdict:
     is_best: bool
     metrics: Metrics | None
     """On the first rank."""
+    samples: tuple[SamplePicture, ...] = ()
+    """Where it is the best so far, some images with true and detected boxes; on the first rank."""
 
 
 class Judge:
@@ -36,7 +46,7 @@ class Judge:
         self.recipe = recipe
         self.ranks = ranks
         self.run = run
-        self.class_names = datasets.class_names
+        self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
         assert recipe.train.micro_batch != "auto"
         self.batches = evaluation_loader(
@@ -59,14 +69,46 @@ class Judge:
         )
         ap, ap50 = from_first(self.ranks, metrics and (metrics.ap, metrics.ap50))
         is_best = ap is None or ap > best_ap
-        if is_best and self.ranks.is_first:
-            self.save(model, self.run.best_weights)
-        return Verdict(ap, ap50, is_best, metrics)
+        if not (is_best and self.ranks.is_first):
+            return Verdict(ap, ap50, is_best, metrics)
+        self.save(model, self.run.best_weights)
+        return Verdict(ap, ap50, is_best, metrics, self._samples(model))
 
     def save(self, model: torch.nn.Module, path: Path) -> None:
         """Write weights with what is needed to use them anywhere."""
         description = {
-            "class_names": json.dumps(self.class_names),
+            "class_names": json.dumps(self.val.class_names),
             "image_size": str(self.recipe.model.image_size),
         }
         save_weights(path, model, description)
+
+    def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
+        """The same few validation images each time, with what is there and what is detected."""
+        records = self.val.records[: self.recipe.tracking.wandb.images]
+        found = detect_images(
+            model,
+            [record.path for record in records],
+            self.recipe.model.image_size,
+            SHOWN_CONFIDENCE,
+            SHOWN_IOU,
+            self.recipe.evaluation.max_detections,
+            self.ranks.device,
+            warn=lambda _: None,  # every image was read when the data set was verified
+        )
+        return tuple(
+            _sample(record, seen) for record, seen in zip(records, found, strict=False)
+        )
+
+
+def _sample(record: ImageRecord, seen: DetectedImage) -> SamplePicture:
+    boxes = zip(record.boxes.tolist(), record.classes.tolist(), strict=True)
+    detected = seen.detections
+    rows = zip(
+        detected.boxes.tolist(), detected.classes.tolist(), detected.scores.tolist(), strict=True
+    )
+    return SamplePicture(
+        record.path.name,
+        np.ascontiguousarray(seen.image[..., ::-1]),
+        tuple(SampleBox(*box, category) for box, category in boxes),
+        tuple(SampleBox(*box, category, score) for box, category, score in rows),
+    )

@@ -1,10 +1,20 @@
-"""What the first rank shows and writes down while a run goes on; every other rank is silent."""
+"""What the first rank shows and writes down while a run goes on; the other ranks are silent."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
+from yolo.recipe.effective import effective_json, effective_yaml
+from yolo.tracking.charts import confusion_chart, precision_recall_chart, training_chart
+from yolo.tracking.history import read_history
+from yolo.tracking.metrics_log import MetricsLog
+from yolo.tracking.progress import ConsoleProgress
+from yolo.tracking.report import Chart, ReportContent, write_report
+from yolo.tracking.results import SamplePicture
+from yolo.tracking.wandb_run import WandbRun
+from yolo.training.judge import Verdict
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import StepLog
 from yolo.training.run_directory import RunDirectory
@@ -12,4 +22,90 @@ from yolo.training.summary import RunSummary
 
 
 class Narrator:
-    pass
+    """Console, metrics.jsonl, Weights & Biases and the report, told the same things at the same time."""
+
+    def __init__(self, resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks) -> None:
+        self._resolved = resolved
+        self._run = run
+        self._is_first = ranks.is_first
+        self._progress: ConsoleProgress | None = None
+        self._log: MetricsLog | None = None
+        self._wandb = WandbRun()
+        self._metrics: Metrics | None = None
+        self._samples: Sequence[SamplePicture] = ()
+        if self._is_first:
+            self._log = MetricsLog(run.metrics)
+            self._wandb = WandbRun.start(
+                resolved.recipe.tracking.wandb,
+                run.path,
+                f"{resolved.name} {run.path.name}",
+                effective_json(resolved),
+                warn=self.tell,
+            )
+
+    def tell(self, text: str) -> None:
+        """Say something on a line of its own."""
+        if self._progress is not None:
+            self._progress.note(text)
+        elif self._is_first:
+            print(text, file=sys.stderr, flush=True)
+
+    def training_starts(self, steps: int, steps_done: int) -> None:
+        """The loop is entered; a resumed run has steps behind it."""
+        if self._is_first:
+            epochs = self._resolved.recipe.train.epochs
+            self._progress = ConsoleProgress(steps, epochs, steps_done)
+
+    def step(self, log: StepLog) -> None:
+        """Some steps were taken."""
+        if self._progress is not None and self._log is not None:
+            self._progress.update(log.step, log.epoch, log.loss, log.images_per_second)
+            self._log.step(log)
+            self._wandb.log_step(log)
+
+    def judged(self, verdict: Verdict, epoch: int, step: int) -> None:
+        """An evaluation was made."""
+        if self._progress is None or self._log is None or verdict.metrics is None:
+            return
+        self._metrics = verdict.metrics
+        self._progress.precision(verdict.ap, verdict.ap50)
+        self._log.evaluation(step, epoch, verdict.metrics)
+        self._wandb.log_evaluation(step, epoch, verdict.metrics, verdict.samples)
+        if verdict.is_best:
+            self._samples = verdict.samples
+            self._wandb.log_weights(self._run.best_weights)
+
+    def end(self, summary: RunSummary) -> None:
+        """The run reached its end: the report is written and the closing table shown."""
+        if self._progress is None:
+            return
+        wandb_folder = self._run.path / "wandb" if self._wandb.is_recording else None
+        rows = summary.rows(self._run, wandb_folder)
+        self._write_report(self._run.report, rows)
+        self._progress.summary(rows)
+
+    def stop(self, is_success: bool) -> None:
+        """The run is over, one way or the other."""
+        if self._progress is not None:
+            self._progress.close()
+        if self._log is not None:
+            self._log.close()
+        self._wandb.finish(0 if is_success else 1)
+
+    def _write_report(self, path: Path, rows: Sequence[tuple[str, str]]) -> None:
+        charts = [Chart("Training", training_chart(read_history(self._run.metrics)))]
+        if self._metrics is not None:
+            charts.append(Chart("Precision over recall", precision_recall_chart(self._metrics)))
+            charts.append(Chart("Confusion matrix", confusion_chart(self._metrics.confusion)))
+        write_report(
+            path,
+            ReportContent(
+                title=f"{self._resolved.name}: {self._resolved.recipe.description}",
+                summary=rows,
+                charts=charts,
+                classes=self._metrics.per_class if self._metrics else (),
+                samples=self._samples,
+                class_names=self._metrics.confusion.labels[:-1] if self._metrics else (),
+                recipe=effective_yaml(self._resolved),
+            ),
+        )

@@ -39,7 +39,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     recipe = resolved.recipe
     ranks = join(recipe)
     run = _open_run(resolved, ranks, run_path)
-    narrator = Narrator.start(resolved, run, ranks)
+    narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
         _train(resolved, run, ranks, narrator)

@@ -1,0 +1,48 @@
+"""`metrics.jsonl`: one line a record, always written, readable while the run goes on."""
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yolo.tracking.metric_names import evaluation_figures, step_figures
+from yolo.tracking.results import EvaluationResult, StepResult
+
+
+class MetricsLog:
+    """Appends to the log of a run; a resumed run goes on in the same file.
+
+    A record has `kind` (`step` or `evaluation`), `time` (UTC), `step`, `epoch` and the figures by name. A figure that is
+    not finite is null, because JSON has no word for it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        earlier = path.read_bytes() if path.exists() else b""
+        self._file = path.open("a", encoding="utf-8")
+        if earlier and not earlier.endswith(b"\n"):
+            self._file.write("\n")  # a killed run's half line must not swallow the next record
+
+    def step(self, result: StepResult) -> None:
+        """Write a training record."""
+        self._write("step", result.step, result.epoch, step_figures(result))
+
+    def evaluation(self, step: int, epoch: float, result: EvaluationResult) -> None:
+        """Write an evaluation made after `step` optimizer steps and `epoch` epochs."""
+        self._write("evaluation", step, epoch, evaluation_figures(result))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, kind: str, step: int, epoch: float, figures: Mapping[str, float]) -> None:
+        record = {
+            "kind": kind,
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "step": step,
+            "epoch": round(epoch, 4),
+            **{name: value if math.isfinite(value) else None for name, value in figures.items()},
+        }
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()

@@ -1,0 +1,95 @@
+"""Evaluations and sample pictures in Weights & Biases' own forms."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import wandb
+from wandb.plot.custom_chart import CustomChart
+
+from yolo.tracking.results import EvaluationResult, SampleBox, SamplePicture
+
+MAX_ROWS = 10_000
+"""Weights & Biases draws no more rows of a table."""
+
+
+def class_table(result: EvaluationResult) -> wandb.Table:
+    """One row a class."""
+    columns: list[str | int] = ["class", "images", "boxes", "AP", "AP50", "precision", "recall"]
+    rows = [
+        [row.name, row.images, row.boxes, row.ap, row.ap50, row.precision, row.recall]
+        for row in result.per_class
+    ]
+    return wandb.Table(columns=columns, data=rows)
+
+
+def precision_recall_chart(result: EvaluationResult) -> CustomChart:
+    """P-R curves: the mean, and as many classes as the service draws, in their order."""
+    curves = [result.mean_curve, *result.curves] if result.mean_curve else []
+    drawn = MAX_ROWS // len(curves[0].precision) if curves else 0
+    rows = [
+        [curve.name, round(float(recall), 3), round(float(precision), 4)]
+        for curve in curves[:drawn]
+        for recall, precision in zip(
+            np.linspace(0, 1, len(curve.precision)), curve.precision, strict=True
+        )
+    ]
+    table = wandb.Table(columns=["class", "recall", "precision"], data=rows)
+    return wandb.plot_table(
+        "wandb/area-under-curve/v0",
+        table,
+        {"x": "recall", "y": "precision", "class": "class"},
+        {"title": "Precision over recall at IoU 0.5"},
+    )
+
+
+def confusion_chart(result: EvaluationResult) -> CustomChart:
+    """The confusion matrix; with more cells than the service draws, those with the largest counts."""
+    labels, counts = result.confusion.labels, result.confusion.counts
+    cells: list[tuple[str, str, int]] = [
+        (actual, predicted, int(counts[row, column]))
+        for row, actual in enumerate(labels)
+        for column, predicted in enumerate(labels)
+    ]
+    if len(cells) > MAX_ROWS:
+        cells = sorted(cells, key=lambda cell: -cell[2])[:MAX_ROWS]
+    table = wandb.Table(
+        columns=["Actual", "Predicted", "nPredictions"], data=[list(cell) for cell in cells]
+    )
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        table,
+        {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+        {"title": "Confusion matrix at confidence 0.25"},
+    )
+
+
+def sample_image(sample: SamplePicture, class_names: Sequence[str]) -> wandb.Image:
+    """A picture with two layers of boxes, `true` and `predicted`, to be shown and hidden one by one."""
+    labels = dict(enumerate(class_names))
+    layers = {"true": sample.true, "predicted": sample.predicted}
+    return wandb.Image(
+        sample.image,
+        caption=sample.name,
+        boxes={
+            layer: {"box_data": [_box(box, labels) for box in boxes], "class_labels": labels}
+            for layer, boxes in layers.items()
+        },
+    )
+
+
+def _box(box: SampleBox, labels: dict[int, str]) -> dict[str, object]:
+    name = labels[box.category]
+    entry: dict[str, object] = {
+        "position": {
+            "minX": float(box.left),
+            "maxX": float(box.right),
+            "minY": float(box.top),
+            "maxY": float(box.bottom),
+        },
+        "domain": "pixel",
+        "class_id": int(box.category),
+        "box_caption": name if box.score is None else f"{name} {box.score:.2f}",
+    }
+    if box.score is not None:
+        entry["scores"] = {"score": float(box.score)}
+    return entry
