@@ -86,7 +86,7 @@ def test_schema_prints_the_reference_page_and_the_json_schema() -> None:
 def test_train_prints_the_launchers_command() -> None:
     ran = yolo("train", "recipes/demo.yaml", "train.epochs=3", "--dry-run")
     assert ran.returncode == 0, ran.stderr
-    assert "deepspeed --num_accelerators 2 --master_port 29500 --module yolo.train" in ran.stdout
+    assert "deepspeed --log_level error --num_accelerators 2 --master_port 29500 --module yolo.train" in ran.stdout
     assert ran.stdout.rstrip().endswith("train.epochs=3")
 
 

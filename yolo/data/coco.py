@@ -25,7 +25,7 @@ def read_coco(annotations: Path, images: Path) -> DetectionDataset:
     records = []
     for entry in content["images"]:
         report.images += 1
-        if not _is_image(entry) or entry["id"] in {}:
+        if not _is_image(entry):
             report.add(Problem.MALFORMED_IMAGE, json.dumps(entry)[:120])
             continue
         rows = boxes.pop(entry["id"], [])
@@ -100,7 +100,7 @@ def _boxes_by_image(
         is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
         if not is_box or not _is_whole(entry.get("image_id")) or entry.get("iscrowd", 0) not in (0, 1):
             report.add(Problem.MALFORMED_BOX, json.dumps(entry)[:120])
-        elif entry.get("category_id") not in index_of:
+        elif not _is_whole(entry.get("category_id")) or entry["category_id"] not in index_of:
             report.add(Problem.UNKNOWN_CLASS, f"category_id {entry.get('category_id')}")
         else:
             x, y, w, h = box

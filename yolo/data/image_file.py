@@ -15,13 +15,13 @@ TAIL = 4096
 """Bytes at the end of a file in which its end marker must stand; some cameras append their own."""
 END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
-cv2.setLogLevel(0) if hasattr(cv2, "setLogLevel") else None
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damage is reported here
 
 
 class UnusableImage(DataError):
     """An image that cannot be trained on, and which kind of problem it is."""
 
-    def __init__(self, problem: Problem, message: str) -> None:
+    def __init__(self, message: str, problem: Problem = Problem.CORRUPT_IMAGE) -> None:
         super().__init__(message)
         self.problem = problem
 
@@ -35,10 +35,10 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UnusableImage(Problem.MISSING_IMAGE, f"{path}: {error.strerror or error}") from error
+        raise UnusableImage(f"{path}: {error.strerror or error}", Problem.MISSING_IMAGE) from error
     marker = END_MARKERS.get(content[:2])
     if marker is not None and marker not in content[-TAIL:]:
-        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: is cut off: its end is missing")
+        raise UnusableImage(f"{path}: is cut off: its end is missing", Problem.CORRUPT_IMAGE)
     buffer = np.frombuffer(content, dtype=np.uint8)
     image = _decode(buffer, cv2.IMREAD_COLOR, path)
     if width is None or height is None or image.shape[:2] == (height, width):
@@ -47,8 +47,8 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
     if unrotated.shape[:2] == (height, width):
         return unrotated
     raise UnusableImage(
-        Problem.SIZE_MISMATCH,
         f"{path}: is {image.shape[1]}x{image.shape[0]}, annotated as {width}x{height}",
+        Problem.SIZE_MISMATCH,
     )
 
 
@@ -62,9 +62,9 @@ def image_size(path: Path) -> tuple[int, int]:
             width, height = image.size
             is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except FileNotFoundError as error:
-        raise UnusableImage(Problem.MISSING_IMAGE, f"{path}: no such file") from error
+        raise UnusableImage(f"{path}: no such file", Problem.MISSING_IMAGE) from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: {error}") from error
+        raise UnusableImage(f"{path}: {error}", Problem.CORRUPT_IMAGE) from error
     return (height, width) if is_turned else (width, height)
 
 
@@ -72,7 +72,7 @@ def _decode(buffer: np.ndarray, flags: int, path: Path) -> np.ndarray:
     try:
         image = cv2.imdecode(buffer, flags) if len(buffer) else None
     except cv2.error as error:
-        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: {error.err}") from error
+        raise UnusableImage(f"{path}: {error.err}", Problem.CORRUPT_IMAGE) from error
     if image is None:
-        raise UnusableImage(Problem.CORRUPT_IMAGE, f"{path}: cannot be decoded")
+        raise UnusableImage(f"{path}: cannot be decoded", Problem.CORRUPT_IMAGE)
     return image

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from yolo.data.dataset import DetectionDataset
+from yolo.data.image_file import UnusableImage
 from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
 from yolo.data.samples import (
     EvaluationBatch,
@@ -17,6 +18,7 @@ from yolo.data.samples import (
     collate_evaluation,
     collate_training,
 )
+from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
 
 
@@ -60,12 +62,17 @@ class TrainingLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
         """The micro batches of each step of an epoch, from a step on.
 
-        Raises UnusableImage naming a file that has become unreadable since it was verified.
+        Raises DataError naming a file that has become unreadable since it was verified.
         """
         self._batches.epoch, self._batches.first_step = epoch, first_step
-        batches = iter(self._loader)
-        while micro_batches := list(islice(batches, self.steps.accumulation)):
-            yield micro_batches
+        try:
+            batches = iter(self._loader)
+            while micro_batches := list(islice(batches, self.steps.accumulation)):
+                yield micro_batches
+        except UnusableImage as error:
+            # From a worker it comes with the worker's traceback in its text; the last line is the message.
+            message = str(error).strip().splitlines()[-1].split("UnusableImage: ")[-1]
+            raise DataError(f"{message}; it could be read when training began") from error
 
 
 def evaluation_loader(

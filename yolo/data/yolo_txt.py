@@ -105,7 +105,7 @@ def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, n
     except FileNotFoundError:
         lines = []
     except (OSError, UnicodeDecodeError) as error:
-        raise UnusableImage(Problem.MALFORMED_LABELS, f"{path}: {error}") from error
+        raise UnusableImage(f"{path}: {error}", Problem.MALFORMED_LABELS) from error
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -72,11 +72,13 @@ def read_history(path: Path) -> History:
 
 
 def _drop_repeated(records: list[dict[str, Any]], new: dict[str, Any]) -> None:
-    while records and (
-        records[-1]["step"] > new["step"]
-        or (records[-1]["step"] == new["step"] and records[-1]["kind"] == new["kind"])
-    ):
+    while records and _place(records[-1]) >= _place(new):
         records.pop()
+
+
+def _place(record: dict[str, Any]) -> tuple[int, bool]:
+    """A step's evaluation comes after the step."""
+    return record["step"], record["kind"] == "evaluation"
 
 
 def _figure(record: dict[str, Any], name: str) -> float:

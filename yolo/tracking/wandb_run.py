@@ -121,7 +121,13 @@ class WandbRun:
     def finish(self, exit_code: int = 0) -> None:
         """End the run; an exit code other than 0 marks it as failed."""
 
-        self._send("finishing", lambda run: run.finish(exit_code=exit_code))
+        def end(run: "wandb.Run") -> None:
+            import wandb
+
+            run.finish(exit_code=exit_code)
+            wandb.teardown(exit_code)  # offline, `finish` does not wait until the file is whole
+
+        self._send("finishing", end)
         self._stop()
 
     def _start(
@@ -172,6 +178,7 @@ class WandbRun:
             if mode == "offline":
                 raise
             self._warn(f"W&B: not reached ({_one_line(error)}), so the run is written offline")
+            wandb.teardown()  # the service would not start a second run under one id
             mode = "offline"
             self._run = init(mode)
         self._must_log_weights = settings.upload_weights is True or (

@@ -30,7 +30,7 @@ def launch_of(
     """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`."""
     cluster = resolved.recipe.cluster
     launcher = Path(sys.executable).with_name("deepspeed")
-    options = ["--num_accelerators", str(cluster.processes_per_node)]
+    options = ["--log_level", "error", "--num_accelerators", str(cluster.processes_per_node)]
     options += ["--master_port", str(cluster.master_port)]
     if cluster.hostfile is not None:
         options += ["--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)]

@@ -68,17 +68,18 @@ class Narrator:
         if self._progress is None or self._log is None or verdict.metrics is None:
             return
         self._metrics = verdict.metrics
-        self._progress.precision(verdict.ap, verdict.ap50)
+        self._progress.precision(verdict.ap)
         self._log.evaluation(step, epoch, verdict.metrics)
         self._wandb.log_evaluation(step, epoch, verdict.metrics, verdict.samples)
         if verdict.is_best:
             self._samples = verdict.samples
-            self._wandb.log_weights(self._run.best_weights)
 
     def end(self, summary: RunSummary) -> None:
         """The run reached its end: the report is written and the closing table shown."""
         if self._progress is None:
             return
+        # Once: every call copies the file into the run's own folder.
+        self._wandb.log_weights(self._run.best_weights)
         wandb_folder = self._run.path / "wandb" if self._wandb.is_recording else None
         rows = summary.rows(self._run, wandb_folder)
         self._write_report(self._run.report, rows)

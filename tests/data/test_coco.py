@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from yolo.data.coco import read_coco
+from yolo.data.dataset import DetectionDataset, Problem
+from yolo.errors import DataError
+
+Coco = Callable[..., Path]
+BOX = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [5, 5, 20, 10]}
+
+
+def read(path: Path) -> DetectionDataset:
+    return read_coco(path, path.parent / "images")
+
+
+def test_classes_follow_their_ids_and_boxes_become_corners(coco: Coco) -> None:
+    dataset = read(coco())
+    assert dataset.class_names == ("dog", "cat")
+    assert dataset.category_ids == (3, 7)
+    (record,) = dataset.records
+    assert record.boxes.tolist() == [[5, 5, 25, 15]]
+    assert record.classes.tolist() == [1]
+    assert dataset.report.lines() == []
+
+
+def test_bccd_is_read_whole(bccd: Path) -> None:
+    for split, images, boxes in (("train", 205, 2804), ("val", 87, 1137), ("test", 72, 945)):
+        dataset = read_coco(bccd / "annotations" / f"instances_{split}.json", bccd / "images")
+        assert (len(dataset.records), dataset.box_count) == (images, boxes)
+        assert dataset.report.bad_images == 0
+        assert dataset.class_names == ("RBC", "WBC", "Platelets")
+
+
+def test_an_image_without_boxes_is_kept(coco: Coco) -> None:
+    assert read(coco(annotations=[])).records[0].boxes.shape == (0, 4)
+
+
+def test_a_crowd_is_marked(coco: Coco) -> None:
+    record = read(coco(annotations=[BOX | {"iscrowd": 1}])).records[0]
+    assert record.crowd.tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"bbox": [1, 2, 3]}, Problem.MALFORMED_BOX),
+        ({"bbox": [1, 2, 3, "4"]}, Problem.MALFORMED_BOX),
+        ({"bbox": [1, 2, 3, float("nan")]}, Problem.MALFORMED_BOX),
+        ({"bbox": [1, 2, 3, float("inf")]}, Problem.MALFORMED_BOX),
+        ({"bbox": None}, Problem.MALFORMED_BOX),
+        ({"image_id": "1"}, Problem.MALFORMED_BOX),
+        ({"iscrowd": 5}, Problem.MALFORMED_BOX),
+        ({"category_id": 99}, Problem.UNKNOWN_CLASS),
+        ({"category_id": [7]}, Problem.UNKNOWN_CLASS),
+        ({"image_id": 99}, Problem.UNKNOWN_IMAGE),
+        ({"bbox": [5, 5, -20, 10]}, Problem.DEGENERATE_BOX),
+        ({"bbox": [5, 5, 0, 10]}, Problem.DEGENERATE_BOX),
+        ({"bbox": [100, 100, 20, 20]}, Problem.DEGENERATE_BOX),
+        ({"bbox": [50, 5, 30, 10]}, Problem.CLIPPED_BOX),
+    ],
+)
+def test_a_malformed_box_is_counted(coco: Coco, change: dict[str, Any], problem: Problem) -> None:
+    dataset = read(coco(annotations=[BOX | {"bbox": [1, 1, 9, 9]}, BOX | change]))
+    assert dataset.report.counts[problem] == 1
+    assert any(str(problem) in line for line in dataset.report.lines())
+    kept = 2 if problem is Problem.CLIPPED_BOX else 1
+    assert len(dataset.records[0].boxes) == kept
+
+
+def test_a_duplicate_box_is_dropped_and_counted(coco: Coco) -> None:
+    dataset = read(coco(annotations=[BOX, BOX | {"id": 2}]))
+    assert len(dataset.records[0].boxes) == 1
+    assert dataset.report.counts[Problem.DUPLICATE_BOX] == 1
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": 2, "file_name": "b.png", "width": 0, "height": 4},
+        {"id": 2, "file_name": "", "width": 4, "height": 4},
+        {"id": "2", "file_name": "b.png", "width": 4, "height": 4},
+        {"id": 2, "width": 4, "height": 4},
+        "b.png",
+        None,
+    ],
+)
+def test_a_malformed_image_entry_is_counted(coco: Coco, entry: Any) -> None:
+    sound = {"id": 1, "file_name": "a.png", "width": 60, "height": 40}
+    dataset = read(coco(images=[sound, entry]))
+    assert len(dataset.records) == 1
+    assert dataset.report.counts[Problem.MALFORMED_IMAGE] == 1
+    assert dataset.report.bad_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"images": []}, "names no image that can be used"),
+        ({"images": 3}, "expected an object with a list `images`"),
+        ({"categories": []}, "has no categories"),
+        ({"categories": [{"id": 1}]}, "expected its own `id` and a `name`"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}, "expected its own `id`"),
+        (
+            {"images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}] * 2},
+            "two images have the same id",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_refused(coco: Coco, lists: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(coco(**lists))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "\x00", "[" * 100_000])
+def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="is not"):
+        read(path)
+
+
+def test_a_missing_file_says_which_keys_name_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="set data.root, data.train and data.val"):
+        read(tmp_path / "nowhere.json")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(entry=anything, box=anything, category=anything)
+def test_no_entry_whatever_crashes(coco: Coco, entry: Any, box: Any, category: Any) -> None:
+    annotations = [BOX, entry, BOX | {"bbox": box}, BOX | {"category_id": category}]
+    assert len(read(coco(annotations=annotations)).records) == 1
