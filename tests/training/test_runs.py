@@ -130,7 +130,11 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(start: Start,
 
 
 def test_diverging_training_stops_and_says_what_to_do(run: Run) -> None:
-    ended = run("recipes/demo.yaml", "optimizer.lr=9", "train.gradient_clipping=0", "train.epochs=20", fails=True)
+    ended = run(
+        "recipes/demo.yaml",
+        *("optimizer.type=SGD", "optimizer.lr=10", "train.gradient_clipping=0", "train.epochs=20"),
+        fails=True,
+    )
     assert "no number any more; lower optimizer.lr" in ended.output
     assert "Traceback" not in ended.output
 
