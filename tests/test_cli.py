@@ -28,7 +28,9 @@ def test_check_ends_with_2_and_one_line_for_a_misspelt_key(tmp_path: Path) -> No
     ran = yolo("check", str(recipe))
     assert ran.returncode == 2
     assert "Traceback" not in ran.stderr
-    assert ran.stderr.startswith(f"{recipe}:3: train.epoch: there is no such key. Did you mean 'epochs'?")
+    assert ran.stderr.startswith(
+        f"{recipe}:3: train.epoch: there is no such key. Did you mean 'epochs'?"
+    )
 
 
 def test_check_reports_every_bad_recipe(tmp_path: Path) -> None:
@@ -48,7 +50,9 @@ def test_check_needs_no_torch_and_answers_at_once() -> None:
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True
+        )
         best = min(best, time.perf_counter() - start)
     assert best < 0.7
 
@@ -86,14 +90,19 @@ def test_schema_prints_the_reference_page_and_the_json_schema() -> None:
 def test_train_prints_the_launchers_command() -> None:
     ran = yolo("train", "recipes/demo.yaml", "train.epochs=3", "--dry-run")
     assert ran.returncode == 0, ran.stderr
-    assert "deepspeed --log_level error --num_accelerators 2 --master_port 29500 --module yolo.train" in ran.stdout
+    assert (
+        "deepspeed --log_level error --num_accelerators 2 --master_port 29500 --module yolo.train"
+        in ran.stdout
+    )
     assert ran.stdout.rstrip().endswith("train.epochs=3")
 
 
 def test_train_on_several_nodes_hands_the_hostfile_on(tmp_path: Path) -> None:
     hosts = tmp_path / "hostfile"
     hosts.write_text("node1 slots=1\nnode2 slots=1\n")
-    ran = yolo("train", "recipes/demo.yaml", "cluster.nodes=2", f"cluster.hostfile={hosts}", "--dry-run")
+    ran = yolo(
+        "train", "recipes/demo.yaml", "cluster.nodes=2", f"cluster.hostfile={hosts}", "--dry-run"
+    )
     assert f"--hostfile {hosts} --num_nodes 2" in ran.stdout
 
 
@@ -115,7 +124,9 @@ def test_mistakes_end_with_2_and_one_line(arguments: tuple[str, ...], message: s
     assert len(ran.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["check", "config", "recipes", "schema", "train", "eval", "detect"])
+@pytest.mark.parametrize(
+    "command", ["check", "config", "recipes", "schema", "train", "eval", "detect"]
+)
 def test_every_command_explains_itself(command: str) -> None:
     ran = yolo(command, "--help")
     assert ran.returncode == 0

@@ -1,5 +1,7 @@
 """The command line: parse, call one function, print."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
@@ -19,7 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="`python -m yolo COMMAND --help` explains a command. Overrides look like train.epochs=30.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_check, _add_config, _add_recipes, _add_schema, _add_train, _add_eval, _add_detect):
+    for add in (
+        _add_check,
+        _add_config,
+        _add_recipes,
+        _add_schema,
+        _add_train,
+        _add_eval,
+        _add_detect,
+    ):
         add(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run_command
@@ -33,11 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
 def _command(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], description: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], None],
+    description: str,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=description.splitlines()[0], description=description
@@ -55,7 +65,10 @@ def _add_recipe(parser: argparse.ArgumentParser, several: bool = False) -> None:
         help=f"{what} (YAML files), and overrides such as train.epochs=30",
     )
     parser.add_argument(
-        "--world-size", type=int, metavar="N", help="ranks to compute `auto` values for (default: as `cluster` says)"
+        "--world-size",
+        type=int,
+        metavar="N",
+        help="ranks to compute `auto` values for (default: as `cluster` says)",
     )
 
 
@@ -76,7 +89,7 @@ def _one_recipe(options: argparse.Namespace) -> tuple[Path, list[str]]:
     return recipes[0], overrides
 
 
-def _add_check(commands: Commands) -> None:
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "say whether recipes can work, without starting anything\nExits with 0, or with 2 where one cannot."
     _add_recipe(_command(commands, "check", _check, text), several=True)
 
@@ -99,12 +112,16 @@ def _check(options: argparse.Namespace) -> None:
         raise RecipeError("\n".join(problems))
 
 
-def _add_config(commands: Commands) -> None:
+def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "show every value of a recipe and where it came from, and DeepSpeed's JSON"
     parser = _command(commands, "config", _config, text)
     _add_recipe(parser, several=True)
-    parser.add_argument("--json", action="store_true", help='print {"recipe": ..., "deepspeed": ...}')
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write each recipe's DeepSpeed JSON there")
+    parser.add_argument(
+        "--json", action="store_true", help='print {"recipe": ..., "deepspeed": ...}'
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="write each recipe's DeepSpeed JSON there"
+    )
 
 
 def _config(options: argparse.Namespace) -> None:
@@ -126,10 +143,13 @@ def _config(options: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(effective_yaml(prepared.resolved))
     print("\n".join(f"# {line}" for line in arithmetic(prepared.resolved)))
-    print(f"\n# DeepSpeed's JSON\n{canonical_text(deepspeed_config(prepared.resolved.recipe))}", end="")
+    print(
+        f"\n# DeepSpeed's JSON\n{canonical_text(deepspeed_config(prepared.resolved.recipe))}",
+        end="",
+    )
 
 
-def _add_recipes(commands: Commands) -> None:
+def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(commands, "recipes", _recipes, "list all recipes, one line each")
     parser.add_argument("folder", nargs="?", type=Path, default=RECIPES)
 
@@ -141,7 +161,17 @@ def _recipes(options: argparse.Namespace) -> None:
     from yolo.recipe import load_recipe
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("recipe", "model", "pixels", "batch", "epochs", "optimizer", "ZeRO", "precision", "what for"):
+    for heading in (
+        "recipe",
+        "model",
+        "pixels",
+        "batch",
+        "epochs",
+        "optimizer",
+        "ZeRO",
+        "precision",
+        "what for",
+    ):
         table.add_column(heading)
     paths = sorted(options.folder.rglob("*.yaml"))
     if not paths:
@@ -162,9 +192,11 @@ def _recipes(options: argparse.Namespace) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
-def _add_schema(commands: Commands) -> None:
+def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(commands, "schema", _schema, "print the reference page of all recipe keys")
-    parser.add_argument("--json", action="store_true", help="print the JSON Schema for editors instead")
+    parser.add_argument(
+        "--json", action="store_true", help="print the JSON Schema for editors instead"
+    )
 
 
 def _schema(options: argparse.Namespace) -> None:
@@ -173,7 +205,7 @@ def _schema(options: argparse.Namespace) -> None:
     print(json.dumps(json_schema(), indent=2) if options.json else reference_page())
 
 
-def _add_train(commands: Commands) -> None:
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "train a recipe through the deepspeed launcher\nPrints the launcher's command first."
     parser = _command(commands, "train", _train, text)
     _add_recipe(parser)
@@ -197,11 +229,18 @@ def _train(options: argparse.Namespace) -> None:
         run_to_the_end(launch, run)
 
 
-def _add_eval(commands: Commands) -> None:
-    parser = _command(commands, "eval", _eval, "measure the average precision of weights on a data set")
-    parser.add_argument("--weights", type=Path, required=True, help="a run's weights/best.safetensors")
+def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _command(
+        commands, "eval", _eval, "measure the average precision of weights on a data set"
+    )
     parser.add_argument(
-        "--data", type=Path, required=True, help="a COCO annotation file beside its image folder, or a data.yaml"
+        "--weights", type=Path, required=True, help="a run's weights/best.safetensors"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="a COCO annotation file beside its image folder, or a data.yaml",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there as JSON")
     parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
@@ -214,13 +253,22 @@ def _eval(options: argparse.Namespace) -> None:
         print(line)
 
 
-def _add_detect(commands: Commands) -> None:
+def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _command(commands, "detect", _detect, "draw what weights detect in images")
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
-    parser.add_argument("--weights", type=Path, required=True, help="a run's weights/best.safetensors")
-    parser.add_argument("--out", type=Path, default=Path("runs/detect"), help="folder for pictures and detections.json")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="a run's weights/best.safetensors"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/detect"),
+        help="folder for pictures and detections.json",
+    )
     parser.add_argument("--confidence", type=float, default=0.25, help="least score (default 0.25)")
-    parser.add_argument("--iou", type=float, default=0.45, help="overlap of one object's boxes (default 0.45)")
+    parser.add_argument(
+        "--iou", type=float, default=0.45, help="overlap of one object's boxes (default 0.45)"
+    )
 
 
 def _detect(options: argparse.Namespace) -> None:

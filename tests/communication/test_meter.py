@@ -4,8 +4,6 @@ from typing import Any
 import pytest
 
 
-
-
 @pytest.mark.slow
 def test_the_meter_agrees_with_the_interface_and_flat_collectives_with_plain_ones(
     launch_worker: Callable[..., Any],

@@ -131,12 +131,16 @@ def test_a_missing_file_says_which_keys_name_it(tmp_path: Path) -> None:
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
 @given(entry=anything, box=anything, category=anything)
 def test_no_entry_whatever_crashes(coco: Coco, entry: Any, box: Any, category: Any) -> None:
     annotations = [BOX, entry, BOX | {"bbox": box}, BOX | {"category_id": category}]

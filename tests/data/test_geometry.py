@@ -46,10 +46,19 @@ def test_a_warped_box_lies_around_its_pixels(
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 2**32), degrees=st.floats(0, 45), shear=st.floats(0, 10), bend=st.floats(0, 0.0005))
-def test_a_turned_box_holds_all_its_pixels(seed: int, degrees: float, shear: float, bend: float) -> None:
+@given(
+    seed=st.integers(0, 2**32),
+    degrees=st.floats(0, 45),
+    shear=st.floats(0, 10),
+    bend=st.floats(0, 0.0005),
+)
+def test_a_turned_box_holds_all_its_pixels(
+    seed: int, degrees: float, shear: float, bend: float
+) -> None:
     values = NONE | {"degrees": degrees, "shear": shear, "perspective": bend}
-    moved = warp(rectangle((48, 48, 80, 80)), SIZE, Augmentation(**values), np.random.default_rng(seed))
+    moved = warp(
+        rectangle((48, 48, 80, 80)), SIZE, Augmentation(**values), np.random.default_rng(seed)
+    )
     seen, box = found_in(moved.image), moved.boxes[0]
     assert (box[:2] <= seen[:2] + 1.5).all()
     assert (box[2:] >= seen[2:] - 1.5).all()
@@ -65,7 +74,9 @@ def test_a_flipped_box_lies_on_its_pixels(flipud: float, fliplr: float) -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**32), which=st.integers(0, 3))
 def test_a_box_in_a_mosaic_lies_on_its_tiles_pixels(seed: int, which: int) -> None:
-    empty = Labelled(np.zeros((96, SIZE, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    empty = Labelled(
+        np.zeros((96, SIZE, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    )
     tiles = [empty] * 4
     tiles[which] = rectangle((20, 20, 100, 80), SIZE, 96)
     canvas = mosaic(tiles, SIZE, np.random.default_rng(seed))
@@ -76,7 +87,9 @@ def test_a_box_in_a_mosaic_lies_on_its_tiles_pixels(seed: int, which: int) -> No
 
 @settings(deadline=None)
 @given(width=st.integers(3, 300), height=st.integers(3, 300), seed=st.integers(0, 2**32))
-def test_letterboxing_there_and_back_leaves_a_box_where_it_was(width: int, height: int, seed: int) -> None:
+def test_letterboxing_there_and_back_leaves_a_box_where_it_was(
+    width: int, height: int, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     corners = np.sort(random.uniform(0, 1, (5, 2, 2)), axis=1).reshape(5, 4)
     placed = corners * np.array([width, height, width, height])

@@ -1,3 +1,5 @@
+import functools
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from yolo.data.demo import DemoSettings, generate_demo
 from yolo.data.loader import TrainingLoader, evaluation_loader
 from yolo.data.loading import load_annotated, load_split
 from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
-from yolo.data.samples import TrainingSamples
+from yolo.data.samples import TrainingBatch, TrainingSamples
 from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.recipe import Recipe, prepare
@@ -33,9 +35,9 @@ def recipe_for(root: Path, *overrides: str, world_size: int = 1) -> Recipe:
     return prepare(DEMO, [*common, *augmented, *overrides], world_size).resolved.recipe
 
 
-def batches(dataset: DetectionDataset, recipe: Recipe, rank: int = 0, world_size: int = 1):
-    loader = TrainingLoader(dataset, recipe, rank, world_size)
-    return [[loader_step for loader_step in loader.epoch(epoch)] for epoch in range(2)]
+def batches(dataset: DetectionDataset, recipe: Recipe) -> list[list[list[TrainingBatch]]]:
+    loader = TrainingLoader(dataset, recipe, 0, 1)
+    return [list(loader.epoch(epoch)) for epoch in range(2)]
 
 
 def test_the_demo_is_drawn_once_and_the_same_again(root: Path, tmp_path: Path) -> None:
@@ -72,7 +74,11 @@ def test_workers_change_nothing(root: Path, workers: int) -> None:
     dataset = load_split(recipe_for(root).data, "train")
     plain = batches(dataset, recipe_for(root, "data.workers=0"))
     other = batches(dataset, recipe_for(root, f"data.workers={workers}"))
-    for one, two in zip(sum(plain, []), sum(other, []), strict=True):
+    for one, two in zip(
+        functools.reduce(operator.iadd, plain, []),
+        functools.reduce(operator.iadd, other, []),
+        strict=True,
+    ):
         assert torch.equal(one[0].images, two[0].images)
         assert torch.equal(one[0].targets, two[0].targets)
 
@@ -106,16 +112,18 @@ def test_a_steps_global_batch_is_the_same_however_it_is_shared_out(
 ) -> None:
     batch = share * world_size * accumulation
     alone = StepSampler(length, batch, batch, 0, 1, seed=5)
-    expected = [[key.index for key in step] for step in alone.micro_batches(epoch)]
+    expected = [[key.image for key in step] for step in alone.micro_batches(epoch)]
     shared: list[list[int]] = [[] for _ in expected]
     for rank in range(world_size):
         sampler = StepSampler(length, batch, share, rank, world_size, seed=5)
-        micro = [[key.index for key in keys] for keys in sampler.micro_batches(epoch)]
+        micro = [[key.image for key in keys] for keys in sampler.micro_batches(epoch)]
         assert len(micro) == len(sampler) * accumulation
         for step in range(len(sampler)):
-            shared[step] += sum(micro[step * accumulation : (step + 1) * accumulation], [])
+            shared[step] += functools.reduce(
+                operator.iadd, micro[step * accumulation : (step + 1) * accumulation], []
+            )
     assert shared == expected
-    assert set(sum(expected, [])) == set(range(length))
+    assert set(functools.reduce(operator.iadd, expected, [])) == set(range(length))
 
 
 def test_an_epoch_can_be_entered_at_any_step() -> None:
@@ -124,14 +132,16 @@ def test_an_epoch_can_be_entered_at_any_step() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="global_batch 10 is no multiple of micro_batch 4 x 2 ranks"):
+    with pytest.raises(
+        ValueError, match="global_batch 10 is no multiple of micro_batch 4 x 2 ranks"
+    ):
         StepSampler(20, 10, 4, 0, 2, seed=0)
 
 
 @given(length=st.integers(0, 200), world_size=st.integers(1, 9))
 def test_evaluation_sees_every_image_on_exactly_one_rank(length: int, world_size: int) -> None:
     shares = [list(evaluation_indices(length, rank, world_size)) for rank in range(world_size)]
-    assert sorted(sum(shares, [])) == list(range(length))
+    assert sorted(functools.reduce(operator.iadd, shares, [])) == list(range(length))
 
 
 def test_evaluation_batches_hold_every_image_once(root: Path) -> None:
@@ -150,7 +160,8 @@ def test_crowds_are_not_trained_on(root: Path) -> None:
 
     dataset = load_split(recipe_for(root).data, "train")
     crowded = replace(
-        dataset, records=tuple(replace(r, crowd=np.ones(len(r.boxes), bool)) for r in dataset.records)
+        dataset,
+        records=tuple(replace(r, crowd=np.ones(len(r.boxes), bool)) for r in dataset.records),
     )
     samples = TrainingSamples(crowded, recipe_for(root))
     assert sum(len(samples[SampleKey(0, index)].targets) for index in range(5)) == 0

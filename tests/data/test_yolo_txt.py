@@ -32,7 +32,9 @@ def test_normalised_centres_become_corners_in_pixels(write: Callable[..., Path])
     assert dataset.class_names == ("cat", "dog")
 
 
-def test_an_image_without_a_label_file_has_no_boxes(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_image_without_a_label_file_has_no_boxes(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
     path = write()
     (tmp_path / "labels" / "a.txt").unlink()
     assert len(read_yolo(path, "val").records[0].boxes) == 0

@@ -94,9 +94,7 @@ def test_a_missing_file_says_where_recipes_are_listed() -> None:
         ("train.epochs=[1", "not YAML"),
     ],
 )
-def test_a_wrong_override_is_refused_by_name(
-    write: Write, override: str, message: str
-) -> None:
+def test_a_wrong_override_is_refused_by_name(write: Write, override: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(write("train: {epochs: 2}"), [override])
     assert message in str(caught.value)

@@ -24,14 +24,20 @@ def test_the_global_batch_is_kept_for_every_number_of_ranks(
     batch: int, ranks: int, variant: str, size: int
 ) -> None:
     assume(batch % ranks == 0)
-    overrides = [f"train.global_batch={batch}", f"model.variant={variant}", f"model.image_size={size}"]
+    overrides = [
+        f"train.global_batch={batch}",
+        f"model.variant={variant}",
+        f"model.image_size={size}",
+    ]
     train = resolve(load_recipe(DEMO, overrides), ranks).recipe.train
     assert train.micro_batch * train.gradient_accumulation_steps * ranks == batch
     assert train.micro_batch <= max(1, IMAGES_ON_16_GB[variant] * (640 / size) ** 2 / 2)
 
 
 def test_a_batch_that_does_not_divide_names_those_that_do(write: Write) -> None:
-    with pytest.raises(RecipeError, match=r"recipe.yaml:2: train.global_batch: 64 .* such as 60 or 66"):
+    with pytest.raises(
+        RecipeError, match=r"recipe.yaml:2: train.global_batch: 64 .* such as 60 or 66"
+    ):
         resolve(load_recipe(write("train: {global_batch: 64}")), 6)
 
 

@@ -78,7 +78,9 @@ def test_a_sound_recipe_has_no_warnings(write: Write) -> None:
 
 
 def test_one_rank_needs_no_exchange(write: Write) -> None:
-    text = "communication: {data_type: bf16}\nmodel: {sync_batchnorm: true}\ncluster: {backend: nccl}"
+    text = (
+        "communication: {data_type: bf16}\nmodel: {sync_batchnorm: true}\ncluster: {backend: nccl}"
+    )
     assert len(prepare(write(text), world_size=1).warnings) == 2
 
 

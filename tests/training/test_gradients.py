@@ -28,6 +28,8 @@ def test_the_gradient_equals_plain_ddps_also_when_one_rank_has_no_boxes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_the_gradient_equals_plain_ddps_under_accumulation(launch_worker: Launch, stage: int) -> None:
+def test_the_gradient_equals_plain_ddps_under_accumulation(
+    launch_worker: Launch, stage: int
+) -> None:
     found = launch_worker("gradients", f"zero.stage={stage}", "train.gradient_accumulation_steps=2")
     assert found["relative_difference"] < TOLERANCE["fp32"]

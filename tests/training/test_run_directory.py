@@ -6,7 +6,9 @@ from yolo.errors import CheckpointError
 from yolo.training.run_directory import RunDirectory, choose_run, new_run
 
 
-def make_run(runs: Path, time: str, has_checkpoint: bool, is_finished: bool = False) -> RunDirectory:
+def make_run(
+    runs: Path, time: str, has_checkpoint: bool, is_finished: bool = False
+) -> RunDirectory:
     run = RunDirectory(runs / "demo" / time)
     run.create()
     if has_checkpoint:
@@ -52,7 +54,9 @@ def test_auto_starts_anew_where_there_was_no_run(tmp_path: Path) -> None:
 
 
 def test_a_named_run_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such run; expected a folder such as runs/demo/latest"):
+    with pytest.raises(
+        CheckpointError, match="no such run; expected a folder such as runs/demo/latest"
+    ):
         choose_run("demo", str(tmp_path / "nowhere"), tmp_path)
 
 

@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_it_promises(run: Run) -> None:
     assert summary["images_per_second"] > 0 < summary["wall_seconds"]
     # Stage 0 averages yolov5n's gradients in fp32: with 2 ranks each sends all of them once, and the 3 match counts.
     assert summary["wire_bytes_per_step_per_rank"] == parameter_count("n", 4) * 4 + 12
-    assert 0 < summary["communication_seconds_per_step"]
+    assert summary["communication_seconds_per_step"] > 0
     assert "AP50" in ended.output
     assert "deepspeed --log_level error --num_accelerators 2" in ended.output
     assert "each rank sent" in ended.output
@@ -111,15 +111,23 @@ def test_a_checkpoint_of_another_stage_is_refused_by_name(run: Run) -> None:
     assert "was saved with zero.stage 0, and this run has 1" in again.output
 
 
-def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(start: Start, tmp_path: Path) -> None:
+def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
+    start: Start, tmp_path: Path
+) -> None:
     process = start("recipes/demo.yaml", "train.epochs=50")
     deadline = time.monotonic() + 120
     metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
     while not (metrics.exists() and metrics.stat().st_size):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
-    table = subprocess.run(["pgrep", "-f", "-a", "deepspeed.launcher.launch"], capture_output=True, text=True)
-    mine = [line for line in table.stdout.splitlines() if str(metrics.parents[1].name) and "train.epochs=50" in line]
+    table = subprocess.run(
+        ["pgrep", "-f", "-a", "deepspeed.launcher.launch"], capture_output=True, text=True
+    )
+    mine = [
+        line
+        for line in table.stdout.splitlines()
+        if str(metrics.parents[1].name) and "train.epochs=50" in line
+    ]
     assert mine
     for line in mine:
         os.kill(int(line.split()[0]), signal.SIGKILL)
@@ -145,7 +153,9 @@ def test_a_missing_data_set_is_one_line(run: Run) -> None:
     assert "Traceback" not in ended.output
 
 
-def test_bad_images_above_the_share_stop_the_run_before_training(run: Run, small_demo: Path, tmp_path: Path) -> None:
+def test_bad_images_above_the_share_stop_the_run_before_training(
+    run: Run, small_demo: Path, tmp_path: Path
+) -> None:
     import shutil
 
     broken = tmp_path / "broken"

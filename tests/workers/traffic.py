@@ -58,7 +58,11 @@ def main() -> None:
     dist.all_reduce(big)
     found["after_detach"] = meter.take().calls
 
-    odd = [torch.full((3,), float(ranks.rank)), torch.tensor(7 + ranks.rank), torch.full((2, 2), 1.0)]
+    odd = [
+        torch.full((3,), float(ranks.rank)),
+        torch.tensor(7 + ranks.rank),
+        torch.full((2, 2), 1.0),
+    ]
     broadcast = [odd[0].clone(), odd[1].clone(), torch.tensor([True, ranks.rank == 0, False])]
     broadcast_from_first(broadcast)
     averaged = [odd[0].clone(), odd[1].clone()]
@@ -71,7 +75,9 @@ def main() -> None:
             "gathered": [tensor.tolist() for tensor in gathered],
         }
     holder = [None, None]
-    torch.distributed.all_gather_object(holder, found.get("flat") or [t.tolist() for t in broadcast])
+    torch.distributed.all_gather_object(
+        holder, found.get("flat") or [t.tolist() for t in broadcast]
+    )
     if ranks.is_first:
         found["broadcast_on_second"] = holder[1]
         options.out.write_text(json.dumps(found))

@@ -39,7 +39,9 @@ class Augmentation:
         """Each value, or the preset's where it is `auto`."""
         preset = AUGMENTATION_PRESETS[section.preset]
         given = {field.name: getattr(section, field.name) for field in fields(cls)}
-        return cls(**{name: preset[name] if value == "auto" else value for name, value in given.items()})
+        return cls(
+            **{name: preset[name] if value == "auto" else value for name, value in given.items()}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ def _random_matrix(
     rotation = np.eye(3)
     rotation[:2] = cv2.getRotationMatrix2D((0, 0), angle, magnification)
     shear = np.eye(3)
-    shear[0, 1], shear[1, 0] = np.tan(np.radians(random.uniform(-settings.shear, settings.shear, 2)))
+    shear[0, 1], shear[1, 0] = np.tan(
+        np.radians(random.uniform(-settings.shear, settings.shear, 2))
+    )
     shift = np.eye(3)
     share = random.uniform(0.5 - settings.translate, 0.5 + settings.translate, 2)
     shift[0, 2], shift[1, 2] = share * size
@@ -132,10 +136,14 @@ def flip(labelled: Labelled, settings: Augmentation, random: np.random.Generator
     height, width = image.shape[:2]
     if random.random() < settings.flipud:
         image = image[::-1]
-        boxes = np.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], axis=1)
+        boxes = np.stack(
+            [boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], axis=1
+        )
     if random.random() < settings.fliplr:
         image = image[:, ::-1]
-        boxes = np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+        boxes = np.stack(
+            [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1
+        )
     return Labelled(image, boxes, labelled.classes)
 
 

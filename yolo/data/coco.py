@@ -34,28 +34,36 @@ def read_coco(annotations: Path, images: Path) -> DetectionDataset:
         crowd = np.array([row[2] for row in rows], dtype=bool)
         width, height = int(entry["width"]), int(entry["height"])
         cleaned = clean_boxes(xyxy, classes, crowd, width, height, entry["file_name"], report)
-        records.append(ImageRecord(entry["id"], images / entry["file_name"], width, height, *cleaned))
+        records.append(
+            ImageRecord(entry["id"], images / entry["file_name"], width, height, *cleaned)
+        )
     for image_id, rows in boxes.items():
         for _ in rows:
             report.add(Problem.UNKNOWN_IMAGE, f"image_id {image_id}")
     ids = {record.image_id for record in records}
     if len(ids) != len(records):
-        raise DataError(f"{annotations}: two images have the same id; every `id` must be there once")
+        raise DataError(
+            f"{annotations}: two images have the same id; every `id` must be there once"
+        )
     if not records:
         raise DataError(f"{annotations}: names no image that can be used; see `images` in it")
-    return DetectionDataset(str(annotations), tuple(names.values()), tuple(names), tuple(records), report)
+    return DetectionDataset(
+        str(annotations), tuple(names.values()), tuple(names), tuple(records), report
+    )
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; set data.root, data.train and data.val") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(f"{path}: is not in COCO format: expected an object with a list `{key}`")
+            raise DataError(
+                f"{path}: is not in COCO format: expected an object with a list `{key}`"
+            )
     return content
 
 
@@ -65,7 +73,9 @@ def _categories(entries: list[Any], path: Path) -> dict[int, str]:
     for entry in entries:
         is_sound = isinstance(entry, dict) and isinstance(entry.get("name"), str)
         if not is_sound or not _is_whole(entry.get("id")) or entry["id"] in names:
-            raise DataError(f"{path}: category {json.dumps(entry)[:80]}: expected its own `id` and a `name`")
+            raise DataError(
+                f"{path}: category {json.dumps(entry)[:80]}: expected its own `id` and a `name`"
+            )
         names[entry["id"]] = entry["name"]
     if not names:
         raise DataError(f"{path}: has no categories, so there is nothing to learn")
@@ -77,8 +87,13 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and abs(value) < 1e7
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and abs(value) < 1e7
+
+
+def _is_box(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
 def _is_image(entry: Any) -> bool:
@@ -87,7 +102,9 @@ def _is_image(entry: Any) -> bool:
         and _is_whole(entry.get("id"))
         and isinstance(entry.get("file_name"), str)
         and entry["file_name"] != ""
-        and all(_is_whole(entry.get(side)) and 0 < entry[side] < 10**6 for side in ("width", "height"))
+        and all(
+            _is_whole(entry.get(side)) and 0 < entry[side] < 10**6 for side in ("width", "height")
+        )
     )
 
 
@@ -98,12 +115,20 @@ def _boxes_by_image(
     for entry in content["annotations"]:
         box = entry.get("bbox") if isinstance(entry, dict) else None
         is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
-        if not is_box or not _is_whole(entry.get("image_id")) or entry.get("iscrowd", 0) not in (0, 1):
+        if (
+            not is_box
+            or not _is_whole(entry.get("image_id"))
+            or entry.get("iscrowd", 0) not in (0, 1)
+        ):
             report.add(Problem.MALFORMED_BOX, json.dumps(entry)[:120])
         elif not _is_whole(entry.get("category_id")) or entry["category_id"] not in index_of:
             report.add(Problem.UNKNOWN_CLASS, f"category_id {entry.get('category_id')}")
         else:
-            x, y, w, h = box
-            row = ([x, y, x + w, y + h], index_of[entry["category_id"]], entry.get("iscrowd", 0) == 1)
+            x, y, w, h = entry["bbox"]
+            row = (
+                [x, y, x + w, y + h],
+                index_of[entry["category_id"]],
+                entry.get("iscrowd", 0) == 1,
+            )
             boxes[entry["image_id"]].append(row)
     return boxes

@@ -146,7 +146,13 @@ def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | N
 
 
 def clean_boxes(
-    boxes: np.ndarray, classes: np.ndarray, crowd: np.ndarray, width: int, height: int, name: str, report: DataReport
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    crowd: np.ndarray,
+    width: int,
+    height: int,
+    name: str,
+    report: DataReport,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes (M, 4) in pixels clipped to their image; those without area and exact duplicates dropped, all counted."""
     if len(boxes) == 0:
@@ -154,7 +160,9 @@ def clean_boxes(
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
     # A coordinate rounded in its file may stand out by less than a pixel's hundredth: no news.
     for index in np.flatnonzero(np.abs(clipped - boxes).max(axis=1) > 0.01):
-        report.add(Problem.CLIPPED_BOX, f"{name}: {boxes[index].round(2).tolist()} in {width}x{height}")
+        report.add(
+            Problem.CLIPPED_BOX, f"{name}: {boxes[index].round(2).tolist()} in {width}x{height}"
+        )
     sides = clipped[:, 2:] - clipped[:, :2]
     has_area = (sides > 0.01).all(axis=1)
     for index in np.flatnonzero(~has_area):
@@ -166,4 +174,8 @@ def clean_boxes(
     for index in np.flatnonzero(has_area & ~is_first):
         report.add(Problem.DUPLICATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
     kept = has_area & is_first
-    return clipped[kept].astype(np.float32), classes[kept].astype(np.int64), crowd[kept].astype(bool)
+    return (
+        clipped[kept].astype(np.float32),
+        classes[kept].astype(np.int64),
+        crowd[kept].astype(bool),
+    )

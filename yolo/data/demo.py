@@ -61,7 +61,8 @@ def _marker_text(settings: DemoSettings) -> str:
 def _draw_split(
     folder: Path, split: str, number: int, count: int, settings: DemoSettings
 ) -> dict[str, object]:
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for image_id in range(count):
         random = np.random.default_rng((settings.seed, number, image_id))
         picture, shapes = draw_picture(settings.size, random)
@@ -85,7 +86,9 @@ def _draw_split(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def draw_picture(size: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+def draw_picture(
+    size: int, random: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[int, Box]]]:
     """One picture (size, size, 3), and its shapes as (index into SHAPES, box in pixels)."""
     picture = _ground(size, random)
     shapes: list[tuple[int, Box]] = []
@@ -101,7 +104,8 @@ def draw_picture(size: int, random: np.random.Generator) -> tuple[np.ndarray, li
         if max((_overlap(box, other) for _, other in shapes), default=0.0) > MAX_OVERLAP:
             continue
         _paint(picture, points, random)
-        shapes.append((kind, tuple(float(np.clip(edge, 0, size)) for edge in box)))
+        left, top, right, bottom = (float(np.clip(edge, 0, size)) for edge in box)
+        shapes.append((kind, (left, top, right, bottom)))
     return cv2.GaussianBlur(picture, (3, 3), 0.6), shapes
 
 

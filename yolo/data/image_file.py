@@ -63,7 +63,13 @@ def image_size(path: Path) -> tuple[int, int]:
             is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     except FileNotFoundError as error:
         raise UnusableImage(f"{path}: no such file", Problem.MISSING_IMAGE) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (
+        UnidentifiedImageError,
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ) as error:
         raise UnusableImage(f"{path}: {error}", Problem.CORRUPT_IMAGE) from error
     return (height, width) if is_turned else (width, height)
 

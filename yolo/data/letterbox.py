@@ -48,4 +48,6 @@ def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
     if scale == 1:
         return image
     target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return cv2.resize(
+        image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )

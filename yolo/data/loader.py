@@ -37,11 +37,18 @@ class _EpochBatches(Sampler[list[SampleKey]]):
 class TrainingLoader:
     """This rank's training batches, optimizer step by optimizer step."""
 
-    def __init__(self, dataset: DetectionDataset, recipe: Recipe, rank: int, world_size: int) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, recipe: Recipe, rank: int, world_size: int
+    ) -> None:
         train = recipe.train
         assert train.micro_batch != "auto"
         self.steps = StepSampler(
-            len(dataset.records), train.global_batch, train.micro_batch, rank, world_size, train.seed
+            len(dataset.records),
+            train.global_batch,
+            train.micro_batch,
+            rank,
+            world_size,
+            train.seed,
         )
         self._batches = _EpochBatches(self.steps)
         workers = recipe.data.workers
@@ -76,7 +83,12 @@ class TrainingLoader:
 
 
 def evaluation_loader(
-    dataset: DetectionDataset, image_size: int, batch: int, workers: int, rank: int = 0, world_size: int = 1
+    dataset: DetectionDataset,
+    image_size: int,
+    batch: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> "DataLoader[EvaluationBatch]":
     """This rank's share of the images, every image on exactly one rank."""
     return DataLoader(

@@ -20,7 +20,9 @@ def load_split(section: DataSection, split: str) -> DetectionDataset:
     annotations = root / (section.train if split == "train" else section.val)
     if section.format == "yolo":
         return read_yolo(annotations, split)
-    images = section.images if split == "train" or section.val_images == "auto" else section.val_images
+    images = (
+        section.images if split == "train" or section.val_images == "auto" else section.val_images
+    )
     return read_coco(annotations, root / images)
 
 
@@ -46,5 +48,6 @@ def load_annotated(path: Path) -> DetectionDataset:
     if found is None:
         read_coco(path, path.parent)
     raise DataError(
-        f"{path}: its images were not found; looked for the first in " + ", ".join(str(folder) for folder in places)
+        f"{path}: its images were not found; looked for the first in "
+        + ", ".join(str(folder) for folder in places)
     )

@@ -10,7 +10,8 @@ class SampleKey(NamedTuple):
     """A sample is named by epoch and image, so that workers keep no state between epochs."""
 
     epoch: int
-    index: int
+    image: int
+    """Index into the data set's records."""
 
 
 class StepSampler:
@@ -21,7 +22,13 @@ class StepSampler:
     """
 
     def __init__(
-        self, length: int, global_batch: int, micro_batch: int, rank: int, world_size: int, seed: int
+        self,
+        length: int,
+        global_batch: int,
+        micro_batch: int,
+        rank: int,
+        world_size: int,
+        seed: int,
     ) -> None:
         if global_batch % (micro_batch * world_size):
             raise ValueError(

@@ -65,7 +65,9 @@ class ResizedImages:
         record = self.records[index]
         image = self.kept.get(index)
         if image is None:
-            image = resize_long_side(read_image(record.path, record.width, record.height), self.size)
+            image = resize_long_side(
+                read_image(record.path, record.width, record.height), self.size
+            )
             if self.must_keep:
                 self.kept[index] = image
         scale = self.size / max(record.width, record.height)
@@ -78,7 +80,9 @@ class TrainingSamples(Dataset[Sample]):
 
     def __init__(self, dataset: DetectionDataset, recipe: Recipe) -> None:
         section = recipe.data.augmentation
-        self.images = ResizedImages(dataset.records, recipe.model.image_size, recipe.data.cache == "ram")
+        self.images = ResizedImages(
+            dataset.records, recipe.model.image_size, recipe.data.cache == "ram"
+        )
         self.size = recipe.model.image_size
         self.seed = recipe.train.seed
         self.augmentation = Augmentation.from_section(section)
@@ -88,10 +92,10 @@ class TrainingSamples(Dataset[Sample]):
         return len(self.images.records)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        random = np.random.default_rng((self.seed, key.epoch, key.index))
+        random = np.random.default_rng((self.seed, key.epoch, key.image))
         settings = self.augmentation
         is_mosaic = key.epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
-        labelled = self._draw(key.index, is_mosaic, random)
+        labelled = self._draw(key.image, is_mosaic, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(self)))
             labelled = blend(labelled, self._draw(other, is_mosaic, random), random)
@@ -154,4 +158,8 @@ def collate_evaluation(samples: Sequence[EvaluationBatch]) -> EvaluationBatch:
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """(S, S, 3) blue green red to (3, S, S) red green blue."""
-    return torch.from_numpy(np.ascontiguousarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB).transpose(2, 0, 1)))
+    return torch.from_numpy(
+        np.ascontiguousarray(
+            cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB).transpose(2, 0, 1)
+        )
+    )

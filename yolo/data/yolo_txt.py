@@ -20,7 +20,9 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
     content = _load(data_yaml)
     names = _class_names(content, data_yaml)
     if split not in content:
-        raise DataError(f"{data_yaml}: has no `{split}:`; it names the folder of that split's images")
+        raise DataError(
+            f"{data_yaml}: has no `{split}:`; it names the folder of that split's images"
+        )
     base = Path(str(content.get("path", ".")))
     root = base if base.is_absolute() else data_yaml.parent / base
     images = _image_files(content[split], root, data_yaml, split)
@@ -34,12 +36,17 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
             report.add(error.problem, str(error))
             continue
         scaled = boxes * np.array([width, height, width, height])
-        xyxy = np.concatenate([scaled[:, :2] - scaled[:, 2:] / 2, scaled[:, :2] + scaled[:, 2:] / 2], axis=1)
+        xyxy = np.concatenate(
+            [scaled[:, :2] - scaled[:, 2:] / 2, scaled[:, :2] + scaled[:, 2:] / 2], axis=1
+        )
         crowd = np.zeros(len(xyxy), dtype=bool)
         cleaned = clean_boxes(xyxy, classes, crowd, width, height, path.name, report)
         records.append(ImageRecord(image_id, path, width, height, *cleaned))
     if not records:
-        raise DataError(f"{data_yaml}: `{split}` holds no image that can be used\n  " + "\n  ".join(report.lines()))
+        raise DataError(
+            f"{data_yaml}: `{split}` holds no image that can be used\n  "
+            + "\n  ".join(report.lines())
+        )
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
 
 
@@ -57,7 +64,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml") from error
+        raise DataError(
+            f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
+        ) from error
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}:{line}: is not YAML: {error.problem}") from error
@@ -72,7 +81,9 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
         if sorted(names) != list(range(len(names))):
-            raise DataError(f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {sorted(names)[:8]}")
+            raise DataError(
+                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {sorted(names)[:8]}"
+            )
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: names: expected a list of class names")
@@ -86,7 +97,9 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
     files: list[Path] = []
     for place in entry if isinstance(entry, list) else [entry]:
         if not isinstance(place, str):
-            raise DataError(f"{data_yaml}: {split}: expected a folder or a .txt list, found {place!r}")
+            raise DataError(
+                f"{data_yaml}: {split}: expected a folder or a .txt list, found {place!r}"
+            )
         path = root / place
         if path.is_dir():
             files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
@@ -94,7 +107,9 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
             lines = path.read_text(encoding="utf-8").splitlines()
             files += [path.parent / line.strip() for line in lines if line.strip()]
         else:
-            raise DataError(f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images")
+            raise DataError(
+                f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images"
+            )
     return files
 
 
@@ -116,7 +131,9 @@ def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, n
             if not is_box or values[0] != int(values[0]) or min(values[3:]) < 0:
                 raise ValueError(line)
         except (ValueError, OverflowError):
-            report.add(Problem.MALFORMED_BOX, f"{path}:{number}: {line[:60]!r}, expected `class cx cy w h`")
+            report.add(
+                Problem.MALFORMED_BOX, f"{path}:{number}: {line[:60]!r}, expected `class cx cy w h`"
+            )
             continue
         if not 0 <= values[0] < classes:
             report.add(Problem.UNKNOWN_CLASS, f"{path}:{number}: class {values[0]:g} of {classes}")

@@ -92,6 +92,7 @@ def _merged(config: Json, further: Mapping[str, Any]) -> Json:
     merged = dict(config)
     for word, value in further.items():
         older = merged.get(word)
-        both = isinstance(older, dict) and isinstance(value, Mapping)
-        merged[word] = _merged(older, value) if both else value
+        if isinstance(older, dict) and isinstance(value, Mapping):
+            value = _merged(older, value)
+        merged[word] = value
     return merged

@@ -25,7 +25,10 @@ def effective_yaml(resolved: ResolvedRecipe) -> str:
     for key, value in flatten(resolved.recipe.model_dump(mode="json")):
         sections = key[:-1]
         shared = 0
-        while shared < min(len(sections), len(open_sections)) and sections[shared] == open_sections[shared]:
+        while (
+            shared < min(len(sections), len(open_sections))
+            and sections[shared] == open_sections[shared]
+        ):
             shared += 1
         lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
         open_sections = sections

@@ -69,7 +69,9 @@ def _family(path: Path) -> list[tuple[Path, Document]]:
         try:
             document = read_document(path)
         except RecipeError as error:
-            raise RecipeError(f"{asked_by}: extends: {error}" if asked_by else str(error)) from error
+            raise RecipeError(
+                f"{asked_by}: extends: {error}" if asked_by else str(error)
+            ) from error
         parent = document.values.get("extends")
         values = {word: value for word, value in document.values.items() if word != "extends"}
         family.insert(0, (path, Document(values, document.positions)))

@@ -14,7 +14,9 @@ def count_gpus() -> int:
     installed = len(list(DRIVER_FOLDER.iterdir())) if DRIVER_FOLDER.is_dir() else 0
     if visible is None:
         return installed
-    return min(installed, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+    return min(
+        installed, len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    )
 
 
 def count_cores() -> int:

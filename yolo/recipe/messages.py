@@ -152,6 +152,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 def _range(schema: Mapping[str, Any]) -> str:
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    start = f" from {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    start = (
+        f" from {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    )
     end = f" to {high:g}" if high is not None else f" below {below:g}" if below is not None else ""
     return start + end

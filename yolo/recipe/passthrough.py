@@ -130,7 +130,9 @@ def _section_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Itera
 
 
 def _schema_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    from jsonschema import Draft202012Validator  # costs 0.1 s, and most recipes pass nothing through
+    from jsonschema import (
+        Draft202012Validator,
+    )  # costs 0.1 s, and most recipes pass nothing through
 
     for error in Draft202012Validator(schema).iter_errors(value):
         key = (word, *(str(element) for element in error.absolute_path))

@@ -55,7 +55,9 @@ def _rows(title: str, model: type[BaseModel], key: Key) -> Iterator[str]:
         for section in models:
             place = ".".join((*key, name))
             kind = section.model_fields.get("type")
-            heading = f"`{place}`" + (f" of type {kind.default}" if len(models) > 1 and kind else "")
+            heading = f"`{place}`" + (
+                f" of type {kind.default}" if len(models) > 1 and kind else ""
+            )
             yield from _rows(heading, section, (*key, name))
 
 

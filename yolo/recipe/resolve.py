@@ -103,7 +103,9 @@ def _micro_batch(recipe: Recipe, situation: _Situation) -> Computed:
     share, steps = train.global_batch // world_size, train.gradient_accumulation_steps
     _check_divisible(recipe, situation)
     if steps != "auto":
-        return max(1, share // steps), f"global_batch {train.global_batch} / ({world_size} ranks x {steps} steps)"
+        return max(
+            1, share // steps
+        ), f"global_batch {train.global_batch} / ({world_size} ranks x {steps} steps)"
     fits = IMAGES_ON_16_GB[recipe.model.variant] * (640 / recipe.model.image_size) ** 2
     fits = max(1, int(fits / (2 if recipe.precision.dtype == "fp32" else 1)))
     largest = max(size for size in range(1, share + 1) if share % size == 0 and size <= fits)
@@ -117,13 +119,19 @@ def _accumulation(recipe: Recipe, situation: _Situation) -> Computed:
     train, world_size = recipe.train, situation.world_size
     assert train.micro_batch != "auto"
     steps = max(1, train.global_batch // (train.micro_batch * world_size))
-    return steps, f"global_batch {train.global_batch} / (micro_batch {train.micro_batch} x {world_size} ranks)"
+    return (
+        steps,
+        f"global_batch {train.global_batch} / (micro_batch {train.micro_batch} x {world_size} ranks)",
+    )
 
 
 def _warmup_bias_lr(recipe: Recipe, _: _Situation) -> Computed:
     if recipe.optimizer.type == "SGD":
         return 0.1, "the public YOLOv5's value for SGD"
-    return 0.0, f"{recipe.optimizer.type}'s steps do not shrink with the gradient: 0.1 would throw the biases off"
+    return (
+        0.0,
+        f"{recipe.optimizer.type}'s steps do not shrink with the gradient: 0.1 would throw the biases off",
+    )
 
 
 def _overlap_comm(recipe: Recipe, _: _Situation) -> Computed:
@@ -143,7 +151,10 @@ def _reduce_bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
 
 
 def _persistence_threshold(recipe: Recipe, _: _Situation) -> Computed:
-    return 10_000, "BatchNorm, biases and the smallest convolutions: under 5% of the network, most of its tensors"
+    return (
+        10_000,
+        "BatchNorm, biases and the smallest convolutions: under 5% of the network, most of its tensors",
+    )
 
 
 def _prefetch_bucket_size(recipe: Recipe, _: _Situation) -> Computed:
@@ -152,8 +163,14 @@ def _prefetch_bucket_size(recipe: Recipe, _: _Situation) -> Computed:
 
 def _data_type(recipe: Recipe, _: _Situation) -> Computed:
     if recipe.zero.stage == 0:
-        return "fp32", "stage 0 sends gradients as they are kept, in fp32; bf16 would halve the bytes"
-    return recipe.precision.dtype, "from stage 1 on DeepSpeed sends what precision.dtype computes in"
+        return (
+            "fp32",
+            "stage 0 sends gradients as they are kept, in fp32; bf16 would halve the bytes",
+        )
+    return (
+        recipe.precision.dtype,
+        "from stage 1 on DeepSpeed sends what precision.dtype computes in",
+    )
 
 
 def _val_images(recipe: Recipe, _: _Situation) -> Computed:
@@ -215,7 +232,8 @@ def _check_divisible(recipe: Recipe, situation: _Situation) -> None:
 def _check_batch(recipe: Recipe, situation: _Situation) -> None:
     _check_divisible(recipe, situation)
     train, ranks = recipe.train, situation.world_size
-    assert train.micro_batch != "auto" and train.gradient_accumulation_steps != "auto"
+    assert train.micro_batch != "auto"
+    assert train.gradient_accumulation_steps != "auto"
     product = train.micro_batch * train.gradient_accumulation_steps * ranks
     if product != train.global_batch:
         raise RecipeError(

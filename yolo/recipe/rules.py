@@ -118,7 +118,9 @@ def stage_0_has_no_buckets(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def stage_3_has_its_own_exchange(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.zero.stage == 3:
         keys = ("zero.use_multi_rank_bucket_allreduce", "zero.round_robin_gradients")
-        yield from _without_effect(resolved, keys, "it concerns stages 1 and 2, and zero.stage is 3")
+        yield from _without_effect(
+            resolved, keys, "it concerns stages 1 and 2, and zero.stage is 3"
+        )
 
 
 @rule
@@ -175,7 +177,9 @@ def offloading_wants_adamw_and_a_stage(resolved: ResolvedRecipe) -> Iterator[Fin
     if recipe.zero.offload_optimizer == "none":
         return
     if recipe.zero.stage == 0:
-        yield _error("zero.offload_optimizer", "stage 0 offloads nothing; set zero.stage to 1 or more")
+        yield _error(
+            "zero.offload_optimizer", "stage 0 offloads nothing; set zero.stage to 1 or more"
+        )
     if recipe.optimizer.type != "AdamW":
         yield _error(
             "zero.offload_optimizer",
@@ -248,7 +252,8 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
     ):
         if every > recipe.train.epochs:
             yield _warning(
-                key, f"{every} is more than the run's {recipe.train.epochs} epochs: only after the last"
+                key,
+                f"{every} is more than the run's {recipe.train.epochs} epochs: only after the last",
             )
 
 
@@ -290,7 +295,9 @@ def prescaling_excludes_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
     }
     for key in (key for key, is_asked in asked.items() if is_asked):
         if stage == 1:
-            yield _warning(f"deepspeed.{key}", "has no effect: stage 1 divides by the world size first")
+            yield _warning(
+                f"deepspeed.{key}", "has no effect: stage 1 divides by the world size first"
+            )
         if stage >= 2:
             yield _error(f"deepspeed.{key}", f"DeepSpeed refuses it at stage {stage}; remove it")
 
@@ -321,7 +328,9 @@ def gradient_norm_is_needed_for_clipping(resolved: ResolvedRecipe) -> Iterator[F
     if _passed(resolved, "zero_optimization", "compute_grad_norm") is False:
         key = "deepspeed.zero_optimization.compute_grad_norm"
         if resolved.recipe.train.gradient_clipping > 0:
-            yield _error(key, "clipping needs the norm; set train.gradient_clipping to 0 or remove this")
+            yield _error(
+                key, "clipping needs the norm; set train.gradient_clipping to 0 or remove this"
+            )
         elif resolved.recipe.zero.stage not in (1, 2):
             yield _error(key, "DeepSpeed allows it at stages 1 and 2 only; remove it")
 
@@ -331,7 +340,9 @@ def quantised_exchange_wants_stage_3(resolved: ResolvedRecipe) -> Iterator[Findi
     stage = resolved.recipe.zero.stage
     for word in ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size"):
         if 0 < stage < 3 and _passed(resolved, "zero_optimization", word):
-            yield _warning(f"deepspeed.zero_optimization.{word}", f"has no effect: zero.stage is {stage}")
+            yield _warning(
+                f"deepspeed.zero_optimization.{word}", f"has no effect: zero.stage is {stage}"
+            )
 
 
 @rule
@@ -348,5 +359,6 @@ def breakdowns_wait_for_the_device(resolved: ResolvedRecipe) -> Iterator[Finding
     for words in (("wall_clock_breakdown",), ("flops_profiler", "enabled")):
         if _passed(resolved, *words) is True:
             yield _warning(
-                ".".join(("deepspeed", *words)), "waits for the device at every step of the run: slower throughout"
+                ".".join(("deepspeed", *words)),
+                "waits for the device at every step of the run: slower throughout",
             )

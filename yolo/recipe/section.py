@@ -63,11 +63,21 @@ Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Rate = Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-RateOrZero = Annotated[float, Field(ge=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-Duration = Annotated[float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-DurationOrZero = Annotated[float, Field(ge=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-Degrees = Annotated[float, Field(ge=0.0, le=180.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-Momentum = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+RateOrZero = Annotated[
+    float, Field(ge=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
+Duration = Annotated[
+    float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
+DurationOrZero = Annotated[
+    float, Field(ge=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
+Degrees = Annotated[
+    float, Field(ge=0.0, le=180.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
+Momentum = Annotated[
+    float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
 ImageSize = Annotated[
     int, Field(ge=64, le=4096), BeforeValidator(_whole), AfterValidator(_multiple_of_32)
 ]

@@ -66,7 +66,9 @@ def parse_document(text: str, name: str) -> Document:
     if root is None:
         return Document({}, {})
     if not isinstance(root, MappingNode):
-        raise RecipeError(f"{name}:1: a recipe is a list of `key: value` lines, found {root.id}")
+        raise RecipeError(
+            f"{name}:1: a recipe is a list of `key: value` lines, found something else"
+        )
     positions: dict[Key, Position] = {}
     values = _plain(yaml, root, (), name, positions)
     return Document(values, positions)

@@ -24,7 +24,7 @@ class WeightAverage:
         self.trained = trained
         self.settings = settings
         self.updates = 0
-        self.parameters = [_held(parameter).detach().clone() for parameter in trained.parameters()]
+        self.parameters = [_held(parameter).clone() for parameter in trained.parameters()]
         self.buffers = [buffer.detach().clone() for buffer in _statistics(trained)]
 
     @torch.no_grad()
@@ -43,7 +43,9 @@ class WeightAverage:
         """The share of the average that the next weights leave standing."""
         if not self.settings.ema:
             return 0.0
-        return self.settings.ema_decay * (1 - math.exp(-self.updates / self.settings.ema_ramp_steps))
+        return self.settings.ema_decay * (
+            1 - math.exp(-self.updates / self.settings.ema_ramp_steps)
+        )
 
     @torch.no_grad()
     def write_into(self, model: nn.Module) -> None:
@@ -56,8 +58,8 @@ class WeightAverage:
         whole = _whole(list(self.trained.parameters()), self.parameters)
         for target, source in zip(model.parameters(), whole, strict=True):
             target.copy_(source)
-        for target, source in zip(_statistics(model), self.buffers, strict=True):
-            target.copy_(source)
+        for statistic, source in zip(_statistics(model), self.buffers, strict=True):
+            statistic.copy_(source)
 
     @torch.no_grad()
     def read_from(self, model: nn.Module, updates: int) -> None:
@@ -67,8 +69,8 @@ class WeightAverage:
             self.parameters, self.trained.parameters(), model.parameters(), strict=True
         ):
             average.copy_(_shard_of(parameter, source))
-        for average, source in zip(self.buffers, _statistics(model), strict=True):
-            average.copy_(source)
+        for average, statistic in zip(self.buffers, _statistics(model), strict=True):
+            average.copy_(statistic)
 
 
 def _statistics(model: nn.Module) -> list[torch.Tensor]:
@@ -84,8 +86,8 @@ def _statistics(model: nn.Module) -> list[torch.Tensor]:
 
 def _held(parameter: Any) -> torch.Tensor:
     """What this rank holds of a parameter: all of it, or under stage 3 its shard (flat, padded to equal sizes)."""
-    shard = getattr(parameter, "ds_tensor", None)
-    return parameter.data if shard is None else shard.data
+    held: torch.Tensor = getattr(parameter, "ds_tensor", parameter).detach()
+    return held
 
 
 def _whole(parameters: list[Any], held: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
-from torch import nn
 
 from yolo.errors import CheckpointError, WeightsError
+from yolo.model import YOLOv5
 from yolo.model.weights import load_weights, save_weights
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
@@ -46,7 +46,7 @@ class _State:
 def save_checkpoint(
     engine: Any,
     average: WeightAverage,
-    plain: nn.Module,
+    plain: YOLOv5,
     progress: Progress,
     recipe: Recipe,
     run: RunDirectory,
@@ -77,7 +77,7 @@ def save_checkpoint(
 def load_checkpoint(
     engine: Any,
     average: WeightAverage,
-    plain: nn.Module,
+    plain: YOLOv5,
     recipe: Recipe,
     run: RunDirectory,
     ranks: Ranks,
@@ -113,14 +113,23 @@ def load_checkpoint(
         if path is None:
             problem = "DeepSpeed found nothing to load in it"
         load_weights(folder / AVERAGE, plain, allow_mismatch=False)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, AssertionError, WeightsError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+        AssertionError,
+        WeightsError,
+    ) as error:
         problem = str(error).splitlines()[0]
     except Exception as error:  # unpickling a torn file raises whatever its bytes happen to spell
         problem = f"{type(error).__name__}: {error}"
     if problem is not None:
         raise CheckpointError(_unreadable(folder, problem))
     average.read_from(plain, state.progress.average_updates)
-    return from_first(ranks, state.progress)
+    progress: Progress = from_first(ranks, state.progress)
+    return progress
 
 
 def _read(path: Path) -> str:

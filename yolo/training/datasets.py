@@ -92,4 +92,5 @@ def _anchors(
         else None,
     )
     tell(f"anchors: {choice.reason}")
-    return choice.anchors
+    anchors: Anchors = tuple(tuple((w, h) for w, h in level) for level in choice.anchors.tolist())
+    return anchors

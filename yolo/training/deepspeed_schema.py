@@ -72,8 +72,8 @@ def keys_that_deepspeed_reads() -> tuple[dict[str, Any], dict[str, dict[str, Any
     sections = {name: WatchedDictionary() for name in WATCHED_SECTIONS}
     watched = WatchedDictionary({"train_batch_size": 1, **sections})
     watched_copy = mock.patch.object(deepspeed_config.copy, "copy", lambda value: value)
-    rank = mock.patch.object(deepspeed.comm, "get_rank", lambda: 0)
-    world = mock.patch.object(deepspeed.comm, "get_world_size", lambda: 1)
+    rank = mock.patch.object(deepspeed.comm, "get_rank", return_value=0)
+    world = mock.patch.object(deepspeed.comm, "get_world_size", return_value=1)
     with watched_copy, rank, world:
         deepspeed_config.DeepSpeedConfig(watched)
     return watched.asked, {name: section.asked for name, section in sections.items()}
@@ -96,7 +96,7 @@ def schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
     definitions: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         bounds = [item for item in field.metadata if not callable(item)]
-        annotation = Annotated[(field.annotation, *bounds)] if bounds else field.annotation
+        annotation: Any = Annotated[(field.annotation, *bounds)] if bounds else field.annotation
         schema = _without_titles(TypeAdapter(annotation).json_schema())
         definitions |= schema.pop("$defs", {})
         properties[field.alias or name] = schema

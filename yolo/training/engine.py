@@ -34,7 +34,9 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
             dist_init_required=False,
         )
     except (ValueError, AssertionError, NotImplementedError) as error:
-        raise LaunchError(f"DeepSpeed {deepspeed.__version__} refuses the configuration: {error}") from error
+        raise LaunchError(
+            f"DeepSpeed {deepspeed.__version__} refuses the configuration: {error}"
+        ) from error
     if recipe.zero.stage == 0:
         _clip_without_a_collective(engine)
     return engine

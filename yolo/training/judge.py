@@ -1,11 +1,11 @@
 """Judging the averaged weights during a run, and keeping the best."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from yolo.data.dataset import ImageRecord
 from yolo.data.loader import evaluation_loader
@@ -74,7 +74,7 @@ class Judge:
         self.save(model, self.run.best_weights)
         return Verdict(ap, ap50, is_best, metrics, self._samples(model))
 
-    def save(self, model: torch.nn.Module, path: Path) -> None:
+    def save(self, model: YOLOv5, path: Path) -> None:
         """Write weights with what is needed to use them anywhere."""
         description = {
             "class_names": json.dumps(self.val.class_names),
@@ -95,9 +95,7 @@ class Judge:
             self.ranks.device,
             warn=lambda _: None,  # every image was read when the data set was verified
         )
-        return tuple(
-            _sample(record, seen) for record, seen in zip(records, found, strict=False)
-        )
+        return tuple(_sample(record, seen) for record, seen in zip(records, found, strict=False))
 
 
 def _sample(record: ImageRecord, seen: DetectedImage) -> SamplePicture:
@@ -109,6 +107,11 @@ def _sample(record: ImageRecord, seen: DetectedImage) -> SamplePicture:
     return SamplePicture(
         record.path.name,
         np.ascontiguousarray(seen.image[..., ::-1]),
-        tuple(SampleBox(*box, category) for box, category in boxes),
-        tuple(SampleBox(*box, category, score) for box, category, score in rows),
+        tuple(_box(corners, category) for corners, category in boxes),
+        tuple(_box(corners, category, score) for corners, category, score in rows),
     )
+
+
+def _box(corners: Sequence[float], category: int, score: float | None = None) -> SampleBox:
+    left, top, right, bottom = corners
+    return SampleBox(left, top, right, bottom, category, score)

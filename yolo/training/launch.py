@@ -50,7 +50,9 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
     """
     launcher = Path(launch.command[0])
     if not launcher.exists():
-        raise LaunchError(f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher")
+        raise LaunchError(
+            f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
+        )
     code = subprocess.run(
         launch.command, env=os.environ | dict(launch.environment), check=False
     ).returncode

@@ -44,9 +44,7 @@ class Loop:
         self.step = 0
         """Optimizer steps taken, those before a resume included."""
 
-    def epoch(
-        self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
-    ) -> Iterator[StepLog]:
+    def epoch(self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]) -> Iterator[StepLog]:
         """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
 
         Raises TrainingDiverged on all ranks alike.
@@ -62,10 +60,14 @@ class Loop:
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step)
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
             assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
-            matches, exchange = self._count_matches(assignments)  # travels while the network computes
+            matches, exchange = self._count_matches(
+                assignments
+            )  # travels while the network computes
             for batch, assignment in zip(micro_batches, assignments, strict=True):
                 predictions = self.engine(to_network(batch.images, self.ranks.device))
-                exchange = _waited(exchange)
+                if exchange is not None:
+                    exchange.wait()
+                    exchange = None
                 assignment = assignment.to(self.ranks.device, non_blocking=True)
                 loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
                 self.engine.backward(loss)
@@ -109,8 +111,3 @@ class Loop:
                 "train.warmup_epochs. Checkpoints taken before are whole"
             )
         return log
-
-
-def _waited(exchange: Any) -> None:
-    if exchange is not None:
-        exchange.wait()

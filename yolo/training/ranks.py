@@ -61,7 +61,10 @@ def join(recipe: Recipe) -> Ranks:
         device = torch.device(accelerator.device_name(local_rank))
     timeout = datetime.timedelta(minutes=recipe.communication.timeout_minutes)
     dist.init_distributed(
-        dist_backend=recipe.cluster.backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
+        dist_backend=recipe.cluster.backend,
+        timeout=timeout,
+        verbose=False,
+        auto_mpi_discovery=False,
     )
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 

@@ -113,7 +113,12 @@ class Recorder:
 
     def _add_over_ranks(self, span: Span) -> tuple[float, float, float]:
         """The loss parts' sums over the ranks; the span's seconds and bytes become means over them."""
-        costs = [span.seconds, span.data_wait_seconds, span.traffic.seconds, span.traffic.wire_bytes]
+        costs = [
+            span.seconds,
+            span.data_wait_seconds,
+            span.traffic.seconds,
+            span.traffic.wire_bytes,
+        ]
         sums = torch.tensor(
             [*self._losses.tolist(), *costs], dtype=torch.float64, device=self.ranks.device
         )

@@ -26,7 +26,9 @@ class Schedule:
         self.recipe = recipe
         self.steps_per_epoch = steps_per_epoch
         self.steps = steps_per_epoch * recipe.train.epochs
-        asked = max(round(recipe.train.warmup_epochs * steps_per_epoch), recipe.train.warmup_min_steps)
+        asked = max(
+            round(recipe.train.warmup_epochs * steps_per_epoch), recipe.train.warmup_min_steps
+        )
         self.warmup_steps = min(asked, self.steps // 2) if recipe.train.warmup_epochs > 0 else 0
 
     def at(self, step: int) -> Rates:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import deepspeed
 import torch
@@ -18,7 +17,7 @@ from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.effective import effective_yaml
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from yolo.training.datasets import Datasets, open_datasets
+from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
@@ -68,7 +67,9 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     criterion = _criterion(plain, recipe)
-    loop = Loop(engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps)
+    loop = Loop(
+        engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps
+    )
     judge = Judge(datasets, recipe, ranks, run)
 
     progress = Progress()
@@ -113,24 +114,28 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
 
 def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
     """The run's folder, chosen by the first rank and made there; errors reach every rank."""
-    chosen: Any = None
+    chosen: RunDirectory | CheckpointError | None = None
     if ranks.is_first:
         try:
             resume = resolved.recipe.checkpoint.resume
             chosen = RunDirectory(path) if path else choose_run(resolved.name, resume)
             if chosen.finished.exists():
-                raise CheckpointError(f"{chosen.path}: is finished; start anew with checkpoint.resume=never")
+                raise CheckpointError(
+                    f"{chosen.path}: is finished; start anew with checkpoint.resume=never"
+                )
             chosen.create()
             chosen.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
             chosen.deepspeed_json.write_text(
                 canonical_text(deepspeed_config(resolved.recipe)), encoding="utf-8"
             )
         except (CheckpointError, OSError) as error:
-            chosen = CheckpointError(f"{path or 'runs'}: {error}" if isinstance(error, OSError) else str(error))
-    chosen = from_first(ranks, chosen)
-    if isinstance(chosen, CheckpointError):
-        raise chosen
-    return chosen
+            chosen = CheckpointError(
+                f"{path or 'runs'}: {error}" if isinstance(error, OSError) else str(error)
+            )
+    agreed: RunDirectory | CheckpointError = from_first(ranks, chosen)
+    if isinstance(agreed, CheckpointError):
+        raise agreed
+    return agreed
 
 
 def _criterion(model: YOLOv5, recipe: Recipe) -> DetectionLoss:

@@ -49,8 +49,14 @@ class RunSummary:
         return [
             ("AP", f"{_number(self.ap)} (best {_number(self.best_ap)})"),
             ("AP50", _number(self.ap50)),
-            ("training", f"{self.images_per_second:.1f} images/s, {self.steps} steps, {self.epochs} epochs"),
-            ("wall time", f"{self.wall_seconds:.0f} s, of it {self.step_seconds * 1000:.0f} ms a step"),
+            (
+                "training",
+                f"{self.images_per_second:.1f} images/s, {self.steps} steps, {self.epochs} epochs",
+            ),
+            (
+                "wall time",
+                f"{self.wall_seconds:.0f} s, of it {self.step_seconds * 1000:.0f} ms a step",
+            ),
             ("waiting for data", f"{self.data_wait_seconds_per_step * 1000:.1f} ms a step"),
             (
                 "communication",

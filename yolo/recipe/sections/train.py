@@ -17,7 +17,9 @@ from yolo.recipe.section import (
     setting,
 )
 
-Clipping = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Clipping = Annotated[
+    float, Field(ge=0.0, le=1e6, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
 
 
 class TrainSection(Section):
