@@ -1,5 +1,6 @@
 """The main job on a small data set, through the real launcher with 2 ranks."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.tracking.wandb_file import history, records
 from tests.training.conftest import Ended
 from yolo.recipe.architecture import parameter_count
 
@@ -47,6 +49,27 @@ def test_a_run_leaves_everything_it_promises(run: Run) -> None:
     assert "AP50" in ended.output
     assert "deepspeed --log_level error --num_accelerators 2" in ended.output
     assert "each rank sent" in ended.output
+
+    rows = history(ended.folder)
+    logged = {name for row in rows for name in row}
+    assert {
+        *("train/loss_box", "train/loss_obj", "train/loss_cls", "train/learning_rate"),
+        *("train/gradient_norm", "speed/images_per_second", "data/wait_seconds_per_step"),
+        *("communication/wire_bytes_per_step", "communication/seconds_per_step"),
+        *("validation/AP", "validation/AP50"),
+    } <= logged
+    assert any(name.startswith("validation/samples") for name in logged)
+    assert any(name.startswith("validation/confusion") for name in logged)
+    sent = [row["communication/wire_bytes_per_step"] for row in rows if "train/loss" in row]
+    assert sent == [summary["wire_bytes_per_step_per_rank"]] * len(sent)
+    config = {
+        item.key: item.value_json
+        for record in records(ended.folder)
+        if record.WhichOneof("record_type") == "run"
+        for item in record.run.config.update
+    }
+    assert json.loads(config["deepspeed"]) == ended.read("deepspeed.json")
+    assert json.loads(config["recipe"])["train"]["global_batch"] == 8
 
 
 def test_all_zero_stages_follow_the_same_loss_curve(run: Run) -> None:

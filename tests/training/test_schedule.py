@@ -10,7 +10,12 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 
 
 def schedule(*overrides: str, steps_per_epoch: int = 100) -> Schedule:
-    common = ("train.epochs=10", "train.warmup_epochs=2", "train.warmup_min_steps=0")
+    common = (
+        "optimizer.type=SGD",
+        "train.epochs=10",
+        "train.warmup_epochs=2",
+        "train.warmup_min_steps=0",
+    )
     recipe = prepare(DEMO, [*common, *overrides], 2).resolved.recipe
     return Schedule(recipe, steps_per_epoch)
 
