@@ -1,9 +1,13 @@
 """What the launcher starts on every rank: `deepspeed --module yolo.train --recipe R [section.key=value ...]`."""
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+SILENT_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         train(options.recipe, options.overrides, options.run)
     except YoloError as error:
+        if os.environ.get("RANK", "0") != "0":
+            # Most errors meet all ranks alike. The first speaks at once, and the launcher then stops the others; one
+            # that fails alone still comes to speak.
+            time.sleep(SILENT_SECONDS)
         print(f"yolo: {error}", file=sys.stderr, flush=True)
         return 2
     return 0

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yolo.data.coco import read_coco
-from yolo.data.dataset import DetectionDataset, Problem
+from yolo.data.dataset import DetectionDataset, Problem, refuse_if_bad
 from yolo.errors import DataError
 
 Coco = Callable[..., Path]
@@ -70,6 +70,14 @@ def test_a_malformed_box_is_counted(coco: Coco, change: dict[str, Any], problem:
     assert any(str(problem) in line for line in dataset.report.lines())
     kept = 2 if problem is Problem.CLIPPED_BOX else 1
     assert len(dataset.records[0].boxes) == kept
+
+
+def test_too_many_malformed_boxes_are_refused_like_bad_images(coco: Coco) -> None:
+    report = read(coco(annotations=[BOX, BOX | {"bbox": "here"}])).report
+    assert report.bad_images == 0
+    refuse_if_bad(report, 0.5)
+    with pytest.raises(DataError, match=r"1 of 2 boxes cannot be used \(50.0%.*allows 10.0%"):
+        refuse_if_bad(report, 0.1)
 
 
 def test_a_duplicate_box_is_dropped_and_counted(coco: Coco) -> None:

@@ -43,6 +43,10 @@ def test_a_misspelt_word_names_the_nearest_right_one(refusal: Refusal) -> None:
         ("optimizer: {lr: .nan}", ("optimizer.lr",)),
         ("optimizer: {type: adamw}", ("optimizer", "AdamW")),
         ("optimizer: {type: OneBitAdamm}", ("optimizer",)),
+        (
+            "optimizer: {type: AdamW, momentum: 0.9}",
+            ("no such key of type AdamW", "Allowed here: betas, eps, lr, type, weight_decay"),
+        ),
         ("zero: {stage: true}", ("zero.stage: true is not a number",)),
         ("zero: {stage: 5}", ("zero.stage: found 5, expected one of 0, 1, 2, 3",)),
         ("zero: {stage: '2'}", ('zero.stage: found "2", expected one of 0, 1, 2, 3',)),

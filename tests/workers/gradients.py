@@ -25,7 +25,12 @@ LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN_SGD = [
-    *("optimizer.lr=1.0", "optimizer.momentum=0.0", "optimizer.nesterov=false"),
+    *(
+        "optimizer.type=SGD",
+        "optimizer.lr=1.0",
+        "optimizer.momentum=0.0",
+        "optimizer.nesterov=false",
+    ),
     *("optimizer.weight_decay=0.0", "train.gradient_clipping=0.0", "train.global_batch=8"),
     *("model.image_size=64", "train.ema=false"),
 ]

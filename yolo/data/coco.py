@@ -18,7 +18,7 @@ def read_coco(annotations: Path, images: Path) -> DetectionDataset:
     What is malformed is counted in the data set's report. Raises DataError where nothing can be read.
     """
     content = _load(annotations)
-    report = DataReport(str(annotations))
+    report = DataReport(str(annotations), boxes=len(content["annotations"]))
     names = _categories(content["categories"], annotations)
     index_of = {category: index for index, category in enumerate(names)}
     boxes = _boxes_by_image(content, index_of, report)

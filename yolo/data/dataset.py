@@ -31,6 +31,8 @@ class Problem(StrEnum):
     DUPLICATE_BOX = "duplicate box dropped"
 
 
+BOX_PROBLEMS = (Problem.MALFORMED_BOX, Problem.UNKNOWN_CLASS, Problem.UNKNOWN_IMAGE)
+"""What cannot be read as a box; clipped, degenerate and duplicate ones are merely put right."""
 IMAGE_PROBLEMS = (
     Problem.MISSING_IMAGE,
     Problem.CORRUPT_IMAGE,
@@ -47,6 +49,8 @@ class DataReport:
     source: str
     images: int = 0
     """Images that the annotations name, bad ones included."""
+    boxes: int = 0
+    """Boxes that the annotations name, bad ones included."""
     counts: Counter[Problem] = field(default_factory=Counter)
     examples: dict[Problem, list[str]] = field(default_factory=dict)
 
@@ -67,6 +71,16 @@ class DataReport:
         """Share of the images that cannot be used."""
         return self.bad_images / self.images if self.images else 0.0
 
+    @property
+    def bad_boxes(self) -> int:
+        """Boxes that cannot be read."""
+        return sum(self.counts[problem] for problem in BOX_PROBLEMS)
+
+    @property
+    def bad_box_share(self) -> float:
+        """Share of the boxes that cannot be read."""
+        return self.bad_boxes / self.boxes if self.boxes else 0.0
+
     def lines(self) -> list[str]:
         """One line a kind of problem; none where all is well."""
         return [
@@ -81,6 +95,8 @@ class DataReport:
             "source": self.source,
             "images": self.images,
             "bad_images": self.bad_images,
+            "boxes": self.boxes,
+            "bad_boxes": self.bad_boxes,
             "problems": {
                 str(problem): {"count": self.counts[problem], "examples": self.examples[problem]}
                 for problem in Problem
@@ -135,14 +151,19 @@ def write_report(reports: Iterable[DataReport], path: Path) -> None:
 
 
 def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | None = None) -> None:
-    """Raise DataError when more than the allowed share of the images cannot be used, or none is left."""
-    if report.bad_share <= max_bad_share and report.bad_images < max(1, report.images):
-        return
-    where = f"; all of it is in {written_to}" if written_to else ""
-    raise DataError(
-        f"{report.source}: {report.bad_images} of {report.images} images cannot be used ({report.bad_share:.1%}, "
-        f"data.max_bad_share allows {max_bad_share:.1%}){where}:\n  " + "\n  ".join(report.lines())
+    """Raise DataError when more than the allowed share of the images or boxes cannot be used, or no image is left."""
+    findings = (
+        ("images", report.bad_images, report.images, report.bad_share),
+        ("boxes", report.bad_boxes, report.boxes, report.bad_box_share),
     )
+    for what, bad, total, share in findings:
+        if share > max_bad_share or (what == "images" and bad >= total):
+            where = f"; all of it is in {written_to}" if written_to else ""
+            raise DataError(
+                f"{report.source}: {bad} of {total} {what} cannot be used ({share:.1%}, "
+                f"data.max_bad_share allows {max_bad_share:.1%}){where}:\n  "
+                + "\n  ".join(report.lines())
+            )
 
 
 def clean_boxes(

@@ -125,6 +125,7 @@ def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, n
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        report.boxes += 1
         try:
             values = [float(word) for word in line.split()]
             is_box = len(values) == 5 and all(abs(value) <= 10 for value in values[1:])

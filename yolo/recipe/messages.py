@@ -50,9 +50,11 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
     first = errors[0]
     schema = schema_at(key)
     if first["type"] == "extra_forbidden":
-        allowed = sorted(schema_at(key[:-1]).get("properties", {}))
+        kind = next((word for word in first["loc"] if word not in key), None)
+        allowed = sorted(schema_at(key[:-1], kind).get("properties", {}))
+        of_kind = f" of type {kind}" if kind else ""
         return (
-            f"{place(key)}: {name}: there is no such key.{nearest(key[-1], allowed)}"
+            f"{place(key)}: {name}: there is no such key{of_kind}.{nearest(key[-1], allowed)}"
             f" Allowed here: {', '.join(allowed)}"
         )
     if first["type"] == "missing":
@@ -70,13 +72,16 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
     return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
 
 
-def schema_at(key: Key) -> dict[str, Any]:
-    """The JSON Schema of one key, references resolved; empty where there is none."""
+def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
+    """The JSON Schema of one key, references resolved; empty where there is none.
+
+    Of a choice among sections, that of type `kind`, or the keys of all.
+    """
     root = Recipe.model_json_schema()
     definitions = root.get("$defs", {})
     schema: dict[str, Any] = root
     for word in key:
-        schema = _resolved(schema, definitions)
+        schema = _resolved(schema, definitions, kind)
         if "properties" in schema:
             schema = schema["properties"].get(word, {})
         elif "prefixItems" in schema or "items" in schema:
@@ -85,15 +90,19 @@ def schema_at(key: Key) -> dict[str, Any]:
             schema = items[int(word)] if fits else schema.get("items", {})
         else:
             schema = {}
-    return _resolved(schema, definitions)
+    return _resolved(schema, definitions, kind)
 
 
-def _resolved(schema: dict[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
-    """Follow `$ref`; of a choice among sections, the union of their keys."""
+def _resolved(
+    schema: dict[str, Any], definitions: Mapping[str, Any], kind: str | int | None = None
+) -> dict[str, Any]:
+    """Follow `$ref`; of a choice among sections take that of type `kind`, or the union of their keys."""
     if "$ref" in schema:
         followed = definitions[schema["$ref"].rsplit("/", 1)[-1]]
-        return _resolved(followed | {k: v for k, v in schema.items() if k != "$ref"}, definitions)
+        whole = followed | {k: v for k, v in schema.items() if k != "$ref"}
+        return _resolved(whole, definitions, kind)
     options = [_resolved(option, definitions) for option in schema.get("oneOf", [])]
+    options = [o for o in options if o["properties"]["type"]["const"] == kind] or options
     if options and all("properties" in option for option in options):
         merged: dict[str, Any] = {}
         for option in options:

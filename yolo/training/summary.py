@@ -61,7 +61,8 @@ class RunSummary:
             (
                 "communication",
                 f"{self.communication_seconds_per_step * 1000:.1f} ms a step ({share:.0%}) in "
-                f"{self.collectives_per_step:.0f} collectives",
+                f"{self.collectives_per_step:.0f} collectives, "
+                f"{self.communication_seconds_per_step * self.steps:.1f} s in all",
             ),
             (
                 "each rank sent",

@@ -87,5 +87,5 @@ class DataSection(Section):
     """Processes that read and alter images beside each rank; 0 does it in the rank itself."""
     cache: Literal["none", "ram"] = setting("none")
     """`ram` keeps images decoded and fitted to `model.image_size`, once a rank and worker."""
-    max_bad_share: Share = setting(0.01, unit="share of the images")
-    """Training stops before it starts when more of the images are corrupt, missing or badly labelled."""
+    max_bad_share: Share = setting(0.01, unit="share of the images, and of the boxes")
+    """Training stops before it starts when more of the images are corrupt or missing, or more of the boxes malformed."""
