@@ -161,9 +161,10 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
 
 
 def test_diverging_training_stops_and_says_what_to_do(run: Run) -> None:
+    """A decay of lr x 1 multiplies every weight by up to -9 a step, whatever the gradient is: it must overflow."""
     ended = run(
         "recipes/demo.yaml",
-        *("optimizer.type=SGD", "optimizer.lr=10", "train.gradient_clipping=0", "train.epochs=20"),
+        *("optimizer.lr=10", "optimizer.weight_decay=1", "train.epochs=60"),
         fails=True,
     )
     assert "no number any more; lower optimizer.lr" in ended.output
