@@ -8,7 +8,7 @@ from typing import Any
 
 import deepspeed.comm as dist
 
-from yolo.errors import CheckpointError, WeightsError
+from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.weights import load_weights, save_weights
 from yolo.recipe.schema import Recipe
@@ -113,18 +113,8 @@ def load_checkpoint(
         if path is None:
             problem = "DeepSpeed found nothing to load in it"
         load_weights(folder / AVERAGE, plain, allow_mismatch=False)
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        AssertionError,
-        WeightsError,
-    ) as error:
-        problem = str(error).splitlines()[0]
-    except Exception as error:  # unpickling a torn file raises whatever its bytes happen to spell
-        problem = f"{type(error).__name__}: {error}"
+    except Exception as error:  # a torn file raises whatever its bytes happen to spell
+        problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
     if problem is not None:
         raise CheckpointError(_unreadable(folder, problem))
     average.read_from(plain, state.progress.average_updates)

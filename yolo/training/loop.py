@@ -60,9 +60,8 @@ class Loop:
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step)
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
             assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
-            matches, exchange = self._count_matches(
-                assignments
-            )  # travels while the network computes
+            # The sum over the ranks travels while the network computes.
+            matches, exchange = self._count_matches(assignments)
             for batch, assignment in zip(micro_batches, assignments, strict=True):
                 predictions = self.engine(to_network(batch.images, self.ranks.device))
                 if exchange is not None:

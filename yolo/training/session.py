@@ -104,6 +104,9 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         )
         if must_save:
             save_checkpoint(engine, average, plain, progress, recipe, run)
+    if verdict is None:  # the run had been stopped after its last checkpoint, before it could say so
+        verdict = judge.judge(plain, progress.best_ap)
+        narrator.judged(verdict, progress.epochs_done, progress.steps_done)
     if ranks.is_first:
         judge.save(plain, run.last_weights)
         summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks)
@@ -156,7 +159,7 @@ def _summary(
     resolved: ResolvedRecipe,
     recorder: Recorder,
     progress: Progress,
-    verdict: Verdict | None,
+    verdict: Verdict,
     resumed_from: int,
     ranks: Ranks,
 ) -> RunSummary:
@@ -165,8 +168,8 @@ def _summary(
     seconds = max(1e-9, total.seconds)
     return RunSummary(
         recipe=resolved.name,
-        ap=verdict.ap if verdict else None,
-        ap50=verdict.ap50 if verdict else None,
+        ap=verdict.ap,
+        ap50=verdict.ap50,
         best_ap=progress.best_ap if progress.best_ap >= 0 else None,
         epochs=progress.epochs_done,
         steps=progress.steps_done,
