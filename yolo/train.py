@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="yolo.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe's YAML file")
     parser.add_argument(
-        "--run", type=Path, help="the run's folder (default: runs/<recipe>/<UTC time>)"
+        "--run", type=Path, help="the run's folder; `latest` beside it points at it (default: runs/<recipe>/<UTC time>)"
     )
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")

@@ -33,3 +33,17 @@ def test_the_gradient_equals_plain_ddps_under_accumulation(
 ) -> None:
     found = launch_worker("gradients", f"zero.stage={stage}", "train.gradient_accumulation_steps=2")
     assert found["relative_difference"] < TOLERANCE["fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_fp16_clips_the_true_gradient_and_recovers_from_an_overflow(
+    launch_worker: Launch, stage: int
+) -> None:
+    found = launch_worker("overflow", f"zero.stage={stage}", "precision.dtype=fp16")
+    assert found["applied"] == [True, False, False, True]
+    assert found["norms"][0] > 0.01, "nothing to clip"
+    # Clipped to 0.01 at lr 1; when the scaled gradient is clipped instead, the step is 65536 times shorter.
+    assert found["lengths"] == pytest.approx([0.01, 0, 0, 0.01], rel=1e-2, abs=1e-7)
+    assert found["scale_at_start"] == 65536
+    assert found["scale"] == found["scale_after_resume"] == 65536 / 4

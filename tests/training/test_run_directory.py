@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from yolo.errors import CheckpointError
-from yolo.training.run_directory import RunDirectory, choose_run, new_run
+from yolo.training.run_directory import RunDirectory, choose_run, named_run, new_run
 
 
 def make_run(
@@ -70,3 +70,34 @@ def test_a_named_link_is_followed(tmp_path: Path) -> None:
     run = make_run(tmp_path, "2026-01-01T00-00-00Z", True)
     chosen = choose_run("demo", str(tmp_path / "demo" / "latest"), tmp_path)
     assert chosen.path == run.path.resolve()
+
+
+def test_a_whole_checkpoint_counts_although_latest_does_not_name_it(tmp_path: Path) -> None:
+    """A run killed between the two writes, or a lost file: no reason to start anew in silence."""
+    run = make_run(tmp_path, "2026-01-01T00-00-00Z", False)
+    for tag in ("epoch-0001", "epoch-0002", "epoch-0003"):
+        (run.checkpoints / tag).mkdir()
+    for tag in ("epoch-0001", "epoch-0002"):
+        (run.checkpoints / tag / "state.json").write_text("{}")
+    chosen = choose_run("demo", "auto", tmp_path)
+    assert chosen.path == run.path
+    assert chosen.newest_checkpoint == run.checkpoints / "epoch-0002"
+
+
+def test_what_is_no_link_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "latest").write_text("somebody's notes")
+    RunDirectory(tmp_path / "mine").create()
+    assert (tmp_path / "latest").read_text() == "somebody's notes"
+
+
+def test_a_named_folder_is_not_resumed_unasked(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "mine", True)
+    with pytest.raises(CheckpointError, match="holds epoch-0001 of an unfinished run; go on .*auto"):
+        named_run(run.path, "never")
+    assert named_run(run.path, "auto") == run
+
+
+def test_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "mine", True, is_finished=True)
+    with pytest.raises(CheckpointError, match="is finished; start anew in another folder"):
+        named_run(run.path, "auto")

@@ -1,5 +1,6 @@
 """The main job on a small data set, through the real launcher with 2 ranks."""
 
+import contextlib
 import json
 import os
 import signal
@@ -127,9 +128,11 @@ def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, tmp_
     assert "Traceback" not in again.output
 
 
-def test_a_checkpoint_of_another_stage_is_refused_by_name(run: Run) -> None:
+def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
     ended = run("recipes/demo.yaml")
     (ended.folder / "finished").unlink()
+    again = run("recipes/demo.yaml", "checkpoint.resume=auto", "train.global_batch=4", fails=True)
+    assert "was saved with train.global_batch 8, and this run has 4" in again.output
     again = run("recipes/demo.yaml", "checkpoint.resume=auto", "zero.stage=1", fails=True)
     assert "was saved with zero.stage 0, and this run has 1" in again.output
 
@@ -143,19 +146,19 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     while not (metrics.exists() and metrics.stat().st_size):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
+    # The helper that starts the ranks; they are in the process group of the command, and go with it below.
     table = subprocess.run(
-        ["pgrep", "-f", "-a", "deepspeed.launcher.launch"], capture_output=True, text=True
+        ["pgrep", "-f", f"deepspeed.launcher.launch.*{metrics.parent.resolve().name}"],
+        capture_output=True,
+        text=True,
     )
-    mine = [
-        line
-        for line in table.stdout.splitlines()
-        if str(metrics.parents[1].name) and "train.epochs=50" in line
-    ]
+    mine = [int(word) for word in table.stdout.split() if os.getpgid(int(word)) == process.pid]
     assert mine
-    for line in mine:
-        os.kill(int(line.split()[0]), signal.SIGKILL)
+    for helper in mine:
+        os.kill(helper, signal.SIGKILL)
     output, _ = process.communicate(timeout=120)
-    subprocess.run(["pkill", "-9", "-f", "train.epochs=50"], check=False)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 2, output[-3000:]
     assert "the run did not reach its end" in output or "exit code" in output
 

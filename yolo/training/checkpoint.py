@@ -14,10 +14,10 @@ from yolo.model.weights import load_weights, save_weights
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
 from yolo.training.ranks import Ranks, from_first
-from yolo.training.run_directory import RunDirectory
+from yolo.training.run_directory import STATE, RunDirectory
 
 AVERAGE = "average.safetensors"
-STATE = "state.json"
+LOSS_SCALER = "loss_scaler"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,9 @@ class _State:
     optimizer: str
     stage: int
     world_size: int
+    global_batch: int
+    steps_per_epoch: int
+    """Position in the run alone decides rates and samples, so both must stay what they were."""
     progress: Progress
 
 
@@ -49,6 +52,7 @@ def save_checkpoint(
     plain: YOLOv5,
     progress: Progress,
     recipe: Recipe,
+    steps_per_epoch: int,
     run: RunDirectory,
 ) -> None:
     """Write a checkpoint and, last of all, point `latest` at it; collective.
@@ -56,7 +60,11 @@ def save_checkpoint(
     `plain` holds the averaged weights (`average.write_into` was called on it).
     """
     tag = f"epoch-{progress.epochs_done:04d}"
-    engine.save_checkpoint(str(run.checkpoints), tag=tag, save_latest=False)
+    scaler = engine.torch_autocast_z0_gradscaler  # DeepSpeed forgets it
+    client_state = {LOSS_SCALER: scaler.state_dict()} if scaler is not None else {}
+    engine.save_checkpoint(
+        str(run.checkpoints), tag=tag, client_state=client_state, save_latest=False
+    )
     if dist.get_rank() == 0:
         folder = run.checkpoints / tag
         save_weights(folder / AVERAGE, plain, {})
@@ -66,11 +74,13 @@ def save_checkpoint(
             recipe.optimizer.type,
             recipe.zero.stage,
             dist.get_world_size(),
+            recipe.train.global_batch,
+            steps_per_epoch,
             progress,
         )
         _write_whole(folder / STATE, json.dumps(asdict(state), indent=1))
         _write_whole(run.checkpoints / "latest", tag)
-        _remove_older(run.checkpoints, recipe.checkpoint.keep)
+        _remove_older(run.checkpoints, tag, recipe.checkpoint.keep)
     dist.barrier()
 
 
@@ -79,6 +89,7 @@ def load_checkpoint(
     average: WeightAverage,
     plain: YOLOv5,
     recipe: Recipe,
+    steps_per_epoch: int,
     run: RunDirectory,
     ranks: Ranks,
 ) -> Progress:
@@ -87,19 +98,22 @@ def load_checkpoint(
     Raises CheckpointError where it is missing, unreadable or of a run that this one cannot go on with: never does a
     run start anew in silence.
     """
-    tag = _read(run.checkpoints / "latest").strip()
-    folder = run.checkpoints / tag
+    folder = run.newest_checkpoint
+    if folder is None:
+        raise CheckpointError(_unreadable(run.checkpoints, "there is no checkpoint in it"))
     try:
-        raw = json.loads(_read(folder / STATE))
+        raw = json.loads((folder / STATE).read_text(encoding="utf-8"))
         state = _State(**(raw | {"progress": Progress(**raw["progress"])}))
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(_unreadable(folder, error)) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(_unreadable(folder / STATE, error)) from error
     wanted = {
         "model.variant": (state.variant, recipe.model.variant),
         "number of classes": (state.classes, plain.classes),
         "optimizer.type": (state.optimizer, recipe.optimizer.type),
         "zero.stage": (state.stage, recipe.zero.stage),
         "number of ranks": (state.world_size, ranks.world_size),
+        "train.global_batch": (state.global_batch, recipe.train.global_batch),
+        "steps an epoch (images / train.global_batch)": (state.steps_per_epoch, steps_per_epoch),
     }
     for what, (saved, asked) in wanted.items():
         if saved != asked:
@@ -109,9 +123,11 @@ def load_checkpoint(
             )
     problem = None
     try:
-        path, _ = engine.load_checkpoint(str(run.checkpoints), tag=tag)
+        path, client_state = engine.load_checkpoint(str(run.checkpoints), tag=folder.name)
         if path is None:
             problem = "DeepSpeed found nothing to load in it"
+        elif engine.torch_autocast_z0_gradscaler is not None and LOSS_SCALER in client_state:
+            engine.torch_autocast_z0_gradscaler.load_state_dict(client_state[LOSS_SCALER])
         load_weights(folder / AVERAGE, plain, allow_mismatch=False)
     except Exception as error:  # a torn file raises whatever its bytes happen to spell
         problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
@@ -120,13 +136,6 @@ def load_checkpoint(
     average.read_from(plain, state.progress.average_updates)
     progress: Progress = from_first(ranks, state.progress)
     return progress
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(_unreadable(path, error)) from error
 
 
 def _unreadable(path: Path, why: object) -> str:
@@ -142,7 +151,7 @@ def _write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _remove_older(checkpoints: Path, keep: int) -> None:
-    folders = sorted(path for path in checkpoints.glob("epoch-*") if path.is_dir())
-    for folder in folders[:-keep]:
+def _remove_older(checkpoints: Path, newest: str, keep: int) -> None:
+    older = sorted(path for path in checkpoints.glob("epoch-*") if path.name != newest)
+    for folder in older[: max(0, len(older) + 1 - keep)]:
         shutil.rmtree(folder)

@@ -4,6 +4,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
 from yolo.communication.flat import broadcast_from_first
@@ -39,6 +40,8 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
         ) from error
     if recipe.zero.stage == 0:
         _clip_without_a_collective(engine)
+    elif recipe.precision.dtype == "fp16":
+        _scale_the_loss_within(engine.optimizer)
     return engine
 
 
@@ -54,6 +57,50 @@ def _clip_without_a_collective(engine: Any) -> None:
         engine._global_grad_norm = norm
 
     engine.clip_fp32_gradients = clip
+
+
+def _scale_the_loss_within(optimizer: Any) -> None:
+    """Let the sharded optimizer scale the loss itself, as it does for DeepSpeed's own fp16.
+
+    Under autocast DeepSpeed 0.19.8 gives that to a torch GradScaler that it asks too late: gradients are clipped while
+    still scaled, so that each step has the length `gradient_clipping`, divided by the scale, and a step that overflows
+    returns before the scaler hears of it, so that the scale never falls. The optimizer's own scaler is asked at both
+    places, and is saved in the checkpoint.
+    """
+    optimizer.torch_autocast_gradscaler = None
+    optimizer.loss_scaler = DynamicLossScaler(
+        init_scale=2.0**16,  # these are GradScaler's, which stage 0 uses
+        scale_window=2000,
+        min_scale=1.0,
+        delayed_shift=1,
+        consecutive_hysteresis=False,
+        raise_error_at_min_scale=False,  # the loop says it better
+    )
+    optimizer.dynamic_loss_scale = True
+
+
+class OverflowWatch:
+    """Tells whether steps were taken: one whose gradients overflow changes no weight, and the loss scale falls."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.skipped_in_a_row = 0
+        self._scale = loss_scale(engine)
+
+    def was_step_applied(self) -> bool:
+        """Whether the step just made changed the weights; to be asked once a step."""
+        before, self._scale = self._scale, loss_scale(self.engine)
+        # At stage 0 DeepSpeed does not know: there torch's scaler leaves the step out, and shows it by a lower scale.
+        was_applied = self.engine.was_step_applied() and self._scale >= before
+        self.skipped_in_a_row = 0 if was_applied else self.skipped_in_a_row + 1
+        return was_applied
+
+
+def loss_scale(engine: Any) -> float:
+    """What the loss is multiplied with so that no fp16 gradient is lost to underflow; 1 in the other precisions."""
+    if engine.torch_autocast_z0_gradscaler is not None:
+        return float(engine.torch_autocast_z0_gradscaler.get_scale())
+    return float(getattr(engine.optimizer, "cur_scale", 1.0))
 
 
 def parameter_groups(model: nn.Module) -> list[ParameterGroup]:

@@ -11,14 +11,18 @@ from yolo.data.samples import TrainingBatch
 from yolo.errors import YoloError
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.training.averaging import WeightAverage
-from yolo.training.engine import to_network
+from yolo.training.engine import OverflowWatch, to_network
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import Recorder, StepLog
 from yolo.training.schedule import Schedule
 
 
+MAX_SKIPPED_STEPS = 40
+"""In a row; fp16 needs 17 at most until its loss scale has come down from 65536 to 1."""
+
+
 class TrainingDiverged(YoloError):
-    """The loss is no number any more."""
+    """The loss, or every gradient, is no number any more."""
 
 
 class Loop:
@@ -41,6 +45,7 @@ class Loop:
         self.recorder = recorder
         self.ranks = ranks
         self.log_every_steps = log_every_steps
+        self.overflows = OverflowWatch(engine)
         self.step = 0
         """Optimizer steps taken, those before a resume included."""
 
@@ -72,8 +77,13 @@ class Loop:
                 self.engine.backward(loss)
                 self.engine.step()
                 self.recorder.add_losses(parts.stacked())
-            if self.engine.was_step_applied():
+            if self.overflows.was_step_applied():
                 self.average.update()
+            elif self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS:
+                raise TrainingDiverged(
+                    f"step {self.step + 1}: no step was taken in {MAX_SKIPPED_STEPS}, because no gradient was finite; "
+                    f"{_what_to_do(rates.lr)}"
+                )
             self.step += 1
             self.recorder.step_ended()
             if self.step % self.log_every_steps == 0:
@@ -106,7 +116,12 @@ class Loop:
         if not math.isfinite(log.loss):
             raise TrainingDiverged(
                 f"step {step}: the loss is {log.loss_box:g} (box) + {log.loss_obj:g} (objectness) + "
-                f"{log.loss_cls:g} (class), no number any more; lower optimizer.lr (now {lr:g}) or lengthen "
-                "train.warmup_epochs. Checkpoints taken before are whole"
+                f"{log.loss_cls:g} (class), no number any more; {_what_to_do(lr)}"
             )
         return log
+
+
+def _what_to_do(lr: float) -> str:
+    return (
+        f"lower optimizer.lr (now {lr:g}) or lengthen train.warmup_epochs. Checkpoints taken before are whole"
+    )

@@ -8,6 +8,8 @@ from pathlib import Path
 from yolo.errors import CheckpointError
 
 RUNS = Path("runs")
+STATE = "state.json"
+"""In a checkpoint's folder, written last: where it stands, the checkpoint is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +69,20 @@ class RunDirectory:
         return self.path / "finished"
 
     @property
-    def has_checkpoint(self) -> bool:
-        return (self.checkpoints / "latest").is_file()
+    def newest_checkpoint(self) -> Path | None:
+        """The folder of the checkpoint to go on from: that which `latest` names, or else the newest whole one."""
+        latest = self.checkpoints / "latest"
+        if latest.is_file():
+            return self.checkpoints / latest.read_text(encoding="utf-8", errors="replace").strip()
+        return max((path.parent for path in self.checkpoints.glob(f"*/{STATE}")), default=None)
 
     def create(self) -> None:
-        """Make the folder and point `latest` beside it at it."""
+        """Make the folder and point the link `latest` beside it at it."""
         self.last_weights.parent.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         link = self.path.parent / "latest"
+        if link.exists() and not link.is_symlink():
+            return  # --run may name any folder, and this is not ours to replace
         temporary = link.with_name(f".latest-{os.getpid()}")
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
@@ -105,7 +113,7 @@ def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
             run = RunDirectory(path)
             if run.finished.exists():
                 break
-            if run.has_checkpoint:
+            if run.newest_checkpoint:
                 return run
         return new_run(name, runs)
     run = RunDirectory(Path(resume).resolve() if Path(resume).is_symlink() else Path(resume))
@@ -114,9 +122,27 @@ def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
             f"checkpoint.resume: {resume}: no such run; expected a folder such as runs/{name}/latest, "
             "`auto` or `never`"
         )
-    if not run.has_checkpoint:
+    if not run.newest_checkpoint:
         raise CheckpointError(
-            f"checkpoint.resume: {resume}: the run has no checkpoint to go on from (no checkpoints/latest); "
+            f"checkpoint.resume: {resume}: the run has no checkpoint to go on from; "
             "start anew with checkpoint.resume=never"
+        )
+    return run
+
+
+def named_run(path: Path, resume: str) -> RunDirectory:
+    """The folder that `--run` names: a new one, or that of the run to go on with.
+
+    Raises CheckpointError where it holds a run that is finished, or one that `checkpoint.resume` does not ask for.
+    """
+    run = RunDirectory(path)
+    if run.finished.exists():
+        raise CheckpointError(
+            f"{path}: the run in it is finished; start anew in another folder with checkpoint.resume=never"
+        )
+    if resume == "never" and run.newest_checkpoint:
+        raise CheckpointError(
+            f"{path}: holds {run.newest_checkpoint.name} of an unfinished run; go on from it with "
+            "checkpoint.resume=auto, or name another folder"
         )
     return run

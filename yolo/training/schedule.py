@@ -35,7 +35,7 @@ class Schedule:
         """The rates of optimizer step `step`, counted from 0."""
         train, optimizer = self.recipe.train, self.recipe.optimizer
         # Within an epoch the rate stands still, as in the public trainer.
-        lr = optimizer.lr * self._descent(step // self.steps_per_epoch / train.epochs)
+        lr = optimizer.lr * self._descent(min(1.0, step // self.steps_per_epoch / train.epochs))
         momentum = optimizer.momentum if isinstance(optimizer, SGDSection) else None
         if step >= self.warmup_steps:
             return Rates(lr, lr, momentum)

@@ -24,7 +24,7 @@ from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
 from yolo.training.ranks import Ranks, from_first, join, world_size_from_launcher
 from yolo.training.recorder import Recorder
-from yolo.training.run_directory import RunDirectory, choose_run
+from yolo.training.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.schedule import Schedule
 from yolo.training.summary import RunSummary
 
@@ -73,8 +73,8 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     judge = Judge(datasets, recipe, ranks, run)
 
     progress = Progress()
-    if run.has_checkpoint:
-        progress = load_checkpoint(engine, average, plain, recipe, run, ranks)
+    if run.newest_checkpoint:
+        progress = load_checkpoint(engine, average, plain, recipe, len(loader), run, ranks)
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     resumed_from = progress.epochs_done
     started = time.perf_counter() - progress.wall_seconds
@@ -103,7 +103,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             wall_seconds=time.perf_counter() - started,
         )
         if must_save:
-            save_checkpoint(engine, average, plain, progress, recipe, run)
+            save_checkpoint(engine, average, plain, progress, recipe, len(loader), run)
     if verdict is None:  # the run had been stopped after its last checkpoint, before it could say so
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
@@ -121,11 +121,7 @@ def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunD
     if ranks.is_first:
         try:
             resume = resolved.recipe.checkpoint.resume
-            chosen = RunDirectory(path) if path else choose_run(resolved.name, resume)
-            if chosen.finished.exists():
-                raise CheckpointError(
-                    f"{chosen.path}: is finished; start anew with checkpoint.resume=never"
-                )
+            chosen = named_run(path, resume) if path else choose_run(resolved.name, resume)
             chosen.create()
             chosen.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
             chosen.deepspeed_json.write_text(

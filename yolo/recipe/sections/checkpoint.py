@@ -11,4 +11,4 @@ class CheckpointSection(Section):
     keep: Count = setting(2, unit="checkpoints")
     """The newest that stay on disk; the best weights are kept beside them as weights/best.safetensors."""
     resume: str = setting("never")
-    """`never` starts anew; `auto` goes on with the newest run of this recipe if it has a checkpoint and is not finished; or a run's folder."""
+    """`never` starts anew; `auto` goes on with this recipe's newest run that has a checkpoint, unless it or a later one is finished; or a run's folder."""

@@ -1,0 +1,86 @@
+"""Steps of one engine, some of which overflow: which are taken, how long they are, and what a checkpoint keeps.
+
+The first step is of an ordinary loss, the next two of one so large that its gradients overflow in fp16, the fourth is
+ordinary again. SGD without momentum or decay at lr 1 shows a step's length as the weights' change.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from yolo.model import YOLOv5
+from yolo.recipe import prepare
+from yolo.training.averaging import WeightAverage
+from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from yolo.training.engine import OverflowWatch, loss_scale, start_engine
+from yolo.training.ranks import join
+from yolo.training.run_directory import RunDirectory
+
+SETTINGS = [
+    *("optimizer.type=SGD", "optimizer.lr=1.0", "optimizer.momentum=0.0"),
+    *("optimizer.nesterov=false", "optimizer.weight_decay=0.0", "train.gradient_clipping=0.01"),
+    *("train.global_batch=4", "model.image_size=64", "train.ema=false"),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe
+    ranks = join(recipe)
+    run = RunDirectory(options.out.with_suffix(".run"))
+    if ranks.is_first:
+        run.create()
+
+    def start():
+        torch.manual_seed(0)
+        return start_engine(YOLOv5("n", 3), recipe, ranks)
+
+    engine = start()
+    watch = OverflowWatch(engine)
+    average = WeightAverage(engine.module, recipe.train)
+    plain = YOLOv5("n", 3).requires_grad_(False)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(ranks.rank))
+    scale_at_start = loss_scale(engine)
+    lengths, applied, norms = [], [], []
+    before = flat(average, plain)
+    for size in (1e-3, 1e30, 1e30, 1e-3):
+        loss = size * sum(output.float().square().mean() for output in engine(images))
+        engine.backward(loss)
+        engine.step()
+        applied.append(watch.was_step_applied())
+        norms.append(float(engine.get_global_grad_norm()))
+        average.update()
+        after = flat(average, plain)
+        lengths.append(float((after - before).norm()))
+        before = after
+    average.write_into(plain)
+    save_checkpoint(engine, average, plain, Progress(epochs_done=1), recipe, 7, run)
+    scale = loss_scale(engine)
+    other = start()
+    load_checkpoint(
+        other, WeightAverage(other.module, recipe.train), plain, recipe, 7, run, ranks
+    )
+    if ranks.is_first:
+        found = {
+            "applied": applied,
+            "lengths": lengths,
+            "norms": norms,
+            "scale_at_start": scale_at_start,
+            "scale": scale,
+            "scale_after_resume": loss_scale(other),
+        }
+        options.out.write_text(json.dumps(found))
+
+
+def flat(average: WeightAverage, plain: YOLOv5) -> torch.Tensor:
+    average.write_into(plain)
+    return torch.cat([parameter.reshape(-1) for parameter in plain.parameters()]).clone()
+
+
+main()
