@@ -112,7 +112,15 @@ def test_train_on_several_nodes_hands_the_hostfile_on(tmp_path: Path) -> None:
         (("train", "recipes/nowhere.yaml"), "no such file"),
         (("train", "recipes/demo.yaml", "recipes/bccd.yaml"), "expected one recipe"),
         (("config", "train.epochs=3"), "no recipe named"),
-        (("config", "recipes/demo.yaml", "--world-size", "0"), "expected 1 or more"),
+        (("config", "recipes/demo.yaml", "--write", "/proc/nope"), "/proc/nope: No such file"),
+        (
+            ("eval", "--weights", "w", "--data", "d", "--json", "README.md/out.json"),
+            "README.md: ",
+        ),
+        (
+            ("check", "recipes/demo.yaml", "deepspeed.gradient_predivide_factor=0.0"),
+            "0.0 is no divisor; expected more than 0",
+        ),
         (("recipes", "tests/recipe"), "no recipes (*.yaml) there"),
         (("train", "recipes/demo.yaml", "checkpoint.resume=nowhere"), "no such run"),
     ],
@@ -122,6 +130,28 @@ def test_mistakes_end_with_2_and_one_line(arguments: tuple[str, ...], message: s
     assert ran.returncode == 2
     assert message in ran.stderr
     assert len(ran.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("config", "recipes/demo.yaml", "--world-size", "0"),
+            "0: expected a whole number, 1 or more",
+        ),
+        (
+            ("eval", "--weights", "w", "--data", "d", "--batch", "0"),
+            "0: expected a whole number, 1 or more",
+        ),
+        (("detect", "a.jpg", "--weights", "w", "--confidence", "1.5"), "expected a number from 0"),
+        (("detect", "a.jpg", "--weights", "w", "--iou", "-1"), "expected a number from 0 to 1"),
+        (("detect", "a.jpg", "--weights", "w", "--iou", "high"), "high: expected a number"),
+    ],
+)
+def test_an_option_out_of_range_is_named(arguments: tuple[str, ...], message: str) -> None:
+    ran = yolo(*arguments)
+    assert ran.returncode == 2
+    assert message in ran.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

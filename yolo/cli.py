@@ -40,7 +40,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # `| head` has read enough
         return 0
+    except OSError as error:
+        print(f"{error.filename or options.command}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     return 0
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, 1 or more")
+    return int(text)
 
 
 def _command(
@@ -64,9 +86,12 @@ def _add_recipe(parser: argparse.ArgumentParser, several: bool = False) -> None:
         metavar="RECIPE" if several else "RECIPE [section.key=value]",
         help=f"{what} (YAML files), and overrides such as train.epochs=30",
     )
+
+
+def _add_world_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--world-size",
-        type=int,
+        type=_count,
         metavar="N",
         help="ranks to compute `auto` values for (default: as `cluster` says)",
     )
@@ -77,8 +102,6 @@ def _recipes_and_overrides(options: argparse.Namespace) -> tuple[list[Path], lis
     recipes = [Path(word) for word in options.words if "=" not in word]
     if not recipes:
         raise RecipeError("no recipe named; expected a YAML file such as recipes/demo.yaml")
-    if options.world_size is not None and options.world_size < 1:
-        raise RecipeError(f"--world-size {options.world_size}: expected 1 or more")
     return recipes, overrides
 
 
@@ -91,7 +114,9 @@ def _one_recipe(options: argparse.Namespace) -> tuple[Path, list[str]]:
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "say whether recipes can work, without starting anything\nExits with 0, or with 2 where one cannot."
-    _add_recipe(_command(commands, "check", _check, text), several=True)
+    parser = _command(commands, "check", _check, text)
+    _add_recipe(parser, several=True)
+    _add_world_size(parser)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -116,6 +141,7 @@ def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     text = "show every value of a recipe and where it came from, and DeepSpeed's JSON"
     parser = _command(commands, "config", _config, text)
     _add_recipe(parser, several=True)
+    _add_world_size(parser)
     parser.add_argument(
         "--json", action="store_true", help='print {"recipe": ..., "deepspeed": ...}'
     )
@@ -218,10 +244,7 @@ def _train(options: argparse.Namespace) -> None:
     from yolo.training.run_directory import choose_run
 
     recipe, overrides = _one_recipe(options)
-    prepared = prepare(recipe, overrides, options.world_size)
-    for warning in prepared.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    resolved = prepared.resolved
+    resolved = prepare(recipe, overrides).resolved  # warnings are the run's to tell
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     launch = launch_of(resolved, recipe, overrides, run)
     print(launch, flush=True)
@@ -243,7 +266,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="a COCO annotation file beside its image folder, or a data.yaml",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there as JSON")
-    parser.add_argument("--batch", type=int, default=16, help="images at once (default 16)")
+    parser.add_argument("--batch", type=_count, default=16, help="images at once (default 16)")
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -265,9 +288,11 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default=Path("runs/detect"),
         help="folder for pictures and detections.json",
     )
-    parser.add_argument("--confidence", type=float, default=0.25, help="least score (default 0.25)")
     parser.add_argument(
-        "--iou", type=float, default=0.45, help="overlap of one object's boxes (default 0.45)"
+        "--confidence", type=_share, default=0.25, help="least score (default 0.25)"
+    )
+    parser.add_argument(
+        "--iou", type=_share, default=0.45, help="overlap of one object's boxes (default 0.45)"
     )
 
 

@@ -15,7 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="yolo.train", description=__doc__)
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe's YAML file")
     parser.add_argument(
-        "--run", type=Path, help="the run's folder; `latest` beside it points at it (default: runs/<recipe>/<UTC time>)"
+        "--run",
+        type=Path,
+        help="the run's folder; `latest` beside it points at it (default: runs/<recipe>/<UTC time>)",
     )
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             time.sleep(SILENT_SECONDS)
         print(f"yolo: {error}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -81,6 +81,28 @@ def test_a_cut_off_image_is_corrupt(picture: Picture, name: str, share: float) -
     assert str(path) in str(caught.value)
 
 
+def test_what_a_camera_appends_is_no_damage(picture: Picture) -> None:
+    path = picture("a.jpg")
+    path.write_bytes(path.read_bytes() + b"\xff\xda motion" * 5000)
+    assert is_red_left(read_image(path, 60, 40))
+
+
+def test_the_end_of_a_thumbnail_is_not_the_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    thumbnail = b"\xff\xd8\xff\xda...\xff\xd9"
+    red_left().save(path, exif=b"Exif\0\0" + thumbnail)
+    assert is_red_left(read_image(path, 60, 40))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UnusableImage, match="is cut off"):
+        read_image(path)
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_image() -> None:
+    with pytest.raises(UnusableImage, match="null byte") as caught:
+        read_image(Path("a\0.jpg"))
+    assert caught.value.problem is Problem.MISSING_IMAGE
+
+
 def test_text_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_text("not a picture")

@@ -126,11 +126,6 @@ def test_a_steps_global_batch_is_the_same_however_it_is_shared_out(
     assert set(functools.reduce(operator.iadd, expected, [])) == set(range(length))
 
 
-def test_an_epoch_can_be_entered_at_any_step() -> None:
-    sampler = StepSampler(20, 4, 2, 0, 1, seed=0)
-    assert list(sampler.micro_batches(3, 2)) == list(sampler.micro_batches(3))[4:]
-
-
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(
         ValueError, match="global_batch 10 is no multiple of micro_batch 4 x 2 ranks"

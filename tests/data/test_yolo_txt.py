@@ -17,6 +17,7 @@ def write(tmp_path: Path, picture: Picture) -> Callable[..., Path]:
         picture("a.png")
         (tmp_path / "labels").mkdir(exist_ok=True)
         (tmp_path / "labels" / "a.txt").write_text(labels)
+        (tmp_path / "images" / "a.txt").write_bytes(b"images/\xff.png")
         (tmp_path / "data.yaml").write_text(yaml)
         return tmp_path / "data.yaml"
 
@@ -75,6 +76,9 @@ def test_a_malformed_line_is_counted_with_its_place(
         ("train: images\nnames: {0: a, 2: b}\n", "expected the numbers 0 to 1"),
         ("train: images\nnames: [a, b]\nnc: 3\n", "nc is 3, but names lists 2"),
         ("train: 3\nnames: [a]\n", "expected a folder or a .txt list"),
+        ("train: images\nnames: {0: a, b: c}\n", "expected the numbers 0 to 1"),
+        ("train: images\nnames: {null: a, 1: c}\n", "expected the numbers 0 to 1"),
+        ("train: images/a.txt\nnames: [a]\n", "images/a.txt: cannot be read"),
         ("train: [\n", "data.yaml:2: is not YAML"),
         ("- 1\n", "expected `train:`"),
     ],

@@ -4,29 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo.model.boxes import (
-    clip_xyxy,
-    complete_iou,
-    pairwise_iou,
-    xywh_to_xyxy,
-    xyxy_to_xywh,
-)
+from yolo.model.boxes import complete_iou, pairwise_iou, xywh_to_xyxy
 
 coordinate = st.floats(-100, 100)
 side = st.floats(0.01, 100)
 boxes_xywh = st.lists(st.tuples(coordinate, coordinate, side, side), min_size=1, max_size=8)
-
-
-@settings(deadline=None)
-@given(boxes_xywh)
-def test_the_two_spellings_convert_into_each_other(boxes: list[tuple[float, ...]]) -> None:
-    xywh = torch.tensor(boxes, dtype=torch.float64)
-    torch.testing.assert_close(xyxy_to_xywh(xywh_to_xyxy(xywh)), xywh)
-
-
-def test_clipping_cuts_off_at_the_edges_of_a_rectangle() -> None:
-    boxes = torch.tensor([[-5.0, -6.0, 700.0, 500.0], [10.0, 20.0, 30.0, 40.0]])
-    assert clip_xyxy(boxes, height=480, width=640).tolist() == [[0, 0, 640, 480], [10, 20, 30, 40]]
 
 
 @settings(deadline=None)

@@ -31,6 +31,7 @@ Refusal = Callable[..., str]
         ("elasticity: {enabled: false}", ("Elastic training has been removed",)),
         ("sparse_gradients: true", ("removed",)),
         ("pipeline: {stages: 2}", ("is for language models",)),
+        ("zero_optimization: {offload_param: {device: cpu}}", ("zero.offload_optimizer",)),
         ("gradient_allreduce_op: sum", ("multiply the gradient by the world size",)),
     ],
 )
@@ -47,7 +48,7 @@ def test_known_keys_pass() -> None:
     section = {
         "steps_per_print": 10,
         "flops_profiler": {"enabled": True, "profile_step": 5},
-        "zero_optimization": {"sub_group_size": 1000, "offload_param": {"device": "cpu"}},
+        "zero_optimization": {"sub_group_size": 1000, "allgather_partitions": True},
     }
     assert passthrough_problems(section) == []
 

@@ -180,9 +180,9 @@ def test_weights_stay_where_they_are_unless_asked_for(tmp_path: Path) -> None:
     assert recorded.of_kind("artifact") == []
 
 
-def test_a_given_id_is_used_and_kept(tmp_path: Path) -> None:
-    section = WandbSection()
-    WandbRun.start(section, tmp_path, "name", {}, resume_id="abcd1234").finish()
+def test_the_folders_own_id_is_used_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "wandb_id").write_text("abcd1234")
+    WandbRun.start(WandbSection(), tmp_path, "name", {}).finish()
     assert [entry.run_id for entry in RecordedRun(tmp_path).of_kind("run")] == ["abcd1234"]
     assert (tmp_path / "wandb_id").read_text() == "abcd1234\n"
 

@@ -92,7 +92,9 @@ def test_what_is_no_link_is_not_replaced(tmp_path: Path) -> None:
 
 def test_a_named_folder_is_not_resumed_unasked(tmp_path: Path) -> None:
     run = make_run(tmp_path, "mine", True)
-    with pytest.raises(CheckpointError, match="holds epoch-0001 of an unfinished run; go on .*auto"):
+    with pytest.raises(
+        CheckpointError, match="holds epoch-0001 of an unfinished run; go on .*auto"
+    ):
         named_run(run.path, "never")
     assert named_run(run.path, "auto") == run
 

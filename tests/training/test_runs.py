@@ -110,7 +110,10 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder.resolve() == newest
     assert "going on after epoch" in resumed.output
-    assert resumed.read("summary.json")["resumed_from_epoch"] >= 1
+    summary, summary_of_whole = resumed.read("summary.json"), whole.read("summary.json")
+    assert summary["resumed_from_epoch"] >= 1
+    for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
+        assert summary[figure] == pytest.approx(summary_of_whole[figure]), figure
     assert losses(resumed)[-1] == pytest.approx(expected_losses[-1], rel=1e-6)
     for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
         np.testing.assert_allclose(tensor, expected[name], rtol=1e-6, atol=1e-8, err_msg=name)

@@ -63,9 +63,7 @@ def main() -> None:
     save_checkpoint(engine, average, plain, Progress(epochs_done=1), recipe, 7, run)
     scale = loss_scale(engine)
     other = start()
-    load_checkpoint(
-        other, WeightAverage(other.module, recipe.train), plain, recipe, 7, run, ranks
-    )
+    load_checkpoint(other, WeightAverage(other.module, recipe.train), plain, recipe, 7, run, ranks)
     if ranks.is_first:
         found = {
             "applied": applied,

@@ -6,7 +6,7 @@ methods. DeepSpeed's own comms_logger synchronises at every call, which undoes t
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -46,8 +46,11 @@ class Traffic:
     wire_bytes: float = 0.0
     """Sent; as many are received. By the formulae of ring algorithms, headers left out."""
     seconds: float = 0.0
-    """How long the rank, or its GPU's computing stream, waited for collectives: what overlap hides is not in it."""
-    calls_by_kind: dict[str, int] = field(default_factory=dict)
+    """How long the rank, or on a GPU the stream that a collective was started from, waited for collectives.
+
+    DeepSpeed starts those of `overlap_comm` from a stream of their own: there, on a GPU, this also holds what the
+    computation hides.
+    """
 
     def add(self, other: "Traffic") -> None:
         """Add another span to this one."""
@@ -55,8 +58,6 @@ class Traffic:
         self.payload_bytes += other.payload_bytes
         self.wire_bytes += other.wire_bytes
         self.seconds += other.seconds
-        for kind, calls in other.calls_by_kind.items():
-            self.calls_by_kind[kind] = self.calls_by_kind.get(kind, 0) + calls
 
 
 class TrafficMeter:
@@ -103,7 +104,7 @@ class TrafficMeter:
             if self._depth:  # one collective that the backend builds from another counts once
                 return original(*args, **kwargs)
             payload = kwargs.get(argument, args[0] if args else None)
-            self._count(name, payload, kwargs.get("group"), share)
+            self._count(payload, kwargs.get("group"), share)
             self._depth += 1
             try:
                 with self._waiting(payload):
@@ -114,14 +115,12 @@ class TrafficMeter:
 
         return metered
 
-    def _count(self, name: str, payload: Any, group: Any, share: WireShare) -> None:
+    def _count(self, payload: Any, group: Any, share: WireShare) -> None:
         size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(payload))
         ranks = torch.distributed.get_world_size(group=group)
         self._traffic.calls += 1
         self._traffic.payload_bytes += size
         self._traffic.wire_bytes += size * share(ranks)
-        kinds = self._traffic.calls_by_kind
-        kinds[name] = kinds.get(name, 0) + 1
 
     def _waiting(self, payload: Any) -> "_Waiting":
         return _Waiting(self, any(tensor.is_cuda for tensor in _tensors(payload)))

@@ -1,7 +1,7 @@
 """COCO JSON: one file of images, categories and annotations a split."""
 
 import json
-import math
+import re
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.errors import DataError
+
+_UNUSABLE = re.compile("[\\0\ud800-\udfff]")
 
 
 def read_coco(annotations: Path, images: Path) -> DetectionDataset:
@@ -71,7 +73,7 @@ def _categories(entries: list[Any], path: Path) -> dict[int, str]:
     """Names by category id, in ascending order of the ids."""
     names: dict[int, str] = {}
     for entry in entries:
-        is_sound = isinstance(entry, dict) and isinstance(entry.get("name"), str)
+        is_sound = isinstance(entry, dict) and _is_name(entry.get("name"))
         if not is_sound or not _is_whole(entry.get("id")) or entry["id"] in names:
             raise DataError(
                 f"{path}: category {json.dumps(entry)[:80]}: expected its own `id` and a `name`"
@@ -89,19 +91,23 @@ def _is_whole(value: object) -> bool:
 def _is_number(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and abs(value) < 1e7
+    return abs(value) < 1e7  # which infinity, nan and a number of 400 digits are not
 
 
 def _is_box(value: object) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
+def _is_name(value: object) -> bool:
+    """JSON can hold texts that no file can be named and no terminal be shown."""
+    return isinstance(value, str) and value != "" and not _UNUSABLE.search(value)
+
+
 def _is_image(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and _is_whole(entry.get("id"))
-        and isinstance(entry.get("file_name"), str)
-        and entry["file_name"] != ""
+        and _is_name(entry.get("file_name"))
         and all(
             _is_whole(entry.get(side)) and 0 < entry[side] < 10**6 for side in ("width", "height")
         )
@@ -114,9 +120,8 @@ def _boxes_by_image(
     boxes: dict[int, list[tuple[list[float], int, bool]]] = defaultdict(list)
     for entry in content["annotations"]:
         box = entry.get("bbox") if isinstance(entry, dict) else None
-        is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
         if (
-            not is_box
+            not _is_box(box)
             or not _is_whole(entry.get("image_id"))
             or entry.get("iscrowd", 0) not in (0, 1)
         ):

@@ -16,7 +16,7 @@ EXAMPLES = 5
 
 
 class Problem(StrEnum):
-    """What can be wrong with a data set; the first group costs an image, the second a box."""
+    """What can be wrong with a data set; the first ones cost an image, the next a box, and the last is told."""
 
     MISSING_IMAGE = "missing image"
     CORRUPT_IMAGE = "corrupt image"
@@ -29,6 +29,7 @@ class Problem(StrEnum):
     CLIPPED_BOX = "box clipped to its image"
     DEGENERATE_BOX = "box without area dropped"
     DUPLICATE_BOX = "duplicate box dropped"
+    NO_LABELS = "image without a label file, taken for one without boxes"
 
 
 BOX_PROBLEMS = (Problem.MALFORMED_BOX, Problem.UNKNOWN_CLASS, Problem.UNKNOWN_IMAGE)

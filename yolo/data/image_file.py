@@ -11,9 +11,6 @@ from yolo.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 EXIF_ORIENTATION = 0x0112
-TAIL = 4096
-"""Bytes at the end of a file in which its end marker must stand; some cameras append their own."""
-END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damage is reported here
 
@@ -36,8 +33,9 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         content = path.read_bytes()
     except OSError as error:
         raise UnusableImage(f"{path}: {error.strerror or error}", Problem.MISSING_IMAGE) from error
-    marker = END_MARKERS.get(content[:2])
-    if marker is not None and marker not in content[-TAIL:]:
+    except ValueError as error:  # a name that no file can have
+        raise UnusableImage(f"{str(path)!r}: {error}", Problem.MISSING_IMAGE) from error
+    if _is_cut_off(content):
         raise UnusableImage(f"{path}: is cut off: its end is missing", Problem.CORRUPT_IMAGE)
     buffer = np.frombuffer(content, dtype=np.uint8)
     image = _decode(buffer, cv2.IMREAD_COLOR, path)
@@ -72,6 +70,22 @@ def image_size(path: Path) -> tuple[int, int]:
     ) as error:
         raise UnusableImage(f"{path}: {error}", Problem.CORRUPT_IMAGE) from error
     return (height, width) if is_turned else (width, height)
+
+
+def _is_cut_off(content: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end; decoders fill up what is missing without a word."""
+    if content[:2] == b"\x89P":
+        return b"IEND" not in content
+    if content[:2] != b"\xff\xd8":
+        return False
+    # Segments before the picture may hold a thumbnail with an end of its own, so they are stepped over. What a camera
+    # appends after the end is its own affair.
+    position = 2
+    while (marker := content[position : position + 2])[:1] == b"\xff" and marker != b"\xff\xda":
+        is_fill = marker == b"\xff\xff"
+        length = int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 1 if is_fill else 2 + length
+    return content.find(b"\xff\xd9", position) < 0
 
 
 def _decode(buffer: np.ndarray, flags: int, path: Path) -> np.ndarray:

@@ -28,10 +28,9 @@ class _EpochBatches(Sampler[list[SampleKey]]):
     def __init__(self, steps: StepSampler) -> None:
         self.steps = steps
         self.epoch = 0
-        self.first_step = 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self.steps.micro_batches(self.epoch, self.first_step)
+        return self.steps.micro_batches(self.epoch)
 
 
 class TrainingLoader:
@@ -66,12 +65,12 @@ class TrainingLoader:
         """Optimizer steps of an epoch."""
         return len(self.steps)
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
-        """The micro batches of each step of an epoch, from a step on.
+    def epoch(self, epoch: int) -> Iterator[list[TrainingBatch]]:
+        """The micro batches of each step of an epoch.
 
         Raises DataError naming a file that has become unreadable since it was verified.
         """
-        self._batches.epoch, self._batches.first_step = epoch, first_step
+        self._batches.epoch = epoch
         try:
             batches = iter(self._loader)
             while micro_batches := list(islice(batches, self.steps.accumulation)):

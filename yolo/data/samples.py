@@ -35,12 +35,6 @@ class TrainingBatch:
         """The batch in memory that a GPU can fetch from by itself."""
         return TrainingBatch(self.images.pin_memory(), self.targets.pin_memory())
 
-    def to(self, device: torch.device) -> "TrainingBatch":
-        """The batch on a device; does not wait for the copy where the memory is pinned."""
-        return TrainingBatch(
-            self.images.to(device, non_blocking=True), self.targets.to(device, non_blocking=True)
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:

@@ -80,9 +80,9 @@ def _load(path: Path) -> dict[str, Any]:
 def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     names = content.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
+        if set(names) != set(range(len(names))):
             raise DataError(
-                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {sorted(names)[:8]}"
+                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {list(names)[:8]}"
             )
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -104,7 +104,10 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
         if path.is_dir():
             files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         elif path.suffix == ".txt" and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{data_yaml}: {split}: {path}: cannot be read: {error}") from error
             files += [path.parent / line.strip() for line in lines if line.strip()]
         else:
             raise DataError(
@@ -118,6 +121,7 @@ def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, n
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
+        report.add(Problem.NO_LABELS, str(path))
         lines = []
     except (OSError, UnicodeDecodeError) as error:
         raise UnusableImage(f"{path}: {error}", Problem.MALFORMED_LABELS) from error

@@ -73,18 +73,33 @@ def detect_images(
             unreadable += 1
             warn(str(error))
             continue
-        square, placed = letterbox(image, image_size)
-        pixels = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1).copy())
-        with evaluation_mode(model):
-            predictions = model(to_network(pixels[None], device))
-        (rows,) = non_maximum_suppression(
-            predictions, confidence, iou, max_detections, multi_label=False
-        )
-        yield DetectedImage(path, image, in_original(rows, placed, number))
+        found = detect(model, image, image_size, confidence, iou, max_detections, device, number)
+        yield DetectedImage(path, image, found)
     if unreadable == len(files):
         raise DataError(f"none of {len(files)} images can be read")
     if unreadable:
         warn(f"{unreadable} of {len(files)} images could not be read")
+
+
+def detect(
+    model: nn.Module,
+    image: np.ndarray,
+    image_size: int,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    device: torch.device,
+    image_id: int = 0,
+) -> Detections:
+    """Detect in one image (H, W, 3) uint8, blue green red; boxes in its own pixels, one class each."""
+    square, placed = letterbox(image, image_size)
+    pixels = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1).copy())
+    with evaluation_mode(model):
+        predictions = model(to_network(pixels[None], device))
+    (rows,) = non_maximum_suppression(
+        predictions, confidence, iou, max_detections, multi_label=False
+    )
+    return in_original(rows, placed, image_id)
 
 
 def write_detections(

@@ -39,6 +39,8 @@ def evaluate_weights(
     `data` is a COCO annotation file or a data.yaml. Images that cannot be read are left out and counted. Raises
     WeightsError and DataError, the latter also where the classes differ.
     """
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     model, class_names, image_size = _load(weights)
     dataset = load_annotated(data)
     if dataset.class_names != class_names:
@@ -49,7 +51,6 @@ def evaluate_weights(
     yield from (f"warning: {line}" for line in dataset.report.lines())
     metrics = _evaluate(model, dataset, image_size, batch)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
     yield from metric_lines(metrics)
 

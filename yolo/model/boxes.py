@@ -1,4 +1,4 @@
-"""Boxes: their two spellings, clipping, and how much two of them overlap.
+"""Boxes: their two spellings, and how much two of them overlap.
 
 Every box is the last dimension of a tensor, 4 numbers in any one unit: `xywh` is centre, width and height, `xyxy` the
 upper left and the lower right corner.
@@ -17,18 +17,6 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) centre, width and height to two corners."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
-
-
-def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """(..., 4) two corners to centre, width and height."""
-    upper_left, lower_right = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((upper_left + lower_right) / 2, lower_right - upper_left), dim=-1)
-
-
-def clip_xyxy(boxes: Tensor, height: float, width: float) -> Tensor:
-    """The boxes (..., 4) xyxy cut off at the edges of an image of that height and width."""
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), dim=-1)
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:

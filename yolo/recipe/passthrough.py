@@ -46,6 +46,10 @@ _CASTS = (
     "which computes in 16 bits and keeps parameters in fp32"
 )
 _LANGUAGE_MODELS = "is for language models and does nothing good for YOLOv5; remove it"
+_FITS = (
+    "moves parameters away from where they are averaged, and yolov5x's take 0.35 GB; remove it (the optimizer's state is "
+    "moved by zero.offload_optimizer)"
+)
 _LOADS_DATA = "concerns DeepSpeed's own data loader, which is not used here; see `data`"
 REFUSED = MappingProxyType(
     {
@@ -65,6 +69,8 @@ REFUSED = MappingProxyType(
         "weight_quantization": _LANGUAGE_MODELS,
         "data_efficiency": _LOADS_DATA,
         "dataloader_drop_last": _LOADS_DATA,
+        "zero_optimization.offload_param": _FITS,
+        "zero_optimization.cpu_offload_param": _FITS,
     }
 )
 
@@ -119,6 +125,9 @@ def _section_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Itera
                 return
             if f"{word}.{inner}" in OWNED:
                 yield (word, inner), f"is set by {OWNED[f'{word}.{inner}']}; set that instead"
+                return
+            if f"{word}.{inner}" in REFUSED:
+                yield (word, inner), REFUSED[f"{word}.{inner}"]
                 return
         if word == "comms_logger" and value.get("enabled", True) is False:
             yield (

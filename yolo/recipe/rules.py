@@ -76,7 +76,8 @@ def several_nodes_want_a_hostfile(resolved: ResolvedRecipe) -> Iterator[Finding]
 
 @rule
 def a_hostfile_wants_several_nodes(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.cluster.nodes == 1:
+    cluster = resolved.recipe.cluster
+    if cluster.nodes == 1 and cluster.hostfile is not None:
         yield from _without_effect(resolved, ("cluster.hostfile",), "cluster.nodes is 1")
 
 
@@ -270,7 +271,7 @@ def yolo_format_finds_its_own_images(resolved: ResolvedRecipe) -> Iterator[Findi
 @rule
 def disabled_wandb_writes_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.tracking.wandb.mode == "disabled":
-        words = ("project", "entity", "tags", "images", "upload_weights")
+        words = ("project", "entity", "tags", "upload_weights")
         keys = tuple(f"tracking.wandb.{word}" for word in words)
         yield from _without_effect(resolved, keys, "tracking.wandb.mode is disabled")
 
@@ -300,6 +301,16 @@ def prescaling_excludes_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
             )
         if stage >= 2:
             yield _error(f"deepspeed.{key}", f"DeepSpeed refuses it at stage {stage}; remove it")
+
+
+@rule
+def a_predivide_factor_divides(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    factor = _passed(resolved, "gradient_predivide_factor")
+    if isinstance(factor, int | float) and not factor > 0:
+        yield _error(
+            "deepspeed.gradient_predivide_factor",
+            f"gradients are divided by it, and {factor} is no divisor; expected more than 0",
+        )
 
 
 @rule

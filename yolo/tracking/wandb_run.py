@@ -43,19 +43,16 @@ class WandbRun:
         run_directory: Path,
         name: str,
         config: Mapping[str, Any],
-        resume_id: str | None = None,
         warn: Callable[[str], None] = log.warning,
     ) -> "WandbRun":
-        """Start the run, or go on with that of `resume_id` or, without one, with the run folder's own.
+        """Start the run, or go on with the run folder's own.
 
         Its files lie in `<run_directory>/wandb/`, its id in `<run_directory>/wandb_id`. Where the service cannot be
         reached, the run is written offline. Problems go to `warn`, one line each; nothing is raised.
         """
         self = cls(warn)
         if settings.mode != "disabled":
-            self._attempt(
-                "starting", lambda: self._start(settings, run_directory, name, config, resume_id)
-            )
+            self._attempt("starting", lambda: self._start(settings, run_directory, name, config))
         return self
 
     @property
@@ -136,7 +133,6 @@ class WandbRun:
         run_directory: Path,
         name: str,
         config: Mapping[str, Any],
-        resume_id: str | None,
     ) -> None:
         directory = run_directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
@@ -146,7 +142,7 @@ class WandbRun:
                 self._own_variables.append(variable)
         import wandb
 
-        run_id = _settled_id(directory, resume_id)
+        run_id = _settled_id(directory)
 
         def init(mode: str) -> "wandb.Run":
             return wandb.init(
@@ -217,11 +213,11 @@ def _log(
     run.log({"step": step, "epoch": epoch, **figures}, step=step, commit=is_row_done)
 
 
-def _settled_id(directory: Path, resume_id: str | None) -> str:
+def _settled_id(directory: Path) -> str:
     """The id that the folder's run goes on under; written down for the next start."""
     note = directory / "wandb_id"
     kept = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-    run_id = resume_id or kept or secrets.token_hex(4)
+    run_id = kept or secrets.token_hex(4)
     note.write_text(run_id + "\n", encoding="utf-8")
     return run_id
 

@@ -2,18 +2,20 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
 
+from yolo.communication.meter import Traffic
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.weights import load_weights, save_weights
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
 from yolo.training.ranks import Ranks, from_first
+from yolo.training.recorder import Span
 from yolo.training.run_directory import STATE, RunDirectory
 
 AVERAGE = "average.safetensors"
@@ -29,6 +31,14 @@ class Progress:
     average_updates: int = 0
     best_ap: float = -1.0
     wall_seconds: float = 0.0
+    total: Span = field(default_factory=Span)
+    """What the training steps so far cost."""
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> "Progress":
+        """The progress that `dataclasses.asdict` wrote down; TypeError or KeyError where it did not."""
+        traffic = Traffic(**raw["total"]["traffic"])
+        return cls(**(raw | {"total": Span(**(raw["total"] | {"traffic": traffic}))}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ def load_checkpoint(
         raise CheckpointError(_unreadable(run.checkpoints, "there is no checkpoint in it"))
     try:
         raw = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        state = _State(**(raw | {"progress": Progress(**raw["progress"])}))
+        state = _State(**(raw | {"progress": Progress.of(raw["progress"])}))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(_unreadable(folder / STATE, error)) from error
     wanted = {

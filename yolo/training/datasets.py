@@ -55,6 +55,10 @@ def open_datasets(
             f"{val.source}: its classes {list(val.class_names)} are not those of {train.source}: "
             f"{list(train.class_names)}"
         )
+    if train.box_count == 0:
+        raise DataError(
+            "\n  ".join([f"{train.source}: no box to learn from", *train.report.lines()])
+        )
     tell(
         f"data: {len(train.records)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from yolo.data.dataset import ImageRecord
+from yolo.data.image_file import read_image
 from yolo.data.loader import evaluation_loader
-from yolo.evaluation.detections import GroundTruth
-from yolo.evaluation.detector import DetectedImage, detect_images
+from yolo.evaluation.detections import Detections, GroundTruth
+from yolo.evaluation.detector import detect
 from yolo.evaluation.evaluator import evaluate, gather_to_first_rank
 from yolo.evaluation.metrics import Metrics
 from yolo.model import YOLOv5
@@ -85,28 +86,28 @@ class Judge:
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
         """The same few validation images each time, with what is there and what is detected."""
         records = self.val.records[: self.recipe.tracking.wandb.images]
-        found = detect_images(
+        return tuple(self._sample(model, record) for record in records)
+
+    def _sample(self, model: YOLOv5, record: ImageRecord) -> SamplePicture:
+        image = read_image(record.path, record.width, record.height)  # in the frame of its boxes
+        found = detect(
             model,
-            [record.path for record in records],
+            image,
             self.recipe.model.image_size,
             SHOWN_CONFIDENCE,
             SHOWN_IOU,
             self.recipe.evaluation.max_detections,
             self.ranks.device,
-            warn=lambda _: None,  # every image was read when the data set was verified
         )
-        return tuple(_sample(record, seen) for record, seen in zip(records, found, strict=False))
+        return _sample(record, image, found)
 
 
-def _sample(record: ImageRecord, seen: DetectedImage) -> SamplePicture:
+def _sample(record: ImageRecord, image: np.ndarray, found: Detections) -> SamplePicture:
     boxes = zip(record.boxes.tolist(), record.classes.tolist(), strict=True)
-    detected = seen.detections
-    rows = zip(
-        detected.boxes.tolist(), detected.classes.tolist(), detected.scores.tolist(), strict=True
-    )
+    rows = zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True)
     return SamplePicture(
         record.path.name,
-        np.ascontiguousarray(seen.image[..., ::-1]),
+        np.ascontiguousarray(image[..., ::-1]),
         tuple(_box(corners, category) for corners, category in boxes),
         tuple(_box(corners, category, score) for corners, category, score in rows),
     )

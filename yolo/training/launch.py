@@ -32,7 +32,7 @@ def launch_of(
     launcher = Path(sys.executable).with_name("deepspeed")
     options = ["--log_level", "error", "--num_accelerators", str(cluster.processes_per_node)]
     options += ["--master_port", str(cluster.master_port)]
-    if cluster.hostfile is not None:
+    if cluster.nodes > 1 and cluster.hostfile is not None:
         options += ["--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)]
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
@@ -53,9 +53,14 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(
             f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
         )
-    code = subprocess.run(
-        launch.command, env=os.environ | dict(launch.environment), check=False
-    ).returncode
+    process = subprocess.Popen(launch.command, env=os.environ | dict(launch.environment))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal has told the launcher as well, and it stops the ranks
+        process.wait()
+        raise LaunchError(
+            f"stopped. `checkpoint.resume=auto` goes on from the last checkpoint, if {run.path} has one"
+        ) from None
     if code != 0:
         raise LaunchError(
             f"training ended with exit code {code}; the lines above say why. "

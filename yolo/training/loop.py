@@ -16,7 +16,6 @@ from yolo.training.ranks import Ranks
 from yolo.training.recorder import Recorder, StepLog
 from yolo.training.schedule import Schedule
 
-
 MAX_SKIPPED_STEPS = 40
 """In a row; fp16 needs 17 at most until its loss scale has come down from 65536 to 1."""
 
@@ -110,9 +109,7 @@ class Loop:
     def _log(self, lr: float) -> StepLog:
         step = self.step
         norm = self.engine.get_global_grad_norm()
-        log = self.recorder.log(
-            step, step / self.schedule.steps_per_epoch, lr, None if norm is None else float(norm)
-        )
+        log = self.recorder.log(step, step / self.schedule.steps_per_epoch, lr, norm)
         if not math.isfinite(log.loss):
             raise TrainingDiverged(
                 f"step {step}: the loss is {log.loss_box:g} (box) + {log.loss_obj:g} (objectness) + "
@@ -122,6 +119,4 @@ class Loop:
 
 
 def _what_to_do(lr: float) -> str:
-    return (
-        f"lower optimizer.lr (now {lr:g}) or lengthen train.warmup_epochs. Checkpoints taken before are whole"
-    )
+    return f"lower optimizer.lr (now {lr:g}) or lengthen train.warmup_epochs. Checkpoints taken before are whole"

@@ -45,7 +45,10 @@ def world_size_from_launcher() -> int:
 
 
 def join(recipe: Recipe) -> Ranks:
-    """Meet the other ranks over `cluster.backend` and take this rank's device."""
+    """Meet the other ranks over `cluster.backend` and take this rank's device.
+
+    Raises LaunchError where the machine does not have that backend, or the others do not come.
+    """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed compiles a shared-memory operator for half a minute at each first start on a processor, and training
     # never calls it: only its inference all-reduce does.
@@ -60,12 +63,16 @@ def join(recipe: Recipe) -> Ranks:
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
     timeout = datetime.timedelta(minutes=recipe.communication.timeout_minutes)
-    dist.init_distributed(
-        dist_backend=recipe.cluster.backend,
-        timeout=timeout,
-        verbose=False,
-        auto_mpi_discovery=False,
-    )
+    backend = recipe.cluster.backend
+    try:
+        dist.init_distributed(
+            dist_backend=backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
+        )
+    except (RuntimeError, ValueError, ImportError, AssertionError) as error:
+        raise LaunchError(
+            f"cluster.backend {backend}: the ranks cannot meet: {str(error).splitlines()[0]} (gloo works on every "
+            "machine; nccl wants GPUs, and mpi a torch that was built with it)"
+        ) from error
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 

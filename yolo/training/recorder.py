@@ -62,7 +62,7 @@ class Recorder:
         self.ranks = ranks
         self.global_batch = global_batch
         self.total = Span()
-        """The whole run, seconds and bytes as means over the ranks."""
+        """The whole run, also before a resume; seconds and bytes as means over the ranks."""
         self._span = Span()
         self._losses = torch.zeros(3, device=ranks.device)
         self._started = 0.0
@@ -90,11 +90,17 @@ class Recorder:
         """Whether there is anything to log since the last time."""
         return self._span.steps > 0
 
-    def log(self, step: int, epoch: float, lr: float, gradient_norm: float | None) -> StepLog:
-        """The mean over the steps since the last call; collective. Waits for the device."""
+    def log(
+        self, step: int, epoch: float, lr: float, gradient_norm: torch.Tensor | float | None
+    ) -> StepLog:
+        """The mean over the steps since the last call; collective."""
         span, self._span = self._span, Span()
+        started = time.perf_counter()
+        losses = self._losses.tolist()  # waits for the device, which a GPU's steps did not
+        self._losses.zero_()
+        span.seconds += time.perf_counter() - started
         span.traffic = self.meter.take()
-        box, obj, cls = self._add_over_ranks(span)
+        box, obj, cls = self._add_over_ranks(losses, span)
         self.total.add(span)
         return StepLog(
             step=step,
@@ -104,14 +110,14 @@ class Recorder:
             loss_obj=obj / span.steps,
             loss_cls=cls / span.steps,
             lr=lr,
-            gradient_norm=gradient_norm,
+            gradient_norm=None if gradient_norm is None else float(gradient_norm),
             images_per_second=span.images / span.seconds,
             data_wait_seconds=span.data_wait_seconds / span.steps,
             communication_seconds=span.traffic.seconds / span.steps,
             wire_bytes=span.traffic.wire_bytes / span.steps,
         )
 
-    def _add_over_ranks(self, span: Span) -> tuple[float, float, float]:
+    def _add_over_ranks(self, losses: list[float], span: Span) -> tuple[float, float, float]:
         """The loss parts' sums over the ranks; the span's seconds and bytes become means over them."""
         costs = [
             span.seconds,
@@ -119,10 +125,7 @@ class Recorder:
             span.traffic.seconds,
             span.traffic.wire_bytes,
         ]
-        sums = torch.tensor(
-            [*self._losses.tolist(), *costs], dtype=torch.float64, device=self.ranks.device
-        )
-        self._losses.zero_()
+        sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.ranks.device)
         if self.ranks.world_size > 1:
             dist.all_reduce(sums)
             self.meter.take()  # the log's own 56 bytes are not the training's

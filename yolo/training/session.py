@@ -34,13 +34,16 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
     Raises YoloError for whatever the user can put right.
     """
-    resolved = prepare(recipe_path, overrides, world_size_from_launcher()).resolved
+    prepared = prepare(recipe_path, overrides, world_size_from_launcher())
+    resolved = prepared.resolved
     recipe = resolved.recipe
     ranks = join(recipe)
     run = _open_run(resolved, ranks, run_path)
     narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
+        for warning in prepared.warnings:
+            narrator.tell(f"warning: {warning}")
         _train(resolved, run, ranks, narrator)
         is_success = True
     finally:
@@ -75,6 +78,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     progress = Progress()
     if run.newest_checkpoint:
         progress = load_checkpoint(engine, average, plain, recipe, len(loader), run, ranks)
+        recorder.total = progress.total
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     resumed_from = progress.epochs_done
     started = time.perf_counter() - progress.wall_seconds
@@ -93,7 +97,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         best_ap = progress.best_ap
         if must_judge:
             verdict = judge.judge(plain, best_ap)
-            best_ap = max(best_ap, verdict.ap or 0.0)
+            best_ap = max(best_ap, -1.0 if verdict.ap is None else verdict.ap)
             narrator.judged(verdict, done, loop.step)
         progress = Progress(
             epochs_done=done,
@@ -101,10 +105,11 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             average_updates=average.updates,
             best_ap=best_ap,
             wall_seconds=time.perf_counter() - started,
+            total=recorder.total,
         )
         if must_save:
             save_checkpoint(engine, average, plain, progress, recipe, len(loader), run)
-    if verdict is None:  # the run had been stopped after its last checkpoint, before it could say so
+    if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
     if ranks.is_first:
