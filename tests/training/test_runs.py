@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -166,6 +168,23 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     assert "the run did not reach its end" in output or "exit code" in output
 
 
+def test_ctrl_c_stops_all_processes_and_says_how_to_go_on(start: Start, tmp_path: Path) -> None:
+    process = start("recipes/demo.yaml", "train.epochs=50")
+    metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    started = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "stopped. `checkpoint.resume=auto` goes on from the last checkpoint" in output
+    assert "Traceback" not in output
+    assert len(started) >= 3
+    assert not [child for child in started if child.is_running()]
+
+
 def test_diverging_training_stops_and_says_what_to_do(run: Run) -> None:
     """A decay of lr x 1 multiplies every weight by up to -9 a step, whatever the gradient is: it must overflow."""
     ended = run(
@@ -183,17 +202,40 @@ def test_a_missing_data_set_is_one_line(run: Run) -> None:
     assert "Traceback" not in ended.output
 
 
+def test_a_backend_that_is_not_there_is_one_line(run: Run) -> None:
+    ended = run("recipes/demo.yaml", "cluster.backend=mpi", fails=True)
+    assert "cluster.backend mpi: the ranks cannot meet: " in ended.output
+    assert "(gloo works on every machine;" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_training_split_without_boxes_is_refused(
+    run: Run, small_demo: Path, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    shutil.copytree(small_demo, empty)
+    annotations = empty / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    annotations.write_text(json.dumps(content | {"annotations": []}))
+    ended = run("recipes/demo.yaml", f"data.root={empty}", fails=True)
+    assert "instances_train.json: no box to learn from" in ended.output
+
+
 def test_bad_images_above_the_share_stop_the_run_before_training(
     run: Run, small_demo: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(small_demo, broken)
     for image in sorted((broken / "images").glob("train-*"))[:3]:
         image.write_bytes(image.read_bytes()[:500])
     ended = run("recipes/demo.yaml", f"data.root={broken}", fails=True)
     assert "3 of 24 images cannot be used (12.5%, data.max_bad_share allows 1.0%)" in ended.output
-    kept = run("recipes/demo.yaml", f"data.root={broken}", "data.max_bad_share=0.2")
+    kept = run(
+        "recipes/demo.yaml",
+        f"data.root={broken}",
+        "data.max_bad_share=0.2",
+        "tracking.wandb.images=0",
+    )
     assert "3 x corrupt image" in kept.output
+    assert kept.read("summary.json")["steps"] == 6  # 21 of 24 images in batches of 8
     assert kept.read("data_report.json")[0]["bad_images"] == 3

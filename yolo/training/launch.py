@@ -1,16 +1,22 @@
 """Build and run the `deepspeed` launcher's command for a recipe. Needs no torch."""
 
+import contextlib
 import os
-import subprocess
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from yolo.errors import LaunchError
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.machine import count_gpus
 from yolo.training.run_directory import RunDirectory
+
+STOP_SECONDS = 10.0
+"""For the launcher and the ranks to end when asked, before they are made to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +59,16 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(
             f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
         )
-    process = subprocess.Popen(launch.command, env=os.environ | dict(launch.environment))
+    # A terminal sends Ctrl-C to all processes at once, and the launcher would answer it with a traceback.
+    process = psutil.Popen(
+        launch.command,
+        env=os.environ | dict(launch.environment),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
         code = process.wait()
-    except KeyboardInterrupt:  # the terminal has told the launcher as well, and it stops the ranks
-        process.wait()
+    except KeyboardInterrupt:
+        _stop_all(process)
         raise LaunchError(
             f"stopped. `checkpoint.resume=auto` goes on from the last checkpoint, if {run.path} has one"
         ) from None
@@ -71,3 +82,15 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
             f"the launcher ended without an error, but the run did not reach its end: {run.finished} is missing; "
             "its processes were probably killed (out of memory?). `checkpoint.resume=auto` goes on"
         )
+
+
+def _stop_all(launcher: psutil.Popen) -> None:
+    """End the launcher and all that it started."""
+    processes = [launcher, *launcher.children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
