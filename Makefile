@@ -40,9 +40,11 @@ detect: setup ## draw what WEIGHTS detect in IMAGES
 check: setup ## say whether every recipe can work, without starting anything
 	@$(PYTHON) -m yolo check $(RECIPES)
 
-configs: setup ## write the DeepSpeed JSON of every recipe into ds_configs/
+configs: setup ## write the DeepSpeed JSON of every recipe into ds_configs/, and the reference of recipe keys
 	@rm -rf ds_configs
 	@$(PYTHON) -m yolo config --write ds_configs $(RECIPES)
+	@$(PYTHON) -m yolo schema > recipes/README.md
+	@$(PYTHON) -m yolo schema --json > recipes/schema.json
 
 recipes: setup ## list the recipes, one line each
 	@$(PYTHON) -m yolo recipes

@@ -1,10 +1,18 @@
 import json
+from pathlib import Path
 
 from jsonschema import Draft202012Validator
 
 from yolo.recipe.effective import flatten
 from yolo.recipe.reference import json_schema, reference_page
 from yolo.recipe.schema import Recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def test_the_pages_beside_the_recipes_are_fresh() -> None:
+    assert (RECIPES / "README.md").read_text() == reference_page(), "run `make configs`"
+    assert json.loads((RECIPES / "schema.json").read_text()) == json_schema(), "run `make configs`"
 
 
 def test_every_key_is_on_the_reference_page_with_its_meaning() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+import yolo.training.engine
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
@@ -29,8 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--as-deepspeed-does", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
+    if options.as_deepspeed_does:
+        yolo.training.engine._scale_the_loss_within = lambda optimizer: None
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe
     ranks = join(recipe)
     run = RunDirectory(options.out.with_suffix(".run"))
@@ -46,7 +50,7 @@ def main() -> None:
     average = WeightAverage(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(ranks.rank))
-    scale_at_start = loss_scale(engine)
+    scale_at_start = scale_of(engine)
     lengths, applied, norms = [], [], []
     before = flat(average, plain)
     for size in (1e-3, 1e30, 1e30, 1e-3):
@@ -61,7 +65,7 @@ def main() -> None:
         before = after
     average.write_into(plain)
     save_checkpoint(engine, average, plain, Progress(epochs_done=1), recipe, 7, run)
-    scale = loss_scale(engine)
+    scale = scale_of(engine)
     other = start()
     load_checkpoint(other, WeightAverage(other.module, recipe.train), plain, recipe, 7, run, ranks)
     if ranks.is_first:
@@ -71,9 +75,14 @@ def main() -> None:
             "norms": norms,
             "scale_at_start": scale_at_start,
             "scale": scale,
-            "scale_after_resume": loss_scale(other),
+            "scale_after_resume": scale_of(other),
         }
         options.out.write_text(json.dumps(found))
+
+
+def scale_of(engine) -> float:
+    as_deepspeed_does = getattr(engine.optimizer, "torch_autocast_gradscaler", None)
+    return as_deepspeed_does.get_scale() if as_deepspeed_does else loss_scale(engine)
 
 
 def flat(average: WeightAverage, plain: YOLOv5) -> torch.Tensor:
