@@ -228,7 +228,8 @@ def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _schema(options: argparse.Namespace) -> None:
     from yolo.recipe.reference import json_schema, reference_page
 
-    print(json.dumps(json_schema(), indent=2) if options.json else reference_page())
+    page = json.dumps(json_schema(), indent=2) + "\n" if options.json else reference_page()
+    print(page, end="")
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -161,9 +161,10 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     assert mine
     for helper in mine:
         os.kill(helper, signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
+    process.wait(timeout=120)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # the ranks, which nobody minds any more
+    output, _ = process.communicate()
     assert process.returncode == 2, output[-3000:]
     assert "the run did not reach its end" in output or "exit code" in output
 

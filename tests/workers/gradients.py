@@ -1,4 +1,4 @@
-"""The gradient of one step under DeepSpeed against plain torch DDP's, for a recipe; rank 1 may have no boxes.
+"""The gradient of one step under DeepSpeed against plain torch DDP's, in every precision; rank 1 may have no boxes.
 
 The same weights, images and targets go through both. DDP averages over the ranks as DeepSpeed does; its loss is
 divided by the accumulation steps by hand. What DeepSpeed did is read back from the weights after one step of SGD
@@ -10,16 +10,17 @@ import contextlib
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
 
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
-from yolo.recipe import prepare
+from yolo.recipe import Recipe, prepare
 from yolo.training.averaging import WeightAverage
 from yolo.training.engine import start_engine
-from yolo.training.ranks import join
+from yolo.training.ranks import Ranks, join
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""
@@ -36,15 +37,32 @@ PLAIN_SGD = [
 ]
 
 
+CASES = {
+    "fp32, accumulated": ["train.gradient_accumulation_steps=2"],
+    "fp32": [],
+    # From its first autocast engine on, DeepSpeed takes the whole process for one under autocast.
+    "bf16": ["precision.dtype=bf16"],
+    "fp16": ["precision.dtype=fp16"],
+}
+"""Overrides of each case; in all but the first rank 1 has no boxes."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--second-rank-empty", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
-    recipe = prepare("recipes/demo.yaml", [*PLAIN_SGD, *options.overrides], 2).resolved.recipe
-    ranks = join(recipe)
+    found = {}
+    for case, overrides in CASES.items():
+        settings = [*PLAIN_SGD, *options.overrides, *overrides]
+        recipe = prepare("recipes/demo.yaml", settings, 2).resolved.recipe
+        found[case] = compare(recipe, join(recipe), "accumulated" not in case)
+    if dist.get_rank() == 0:
+        options.out.write_text(json.dumps(found))
+
+
+def compare(recipe: Recipe, ranks: Ranks, is_second_rank_empty: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     model = YOLOv5("n", 3)
     before = copy.deepcopy(model)
@@ -57,7 +75,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(1 + ranks.rank)
     images = torch.rand(steps, micro, 3, 64, 64, generator=generator)
     targets = [random_targets(micro, generator) for _ in range(steps)]
-    if options.second_rank_empty and ranks.rank == 1:
+    if is_second_rank_empty and ranks.rank == 1:
         targets = [target[:0] for target in targets]
     assignments = [criterion.assign(target, images[0].shape) for target in targets]
     matches = torch.stack([assignment.matches for assignment in assignments]).sum(0).float()
@@ -91,15 +109,12 @@ def main() -> None:
         ours.append((start - end).detach().double().reshape(-1))
         theirs.append(ddp.grad.double().reshape(-1) / LOSS_SCALE)
     ours_flat, theirs_flat = torch.cat(ours), torch.cat(theirs)
-    if ranks.is_first:
-        found = {
-            "relative_difference": float((ours_flat - theirs_flat).norm() / theirs_flat.norm()),
-            "norm": float(theirs_flat.norm()),
-            "missing": missing,
-            "loss": float(loss),
-            "matches": matches.tolist(),
-        }
-        options.out.write_text(json.dumps(found))
+    return {
+        "relative_difference": float((ours_flat - theirs_flat).norm() / theirs_flat.norm()),
+        "norm": float(theirs_flat.norm()),
+        "missing": missing,
+        "matches": matches.tolist(),
+    }
 
 
 def random_targets(images: int, generator: torch.Generator) -> torch.Tensor:
