@@ -40,13 +40,15 @@ def main() -> None:
     }
     found = {}
     for name, collective in collectives.items():
-        dist.barrier()
-        meter.take()
-        before = loopback_bytes()
-        collective()
-        dist.barrier()
-        traffic = meter.take()
-        sent = (loopback_bytes() - before) / ranks.world_size
+        sent = float("inf")
+        for _ in range(3):  # others may use the interface too, and can only add to the count
+            dist.barrier()
+            meter.take()
+            before = loopback_bytes()
+            collective()
+            dist.barrier()
+            traffic = meter.take()
+            sent = min(sent, (loopback_bytes() - before) / ranks.world_size)
         found[name] = {
             "calls": traffic.calls,
             "payload": traffic.payload_bytes,

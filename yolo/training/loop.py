@@ -80,8 +80,8 @@ class Loop:
                 self.average.update()
             elif self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS:
                 raise TrainingDiverged(
-                    f"step {self.step + 1}: no step was taken in {MAX_SKIPPED_STEPS}, because no gradient was finite; "
-                    f"{_what_to_do(rates.lr)}"
+                    f"step {self.step + 1}: none of the last {MAX_SKIPPED_STEPS} steps could be taken, because their "
+                    f"gradients were not finite; {_what_to_do(rates.lr)}"
                 )
             self.step += 1
             self.recorder.step_ended()

@@ -69,18 +69,19 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     schedule = Schedule(recipe, len(loader))
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
-    criterion = _criterion(plain, recipe)
-    loop = Loop(
-        engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps
-    )
-    judge = Judge(datasets, recipe, ranks, run)
-
     progress = Progress()
     if run.newest_checkpoint:
         progress = load_checkpoint(engine, average, plain, recipe, len(loader), run, ranks)
         recorder.total = progress.total
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     resumed_from = progress.epochs_done
+
+    criterion = _criterion(plain, recipe)
+    loop = Loop(
+        engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps
+    )
+    judge = Judge(datasets, recipe, ranks, run)
+
     started = time.perf_counter() - progress.wall_seconds
     narrator.training_starts(schedule.steps, progress.steps_done)
     verdict = None
