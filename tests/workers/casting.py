@@ -11,7 +11,7 @@ from torch import nn
 
 from yolo.recipe import deepspeed_config, prepare
 from yolo.training.engine import parameter_groups
-from yolo.training.ranks import join
+from yolo.training.ranks import join, leave
 
 CAST = {"bf16": {"enabled": True}}
 CASE_CONFIGS: dict[str, dict[str, Any]] = {
@@ -58,3 +58,4 @@ def main() -> None:
 
 
 main()
+leave()

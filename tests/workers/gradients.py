@@ -20,7 +20,7 @@ from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.averaging import WeightAverage
 from yolo.training.engine import start_engine
-from yolo.training.ranks import Ranks, join
+from yolo.training.ranks import Ranks, join, leave
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""
@@ -129,3 +129,4 @@ def random_targets(images: int, generator: torch.Generator) -> torch.Tensor:
 
 
 main()
+leave()

@@ -16,7 +16,7 @@ from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from yolo.training.engine import OverflowWatch, loss_scale, start_engine
-from yolo.training.ranks import join
+from yolo.training.ranks import join, leave
 from yolo.training.run_directory import RunDirectory
 
 SETTINGS = [
@@ -91,3 +91,4 @@ def flat(average: WeightAverage, plain: YOLOv5) -> torch.Tensor:
 
 
 main()
+leave()

@@ -10,7 +10,7 @@ import torch
 from yolo.communication.flat import average_over_ranks, broadcast_from_first, gather_flat
 from yolo.communication.meter import TrafficMeter
 from yolo.recipe import prepare
-from yolo.training.ranks import join
+from yolo.training.ranks import join, leave
 
 ELEMENTS = 4 * 2**20
 
@@ -86,3 +86,4 @@ def main() -> None:
 
 
 main()
+leave()

@@ -76,6 +76,15 @@ def join(recipe: Recipe) -> Ranks:
     return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
 
 
+def leave() -> None:
+    """Part from the other ranks, once all have come here.
+
+    A process that merely ends may die of SIGABRT: gloo's threads still let go of their last tensors then.
+    """
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def from_first(ranks: Ranks, value: Any) -> Any:
     """The first rank's value of some small object, on every rank."""
     holder = [value if ranks.is_first else None]

@@ -22,7 +22,7 @@ from yolo.training.engine import start_engine
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
-from yolo.training.ranks import Ranks, from_first, join, world_size_from_launcher
+from yolo.training.ranks import Ranks, from_first, join, leave, world_size_from_launcher
 from yolo.training.recorder import Recorder
 from yolo.training.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.schedule import Schedule
@@ -48,8 +48,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
         is_success = True
     finally:
         narrator.stop(is_success)
-    torch.distributed.barrier()
-    deepspeed.comm.destroy_process_group()
+    leave()
 
 
 def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
