@@ -45,6 +45,18 @@ def test_a_crowd_is_marked(coco: Coco) -> None:
     assert record.crowd.tolist() == [True]
 
 
+def test_a_crowd_does_not_hide_an_equal_box(coco: Coco) -> None:
+    dataset = read(coco(annotations=[BOX | {"iscrowd": 1}, BOX | {"id": 2}]))
+    assert sorted(dataset.records[0].crowd.tolist()) == [False, True]
+    assert dataset.box_count == 1
+
+
+def test_an_objects_area_is_the_stated_one_or_else_its_boxs(coco: Coco) -> None:
+    other = BOX | {"id": 2, "bbox": [1, 1, 9, 9]}
+    record = read(coco(annotations=[BOX | {"area": 88.5}, other])).records[0]
+    assert record.areas.tolist() == [88.5, 81]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

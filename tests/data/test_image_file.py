@@ -51,16 +51,19 @@ def test_every_kind_of_pixel_becomes_three_bytes(tmp_path: Path, mode: str) -> N
         assert abs(int(image[20, 10, 0]) - 60_000 // 256) <= 1
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif"])
 @pytest.mark.parametrize("mark", TURN)
-def test_a_rotated_photograph_is_read_as_it_was_annotated(tmp_path: Path, mark: int) -> None:
-    path = tmp_path / "a.jpg"
+def test_a_rotated_photograph_is_read_as_it_was_annotated(
+    tmp_path: Path, name: str, mark: int
+) -> None:
+    path = tmp_path / name
     stored = red_left().rotate(TURN[mark], expand=True)
     exif = Image.Exif()
     exif[0x0112] = mark
     stored.save(path, exif=exif)
     assert is_red_left(read_image(path, 60, 40))
     assert image_size(path) == (60, 40)
-    if mark != 3:  # the boxes were drawn in the stored frame
+    if mark != 3 and name != "a.tif":  # the boxes were drawn in the stored frame
         assert read_image(path, 40, 60).shape == (60, 40, 3)
 
 

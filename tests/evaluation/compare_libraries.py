@@ -27,7 +27,9 @@ def pycocotools_stats(truth: GroundTruth, detections: tuple[Detections, ...]) ->
     """COCO's 12 figures (12,) by COCO's own code; the box files are written by the book here."""
     annotations, results = [], []
     for image in truth.images:
-        for box, kind, crowd in zip(image.boxes, image.classes, image.crowd, strict=True):
+        for box, kind, crowd, area in zip(
+            image.boxes, image.classes, image.crowd, image.areas, strict=True
+        ):
             left, top, right, bottom = (float(value) for value in box)
             width, height = right - left, bottom - top
             annotations.append(
@@ -36,7 +38,7 @@ def pycocotools_stats(truth: GroundTruth, detections: tuple[Detections, ...]) ->
                     "image_id": image.image_id,
                     "category_id": int(kind),
                     "bbox": [left, top, width, height],
-                    "area": width * height,
+                    "area": float(area),
                     "iscrowd": int(crowd),
                 }
             )

@@ -31,7 +31,10 @@ def _image(
 ) -> tuple[ImageTruth, Detections]:
     boxes = _boxes(int(random.integers(0, 20)), random)
     kinds = random.integers(0, classes, len(boxes))
-    image = ImageTruth(number * 7 + 3, boxes, kinds, random.random(len(boxes)) < crowd_share)
+    is_crowd = random.random(len(boxes)) < crowd_share
+    # As an outline fills its box: so that some objects are small whose boxes are not.
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * random.uniform(0.3, 1.0, len(boxes))
+    image = ImageTruth(number * 7 + 3, boxes, kinds, is_crowd, areas.astype(np.float32))
 
     count = int(random.integers(0, most + 1))
     found, found_kinds = _boxes(count, random), random.integers(0, classes, count)

@@ -9,7 +9,9 @@ from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
 
 def truth_of(*boxes: list[float], classes: list[int], crowd: list[bool]) -> GroundTruth:
     array = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    image = ImageTruth(1, array, np.array(classes, dtype=np.int64), np.array(crowd, dtype=bool))
+    areas = (array[:, 2:] - array[:, :2]).prod(axis=1)
+    kinds, is_crowd = np.array(classes, dtype=np.int64), np.array(crowd, dtype=bool)
+    image = ImageTruth(1, array, kinds, is_crowd, areas)
     return GroundTruth(("cat", "dog"), (image,))
 
 

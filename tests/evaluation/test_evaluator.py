@@ -49,7 +49,7 @@ def scene(number: int) -> tuple[np.ndarray, ImageTruth]:
     left, top, side = 8 + 4 * number, 8 + 2 * number, 24
     image[top : top + side, left : left + side] = 255
     box = np.array([[left, top, left + side, top + side]], dtype=np.float32)
-    return image, ImageTruth(100 - number, box, np.array([0]), np.array([False]))
+    return image, ImageTruth(100 - number, box, np.array([0]), np.array([False]), np.array([576.0]))
 
 
 SCENES = [scene(number) for number in range(10)]

@@ -21,13 +21,13 @@ def test_samples_are_shown_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
     Image.new("RGB", (60, 40), (200, 30, 30)).save(tmp_path / "a.jpg", exif=exif)
     box = np.array([[5, 5, 55, 35]], dtype=np.float32)
     kind, crowd = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=bool)
-    record = ImageRecord(1, tmp_path / "a.jpg", 60, 40, box, kind, crowd)
+    record = ImageRecord(1, tmp_path / "a.jpg", 60, 40, box, kind, crowd, np.array([1500.0]))
     dataset = DetectionDataset("x", ("thing",), (1,), (record,), DataReport("x"))
     recipe = prepare("recipes/demo.yaml", ["data.workers=0"], 1).resolved.recipe
     judge = Judge(
         Datasets(dataset, dataset, COCO_ANCHORS),
         recipe,
-        Ranks(0, 0, 1, torch.device("cpu")),
+        Ranks(0, 0, 1, 1, torch.device("cpu")),
         RunDirectory(tmp_path / "run"),
     )
     (sample,) = judge._samples(YOLOv5("n", 1))

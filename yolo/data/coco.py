@@ -3,6 +3,7 @@
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import numpy as np
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.errors import DataError
 
+Row = tuple[list[float], int, bool, float]
+"""A box xyxy in pixels, its class index, whether it holds a crowd, and the object's area in square pixels."""
+
 _UNUSABLE = re.compile("[\\0\ud800-\udfff]")
 
 
-def read_coco(annotations: Path, images: Path) -> DetectionDataset:
-    """The split in a COCO annotation file, its images in a folder.
+def read_coco(annotations: Path, *folders: Path) -> DetectionDataset:
+    """The split in a COCO annotation file, its images in a folder: of several, the first that holds one of the first ten.
 
     What is malformed is counted in the data set's report. Raises DataError where nothing can be read.
     """
@@ -24,6 +28,7 @@ def read_coco(annotations: Path, images: Path) -> DetectionDataset:
     names = _categories(content["categories"], annotations)
     index_of = {category: index for index, category in enumerate(names)}
     boxes = _boxes_by_image(content, index_of, report)
+    images = _folder_of_images(content["images"], folders)
     records = []
     for entry in content["images"]:
         report.images += 1
@@ -34,11 +39,10 @@ def read_coco(annotations: Path, images: Path) -> DetectionDataset:
         xyxy = np.array([row[0] for row in rows], dtype=np.float64).reshape(-1, 4)
         classes = np.array([row[1] for row in rows], dtype=np.int64)
         crowd = np.array([row[2] for row in rows], dtype=bool)
-        width, height = int(entry["width"]), int(entry["height"])
-        cleaned = clean_boxes(xyxy, classes, crowd, width, height, entry["file_name"], report)
-        records.append(
-            ImageRecord(entry["id"], images / entry["file_name"], width, height, *cleaned)
-        )
+        areas = np.array([row[3] for row in rows], dtype=np.float64)
+        width, height, name = int(entry["width"]), int(entry["height"]), entry["file_name"]
+        cleaned = clean_boxes(xyxy, classes, crowd, width, height, name, report, areas)
+        records.append(ImageRecord(entry["id"], images / name, width, height, *cleaned))
     for image_id, rows in boxes.items():
         for _ in rows:
             report.add(Problem.UNKNOWN_IMAGE, f"image_id {image_id}")
@@ -114,10 +118,16 @@ def _is_image(entry: Any) -> bool:
     )
 
 
+def _folder_of_images(entries: list[Any], folders: Sequence[Path]) -> Path:
+    names = [entry["file_name"] for entry in entries if _is_image(entry)][:10]
+    holding = (folder for folder in folders if any((folder / name).is_file() for name in names))
+    return next(holding, folders[0])
+
+
 def _boxes_by_image(
     content: dict[str, list[Any]], index_of: dict[int, int], report: DataReport
-) -> dict[int, list[tuple[list[float], int, bool]]]:
-    boxes: dict[int, list[tuple[list[float], int, bool]]] = defaultdict(list)
+) -> dict[int, list[Row]]:
+    boxes: dict[int, list[Row]] = defaultdict(list)
     for entry in content["annotations"]:
         box = entry.get("bbox") if isinstance(entry, dict) else None
         if (
@@ -130,10 +140,8 @@ def _boxes_by_image(
             report.add(Problem.UNKNOWN_CLASS, f"category_id {entry.get('category_id')}")
         else:
             x, y, w, h = entry["bbox"]
-            row = (
-                [x, y, x + w, y + h],
-                index_of[entry["category_id"]],
-                entry.get("iscrowd", 0) == 1,
-            )
-            boxes[entry["image_id"]].append(row)
+            category, is_crowd = index_of[entry["category_id"]], entry.get("iscrowd", 0) == 1
+            stated = entry.get("area")  # of the outline, about half of the box in COCO's own files
+            area = stated if _is_number(stated) and stated > 0 else w * h
+            boxes[entry["image_id"]].append(([x, y, x + w, y + h], category, is_crowd, area))
     return boxes

@@ -1,5 +1,6 @@
 """The one typed form that every data set is read into, and the report of what was wrong with it."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -120,6 +121,8 @@ class ImageRecord:
     """(M,) int64: index into the data set's class names."""
     crowd: np.ndarray
     """(M,) bool: the box holds a crowd; not trained on, and neither hit nor miss in evaluation."""
+    areas: np.ndarray
+    """(M,) float32 square pixels: the object's own where the format states it (COCO's `area`), else the box's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +145,17 @@ class DetectionDataset:
 
     @property
     def box_count(self) -> int:
-        """Boxes in all, crowds included."""
-        return sum(len(record.boxes) for record in self.records)
+        """Boxes of single objects: those that are trained on."""
+        return sum(int((~record.crowd).sum()) for record in self.records)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal where images, their order and their boxes are, wherever the files lie."""
+        digest = hashlib.sha256(json.dumps(self.class_names).encode())
+        for record in self.records:
+            name = (record.image_id, record.path.name, record.width, record.height)
+            digest.update(repr(name).encode() + record.boxes.tobytes() + record.classes.tobytes())
+        return digest.hexdigest()
 
 
 def write_report(reports: Iterable[DataReport], path: Path) -> None:
@@ -175,13 +187,15 @@ def clean_boxes(
     height: int,
     name: str,
     report: DataReport,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4) in pixels clipped to their image; those without area and exact duplicates dropped, all counted."""
-    if len(boxes) == 0:
-        return boxes.reshape(0, 4).astype(np.float32), classes.astype(np.int64), crowd.astype(bool)
+    areas: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (M, 4) in pixels clipped to their image; those without area and exact duplicates dropped, all counted.
+
+    Returns what an `ImageRecord` takes: boxes, classes, crowd, areas; where these are not given, those of the boxes.
+    """
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
     # A coordinate rounded in its file may stand out by less than a pixel's hundredth: no news.
-    for index in np.flatnonzero(np.abs(clipped - boxes).max(axis=1) > 0.01):
+    for index in np.flatnonzero(np.abs(clipped - boxes).max(axis=1, initial=0) > 0.01):
         report.add(
             Problem.CLIPPED_BOX, f"{name}: {boxes[index].round(2).tolist()} in {width}x{height}"
         )
@@ -189,7 +203,7 @@ def clean_boxes(
     has_area = (sides > 0.01).all(axis=1)
     for index in np.flatnonzero(~has_area):
         report.add(Problem.DEGENERATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
-    rows = np.column_stack([clipped, classes])
+    rows = np.column_stack([clipped, classes, crowd])
     _, first = np.unique(rows, axis=0, return_index=True)
     is_first = np.zeros(len(rows), dtype=bool)
     is_first[first] = True
@@ -200,4 +214,5 @@ def clean_boxes(
         clipped[kept].astype(np.float32),
         classes[kept].astype(np.int64),
         crowd[kept].astype(bool),
+        (sides.prod(axis=1) if areas is None else areas)[kept].astype(np.float32),
     )

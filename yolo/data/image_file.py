@@ -58,7 +58,8 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            mark = image.getexif().get(EXIF_ORIENTATION, 1)
+            is_turned = mark in (5, 6, 7, 8) and image.format != "TIFF"  # which Pillow turns itself
     except FileNotFoundError as error:
         raise UnusableImage(f"{path}: no such file", Problem.MISSING_IMAGE) from error
     except (

@@ -38,16 +38,10 @@ def load_annotated(path: Path) -> DetectionDataset:
         *(path.parent / "images", path.parent.parent / "images"),
         *(path.parent / stem, path.parent.parent / stem, path.parent),
     )
-    found = None
-    for folder in places:
-        if folder.is_dir():
-            dataset = read_coco(path, folder)
-            found = dataset
-            if dataset.records[0].path.is_file():
-                return dataset
-    if found is None:
-        read_coco(path, path.parent)
-    raise DataError(
-        f"{path}: its images were not found; looked for the first in "
-        + ", ".join(str(folder) for folder in places)
-    )
+    dataset = read_coco(path, *places)
+    if not any(record.path.is_file() for record in dataset.records[:10]):
+        raise DataError(
+            f"{path}: its images were not found; looked for the first in "
+            + ", ".join(str(folder) for folder in places)
+        )
+    return dataset

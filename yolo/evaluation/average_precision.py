@@ -68,16 +68,18 @@ def judged(detections: tuple[Detections, ...], truth: GroundTruth) -> COCOeval_f
 
 def _coco_truth(truth: GroundTruth) -> COCO:
     annotations = [
-        _annotation(image.image_id, box, category, iscrowd=int(crowd))
+        _annotation(image.image_id, box, category, float(area), iscrowd=int(crowd))
         for image in truth.images
-        for box, category, crowd in zip(_xywh(image.boxes), image.classes, image.crowd, strict=True)
+        for box, category, crowd, area in zip(
+            _xywh(image.boxes), image.classes, image.crowd, image.areas, strict=True
+        )
     ]
     return _coco(truth, annotations)
 
 
 def _coco_detections(detections: tuple[Detections, ...], truth: GroundTruth) -> COCO:
     annotations = [
-        _annotation(found.image_id, box, category, iscrowd=0, score=float(score))
+        _annotation(found.image_id, box, category, box[2] * box[3], iscrowd=0, score=float(score))
         for found in detections
         for box, category, score in zip(
             _xywh(found.boxes), found.classes, found.scores, strict=True
@@ -86,8 +88,9 @@ def _coco_detections(detections: tuple[Detections, ...], truth: GroundTruth) -> 
     return _coco(truth, annotations)
 
 
-def _annotation(image_id: int, box: list[float], category: int, **more: float) -> dict[str, object]:
-    area = box[2] * box[3]
+def _annotation(
+    image_id: int, box: list[float], category: int, area: float, **more: float
+) -> dict[str, object]:
     return {"image_id": image_id, "category_id": int(category), "bbox": box, "area": area, **more}
 
 

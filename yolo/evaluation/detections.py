@@ -47,6 +47,8 @@ class ImageTruth:
     """(M,) int64: index into the class names."""
     crowd: np.ndarray
     """(M,) bool: the box holds a crowd, so that detections in it are neither hits nor misses."""
+    areas: np.ndarray
+    """(M,) float32 square pixels, by which boxes count as small, medium or large."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +62,7 @@ class GroundTruth:
     def of(cls, dataset: DetectionDataset) -> "GroundTruth":
         """The boxes of a data set."""
         images = [
-            ImageTruth(record.image_id, record.boxes, record.classes, record.crowd)
+            ImageTruth(record.image_id, record.boxes, record.classes, record.crowd, record.areas)
             for record in dataset.records
         ]
         return cls(dataset.class_names, tuple(sorted(images, key=lambda image: image.image_id)))

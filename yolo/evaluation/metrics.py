@@ -56,10 +56,10 @@ class Metrics:
     ap50: float | None
     ap75: float | None
     ap_small: float | None
-    """Of boxes below 32 x 32 pixels. The area is the box's, where COCO's own files give the outline's."""
+    """Of objects below 32 x 32 pixels in area, which COCO's files state for the outline; elsewhere it is the box's."""
     ap_medium: float | None
     ap_large: float | None
-    """Of boxes from 96 x 96 pixels."""
+    """Of objects from 96 x 96 pixels."""
     ar100: float | None
     """The highest recall with 100 detections of a class in an image, mean over classes and IoU."""
     images: int
