@@ -272,8 +272,11 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _eval(options: argparse.Namespace) -> None:
     from yolo.evaluation.standalone import evaluate_weights
+    from yolo.tracking.progress import CountProgress
 
-    for line in evaluate_weights(options.weights, options.data, options.json, options.batch):
+    for line in evaluate_weights(
+        options.weights, options.data, options.json, options.batch, CountProgress
+    ):
         print(line)
 
 
@@ -299,8 +302,14 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _detect(options: argparse.Namespace) -> None:
     from yolo.evaluation.standalone import detect_and_draw
+    from yolo.tracking.progress import CountProgress
 
     for line in detect_and_draw(
-        options.weights, options.images, options.out, options.confidence, options.iou
+        options.weights,
+        options.images,
+        options.out,
+        options.confidence,
+        options.iou,
+        CountProgress,
     ):
         print(line)

@@ -9,7 +9,7 @@ import torch
 from tests.evaluation.test_evaluator import BrightSquareFinder, scene
 from yolo.errors import DataError
 from yolo.evaluation.detections import Detections
-from yolo.evaluation.detector import DetectedImage, detect_images, image_files, write_detections
+from yolo.evaluation.detector import DetectedImage, detect_images, detections_to_json, image_files
 from yolo.evaluation.drawing import class_colour, draw_detections
 
 
@@ -64,9 +64,9 @@ def test_nothing_but_unreadable_images_is_an_error(tmp_path: Path) -> None:
         detect(tmp_path, [])
 
 
-def test_the_json_has_names_scores_and_boxes(folder: Path, tmp_path: Path) -> None:
-    write_detections(detect(folder / "b.png", []), ("square", "nothing"), tmp_path / "out.json")
-    (entry,) = json.loads((tmp_path / "out.json").read_text())
+def test_the_json_has_names_scores_and_boxes(folder: Path) -> None:
+    (found,) = detect(folder / "b.png", [])
+    entry = json.loads(json.dumps(detections_to_json(found, ("square", "nothing"))))
     assert (entry["width"], entry["height"]) == (128, 64)
     assert entry["detections"][0]["class"] == "square"
     assert entry["detections"][0]["box"] == [8.0, 8.0, 32.0, 32.0]

@@ -1,7 +1,8 @@
 """Loading samples beside the training: worker processes, batches, optimizer steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 import cv2
 import torch
@@ -20,6 +21,8 @@ from yolo.data.samples import (
 )
 from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
+
+Batch = TypeVar("Batch", TrainingBatch, EvaluationBatch)
 
 
 class _EpochBatches(Sampler[list[SampleKey]]):
@@ -71,14 +74,31 @@ class TrainingLoader:
         Raises DataError naming a file that has become unreadable since it was verified.
         """
         self._batches.epoch = epoch
-        try:
-            batches = iter(self._loader)
-            while micro_batches := list(islice(batches, self.steps.accumulation)):
-                yield micro_batches
-        except UnusableImage as error:
-            # From a worker it comes with the worker's traceback in its text; the last line is the message.
-            message = str(error).strip().splitlines()[-1].split("UnusableImage: ")[-1]
-            raise DataError(f"{message}; it could be read when training began") from error
+        batches = _readable(self._loader)
+        while micro_batches := list(islice(batches, self.steps.accumulation)):
+            yield micro_batches
+
+
+class EvaluationLoader:
+    """One rank's share of the images in batches, every image on exactly one rank.
+
+    Iterating raises DataError naming a file that has become unreadable since it was verified.
+    """
+
+    def __init__(self, batches: "DataLoader[EvaluationBatch]") -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[EvaluationBatch]:
+        return _readable(self._batches)
+
+
+def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except UnusableImage as error:
+        # From a worker it comes with the worker's traceback in its text; the last line is the message.
+        message = str(error).strip().splitlines()[-1].split("UnusableImage: ")[-1]
+        raise DataError(f"{message}; it could be read when the work began") from error
 
 
 def evaluation_loader(
@@ -88,15 +108,17 @@ def evaluation_loader(
     workers: int,
     rank: int = 0,
     world_size: int = 1,
-) -> "DataLoader[EvaluationBatch]":
-    """This rank's share of the images, every image on exactly one rank."""
-    return DataLoader(
-        EvaluationSamples(dataset, image_size),
-        batch_size=batch,
-        sampler=evaluation_indices(len(dataset.records), rank, world_size),
-        collate_fn=collate_evaluation,
-        num_workers=workers,
-        worker_init_fn=_one_thread,
+) -> EvaluationLoader:
+    """This rank's share of the images."""
+    return EvaluationLoader(
+        DataLoader(
+            EvaluationSamples(dataset, image_size),
+            batch_size=batch,
+            sampler=evaluation_indices(len(dataset.records), rank, world_size),
+            collate_fn=collate_evaluation,
+            num_workers=workers,
+            worker_init_fn=_one_thread,
+        )
     )
 
 

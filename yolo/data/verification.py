@@ -1,8 +1,8 @@
 """Reading every image once before training, so that a bad one is known by name and not met at hour three."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from yolo.data.counting import Advance
 from yolo.data.dataset import DetectionDataset, Problem
 from yolo.data.image_file import UnusableImage, read_image
 
@@ -15,11 +15,11 @@ def verify_images(
     rank: int = 0,
     world_size: int = 1,
     threads: int = 2,
-    advance: Callable[[], None] = lambda: None,
+    advance: Advance = lambda images: None,
 ) -> Problems:
     """Decode the images of one rank's share (every `world_size`-th) and say which cannot be used.
 
-    `advance` is called after each image. Put the ranks' answers together for `DetectionDataset.without`.
+    `advance` is told after each image that it was one. Put the ranks' answers together for `DetectionDataset.without`.
     """
     indices = range(rank, len(dataset.records), world_size)
 
@@ -36,5 +36,5 @@ def verify_images(
         for index, error in pool.map(check, indices):
             if error is not None:
                 problems[index] = (error.problem, str(error))
-            advance()
+            advance(1)
     return problems

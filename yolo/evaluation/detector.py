@@ -1,6 +1,5 @@
 """Detecting in image files, for `yolo detect`."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,20 +101,14 @@ def detect(
     return in_original(rows, placed, image_id)
 
 
-def write_detections(
-    found: Iterable[DetectedImage], class_names: tuple[str, ...], path: Path
-) -> None:
-    """One JSON file: a list with `image`, `width`, `height` and `detections` (`class`, `score`, `box` xyxy in pixels)."""
-    content = [
-        {
-            "image": str(entry.path),
-            "width": entry.image.shape[1],
-            "height": entry.image.shape[0],
-            "detections": _rows(entry.detections, class_names),
-        }
-        for entry in found
-    ]
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def detections_to_json(entry: DetectedImage, class_names: tuple[str, ...]) -> dict[str, object]:
+    """`image`, `width`, `height` and `detections` (`class`, `score`, `box` xyxy in pixels)."""
+    return {
+        "image": str(entry.path),
+        "width": entry.image.shape[1],
+        "height": entry.image.shape[0],
+        "detections": _rows(entry.detections, class_names),
+    }
 
 
 def _rows(found: Detections, class_names: tuple[str, ...]) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from yolo.data.counting import Advance
 from yolo.data.letterbox import Letterbox
 from yolo.data.samples import EvaluationBatch
 from yolo.evaluation.average_precision import measure
@@ -26,7 +27,7 @@ def evaluate(
     settings: EvaluationSection,
     device: torch.device,
     gather: Gather = lambda mine: [mine],
-    advance: Callable[[int], None] = lambda images: None,
+    advance: Advance = lambda images: None,
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
 

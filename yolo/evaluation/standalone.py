@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +9,21 @@ from pathlib import Path
 import cv2
 import torch
 
+from yolo.data.counting import Counting, uncounted
 from yolo.data.dataset import DetectionDataset
 from yolo.data.loader import evaluation_loader
 from yolo.data.loading import load_annotated
 from yolo.data.verification import verify_images
 from yolo.errors import DataError, WeightsError
 from yolo.evaluation.detections import GroundTruth
-from yolo.evaluation.detector import DetectedImage, detect_images, write_detections
+from yolo.evaluation.detector import DetectedImage, detect_images, detections_to_json, image_files
 from yolo.evaluation.drawing import draw_detections
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.metrics_json import metrics_to_json
 from yolo.model import YOLOv5
 from yolo.model.weights import build_from_weights
+from yolo.recipe.machine import count_cores
 from yolo.recipe.sections.evaluation import EvaluationSection
 
 MAX_DETECTIONS = 300
@@ -32,7 +33,11 @@ log = logging.getLogger(__name__)
 
 
 def evaluate_weights(
-    weights: Path, data: Path, json_path: Path | None, batch: int
+    weights: Path,
+    data: Path,
+    json_path: Path | None,
+    batch: int,
+    counting: Counting = uncounted,
 ) -> Iterator[str]:
     """Measure weights on a data set, with a recipe's default settings; yields the lines to print.
 
@@ -47,16 +52,22 @@ def evaluate_weights(
         raise DataError(
             f"{data}: its classes {list(dataset.class_names)} are not those of {weights}: {list(class_names)}"
         )
-    dataset = dataset.without(verify_images(dataset))
+    with counting("verifying images", len(dataset.records)) as advance:
+        dataset = dataset.without(verify_images(dataset, threads=count_cores(), advance=advance))
     yield from (f"warning: {line}" for line in dataset.report.lines())
-    metrics = _evaluate(model, dataset, image_size, batch)
+    metrics = _evaluate(model, dataset, image_size, batch, counting)
     if json_path is not None:
         json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
     yield from metric_lines(metrics)
 
 
 def detect_and_draw(
-    weights: Path, places: list[Path], out: Path, confidence: float, iou: float
+    weights: Path,
+    places: list[Path],
+    out: Path,
+    confidence: float,
+    iou: float,
+    counting: Counting = uncounted,
 ) -> Iterator[str]:
     """Detect in images and folders of them; yields a line an image.
 
@@ -65,18 +76,30 @@ def detect_and_draw(
     model, class_names, image_size = _load(weights)
     device = _device()
     out.mkdir(parents=True, exist_ok=True)
-    found = []
-    names: Counter[str] = Counter()
-    for entry in detect_images(
-        model.to(device), places, image_size, confidence, iou, MAX_DETECTIONS, device, log.warning
-    ):
-        picture = _free_name(out, entry, names)
-        cv2.imwrite(str(picture), draw_detections(entry.image, entry.detections, class_names))
-        found.append(entry)
-        yield f"{entry.path}: {_counted(entry, class_names)} -> {picture}"
+    rows = []
+    taken: set[Path] = set()
+    files = image_files(places)
+    with counting("detecting in images", len(files)) as advance:
+        for entry in detect_images(
+            model.to(device),
+            files,
+            image_size,
+            confidence,
+            iou,
+            MAX_DETECTIONS,
+            device,
+            log.warning,
+        ):
+            picture = _free_name(out, entry, taken)
+            drawn = draw_detections(entry.image, entry.detections, class_names)
+            if not cv2.imwrite(str(picture), drawn):
+                raise DataError(f"{picture}: cannot be written (is the disk full?)")
+            rows.append(detections_to_json(entry, class_names))
+            advance(1)
+            yield f"{entry.path}: {_counted(entry, class_names)} -> {picture}"
     listing = out / "detections.json"
-    write_detections(found, class_names, listing)
-    yield f"{len(found)} images, all detections in {listing}"
+    listing.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    yield f"{len(rows)} images, all detections in {listing}"
 
 
 def metric_lines(metrics: Metrics) -> Iterator[str]:
@@ -118,16 +141,20 @@ def _load(weights: Path) -> tuple[YOLOv5, tuple[str, ...], int]:
     return model, class_names, image_size
 
 
-def _evaluate(model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int) -> Metrics:
+def _evaluate(
+    model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int, counting: Counting
+) -> Metrics:
     device = _device()
-    workers = min(MAX_WORKERS, len(os.sched_getaffinity(0)) - 1)
-    metrics = evaluate(
-        model.to(device),
-        evaluation_loader(dataset, image_size, batch, workers),
-        GroundTruth.of(dataset),
-        EvaluationSection(),
-        device,
-    )
+    workers = min(MAX_WORKERS, count_cores() - 1)
+    with counting("evaluating images", len(dataset.records)) as advance:
+        metrics = evaluate(
+            model.to(device),
+            evaluation_loader(dataset, image_size, batch, workers),
+            GroundTruth.of(dataset),
+            EvaluationSection(),
+            device,
+            advance=advance,
+        )
     assert metrics is not None  # there is one rank, and it is the first
     return metrics
 
@@ -136,11 +163,14 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _free_name(out: Path, entry: DetectedImage, names: Counter[str]) -> Path:
+def _free_name(out: Path, entry: DetectedImage, taken: set[Path]) -> Path:
     """The image's own name; a number is added where folders hold images of one name."""
-    stem = entry.path.stem
-    names[stem] += 1
-    return out / (f"{stem}.png" if names[stem] == 1 else f"{stem}-{names[stem]}.png")
+    picture, number = out / f"{entry.path.stem}.png", 1
+    while picture in taken:
+        number += 1
+        picture = out / f"{entry.path.stem}-{number}.png"
+    taken.add(picture)
+    return picture
 
 
 def _counted(entry: DetectedImage, class_names: tuple[str, ...]) -> str:

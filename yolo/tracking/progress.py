@@ -6,8 +6,17 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+
+from yolo.data.counting import Advance
 
 REFRESHES_PER_SECOND = 2
 """More would take time from the training for nothing that an eye sees."""
@@ -110,6 +119,62 @@ class ConsoleProgress:
         self.note(self._line)
         self._last_line = time.monotonic()
         self._is_line_pending = False
+
+
+class CountProgress:
+    """How far something is that is counted, with rate and time left.
+
+    A bar that leaves nothing behind in a terminal; elsewhere a line every `line_seconds`, none for what is done sooner.
+    As a context it gives the function that is told of each piece done.
+    """
+
+    def __init__(
+        self, what: str, total: int, line_seconds: float = 30.0, stream: TextIO | None = None
+    ) -> None:
+        """`what` names the work: `verifying images`. To standard error unless a stream is given."""
+        self._what = what
+        self._total = total
+        self._done = 0
+        self._started = self._last_line = time.monotonic()
+        self._line_seconds = line_seconds
+        self._console = Console(file=stream or sys.stderr, highlight=False, markup=False)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}", markup=False),
+                TimeRemainingColumn(),
+                console=self._console,
+                expand=True,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),  # what goes into a file is to stay there
+                refresh_per_second=REFRESHES_PER_SECOND,
+            )
+            self._task = self._bar.add_task(what, total=total, rate="")
+            self._bar.start()
+
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        self._done += count
+        now = time.monotonic()
+        rate = self._done / max(now - self._started, 1e-9)
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, rate=f"{rate:.1f}/s")
+        elif now - self._last_line >= self._line_seconds:
+            left = clock((self._total - self._done) / rate)
+            line = f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s, {left} left"
+            self._console.print(line, soft_wrap=True)
+            self._last_line = now
+
+    def __enter__(self) -> Advance:
+        return self.advance
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 def clock(seconds: float | None) -> str:

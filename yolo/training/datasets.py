@@ -1,17 +1,18 @@
 """The data of a run: both splits read and verified by all ranks together, and the anchors that fit them."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from yolo.data.counting import Counting
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
 from yolo.data.loading import load_split
 from yolo.data.verification import Problems, verify_images
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
 from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.machine import count_cores
 from yolo.recipe.schema import Recipe
 from yolo.training.ranks import Ranks, from_all, from_first
 from yolo.training.run_directory import RunDirectory
@@ -35,13 +36,17 @@ class Datasets:
 
 
 def open_datasets(
-    recipe: Recipe, run: RunDirectory, ranks: Ranks, tell: Callable[[str], None]
+    recipe: Recipe,
+    run: RunDirectory,
+    ranks: Ranks,
+    tell: Callable[[str], None],
+    counting: Counting,
 ) -> Datasets:
     """Read both splits, verify every image, and settle the anchors; collective.
 
     Raises DataError on all ranks where too much of a split cannot be used.
     """
-    splits = [_verified(recipe, split, ranks) for split in ("train", "val")]
+    splits = [_verified(recipe, split, ranks, counting) for split in ("train", "val")]
     reports = [split.report for split in splits]
     if ranks.is_first:
         write_report(reports, run.data_report)
@@ -66,11 +71,21 @@ def open_datasets(
     return Datasets(train, val, _anchors(recipe, train, ranks, tell))
 
 
-def _verified(recipe: Recipe, split: str, ranks: Ranks) -> DetectionDataset:
+def _verified(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> DetectionDataset:
     dataset = load_split(recipe.data, split)
-    threads = max(1, len(os.sched_getaffinity(0)) // ranks.world_size)
+    read = from_all(ranks, dataset.fingerprint)
+    others = [rank for rank, fingerprint in enumerate(read) if fingerprint != read[0]]
+    if others:
+        raise DataError(
+            f"{dataset.source}: ranks {others} read other images or boxes in it than rank 0; "
+            "every machine needs the same copy"
+        )
+    threads = max(1, count_cores() // ranks.local_world_size)
+    share = len(range(ranks.rank, len(dataset.records), ranks.world_size))
     problems: Problems = {}
-    for found in from_all(ranks, verify_images(dataset, ranks.rank, ranks.world_size, threads)):
+    with counting(f"verifying {split} images", share) as advance:
+        mine = verify_images(dataset, ranks.rank, ranks.world_size, threads, advance)
+    for found in from_all(ranks, mine):
         problems |= found
     return dataset.without(problems)
 
@@ -84,7 +99,8 @@ def _anchors(
         return recipe.model.anchors
     size = recipe.model.image_size
     shapes = [
-        (record.boxes[:, 2:] - record.boxes[:, :2]) * (size / max(record.width, record.height))
+        (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
+        * (size / max(record.width, record.height))
         for record in train.records
     ]
     shapes_pixels = np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])  # (M, 2)

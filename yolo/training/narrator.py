@@ -2,15 +2,17 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from yolo.data.counting import Advance, uncounted
 from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.effective import effective_json, effective_yaml
 from yolo.tracking.charts import confusion_chart, precision_recall_chart, training_chart
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.progress import ConsoleProgress
+from yolo.tracking.progress import ConsoleProgress, CountProgress
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.results import SamplePicture
 from yolo.tracking.wandb_run import WandbRun
@@ -49,6 +51,10 @@ class Narrator:
             self._progress.note(text)
         elif self._is_first:
             print(text, file=sys.stderr, flush=True)
+
+    def counting(self, what: str, total: int) -> AbstractContextManager[Advance]:
+        """Show how far some work before the training is."""
+        return CountProgress(what, total) if self._is_first else uncounted(what, total)
 
     def training_starts(self, steps: int, steps_done: int) -> None:
         """The loop is entered; a resumed run has steps behind it."""
