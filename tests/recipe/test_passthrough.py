@@ -33,6 +33,8 @@ Refusal = Callable[..., str]
         ("pipeline: {stages: 2}", ("is for language models",)),
         ("zero_optimization: {offload_param: {device: cpu}}", ("zero.offload_optimizer",)),
         ("gradient_allreduce_op: sum", ("multiply the gradient by the world size",)),
+        ("steps_per_print: 0", ("is set by tracking.log_every_steps",)),
+        ("timers: {throughput: {enabled: true}}", ("would wait for the device at every step",)),
     ],
 )
 def test_what_deepspeed_would_ignore_or_misread_is_refused(
@@ -46,7 +48,7 @@ def test_what_deepspeed_would_ignore_or_misread_is_refused(
 
 def test_known_keys_pass() -> None:
     section = {
-        "steps_per_print": 10,
+        "dump_state": True,
         "flops_profiler": {"enabled": True, "profile_step": 5},
         "zero_optimization": {"sub_group_size": 1000, "allgather_partitions": True},
     }

@@ -66,8 +66,22 @@ def test_an_auto_value_says_how_it_came_about(write: Write) -> None:
     assert str(resolved.origin(("train", "seed"))) == "default"
 
 
-def test_no_auto_is_left_but_what_waits_for_the_data(write: Write) -> None:
+def test_no_auto_is_left_but_what_waits_for_the_data_and_the_launch(write: Write) -> None:
     resolved = resolve(load_recipe(write("")), 2)
     text = resolved.recipe.model_dump_json()
-    assert text.count('"auto"') == 1
+    assert text.count('"auto"') == 2
     assert resolved.recipe.model.anchors == "auto"
+    assert resolved.recipe.cluster.master_port == "auto"
+
+
+def test_the_launchers_own_count_of_local_ranks_divides_the_cores(write: Write) -> None:
+    resolved = resolve(load_recipe(write("")), world_size=8, local_world_size=2)
+    assert resolved.recipe.cluster.processes_per_node == 2
+    assert "as many as the launcher started" in str(
+        resolved.origin(("cluster", "processes_per_node"))
+    )
+
+
+def test_a_huge_batch_is_answered_at_once(write: Write) -> None:
+    train = resolve(load_recipe(write("train: {global_batch: 1e10}")), 2).recipe.train
+    assert train.micro_batch * train.gradient_accumulation_steps * 2 == 10**10

@@ -39,11 +39,31 @@ WARNINGS = [
         "zero_quantized_gradients: has no effect",
     ),
     ("zero: {stage: 1}\ndeepspeed: {prescale_gradients: true}", "divides by the world size first"),
+    (
+        "model: {sync_batchnorm: true}\ncluster: {backend: nccl}",
+        "are missing from the bytes and seconds",
+    ),
+    (
+        "tracking: {wandb: {mode: online}}\ncluster: {nodes: 2, hostfile: hosts}",
+        "hands WANDB_API_KEY to no other machine",
+    ),
+    ("communication: {data_type: fp16}", "gradients above 65504 become infinite"),
+    ("train: {gradient_clipping: 0}", "ruins the weights unseen"),
+    ("train: {warmup_epochs: 0, warmup_momentum: 0.5}", "train.warmup_epochs is 0"),
+    (
+        "data: {augmentation: {mosaic: 0, mixup: 0.5}}",
+        "data.augmentation.mixup: has no effect: data.augmentation.mosaic is 0",
+    ),
     ("deepspeed: {comms_logger: {enabled: true}}", "makes every collective wait"),
     ("deepspeed: {flops_profiler: {enabled: true}}", "waits for the device at every step"),
 ]
 ERRORS = [
-    ("cluster: {nodes: 2, processes_per_node: 1}", "no cluster.hostfile that names them"),
+    ("optimizer: {momentum: 0}", "nothing to look ahead by"),
+    (
+        "zero: {stage: 3}\nprecision: {dtype: bf16}\n"
+        "deepspeed: {zero_optimization: {zero_quantized_weights: true}}",
+        "refuses it with torch_autocast",
+    ),
     ("model: {sync_batchnorm: true}\ncluster: {backend: gloo}", "no form for processors"),
     ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
     ("zero: {stage: 1, offload_optimizer: cpu}", "set optimizer.type to AdamW"),
@@ -87,4 +107,4 @@ def test_one_rank_needs_no_exchange(write: Write) -> None:
 def test_every_rule_has_a_name_that_says_what_it_knows() -> None:
     names = [rule.__name__ for rule in RULES]
     assert len(names) == len(set(names))
-    assert len(names) >= 24
+    assert len(names) >= 30

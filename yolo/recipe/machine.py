@@ -1,24 +1,58 @@
 """What this machine has, found without importing torch."""
 
 import os
+import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
+DEVICES = Path("/dev")
+HIGHEST_PORT = 65535
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The NVIDIA GPUs that a process started here would see: their numbers, or what CUDA_VISIBLE_DEVICES calls them."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu":
+        return ()
+    installed = tuple(str(number) for number in range(_installed_gpus()))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or not installed:
+        return installed
+    named = [name.strip() for name in visible.split(",")]
+    return tuple(name for name in named if name not in ("", "-1"))[: len(installed)]
 
 
 def count_gpus() -> int:
-    """NVIDIA GPUs that a process started here would see, CUDA_VISIBLE_DEVICES respected."""
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    installed = len(list(DRIVER_FOLDER.iterdir())) if DRIVER_FOLDER.is_dir() else 0
-    if visible is None:
-        return installed
-    return min(
-        installed, len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
-    )
+    """How many they are."""
+    return len(visible_gpus())
 
 
 def count_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def free_port(first: int) -> int:
+    """The first TCP port from `first` on that nobody on this machine listens to."""
+    for port in range(first, HIGHEST_PORT):
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("", port))
+            except OSError:
+                continue
+            return port
+    return first
+
+
+def _installed_gpus() -> int:
+    """By the driver's folder, or where a container hides it by the devices; under WSL2 by asking the driver's tool."""
+    if DRIVER_FOLDER.is_dir():
+        return len(list(DRIVER_FOLDER.iterdir()))
+    devices = len([path for path in DEVICES.glob("nvidia*") if path.name[6:].isdecimal()])
+    tool = shutil.which("nvidia-smi")
+    if devices or tool is None or not (DEVICES / "dxg").exists():
+        return devices
+    listed = subprocess.run([tool, "-L"], capture_output=True, text=True)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

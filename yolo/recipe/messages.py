@@ -115,8 +115,9 @@ def _resolved(
 
 
 def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    same = {k: v for k, v in one.items() if k not in ("default", "title")} == {
-        k: v for k, v in other.items() if k not in ("default", "title")
+    said_of_it = ("default", "title", "description")
+    same = {k: v for k, v in one.items() if k not in said_of_it} == {
+        k: v for k, v in other.items() if k not in said_of_it
     }
     return one if same else {"anyOf": [one, other]}
 

@@ -28,6 +28,7 @@ OWNED = MappingProxyType(
         "communication_data_type": "communication.data_type",
         "wandb": "tracking.wandb",
         "zero_allow_untested_optimizer": "optimizer.type",
+        "steps_per_print": "tracking.log_every_steps",
         "zero_optimization.stage": "zero.stage",
         "zero_optimization.overlap_comm": "zero.overlap_comm",
         "zero_optimization.reduce_bucket_size": "zero.reduce_bucket_size",
@@ -69,6 +70,7 @@ REFUSED = MappingProxyType(
         "weight_quantization": _LANGUAGE_MODELS,
         "data_efficiency": _LOADS_DATA,
         "dataloader_drop_last": _LOADS_DATA,
+        "timers": "would wait for the device at every step, for images/s that are measured without it; remove it",
         "zero_optimization.offload_param": _FITS,
         "zero_optimization.cpu_offload_param": _FITS,
     }

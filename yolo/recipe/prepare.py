@@ -19,13 +19,16 @@ class PreparedRecipe:
 
 
 def prepare(
-    path: Path | str, overrides: Sequence[str] = (), world_size: int | None = None
+    path: Path | str,
+    overrides: Sequence[str] = (),
+    world_size: int | None = None,
+    local_world_size: int | None = None,
 ) -> PreparedRecipe:
-    """Read, validate and resolve a recipe for `world_size` ranks (none: as its `cluster` section says).
+    """Read, validate and resolve a recipe for `world_size` ranks, so many of them on a node (none: as `cluster` says).
 
     Raises RecipeError with one line for each thing that is wrong.
     """
-    resolved = resolve(load_recipe(path, overrides), world_size)
+    resolved = resolve(load_recipe(path, overrides), world_size, local_world_size)
     findings = find(resolved)
     errors = [_line(resolved, item) for item in findings if item.severity is Severity.ERROR]
     if errors:

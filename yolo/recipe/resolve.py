@@ -47,15 +47,17 @@ Computed = tuple[Any, str]
 """A value, and its formula or reason."""
 
 
-def resolve(loaded: LoadedRecipe, world_size: int | None = None) -> ResolvedRecipe:
-    """The recipe for `world_size` ranks (none: as many as its `cluster` section asks for).
+def resolve(
+    loaded: LoadedRecipe, world_size: int | None = None, local_world_size: int | None = None
+) -> ResolvedRecipe:
+    """The recipe for `world_size` ranks (none: as many as its `cluster` section asks for), so many of them on a node.
 
     Raises RecipeError where the batch cannot be divided among the ranks.
     """
     recipe = loaded.recipe
     values = recipe.model_dump(mode="json")
     origins = dict(loaded.origins)
-    ranks, processes = _processes(recipe, world_size)
+    ranks, processes = _processes(recipe, world_size, local_world_size)
     situation = _Situation(loaded, ranks, parameter_count(recipe.model.variant, 80))
 
     def settle(key: Key, compute: Callable[[Recipe, "_Situation"], Computed]) -> None:
@@ -84,9 +86,13 @@ class _Situation:
     parameters: int
 
 
-def _processes(recipe: Recipe, world_size: int | None) -> tuple[int, Computed]:
+def _processes(
+    recipe: Recipe, world_size: int | None, local_world_size: int | None
+) -> tuple[int, Computed]:
     """World size, and the processes of one node with their reason."""
     nodes, asked = recipe.cluster.nodes, recipe.cluster.processes_per_node
+    if world_size is not None and local_world_size is not None:
+        return world_size, (local_world_size, "as many as the launcher started on this node")
     if world_size is not None:
         each = max(1, world_size // nodes)
         return world_size, (each, f"world size {world_size} / {nodes} nodes")
@@ -108,7 +114,7 @@ def _micro_batch(recipe: Recipe, situation: _Situation) -> Computed:
         ), f"global_batch {train.global_batch} / ({world_size} ranks x {steps} steps)"
     fits = IMAGES_ON_16_GB[recipe.model.variant] * (640 / recipe.model.image_size) ** 2
     fits = max(1, int(fits / (2 if recipe.precision.dtype == "fp32" else 1)))
-    largest = max(size for size in range(1, share + 1) if share % size == 0 and size <= fits)
+    largest = max(size for size in range(1, min(share, fits) + 1) if share % size == 0)
     return largest, (
         f"largest divisor of {train.global_batch} / {world_size} ranks = {share} up to {fits}, "
         f"what 16 GB hold of yolov5{recipe.model.variant} at {recipe.model.image_size} pixels"

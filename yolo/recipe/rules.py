@@ -64,17 +64,6 @@ def _without_effect(resolved: ResolvedRecipe, keys: tuple[str, ...], why: str) -
 
 
 @rule
-def several_nodes_want_a_hostfile(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    cluster = resolved.recipe.cluster
-    if cluster.nodes > 1 and cluster.hostfile is None:
-        yield _error(
-            "cluster.nodes",
-            f"{cluster.nodes} nodes, and no cluster.hostfile that names them; write one with a line "
-            "`hostname slots=GPUs` for each, or DeepSpeed would start all of it on this machine",
-        )
-
-
-@rule
 def a_hostfile_wants_several_nodes(resolved: ResolvedRecipe) -> Iterator[Finding]:
     cluster = resolved.recipe.cluster
     if cluster.nodes == 1 and cluster.hostfile is not None:
@@ -89,6 +78,27 @@ def sync_batchnorm_wants_gpus(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "model.sync_batchnorm",
             "torch's SyncBatchNorm has no form for processors, and cluster.backend is gloo; set it to false "
             "(statistics are averaged over the ranks before each evaluation and checkpoint in any case)",
+        )
+
+
+@rule
+def sync_batchnorm_is_not_metered(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    if resolved.recipe.model.sync_batchnorm and resolved.world_size > 1:
+        yield _warning(
+            "model.sync_batchnorm",
+            "its two small collectives a layer go past DeepSpeed and are missing from the bytes and seconds of "
+            "communication that are reported",
+        )
+
+
+@rule
+def the_launcher_forwards_no_key(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.cluster.nodes > 1 and recipe.tracking.wandb.mode == "online":
+        yield _warning(
+            "tracking.wandb.mode",
+            "the deepspeed launcher hands WANDB_API_KEY to no other machine; run `wandb login` on the first one of the "
+            "hostfile, or add a line WANDB_API_KEY=... to a file .deepspeed_env here that only you can read",
         )
 
 
@@ -209,7 +219,48 @@ def one_rank_sends_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]:
         yield from _without_effect(resolved, ("communication.data_type",), "there is one rank")
 
 
+@rule
+def fp16_on_the_wire_overflows(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.zero.stage == 0 and recipe.communication.data_type == "fp16":
+        yield _warning(
+            "communication.data_type",
+            "gradients above 65504 become infinite on the way, and their step is left out; bf16 costs the same bytes "
+            "and has fp32's range",
+        )
+
+
 # --- training ---------------------------------------------------------------------------------------------------
+
+
+@rule
+def nesterov_wants_momentum(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    optimizer = resolved.recipe.optimizer
+    if optimizer.type == "SGD" and optimizer.nesterov and optimizer.momentum == 0:
+        yield _error(
+            "optimizer.momentum",
+            "0 leaves optimizer.nesterov nothing to look ahead by; set optimizer.nesterov to false",
+        )
+
+
+@rule
+def unclipped_gradients_are_not_looked_at(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    is_watched = recipe.zero.stage > 0 or recipe.precision.dtype == "fp16"
+    if recipe.train.gradient_clipping == 0 and not is_watched:
+        yield _warning(
+            "train.gradient_clipping",
+            "0 takes no norm, so that at stage 0 a gradient that is not finite ruins the weights unseen; 1000 clips as "
+            "little, and such a step is left out",
+        )
+
+
+@rule
+def no_warm_up_has_no_start(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    if resolved.recipe.train.warmup_epochs == 0:
+        words = ("warmup_min_steps", "warmup_momentum", "warmup_bias_lr")
+        keys = tuple(f"train.{word}" for word in words)
+        yield from _without_effect(resolved, keys, "train.warmup_epochs is 0")
 
 
 @rule
@@ -242,6 +293,15 @@ def mosaic_must_have_epochs_left(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if recipe.data.augmentation.mosaic_off_epochs >= recipe.train.epochs:
         key = "data.augmentation.mosaic"
         yield from _without_effect(resolved, (key,), "mosaic_off_epochs covers the whole run")
+
+
+@rule
+def mixup_blends_mosaics(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    augmentation = resolved.recipe.data.augmentation
+    if augmentation.mosaic == 0:
+        words = ("mixup", "mosaic_off_epochs")
+        keys = tuple(f"data.augmentation.{word}" for word in words)
+        yield from _without_effect(resolved, keys, "data.augmentation.mosaic is 0")
 
 
 @rule
@@ -354,6 +414,17 @@ def quantised_exchange_wants_stage_3(resolved: ResolvedRecipe) -> Iterator[Findi
             yield _warning(
                 f"deepspeed.zero_optimization.{word}", f"has no effect: zero.stage is {stage}"
             )
+
+
+@rule
+def quantised_weights_exclude_autocast(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    is_asked = _passed(resolved, "zero_optimization", "zero_quantized_weights") is True
+    if is_asked and recipe.zero.stage == 3 and recipe.precision.dtype != "fp32":
+        yield _error(
+            "deepspeed.zero_optimization.zero_quantized_weights",
+            f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {recipe.precision.dtype}; remove it",
+        )
 
 
 @rule

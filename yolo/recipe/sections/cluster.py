@@ -9,14 +9,14 @@ class ClusterSection(Section):
     """Nodes and processes."""
 
     nodes: Count = setting(1, unit="machines")
-    """Machines; more than one wants `hostfile`."""
+    """Machines; to start more than one, `yolo train` wants `hostfile`."""
     processes_per_node: Auto | Count = setting("auto", unit="processes")
     """One a GPU; `auto` is all GPUs that are found, and 2 where there is none."""
     hostfile: OneLine | None = setting(None)
     """DeepSpeed's list of machines, one `name slots=GPUs` a line."""
     backend: Auto | Literal["nccl", "gloo", "mpi"] = setting("auto")
     """Protocol of the collectives; `auto` is nccl on GPUs and gloo elsewhere."""
-    master_port: Port = setting(29500, unit="TCP port")
-    """Where ranks meet on the first machine."""
+    master_port: Auto | Port = setting("auto", unit="TCP port")
+    """Where ranks meet on the first machine; `auto` is 29500, or with one node the first from there on that is free."""
     threads_per_process: Auto | Count = setting("auto", unit="threads")
     """Threads of one rank's computation; `auto` divides the machine's cores among its processes."""
