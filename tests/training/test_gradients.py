@@ -40,6 +40,16 @@ def test_fp16_clips_the_true_gradient_and_recovers_from_an_overflow(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("stage", "dtype"), [(0, "fp32"), (0, "bf16"), (1, "bf16"), (3, "fp32")])
+def test_a_gradient_that_is_not_finite_reaches_no_weight(
+    launch_worker: Launch, stage: int, dtype: str
+) -> None:
+    found = launch_worker("overflow", f"zero.stage={stage}", f"precision.dtype={dtype}")
+    assert found["applied"] == [True, False, False, True]
+    assert found["lengths"] == pytest.approx([0.01, 0, 0, 0.01], rel=1e-2, abs=1e-7)
+
+
+@pytest.mark.slow
 def test_deepspeed_still_clips_the_scaled_gradient_and_keeps_its_scale(
     launch_worker: Launch,
 ) -> None:

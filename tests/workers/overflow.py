@@ -1,11 +1,11 @@
 """Steps of one engine, some of which overflow: which are taken, how long they are, and what a checkpoint keeps.
 
-The first step is of an ordinary loss, the next two of one so large that its gradients overflow in fp16, the fourth is
-ordinary again. SGD without momentum or decay at lr 1 shows a step's length as the weights' change.
+The first step is of an ordinary loss, the next two of an infinite one, the fourth is ordinary again. SGD without momentum or decay at lr 1 shows a step's length as the weights' change.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -14,7 +14,12 @@ import yolo.training.engine
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from yolo.training.checkpoint import (
+    Progress,
+    RunIdentity,
+    load_checkpoint,
+    save_checkpoint,
+)
 from yolo.training.engine import OverflowWatch, loss_scale, start_engine
 from yolo.training.ranks import join, leave
 from yolo.training.run_directory import RunDirectory
@@ -53,7 +58,7 @@ def main() -> None:
     scale_at_start = scale_of(engine)
     lengths, applied, norms = [], [], []
     before = flat(average, plain)
-    for size in (1e-3, 1e30, 1e30, 1e-3):
+    for size in (1e-3, math.inf, math.inf, 1e-3):
         loss = size * sum(output.float().square().mean() for output in engine(images))
         engine.backward(loss)
         engine.step()
@@ -64,10 +69,12 @@ def main() -> None:
         lengths.append(float((after - before).norm()))
         before = after
     average.write_into(plain)
-    save_checkpoint(engine, average, plain, Progress(epochs_done=1), recipe, 7, run)
+    identity = RunIdentity({}, ["a", "b", "c"], 28, ranks.world_size)
+    save_checkpoint(engine, plain, Progress(epochs_done=1), identity, run, keep=1)
     scale = scale_of(engine)
     other = start()
-    load_checkpoint(other, WeightAverage(other.module, recipe.train), plain, recipe, 7, run, ranks)
+    again = WeightAverage(other.module, recipe.train)
+    load_checkpoint(run.newest_checkpoint, other, again, plain, identity, ranks, print)
     if ranks.is_first:
         found = {
             "applied": applied,

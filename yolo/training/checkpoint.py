@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import deepspeed.comm as dist
 
 from yolo.communication.meter import Traffic
+from yolo.data.dataset import DetectionDataset
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.weights import load_weights, save_weights
+from yolo.recipe.effective import flatten
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
-from yolo.training.ranks import Ranks, from_first
+from yolo.training.ranks import Ranks, from_all, from_first
 from yolo.training.recorder import Span
 from yolo.training.run_directory import STATE, RunDirectory
 
@@ -41,33 +44,70 @@ class Progress:
         return cls(**(raw | {"total": Span(**(raw["total"] | {"traffic": traffic}))}))
 
 
+MUST_STAY = (
+    *("model.variant", "zero.stage", "precision.dtype", "train.global_batch"),
+    "train.gradient_clipping",
+)
+"""And `optimizer` but for its lr: DeepSpeed takes these from the checkpoint, or cannot load another's."""
+MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "communication.timeout")
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What a run is made of: a checkpoint goes on only in a run that it fits."""
+
+    settings: dict[str, Any]
+    """Every value of the resolved recipe by its dotted key, as JSON has it."""
+    class_names: list[str]
+    training_images: int
+    """With the seed they decide which images a step sees: a position in another data set means nothing."""
+    world_size: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, train: DetectionDataset, ranks: Ranks) -> "RunIdentity":
+        """The identity of the run at hand."""
+        values = flatten(recipe.model_dump(mode="json"))
+        settings = {".".join(key): value for key, value in values}
+        return cls(settings, list(train.class_names), len(train.records), ranks.world_size)
+
+    def must_equal(self) -> dict[str, Any]:
+        """What another identity must have alike, by its name in a message."""
+        fixed = {key: value for key, value in self.settings.items() if _must_stay(key)}
+        return fixed | {
+            "classes": self.class_names,
+            "number of training images": self.training_images,
+            "number of ranks": self.world_size,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What must fit before DeepSpeed is asked to load: its own messages do not say what is wrong."""
+    """What DeepSpeed's own checkpoint does not say."""
 
-    variant: str
-    classes: int
-    optimizer: str
-    stage: int
-    world_size: int
-    global_batch: int
-    steps_per_epoch: int
-    """Position in the run alone decides rates and samples, so both must stay what they were."""
+    identity: RunIdentity
     progress: Progress
+
+    @classmethod
+    def read(cls, path: Path) -> "_State":
+        """Raises CheckpointError where it cannot be read."""
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return cls(RunIdentity(**raw["identity"]), Progress.of(raw["progress"]))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(_unreadable(path, error)) from error
 
 
 def save_checkpoint(
     engine: Any,
-    average: WeightAverage,
     plain: YOLOv5,
     progress: Progress,
-    recipe: Recipe,
-    steps_per_epoch: int,
+    identity: RunIdentity,
     run: RunDirectory,
+    keep: int,
 ) -> None:
     """Write a checkpoint and, last of all, point `latest` at it; collective.
 
-    `plain` holds the averaged weights (`average.write_into` was called on it).
+    `plain` holds the averaged weights (`WeightAverage.write_into` was called on it). The `keep` newest stay.
     """
     tag = f"epoch-{progress.epochs_done:04d}"
     scaler = engine.torch_autocast_z0_gradscaler  # DeepSpeed forgets it
@@ -78,62 +118,35 @@ def save_checkpoint(
     if dist.get_rank() == 0:
         folder = run.checkpoints / tag
         save_weights(folder / AVERAGE, plain, {})
-        state = _State(
-            recipe.model.variant,
-            plain.classes,
-            recipe.optimizer.type,
-            recipe.zero.stage,
-            dist.get_world_size(),
-            recipe.train.global_batch,
-            steps_per_epoch,
-            progress,
-        )
-        _write_whole(folder / STATE, json.dumps(asdict(state), indent=1))
+        _write_whole(folder / STATE, json.dumps(asdict(_State(identity, progress)), indent=1))
         _write_whole(run.checkpoints / "latest", tag)
-        _remove_older(run.checkpoints, tag, recipe.checkpoint.keep)
+        _remove_older(run.checkpoints, tag, keep)
     dist.barrier()
 
 
 def load_checkpoint(
+    folder: Path,
     engine: Any,
     average: WeightAverage,
     plain: YOLOv5,
-    recipe: Recipe,
-    steps_per_epoch: int,
-    run: RunDirectory,
+    identity: RunIdentity,
     ranks: Ranks,
+    tell: Callable[[str], None],
 ) -> Progress:
-    """Take up the newest checkpoint of a run; collective.
+    """Take up the checkpoint in a folder, the same on all ranks; collective.
 
-    Raises CheckpointError where it is missing, unreadable or of a run that this one cannot go on with: never does a
-    run start anew in silence.
+    Settings that differ from the checkpoint's are told. Raises CheckpointError where it is missing, unreadable or of a
+    run that this one cannot go on with: never does a run start anew in silence.
     """
-    folder = run.newest_checkpoint
-    if folder is None:
-        raise CheckpointError(_unreadable(run.checkpoints, "there is no checkpoint in it"))
-    try:
-        raw = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        state = _State(**(raw | {"progress": Progress.of(raw["progress"])}))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(_unreadable(folder / STATE, error)) from error
-    wanted = {
-        "model.variant": (state.variant, recipe.model.variant),
-        "number of classes": (state.classes, plain.classes),
-        "optimizer.type": (state.optimizer, recipe.optimizer.type),
-        "zero.stage": (state.stage, recipe.zero.stage),
-        "number of ranks": (state.world_size, ranks.world_size),
-        "train.global_batch": (state.global_batch, recipe.train.global_batch),
-        "steps an epoch (images / train.global_batch)": (state.steps_per_epoch, steps_per_epoch),
-    }
-    for what, (saved, asked) in wanted.items():
-        if saved != asked:
-            raise CheckpointError(
-                f"{folder}: was saved with {what} {saved}, and this run has {asked}; go on with {saved}, "
-                "or start anew with checkpoint.resume=never"
-            )
+    state = _agreed_state(folder, ranks)
+    _check_fit(folder, state.identity, identity)
+    for key, asked in identity.settings.items():
+        saved = state.identity.settings.get(key, "not known")
+        if asked != saved and not key.startswith(MAY_CHANGE_UNSAID):
+            tell(f"{key} is now {asked}; the checkpoint was saved with {saved}")
     problem = None
     try:
-        path, client_state = engine.load_checkpoint(str(run.checkpoints), tag=folder.name)
+        path, client_state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if path is None:
             problem = "DeepSpeed found nothing to load in it"
         elif engine.torch_autocast_z0_gradscaler is not None and LOSS_SCALER in client_state:
@@ -144,8 +157,41 @@ def load_checkpoint(
     if problem is not None:
         raise CheckpointError(_unreadable(folder, problem))
     average.read_from(plain, state.progress.average_updates)
-    progress: Progress = from_first(ranks, state.progress)
-    return progress
+    return state.progress
+
+
+def _agreed_state(folder: Path, ranks: Ranks) -> _State:
+    """As the first rank reads it; an error reaches all."""
+    found: _State | CheckpointError | None = None
+    if ranks.is_first:
+        try:
+            found = _State.read(folder / STATE)
+        except CheckpointError as error:
+            found = error
+    state: _State | CheckpointError = from_first(ranks, found)
+    if isinstance(state, CheckpointError):
+        raise state
+    blind = [rank for rank, is_seen in enumerate(from_all(ranks, folder.is_dir())) if not is_seen]
+    if blind:
+        raise CheckpointError(
+            f"{folder}: ranks {blind} do not see it; the folder `runs` must be one that all machines share"
+        )
+    return state
+
+
+def _check_fit(folder: Path, saved: RunIdentity, asked: RunIdentity) -> None:
+    before, now = saved.must_equal(), asked.must_equal()
+    # An optimizer of another type has other parameters; its type says all.
+    for what in sorted(before.keys() | now.keys(), key=lambda key: (key != "optimizer.type", key)):
+        if before.get(what) != now.get(what):
+            raise CheckpointError(
+                f"{folder}: was saved with {what} {before.get(what)}, and this run has {now.get(what)}; go on with "
+                f"{before.get(what)}, or start anew with checkpoint.resume=never"
+            )
+
+
+def _must_stay(key: str) -> bool:
+    return key in MUST_STAY or (key.startswith("optimizer.") and key != "optimizer.lr")
 
 
 def _unreadable(path: Path, why: object) -> str:

@@ -34,27 +34,37 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
             config=deepspeed_config(recipe),
             dist_init_required=False,
         )
-    except (ValueError, AssertionError, NotImplementedError) as error:
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise LaunchError(
-            f"DeepSpeed {deepspeed.__version__} refuses the configuration: {error}"
+            f"DeepSpeed {deepspeed.__version__} refuses the configuration: {reason}"
         ) from error
     if recipe.zero.stage == 0:
-        _clip_without_a_collective(engine)
+        _guard_and_clip_without_a_collective(engine)
     elif recipe.precision.dtype == "fp16":
         _scale_the_loss_within(engine.optimizer)
     return engine
 
 
-def _clip_without_a_collective(engine: Any) -> None:
-    """Clip stage 0's gradients where they are, and keep their norm.
+def _guard_and_clip_without_a_collective(engine: Any) -> None:
+    """Clip stage 0's gradients where they are, keep their norm, and leave out a step whose norm is not finite.
 
     They are the same on every rank, and so is their norm; DeepSpeed would average it in an all-reduce of 4 bytes, a
-    whole round trip, and then forget it.
+    whole round trip, and then forget it. From stage 1 on DeepSpeed leaves such a step out itself; at stage 0 it would
+    put the NaN into every weight. Under fp16 torch's loss scaler leaves it out.
     """
 
     def clip() -> None:
-        norm = nn.utils.clip_grad_norm_(engine.module.parameters(), engine.gradient_clipping())
+        parameters = list(engine.module.parameters())
+        norm = nn.utils.clip_grad_norm_(parameters, engine.gradient_clipping())
         engine._global_grad_norm = norm
+        if engine.torch_autocast_z0_gradscaler is None:
+            is_finite = bool(
+                norm.isfinite()
+            )  # on a GPU this waits for backward, as stages 1 to 3 do
+            engine.optimizer.overflow = not is_finite  # DeepSpeed asks for it after the step
+            for parameter in parameters if not is_finite else ():
+                parameter.grad = None  # torch's optimizers pass over what has no gradient
 
     engine.clip_fp32_gradients = clip
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ import psutil
 
 from yolo.errors import LaunchError
 from yolo.recipe import ResolvedRecipe
-from yolo.recipe.machine import count_gpus
+from yolo.recipe.machine import free_port, visible_gpus
+from yolo.recipe.sections.cluster import ClusterSection
 from yolo.training.run_directory import RunDirectory
 
+DEFAULT_PORT = 29500
+"""The deepspeed launcher's own."""
 STOP_SECONDS = 10.0
 """For the launcher and the ranks to end when asked, before they are made to."""
 
@@ -27,25 +31,64 @@ class Launch:
     environment: tuple[tuple[str, str], ...]
 
     def __str__(self) -> str:
-        return " ".join((*(f"{name}={value}" for name, value in self.environment), *self.command))
+        return shlex.join((*(f"{name}={value}" for name, value in self.environment), *self.command))
 
 
 def launch_of(
     resolved: ResolvedRecipe, recipe: Path, overrides: Sequence[str], run: RunDirectory
 ) -> Launch:
-    """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`."""
+    """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`.
+
+    Raises LaunchError where this machine lacks what the recipe asks for.
+    """
     cluster = resolved.recipe.cluster
     launcher = Path(sys.executable).with_name("deepspeed")
-    options = ["--log_level", "error", "--num_accelerators", str(cluster.processes_per_node)]
-    options += ["--master_port", str(cluster.master_port)]
-    if cluster.nodes > 1 and cluster.hostfile is not None:
-        options += ["--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)]
+    options = [
+        "--log_level",
+        "error",
+        *(_several_nodes if cluster.nodes > 1 else _one_node)(cluster),
+    ]
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
-    if count_gpus() == 0:
+    if not visible_gpus():
         environment.append(("DS_ACCELERATOR", "cpu"))
     command = (str(launcher), *options, "--module", "yolo.train", *arguments)
     return Launch(command, tuple(environment))
+
+
+def _one_node(cluster: ClusterSection) -> list[str]:
+    assert cluster.processes_per_node != "auto"
+    processes, gpus = cluster.processes_per_node, visible_gpus()
+    port = free_port(DEFAULT_PORT) if cluster.master_port == "auto" else cluster.master_port
+    options = ["--master_port", str(port)]
+    if gpus and processes > len(gpus):
+        raise LaunchError(
+            f"cluster.processes_per_node {processes}: this machine has {len(gpus)} GPUs to use; expected as many or fewer"
+        )
+    if not gpus or "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return ["--num_accelerators", str(processes), *options]
+    # Given a number, the launcher would forget the variable and take the machine's first GPUs.
+    if not all(gpu.isdecimal() for gpu in gpus):
+        raise LaunchError(
+            f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}: the deepspeed launcher reads GPUs' numbers only; "
+            "expected such as 0,1"
+        )
+    return ["--include", f"localhost:{','.join(gpus[:processes])}", *options]
+
+
+def _several_nodes(cluster: ClusterSection) -> list[str]:
+    if cluster.hostfile is None:
+        raise LaunchError(
+            f"cluster.nodes {cluster.nodes}: set cluster.hostfile to a file with a line `hostname slots=GPUs` for each; "
+            "or call the deepspeed launcher or torchrun yourself, with `--module yolo.train`"
+        )
+    if not Path(cluster.hostfile).is_file():
+        raise LaunchError(f"cluster.hostfile {cluster.hostfile}: no such file")
+    port = DEFAULT_PORT if cluster.master_port == "auto" else cluster.master_port
+    return [
+        *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
+        *("--num_accelerators", str(cluster.processes_per_node), "--master_port", str(port)),
+    ]
 
 
 def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
@@ -59,6 +102,8 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(
             f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
         )
+    # Who asks this process to end means the run: SIGTERM is answered as Ctrl-C is.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A terminal sends Ctrl-C to all processes at once, and the launcher would answer it with a traceback.
     process = psutil.Popen(
         launch.command,
@@ -72,6 +117,8 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(
             f"stopped. `checkpoint.resume=auto` goes on from the last checkpoint, if {run.path} has one"
         ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if code != 0:
         raise LaunchError(
             f"training ended with exit code {code}; the lines above say why. "

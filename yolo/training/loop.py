@@ -17,7 +17,7 @@ from yolo.training.recorder import Recorder, StepLog
 from yolo.training.schedule import Schedule
 
 MAX_SKIPPED_STEPS = 40
-"""In a row; fp16 needs 17 at most until its loss scale has come down from 65536 to 1."""
+"""In a row, because their gradients are not finite; fp16 needs 17 at most until its loss scale is down from 65536 to 1."""
 
 
 class TrainingDiverged(YoloError):

@@ -22,6 +22,8 @@ class Ranks:
     rank: int
     local_rank: int
     world_size: int
+    local_world_size: int
+    """Ranks on this machine."""
     device: torch.device
 
     @property
@@ -42,6 +44,12 @@ def world_size_from_launcher() -> int:
             "yolo.train is started by a launcher: `python -m yolo train RECIPE`, or "
             "`deepspeed --module yolo.train --recipe RECIPE`"
         ) from error
+
+
+def local_world_size_from_launcher() -> int | None:
+    """How many of them it started on this machine, in DeepSpeed's words or torchrun's; None where it did not say."""
+    said = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or ""
+    return int(said) if said.isdecimal() and int(said) else None
 
 
 def join(recipe: Recipe) -> Ranks:
@@ -69,11 +77,21 @@ def join(recipe: Recipe) -> Ranks:
             dist_backend=backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
         )
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
+        what, hint = (
+            f"cluster.backend {backend}",
+            (
+                "gloo works on every machine; nccl wants GPUs, and mpi a torch that was built with it"
+            ),
+        )
+        if "EADDRINUSE" in str(error):
+            what = f"cluster.master_port {os.environ.get('MASTER_PORT', '')}"
+            hint = "another run on this machine holds the port: set another, or leave it at auto"
         raise LaunchError(
-            f"cluster.backend {backend}: the ranks cannot meet: {str(error).splitlines()[0]} (gloo works on every "
-            "machine; nccl wants GPUs, and mpi a torch that was built with it)"
+            f"{what}: the ranks cannot meet: {str(error).splitlines()[0]} ({hint})"
         ) from error
-    return Ranks(dist.get_rank(), local_rank, dist.get_world_size(), device)
+    world_size = dist.get_world_size()
+    local_world_size = local_world_size_from_launcher() or world_size
+    return Ranks(dist.get_rank(), local_rank, world_size, local_world_size, device)
 
 
 def leave() -> None:

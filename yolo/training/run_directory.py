@@ -103,7 +103,7 @@ def new_run(name: str, runs: Path = RUNS) -> RunDirectory:
 def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
     """The folder that `checkpoint.resume` asks for: a new one, or that of the run to go on with.
 
-    Raises CheckpointError where a named run has nothing to go on from.
+    Raises CheckpointError where a named run has nothing to go on from, or is finished.
     """
     if resume == "never":
         return new_run(name, runs)
@@ -121,6 +121,11 @@ def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
         raise CheckpointError(
             f"checkpoint.resume: {resume}: no such run; expected a folder such as runs/{name}/latest, "
             "`auto` or `never`"
+        )
+    if run.finished.exists():
+        raise CheckpointError(
+            f"checkpoint.resume: {resume}: the run is finished; to train on, start anew from its weights with "
+            f"model.weights={run.best_weights}"
         )
     if not run.newest_checkpoint:
         raise CheckpointError(

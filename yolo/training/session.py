@@ -16,13 +16,20 @@ from yolo.model.weights import load_weights
 from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.effective import effective_yaml
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from yolo.training.checkpoint import Progress, RunIdentity, load_checkpoint, save_checkpoint
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
-from yolo.training.ranks import Ranks, from_first, join, leave, world_size_from_launcher
+from yolo.training.ranks import (
+    Ranks,
+    from_first,
+    join,
+    leave,
+    local_world_size_from_launcher,
+    world_size_from_launcher,
+)
 from yolo.training.recorder import Recorder
 from yolo.training.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.schedule import Schedule
@@ -34,7 +41,9 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
     Raises YoloError for whatever the user can put right.
     """
-    prepared = prepare(recipe_path, overrides, world_size_from_launcher())
+    prepared = prepare(
+        recipe_path, overrides, world_size_from_launcher(), local_world_size_from_launcher()
+    )
     resolved = prepared.resolved
     recipe = resolved.recipe
     ranks = join(recipe)
@@ -45,15 +54,15 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
         _train(resolved, run, ranks, narrator)
+        leave()  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
         narrator.stop(is_success)
-    leave()
 
 
 def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
     recipe = resolved.recipe
-    datasets = open_datasets(recipe, run, ranks, narrator.tell)
+    datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     if recipe.model.weights is not None:
@@ -69,8 +78,12 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     progress = Progress()
-    if run.newest_checkpoint:
-        progress = load_checkpoint(engine, average, plain, recipe, len(loader), run, ranks)
+    identity = RunIdentity.of(recipe, datasets.train, ranks)
+    checkpoint: Path | None = from_first(ranks, run.newest_checkpoint)
+    if checkpoint is not None:
+        progress = load_checkpoint(
+            checkpoint, engine, average, plain, identity, ranks, narrator.tell
+        )
         recorder.total = progress.total
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     resumed_from = progress.epochs_done
@@ -108,7 +121,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             total=recorder.total,
         )
         if must_save:
-            save_checkpoint(engine, average, plain, progress, recipe, len(loader), run)
+            save_checkpoint(engine, plain, progress, identity, run, recipe.checkpoint.keep)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
