@@ -150,6 +150,12 @@ def collate_evaluation(samples: Sequence[EvaluationBatch]) -> EvaluationBatch:
     )
 
 
+def to_network(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images (B, 3, H, W) uint8 as floats in 0..1 on the device, channels last, which convolutions prefer."""
+    moved = images.to(device, non_blocking=True).to(memory_format=torch.channels_last)
+    return moved.float().div_(255.0)
+
+
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
     """(S, S, 3) blue green red to (3, S, S) red green blue."""
     return torch.from_numpy(

@@ -10,9 +10,10 @@ from torch import nn
 
 from yolo.data.image_file import SUFFIXES, UnusableImage, read_image
 from yolo.data.letterbox import letterbox
+from yolo.data.samples import to_network
 from yolo.errors import DataError
 from yolo.evaluation.detections import Detections
-from yolo.evaluation.evaluator import evaluation_mode, in_original, to_network
+from yolo.evaluation.evaluator import evaluation_mode, in_original
 from yolo.model.nms import non_maximum_suppression
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from yolo.data.counting import Advance
 from yolo.data.letterbox import Letterbox
-from yolo.data.samples import EvaluationBatch
+from yolo.data.samples import EvaluationBatch, to_network
 from yolo.evaluation.average_precision import measure
 from yolo.evaluation.detections import Detections, GroundTruth, merge
 from yolo.evaluation.metrics import Metrics
@@ -66,11 +66,6 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
-
-
-def to_network(images: Tensor, device: torch.device) -> Tensor:
-    """Images (B, 3, S, S) uint8 as the network takes them: on its device, float32 in 0..1."""
-    return images.to(device, non_blocking=True).float() / 255
 
 
 def in_original(rows: Tensor, letterbox: Letterbox, image_id: int) -> Detections:

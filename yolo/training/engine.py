@@ -3,7 +3,6 @@
 from typing import Any
 
 import deepspeed
-import torch
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
@@ -134,9 +133,3 @@ def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
         {"name": "weights", "params": weights},
         {"name": "norms", "params": norms, "weight_decay": 0.0},
     ]
-
-
-def to_network(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images (B, 3, H, W) uint8 as floats in [0, 1] on the device, channels last, which convolutions prefer."""
-    moved = images.to(device, non_blocking=True).to(memory_format=torch.channels_last)
-    return moved.float().div_(255.0)

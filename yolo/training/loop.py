@@ -7,11 +7,11 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.data.samples import TrainingBatch
+from yolo.data.samples import TrainingBatch, to_network
 from yolo.errors import YoloError
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.training.averaging import WeightAverage
-from yolo.training.engine import OverflowWatch, to_network
+from yolo.training.engine import OverflowWatch
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import Recorder, StepLog
 from yolo.training.schedule import Schedule

@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,8 @@ def join(recipe: Recipe) -> Ranks:
     Raises LaunchError where the machine does not have that backend, or the others do not come.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls all_gather_into_tensor, whose name torch is changing: nothing that a user can put right.
+    warnings.filterwarnings("ignore", r".*torch\.distributed\..* is deprecated", FutureWarning)
     # DeepSpeed compiles a shared-memory operator for half a minute at each first start on a processor, and training
     # never calls it: only its inference all-reduce does.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -85,7 +88,7 @@ def join(recipe: Recipe) -> Ranks:
         )
         if "EADDRINUSE" in str(error):
             what = f"cluster.master_port {os.environ.get('MASTER_PORT', '')}"
-            hint = "another run on this machine holds the port: set another, or leave it at auto"
+            hint = "another program on this machine has the port: start again, or set another"
         raise LaunchError(
             f"{what}: the ranks cannot meet: {str(error).splitlines()[0]} ({hint})"
         ) from error

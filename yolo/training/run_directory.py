@@ -55,7 +55,7 @@ class RunDirectory:
 
     @property
     def last_weights(self) -> Path:
-        """The averaged weights after the last epoch."""
+        """The averaged weights of the newest checkpoint, in the end those after the last epoch."""
         return self.path / "weights" / "last.safetensors"
 
     @property

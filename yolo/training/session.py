@@ -121,12 +121,13 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             total=recorder.total,
         )
         if must_save:
+            if ranks.is_first:
+                judge.save(plain, run.last_weights)
             save_checkpoint(engine, plain, progress, identity, run, recipe.checkpoint.keep)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
     if ranks.is_first:
-        judge.save(plain, run.last_weights)
         summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks)
         summary.write(run.summary)
         narrator.end(summary)

@@ -1,0 +1,108 @@
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import free_port
+from yolo.errors import LaunchError
+from yolo.recipe import machine, prepare
+from yolo.training.launch import Launch, launch_of
+from yolo.training.run_directory import RunDirectory
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+@pytest.fixture(autouse=True)
+def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        (tmp_path / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", tmp_path / "gpus")
+    monkeypatch.setattr(machine, "DEVICES", tmp_path / "dev")
+    for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def launch(*overrides: str) -> Launch:
+    resolved = prepare(DEMO, overrides).resolved
+    return launch_of(resolved, DEMO, overrides, RunDirectory(Path("runs/x")))
+
+
+def test_all_gpus_are_used() -> None:
+    made = launch()
+    assert "--num_accelerators 4" in str(made)
+    assert "DS_ACCELERATOR" not in dict(made.environment)
+
+
+def test_only_the_visible_gpus_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given their number alone, the launcher would take GPUs 0 and 1, which may be somebody else's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert "--include localhost:2,3 " in str(launch())
+    assert "--num_accelerators" not in str(launch())
+    assert "--include localhost:2 " in str(launch("cluster.processes_per_node=1"))
+
+
+def test_gpus_named_by_uuid_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2a,GPU-11c0")
+    with pytest.raises(LaunchError, match="reads GPUs' numbers only; expected such as 0,1"):
+        launch()
+
+
+def test_more_processes_than_gpus_are_refused() -> None:
+    with pytest.raises(LaunchError, match="processes_per_node 8: this machine has 4 GPUs"):
+        launch("cluster.processes_per_node=8")
+
+
+def test_without_gpus_two_processes_run_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    made = launch()
+    assert "--num_accelerators 2" in str(made)
+    assert dict(made.environment)["DS_ACCELERATOR"] == "cpu"
+
+
+def test_gpus_are_found_where_a_container_hides_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    (tmp_path / "dev").mkdir()
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / "dev" / name).touch()
+    assert machine.visible_gpus() == ("0", "1")
+
+
+def test_gpus_are_found_under_wsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "dxg").touch()
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA RTX (UUID: GPU-1)'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    assert machine.visible_gpus() == ("0",)
+
+
+def test_two_runs_on_one_machine_meet_at_different_ports() -> None:
+    port = free_port()
+    with socket.socket() as taken:
+        taken.bind(("", port))
+        taken.listen()
+        assert machine.free_port(port) > port
+    assert machine.free_port(port) == port
+    assert f"--master_port {port}" in str(launch(f"cluster.master_port={port}"))
+
+
+def test_several_nodes_want_a_hostfile(tmp_path: Path) -> None:
+    with pytest.raises(LaunchError, match="a line `hostname slots=GPUs` for each"):
+        launch("cluster.nodes=2")
+    with pytest.raises(LaunchError, match=r"cluster.hostfile /nowhere: no such file"):
+        launch("cluster.nodes=2", "cluster.hostfile=/nowhere")
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("node1 slots=4\nnode2 slots=4\n")
+    made = launch("cluster.nodes=2", f"cluster.hostfile={hosts}")
+    assert f"--hostfile {hosts} --num_nodes 2 --num_accelerators 4 " in str(made)
+
+
+def test_the_printed_command_can_be_pasted_into_a_shell() -> None:
+    made = launch("description=two words")
+    assert shlex.split(str(made))[-1] == "description=two words"

@@ -1,0 +1,80 @@
+"""Some steps on different images a rank; then how far the ranks' weights and BatchNorm statistics lie apart.
+
+The average over the steps is also taken by hand, from whole weights after each step.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from yolo.model import YOLOv5
+from yolo.recipe import prepare
+from yolo.training.averaging import WeightAverage
+from yolo.training.engine import start_engine
+from yolo.training.ranks import from_all, join, leave
+
+SETTINGS = ["train.global_batch=4", "model.image_size=64", "train.ema_ramp_steps=2"]
+STEPS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe
+    ranks = join(recipe)
+    torch.manual_seed(0)
+    engine = start_engine(YOLOv5("n", 3), recipe, ranks)
+    plain = YOLOv5("n", 3).requires_grad_(False)
+    newest = WeightAverage(engine.module, recipe.train.model_copy(update={"ema": False}))
+    average = WeightAverage(engine.module, recipe.train)
+    newest.write_into(plain)
+    by_hand = parameters(plain)
+    generator = torch.Generator().manual_seed(ranks.rank)
+    for _ in range(STEPS):
+        images = torch.rand(2, 3, 64, 64, generator=generator) * (1 + ranks.rank)
+        loss = sum(output.float().square().mean() for output in engine(images))
+        engine.backward(loss)
+        engine.step()
+        average.update()
+        newest.update()
+        newest.write_into(plain)
+        by_hand += (1 - average.decay) * (parameters(plain) - by_hand)
+    moved = float((parameters(plain) - by_hand).norm())
+    images = torch.rand(2, 3, 64, 64, generator=generator) * (1 + ranks.rank)
+    engine(images)  # statistics move with every forward pass, each rank's by its own images
+    drift = apart(statistics(engine.module), ranks)
+    average.write_into(plain)
+    found = {
+        "moved": moved,
+        "off_by_hand": float((parameters(plain) - by_hand).norm()),
+        "drift": drift,
+        "weights_apart": apart(parameters(plain), ranks),
+        "statistics_apart": apart(statistics(plain), ranks),
+        "trained_statistics_apart": apart(statistics(engine.module), ranks),
+    }
+    if ranks.is_first:
+        options.out.write_text(json.dumps(found))
+
+
+def parameters(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()]).clone()
+
+
+def statistics(model: torch.nn.Module) -> torch.Tensor:
+    named = model.named_buffers()
+    return torch.cat([b.reshape(-1) for name, b in named if "running" in name]).clone()
+
+
+def apart(mine: torch.Tensor, ranks) -> float:
+    """The largest difference between two ranks."""
+    first, second = from_all(ranks, mine)
+    return float((first - second).abs().max())
+
+
+main()
+leave()
