@@ -47,27 +47,36 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     resolved = prepared.resolved
     recipe = resolved.recipe
     ranks = join(recipe)
+    # Before the new run is `latest`, through which the weights may have been named.
+    named = recipe.model.weights
+    weights: Path | None = from_first(ranks, None if named is None else Path(named).resolve())
     run = _open_run(resolved, ranks, run_path)
     narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
-        _train(resolved, run, ranks, narrator)
+        _train(resolved, weights, run, ranks, narrator)
         leave()  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
         narrator.stop(is_success)
 
 
-def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
+def _train(
+    resolved: ResolvedRecipe,
+    weights: Path | None,
+    run: RunDirectory,
+    ranks: Ranks,
+    narrator: Narrator,
+) -> None:
     recipe = resolved.recipe
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
-    if recipe.model.weights is not None:
-        loaded = load_weights(Path(recipe.model.weights), model, allow_mismatch=True)
-        narrator.tell(f"{recipe.model.weights}: {loaded.summary()}")
+    if weights is not None:
+        loaded = load_weights(weights, model, allow_mismatch=True)
+        narrator.tell(f"{weights}: {loaded.summary()}")
     plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     plain.to(ranks.device).requires_grad_(False)
 
