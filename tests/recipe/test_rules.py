@@ -5,7 +5,7 @@ import pytest
 
 from yolo.errors import RecipeError
 from yolo.recipe import prepare
-from yolo.recipe.rules import RULES
+from yolo.recipe.finding import RULES
 
 Write = Callable[..., Path]
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import RecipeError
+from yolo.recipe import passthrough_rules, rules  # noqa: F401  each adds its rules
+from yolo.recipe.finding import RULES, Finding, Severity
 from yolo.recipe.loading import load_recipe
 from yolo.recipe.resolve import ResolvedRecipe, resolve
-from yolo.recipe.rules import Finding, Severity, find
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ def prepare(
     Raises RecipeError with one line for each thing that is wrong.
     """
     resolved = resolve(load_recipe(path, overrides), world_size, local_world_size)
-    findings = find(resolved)
+    findings = [finding for each in RULES for finding in each(resolved)]
     errors = [_line(resolved, item) for item in findings if item.severity is Severity.ERROR]
     if errors:
         raise RecipeError("\n".join(errors))

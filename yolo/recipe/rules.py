@@ -2,63 +2,14 @@
 
 A rule looks at a resolved recipe and yields findings; it never changes anything. An error stops the run before it is
 launched, a warning names a setting that costs speed or does nothing where it stands. The facts behind them were
-observed with DeepSpeed 0.19.8.
+observed with DeepSpeed 0.19.8. Rules on keys handed through to DeepSpeed are in passthrough_rules.py.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 
 from yolo.recipe.architecture import parameter_count
+from yolo.recipe.finding import Finding, error, rule, warning, without_effect
 from yolo.recipe.resolve import ResolvedRecipe
-from yolo.recipe.source import Key
-
-
-class Severity(StrEnum):
-    """Whether a finding stops the run."""
-
-    ERROR = "error"
-    WARNING = "warning"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong or without effect, where, and what to do."""
-
-    severity: Severity
-    key: Key
-    text: str
-
-
-Rule = Callable[[ResolvedRecipe], Iterator[Finding]]
-RULES: list[Rule] = []
-
-
-def rule(function: Rule) -> Rule:
-    """Add a function to the rules that `find` goes through."""
-    RULES.append(function)
-    return function
-
-
-def find(resolved: ResolvedRecipe) -> list[Finding]:
-    """What all rules find."""
-    return [finding for each in RULES for finding in each(resolved)]
-
-
-def _error(key: str, text: str) -> Finding:
-    return Finding(Severity.ERROR, tuple(key.split(".")), text)
-
-
-def _warning(key: str, text: str) -> Finding:
-    return Finding(Severity.WARNING, tuple(key.split(".")), text)
-
-
-def _without_effect(resolved: ResolvedRecipe, keys: tuple[str, ...], why: str) -> Iterator[Finding]:
-    """A warning for each of the keys that somebody wrote down."""
-    for key in keys:
-        if resolved.is_set(tuple(key.split("."))):
-            yield _warning(key, f"has no effect: {why}")
-
 
 # --- the cluster ------------------------------------------------------------------------------------------------
 
@@ -67,14 +18,14 @@ def _without_effect(resolved: ResolvedRecipe, keys: tuple[str, ...], why: str) -
 def a_hostfile_wants_several_nodes(resolved: ResolvedRecipe) -> Iterator[Finding]:
     cluster = resolved.recipe.cluster
     if cluster.nodes == 1 and cluster.hostfile is not None:
-        yield from _without_effect(resolved, ("cluster.hostfile",), "cluster.nodes is 1")
+        yield from without_effect(resolved, ("cluster.hostfile",), "cluster.nodes is 1")
 
 
 @rule
 def sync_batchnorm_wants_gpus(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.model.sync_batchnorm and recipe.cluster.backend == "gloo":
-        yield _error(
+        yield error(
             "model.sync_batchnorm",
             "torch's SyncBatchNorm has no form for processors, and cluster.backend is gloo; set it to false "
             "(statistics are averaged over the ranks before each evaluation and checkpoint in any case)",
@@ -84,7 +35,7 @@ def sync_batchnorm_wants_gpus(resolved: ResolvedRecipe) -> Iterator[Finding]:
 @rule
 def sync_batchnorm_is_not_metered(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.model.sync_batchnorm and resolved.world_size > 1:
-        yield _warning(
+        yield warning(
             "model.sync_batchnorm",
             "its two small collectives a layer go past DeepSpeed and are missing from the bytes and seconds of "
             "communication that are reported",
@@ -95,7 +46,7 @@ def sync_batchnorm_is_not_metered(resolved: ResolvedRecipe) -> Iterator[Finding]
 def the_launcher_forwards_no_key(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.cluster.nodes > 1 and recipe.tracking.wandb.mode == "online":
-        yield _warning(
+        yield warning(
             "tracking.wandb.mode",
             "the deepspeed launcher hands WANDB_API_KEY to no other machine; run `wandb login` on the first one of the "
             "hostfile, or add a line WANDB_API_KEY=... to a file .deepspeed_env here that only you can read",
@@ -105,7 +56,7 @@ def the_launcher_forwards_no_key(resolved: ResolvedRecipe) -> Iterator[Finding]:
 @rule
 def sync_batchnorm_needs_company(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.model.sync_batchnorm and resolved.world_size == 1:
-        yield _warning("model.sync_batchnorm", "has no effect: there is one rank")
+        yield warning("model.sync_batchnorm", "has no effect: there is one rank")
 
 
 # --- ZeRO -------------------------------------------------------------------------------------------------------
@@ -122,16 +73,14 @@ def stage_0_has_no_buckets(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "zero.round_robin_gradients",
         )
         why = "at zero.stage 0 DeepSpeed exchanges all gradients in one piece after backward"
-        yield from _without_effect(resolved, keys, why)
+        yield from without_effect(resolved, keys, why)
 
 
 @rule
 def stage_3_has_its_own_exchange(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.zero.stage == 3:
         keys = ("zero.use_multi_rank_bucket_allreduce", "zero.round_robin_gradients")
-        yield from _without_effect(
-            resolved, keys, "it concerns stages 1 and 2, and zero.stage is 3"
-        )
+        yield from without_effect(resolved, keys, "it concerns stages 1 and 2, and zero.stage is 3")
 
 
 @rule
@@ -139,7 +88,7 @@ def stage_3_keys_want_stage_3(resolved: ResolvedRecipe) -> Iterator[Finding]:
     stage = resolved.recipe.zero.stage
     if stage < 3:
         keys = ("zero.stage3_param_persistence_threshold", "zero.stage3_prefetch_bucket_size")
-        yield from _without_effect(resolved, keys, f"zero.stage is {stage}")
+        yield from without_effect(resolved, keys, f"zero.stage is {stage}")
 
 
 @rule
@@ -150,7 +99,7 @@ def a_bucket_must_fill_to_overlap(resolved: ResolvedRecipe) -> Iterator[Finding]
     if recipe.zero.stage in (1, 2) and recipe.zero.overlap_comm is True:
         assert bucket != "auto"
         if bucket > parameters // 2:
-            yield _warning(
+            yield warning(
                 "zero.reduce_bucket_size",
                 f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} "
                 "parameters, so overlap_comm hides next to nothing; leave it at auto",
@@ -163,7 +112,7 @@ def stages_2_and_3_exchange_every_micro_batch(resolved: ResolvedRecipe) -> Itera
     steps = recipe.train.gradient_accumulation_steps
     assert steps != "auto"
     if recipe.zero.stage >= 2 and steps > 1:
-        yield _warning(
+        yield warning(
             "zero.stage",
             f"at stage {recipe.zero.stage} each of the {steps} accumulation steps exchanges gradients, {steps} times "
             "the bytes of stages 0 and 1",
@@ -175,7 +124,7 @@ def stage_3_gathers_parameters(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.zero.stage == 3:
         millions = parameter_count(recipe.model.variant, 80) / 1e6
-        yield _warning(
+        yield warning(
             "zero.stage",
             f"stage 3 sends the parameters twice a step to save memory, of which {millions:.1f} million parameters "
             "take little beside a detector's activations; stage 0 or 1 is faster",
@@ -188,11 +137,11 @@ def offloading_wants_adamw_and_a_stage(resolved: ResolvedRecipe) -> Iterator[Fin
     if recipe.zero.offload_optimizer == "none":
         return
     if recipe.zero.stage == 0:
-        yield _error(
+        yield error(
             "zero.offload_optimizer", "stage 0 offloads nothing; set zero.stage to 1 or more"
         )
     if recipe.optimizer.type != "AdamW":
-        yield _error(
+        yield error(
             "zero.offload_optimizer",
             f"DeepSpeed has no form of {recipe.optimizer.type} for host memory; set optimizer.type to AdamW",
         )
@@ -206,7 +155,7 @@ def autocast_decides_the_wire_under_zero(resolved: ResolvedRecipe) -> Iterator[F
     recipe = resolved.recipe
     differs = recipe.communication.data_type != recipe.precision.dtype
     if recipe.zero.stage > 0 and recipe.precision.dtype != "fp32" and differs:
-        yield from _without_effect(
+        yield from without_effect(
             resolved,
             ("communication.data_type",),
             f"from stage 1 on DeepSpeed sends what precision.dtype ({recipe.precision.dtype}) computes in",
@@ -216,14 +165,14 @@ def autocast_decides_the_wire_under_zero(resolved: ResolvedRecipe) -> Iterator[F
 @rule
 def one_rank_sends_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.world_size == 1:
-        yield from _without_effect(resolved, ("communication.data_type",), "there is one rank")
+        yield from without_effect(resolved, ("communication.data_type",), "there is one rank")
 
 
 @rule
 def fp16_on_the_wire_overflows(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.zero.stage == 0 and recipe.communication.data_type == "fp16":
-        yield _warning(
+        yield warning(
             "communication.data_type",
             "gradients above 65504 become infinite on the way, and their step is left out; bf16 costs the same bytes "
             "and has fp32's range",
@@ -237,7 +186,7 @@ def fp16_on_the_wire_overflows(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def nesterov_wants_momentum(resolved: ResolvedRecipe) -> Iterator[Finding]:
     optimizer = resolved.recipe.optimizer
     if optimizer.type == "SGD" and optimizer.nesterov and optimizer.momentum == 0:
-        yield _error(
+        yield error(
             "optimizer.momentum",
             "0 leaves optimizer.nesterov nothing to look ahead by; set optimizer.nesterov to false",
         )
@@ -248,7 +197,7 @@ def unclipped_gradients_are_not_looked_at(resolved: ResolvedRecipe) -> Iterator[
     recipe = resolved.recipe
     is_watched = recipe.zero.stage > 0 or recipe.precision.dtype == "fp16"
     if recipe.train.gradient_clipping == 0 and not is_watched:
-        yield _warning(
+        yield warning(
             "train.gradient_clipping",
             "0 takes no norm, so that at stage 0 a gradient that is not finite ruins the weights unseen; 1000 clips as "
             "little, and such a step is left out",
@@ -260,21 +209,21 @@ def no_warm_up_has_no_start(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.train.warmup_epochs == 0:
         words = ("warmup_min_steps", "warmup_momentum", "warmup_bias_lr")
         keys = tuple(f"train.{word}" for word in words)
-        yield from _without_effect(resolved, keys, "train.warmup_epochs is 0")
+        yield from without_effect(resolved, keys, "train.warmup_epochs is 0")
 
 
 @rule
 def adam_has_no_momentum_to_warm_up(resolved: ResolvedRecipe) -> Iterator[Finding]:
     kind = resolved.recipe.optimizer.type
     if kind != "SGD":
-        yield from _without_effect(resolved, ("train.warmup_momentum",), f"{kind} has no momentum")
+        yield from without_effect(resolved, ("train.warmup_momentum",), f"{kind} has no momentum")
 
 
 @rule
 def warm_up_must_end(resolved: ResolvedRecipe) -> Iterator[Finding]:
     train = resolved.recipe.train
     if resolved.is_set(("train", "warmup_epochs")) and train.warmup_epochs > train.epochs / 2:
-        yield _warning(
+        yield warning(
             "train.warmup_epochs",
             f"{train.warmup_epochs:g} of {train.epochs} epochs is more than half of the run; warm-up is cut there",
         )
@@ -284,7 +233,7 @@ def warm_up_must_end(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def the_average_needs_its_switch(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if not resolved.recipe.train.ema:
         keys = ("train.ema_decay", "train.ema_ramp_steps")
-        yield from _without_effect(resolved, keys, "train.ema is false")
+        yield from without_effect(resolved, keys, "train.ema is false")
 
 
 @rule
@@ -292,7 +241,7 @@ def mosaic_must_have_epochs_left(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.data.augmentation.mosaic_off_epochs >= recipe.train.epochs:
         key = "data.augmentation.mosaic"
-        yield from _without_effect(resolved, (key,), "mosaic_off_epochs covers the whole run")
+        yield from without_effect(resolved, (key,), "mosaic_off_epochs covers the whole run")
 
 
 @rule
@@ -301,7 +250,7 @@ def mixup_blends_mosaics(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if augmentation.mosaic == 0:
         words = ("mixup", "mosaic_off_epochs")
         keys = tuple(f"data.augmentation.{word}" for word in words)
-        yield from _without_effect(resolved, keys, "data.augmentation.mosaic is 0")
+        yield from without_effect(resolved, keys, "data.augmentation.mosaic is 0")
 
 
 @rule
@@ -312,7 +261,7 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
         ("checkpoint.every_epochs", recipe.checkpoint.every_epochs),
     ):
         if every > recipe.train.epochs:
-            yield _warning(
+            yield warning(
                 key,
                 f"{every} is more than the run's {recipe.train.epochs} epochs: only after the last",
             )
@@ -325,7 +274,7 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
 def yolo_format_finds_its_own_images(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.data.format == "yolo":
         keys = ("data.images", "data.val_images")
-        yield from _without_effect(resolved, keys, "data.yaml says where the images are")
+        yield from without_effect(resolved, keys, "data.yaml says where the images are")
 
 
 @rule
@@ -333,114 +282,4 @@ def disabled_wandb_writes_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]
     if resolved.recipe.tracking.wandb.mode == "disabled":
         words = ("project", "entity", "tags", "upload_weights")
         keys = tuple(f"tracking.wandb.{word}" for word in words)
-        yield from _without_effect(resolved, keys, "tracking.wandb.mode is disabled")
-
-
-# --- keys handed through to DeepSpeed ---------------------------------------------------------------------------
-
-
-def _passed(resolved: ResolvedRecipe, *words: str) -> object:
-    found: object = resolved.recipe.deepspeed
-    for word in words:
-        found = found.get(word) if isinstance(found, dict) else None
-    return found
-
-
-@rule
-def prescaling_excludes_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    stage = resolved.recipe.zero.stage
-    factor = _passed(resolved, "gradient_predivide_factor")
-    asked = {
-        "prescale_gradients": _passed(resolved, "prescale_gradients") is True,
-        "gradient_predivide_factor": factor is not None and factor != 1.0,
-    }
-    for key in (key for key, is_asked in asked.items() if is_asked):
-        if stage == 1:
-            yield _warning(
-                f"deepspeed.{key}", "has no effect: stage 1 divides by the world size first"
-            )
-        if stage >= 2:
-            yield _error(f"deepspeed.{key}", f"DeepSpeed refuses it at stage {stage}; remove it")
-
-
-@rule
-def a_predivide_factor_divides(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    factor = _passed(resolved, "gradient_predivide_factor")
-    if isinstance(factor, int | float) and not factor > 0:
-        yield _error(
-            "deepspeed.gradient_predivide_factor",
-            f"gradients are divided by it, and {factor} is no divisor; expected more than 0",
-        )
-
-
-@rule
-def zero_keys_want_a_stage(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    keys = _passed(resolved, "zero_optimization")
-    if resolved.recipe.zero.stage == 0 and isinstance(keys, dict):
-        for word in keys:
-            yield _warning(f"deepspeed.zero_optimization.{word}", "has no effect: zero.stage is 0")
-
-
-@rule
-def dead_zero_keys(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.zero.stage in (1, 2):
-        why = {
-            "allgather_bucket_size": "parameters are gathered by one call, without buckets",
-            "allgather_partitions": "nothing in DeepSpeed reads it",
-            "reduce_scatter": "stages 1 and 2 reduce-scatter nothing; see zero.use_multi_rank_bucket_allreduce",
-        }
-        for word, reason in why.items():
-            if _passed(resolved, "zero_optimization", word) is not None:
-                yield _warning(f"deepspeed.zero_optimization.{word}", f"has no effect: {reason}")
-
-
-@rule
-def gradient_norm_is_needed_for_clipping(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _passed(resolved, "zero_optimization", "compute_grad_norm") is False:
-        key = "deepspeed.zero_optimization.compute_grad_norm"
-        if resolved.recipe.train.gradient_clipping > 0:
-            yield _error(
-                key, "clipping needs the norm; set train.gradient_clipping to 0 or remove this"
-            )
-        elif resolved.recipe.zero.stage not in (1, 2):
-            yield _error(key, "DeepSpeed allows it at stages 1 and 2 only; remove it")
-
-
-@rule
-def quantised_exchange_wants_stage_3(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    stage = resolved.recipe.zero.stage
-    for word in ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size"):
-        if 0 < stage < 3 and _passed(resolved, "zero_optimization", word):
-            yield _warning(
-                f"deepspeed.zero_optimization.{word}", f"has no effect: zero.stage is {stage}"
-            )
-
-
-@rule
-def quantised_weights_exclude_autocast(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
-    is_asked = _passed(resolved, "zero_optimization", "zero_quantized_weights") is True
-    if is_asked and recipe.zero.stage == 3 and recipe.precision.dtype != "fp32":
-        yield _error(
-            "deepspeed.zero_optimization.zero_quantized_weights",
-            f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {recipe.precision.dtype}; remove it",
-        )
-
-
-@rule
-def the_comms_logger_blocks(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _passed(resolved, "comms_logger") is not None:
-        yield _warning(
-            "deepspeed.comms_logger",
-            "makes every collective wait for its end, so nothing overlaps; bytes and seconds are measured without it",
-        )
-
-
-@rule
-def breakdowns_wait_for_the_device(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    for words in (("wall_clock_breakdown",), ("flops_profiler", "enabled")):
-        if _passed(resolved, *words) is True:
-            yield _warning(
-                ".".join(("deepspeed", *words)),
-                "waits for the device at every step of the run: slower throughout",
-            )
+        yield from without_effect(resolved, keys, "tracking.wandb.mode is disabled")
