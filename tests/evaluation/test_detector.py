@@ -25,7 +25,14 @@ def folder(tmp_path: Path) -> Path:
 
 def detect(place: Path, warnings: list[str]) -> list[DetectedImage]:
     found = detect_images(
-        BrightSquareFinder(), [place], 64, 0.4, 0.45, 300, torch.device("cpu"), warnings.append
+        BrightSquareFinder(),
+        image_files([place]),
+        64,
+        0.4,
+        0.45,
+        300,
+        torch.device("cpu"),
+        warnings.append,
     )
     return list(found)
 

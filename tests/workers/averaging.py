@@ -3,12 +3,11 @@
 The average over the steps is also taken by hand, from whole weights after each step.
 """
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
 
+from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
@@ -20,9 +19,7 @@ STEPS = 4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank")
-    parser.add_argument("--out", type=Path)
+    parser = worker_arguments()
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe

@@ -1,14 +1,13 @@
 """What DeepSpeed's own 16-bit sections do to BatchNorm, beside torch_autocast: why `precision` offers the latter only."""
 
-import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 from torch import nn
 
+from tests.workers.arguments import worker_arguments
 from yolo.recipe import deepspeed_config, prepare
 from yolo.training.engine import parameter_groups
 from yolo.training.ranks import join, leave
@@ -24,9 +23,7 @@ STEPS = 400
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank")
-    parser.add_argument("--out", type=Path)
+    parser = worker_arguments()
     parser.add_argument("case", choices=CASE_CONFIGS)
     options = parser.parse_args()
     recipe = prepare("recipes/demo.yaml", ["train.global_batch=4"], 1).resolved.recipe

@@ -5,16 +5,15 @@ divided by the accumulation steps by hand. What DeepSpeed did is read back from 
 without momentum, weight decay or clipping at lr 1: the difference is the gradient.
 """
 
-import argparse
 import contextlib
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
 import torch
 
+from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
@@ -48,9 +47,7 @@ CASES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank")
-    parser.add_argument("--out", type=Path)
+    parser = worker_arguments()
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     found = {}

@@ -3,14 +3,13 @@
 The first step is of an ordinary loss, the next two of an infinite one, the fourth is ordinary again. SGD without momentum or decay at lr 1 shows a step's length as the weights' change.
 """
 
-import argparse
 import json
 import math
-from pathlib import Path
 
 import torch
 
 import yolo.training.engine
+from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
@@ -32,9 +31,7 @@ SETTINGS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank")
-    parser.add_argument("--out", type=Path)
+    parser = worker_arguments()
     parser.add_argument("--as-deepspeed-does", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()

@@ -1,12 +1,12 @@
 """Each collective once, counted by the meter and by the loopback interface; and the flat collectives' results."""
 
-import argparse
 import json
 from pathlib import Path
 
 import deepspeed.comm as dist
 import torch
 
+from tests.workers.arguments import worker_arguments
 from yolo.communication.flat import average_over_ranks, broadcast_from_first, gather_flat
 from yolo.communication.meter import TrafficMeter
 from yolo.recipe import prepare
@@ -21,10 +21,7 @@ def loopback_bytes() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = worker_arguments().parse_args()
     ranks = join(prepare("recipes/demo.yaml", world_size=2).resolved.recipe)
     meter = TrafficMeter().attach()
     big = torch.ones(ELEMENTS)

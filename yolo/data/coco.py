@@ -4,6 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _is_image(entry: Any) -> bool:
 
 
 def _folder_of_images(entries: list[Any], folders: Sequence[Path]) -> Path:
-    names = [entry["file_name"] for entry in entries if _is_image(entry)][:10]
+    names = list(islice((entry["file_name"] for entry in entries if _is_image(entry)), 10))
     holding = (folder for folder in folders if any((folder / name).is_file() for name in names))
     return next(holding, folders[0])
 

@@ -1,6 +1,6 @@
 """Detecting in image files, for `yolo detect`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
 
 def detect_images(
     model: nn.Module,
-    places: Iterable[Path],
+    files: Sequence[Path],
     image_size: int,
     confidence: float,
     iou: float,
@@ -60,11 +60,10 @@ def detect_images(
     device: torch.device,
     warn: Callable[[str], None],
 ) -> Iterator[DetectedImage]:
-    """Detect in image files, and in all images of folders, one after another.
+    """Detect in image files, as `image_files` finds them, one after another.
 
-    An unreadable image is told to `warn` and passed over. DataError where there is no image, or none can be read.
+    An unreadable image is told to `warn` and passed over. DataError where none can be read.
     """
-    files = image_files(places)
     unreadable = 0
     for number, path in enumerate(files):
         try:

@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+from functools import cache
 from pathlib import Path
 
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
@@ -15,7 +16,7 @@ def visible_gpus() -> tuple[str, ...]:
     """The NVIDIA GPUs that a process started here would see: their numbers, or what CUDA_VISIBLE_DEVICES calls them."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         return ()
-    installed = tuple(str(number) for number in range(_installed_gpus()))
+    installed = tuple(str(number) for number in range(_installed_gpus(DRIVER_FOLDER, DEVICES)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or not installed:
         return installed
@@ -46,13 +47,14 @@ def free_port(first: int) -> int:
     return first
 
 
-def _installed_gpus() -> int:
+@cache
+def _installed_gpus(driver_folder: Path, devices: Path) -> int:
     """By the driver's folder, or where a container hides it by the devices; under WSL2 by asking the driver's tool."""
-    if DRIVER_FOLDER.is_dir():
-        return len(list(DRIVER_FOLDER.iterdir()))
-    devices = len([path for path in DEVICES.glob("nvidia*") if path.name[6:].isdecimal()])
+    if driver_folder.is_dir():
+        return len(list(driver_folder.iterdir()))
+    found = len([path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()])
     tool = shutil.which("nvidia-smi")
-    if devices or tool is None or not (DEVICES / "dxg").exists():
-        return devices
+    if found or tool is None or not (devices / "dxg").exists():
+        return found
     listed = subprocess.run([tool, "-L"], capture_output=True, text=True)
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())

@@ -62,8 +62,9 @@ def _guard_and_clip_without_a_collective(engine: Any) -> None:
                 norm.isfinite()
             )  # on a GPU this waits for backward, as stages 1 to 3 do
             engine.optimizer.overflow = not is_finite  # DeepSpeed asks for it after the step
-            for parameter in parameters if not is_finite else ():
-                parameter.grad = None  # torch's optimizers pass over what has no gradient
+            if not is_finite:
+                for parameter in parameters:
+                    parameter.grad = None  # torch's optimizers pass over what has no gradient
 
     engine.clip_fp32_gradients = clip
 
