@@ -22,6 +22,29 @@ def test_check_ends_with_0_for_a_good_recipe_and_says_so() -> None:
     assert "recipes/demo.yaml: good for 2 ranks" in ran.stdout
 
 
+def test_check_says_what_this_machine_lacks(tmp_path: Path) -> None:
+    overrides = (f"data.root={tmp_path / 'gone'}", "model.weights=gone.safetensors")
+    ran = yolo("check", "recipes/demo.yaml", *overrides, "cluster.nodes=2")
+    assert ran.returncode == 0, ran.stderr
+    good, missing = ran.stdout.splitlines()[-1].split("; not on this machine: ")
+    assert good == "recipes/demo.yaml: good for 4 ranks"
+    for lack in (f"data.root: {tmp_path / 'gone'}: ", "gone.safetensors: ", "set cluster.hostfile"):
+        assert lack in missing
+    present = yolo("check", "recipes/demo.yaml", f"data.root={tmp_path}")
+    assert "not on this machine" not in present.stdout
+
+
+def test_a_missing_package_is_one_line() -> None:
+    code = "import sys, runpy; sys.argv = ['yolo', 'check', 'recipes/demo.yaml'];"
+    code += "sys.modules['ruamel'] = None; runpy.run_module('yolo', run_name='__main__')"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert ran.stderr.startswith(f"ruamel: {sys.executable} has no such package; `make setup`")
+
+
 def test_check_ends_with_2_and_one_line_for_a_misspelt_key(tmp_path: Path) -> None:
     recipe = tmp_path / "x.yaml"
     recipe.write_text("description: x\ntrain:\n  epoch: 3\n")
@@ -104,6 +127,10 @@ def test_train_prints_the_launchers_command() -> None:
     [
         (("train", "recipes/nowhere.yaml"), "no such file"),
         (("train", "recipes/demo.yaml", "recipes/bccd.yaml"), "expected one recipe"),
+        (("train", "recipes/demo.yaml", "train.epochs", "3"), "one word, section.key=value"),
+        (("check", "recipes/bcd.yaml"), "Did you mean 'bccd.yaml'?"),
+        (("check", "recipes"), "recipes: is a folder; name a recipe (*.yaml) in it"),
+        (("train", "recipes/demo.yaml", "model.weights=gone", "data.root=."), "gone: no such file"),
         (("config", "train.epochs=3"), "no recipe named"),
         (("config", "recipes/demo.yaml", "--write", "/proc/nope"), "/proc/nope: No such file"),
         (

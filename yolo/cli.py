@@ -72,7 +72,7 @@ def _command(
     description: str,
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=description.splitlines()[0], description=description
+        name, help=description.split(". ")[0], description=description
     )
     parser.set_defaults(run_command=run)
     return parser
@@ -108,12 +108,14 @@ def _recipes_and_overrides(options: argparse.Namespace) -> tuple[list[Path], lis
 def _one_recipe(options: argparse.Namespace) -> tuple[Path, list[str]]:
     recipes, overrides = _recipes_and_overrides(options)
     if len(recipes) > 1:
-        raise RecipeError(f"expected one recipe, found {', '.join(map(str, recipes))}")
+        raise RecipeError(
+            f"expected one recipe, found {', '.join(map(str, recipes))}; an override is one word, section.key=value"
+        )
     return recipes[0], overrides
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    text = "say whether recipes can work, without starting anything\nExits with 0, or with 2 where one cannot."
+    text = "say whether recipes can work, without starting anything. Exits with 0, or with 2 where one cannot."
     parser = _command(commands, "check", _check, text)
     _add_recipe(parser, several=True)
     _add_world_size(parser)
@@ -121,6 +123,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _check(options: argparse.Namespace) -> None:
     from yolo.recipe import prepare
+    from yolo.recipe.needs import missing_here, missing_hosts
 
     recipes, overrides = _recipes_and_overrides(options)
     problems = []
@@ -132,7 +135,11 @@ def _check(options: argparse.Namespace) -> None:
             continue
         for warning in prepared.warnings:
             print(f"warning: {warning}")
-        print(f"{path}: good for {prepared.resolved.world_size} ranks")
+        resolved = prepared.resolved
+        hosts = missing_hosts(resolved.recipe.cluster)
+        missing = [*missing_here(resolved), *([hosts] if hosts else [])]
+        needs = f"; not on this machine: {'; '.join(missing)}" if missing else ""
+        print(f"{path}: good for {resolved.world_size} ranks{needs}")
     if problems:
         raise RecipeError("\n".join(problems))
 
@@ -233,14 +240,16 @@ def _schema(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    text = "train a recipe through the deepspeed launcher\nPrints the launcher's command first."
+    text = "train a recipe through the deepspeed launcher. Prints the launcher's command first."
     parser = _command(commands, "train", _train, text)
     _add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
 
 
 def _train(options: argparse.Namespace) -> None:
+    from yolo.errors import LaunchError
     from yolo.recipe import prepare
+    from yolo.recipe.needs import missing_here
     from yolo.training.launch import launch_of, run_to_the_end
     from yolo.training.run_directory import choose_run
 
@@ -248,9 +257,14 @@ def _train(options: argparse.Namespace) -> None:
     resolved = prepare(recipe, overrides).resolved  # warnings are the run's to tell
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     launch = launch_of(resolved, recipe, overrides, run)
+    if options.dry_run:
+        print(launch)
+        return
+    missing = list(missing_here(resolved))
+    if missing and resolved.recipe.cluster.nodes == 1:
+        raise LaunchError("\n".join(missing))
     print(launch, flush=True)
-    if not options.dry_run:
-        run_to_the_end(launch, run)
+    run_to_the_end(launch, run)
 
 
 def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

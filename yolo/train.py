@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--run",
         type=Path,
-        help="the run's folder; `latest` beside it points at it (default: runs/<recipe>/<UTC time>)",
+        help="the run's folder; `latest` beside it points at it once training starts (default: runs/<recipe>/<UTC time>)",
     )
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")

@@ -34,6 +34,12 @@ def test_a_misspelt_word_names_the_nearest_right_one(refusal: Refusal) -> None:
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
+        ("batch_size: 16", ("Did you mean 'train.global_batch'?",)),
+        ("train: {batch_size: 16}", ("Did you mean 'global_batch'?",)),
+        ("epochs: 3", ("Did you mean 'train.epochs'?",)),
+        ("train: {lr0: 0.1}", ("Did you mean 'optimizer.lr'?",)),
+        ("data: {augmentation: {workers: 2}}", ("Did you mean 'data.workers'?",)),
+        ("tracking: {wandb: {mode: off}}", ("Did you mean 'disabled'?",)),
         ("train: {epochs: 0}", ("train.epochs: found 0, expected a whole number from 1",)),
         ("train: {epochs: 2.5}", ("train.epochs: found 2.5, expected a whole number",)),
         ("train: {epochs: '10'}", ('train.epochs: found "10", expected a whole number',)),

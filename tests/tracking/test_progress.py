@@ -28,9 +28,9 @@ def test_the_ap_so_far_is_shown() -> None:
     out = io.StringIO()
     progress = ConsoleProgress(10, epochs=1, line_seconds=0, stream=out)
     progress.update(1, 0.1, 1.0, 1.0)
-    progress.precision(0.1234)
+    progress.precision(0.1234, 6)
     progress.update(2, 0.2, 1.0, 1.0)
-    assert "AP 0.123, " in out.getvalue().splitlines()[1]
+    assert "AP 0.123 at epoch 6, " in out.getvalue().splitlines()[1]
 
 
 def test_the_time_left_counts_only_this_runs_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 
 from yolo.errors import CheckpointError
-from yolo.training.run_directory import RunDirectory, choose_run, named_run, new_run
+from yolo.training.run_directory import (
+    RunDirectory,
+    choose_run,
+    how_to_go_on,
+    named_run,
+    new_run,
+)
 
 
 def make_run(
@@ -11,6 +17,7 @@ def make_run(
 ) -> RunDirectory:
     run = RunDirectory(runs / "demo" / time)
     run.create()
+    run.become_latest()
     if has_checkpoint:
         (run.checkpoints / "latest").write_text("epoch-0001")
     if is_finished:
@@ -28,6 +35,19 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     first = new_run("demo", tmp_path)
     first.create()
     assert new_run("demo", tmp_path).path != first.path
+
+
+@pytest.mark.parametrize(
+    ("has_checkpoint", "said"),
+    [
+        (True, "`checkpoint.resume=auto` goes on from epoch-0001 of"),
+        (False, "the next start begins anew"),
+    ],
+)
+def test_a_stopped_run_says_what_is_left_of_it(
+    tmp_path: Path, has_checkpoint: bool, said: str
+) -> None:
+    assert said in how_to_go_on(make_run(tmp_path, "2026-01-01T00-00-00Z", has_checkpoint))
 
 
 def test_never_starts_anew(tmp_path: Path) -> None:
@@ -87,6 +107,7 @@ def test_a_whole_checkpoint_counts_although_latest_does_not_name_it(tmp_path: Pa
 def test_what_is_no_link_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("somebody's notes")
     RunDirectory(tmp_path / "mine").create()
+    RunDirectory(tmp_path / "mine").become_latest()
     assert (tmp_path / "latest").read_text() == "somebody's notes"
 
 

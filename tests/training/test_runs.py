@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,12 @@ def losses(ended: Ended) -> list[float]:
         for row in ended.metrics()
         if "train/loss_box" in row
     ]
+
+
+def umask() -> int:
+    before = os.umask(0)
+    os.umask(before)
+    return before
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -199,6 +206,7 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
     ):
         again = run("recipes/demo.yaml", "checkpoint.resume=auto", setting, fails=True)
         assert f"was saved with {message}" in again.output
+        assert "goes on from" not in again.output  # that is what was just refused
         assert "Traceback" not in again.output
 
 
@@ -215,7 +223,12 @@ def test_a_finished_run_is_not_gone_on_with(run: Run) -> None:
     again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
     assert "the run is finished; to train on, start anew from its weights" in again.output
     best = ended.folder / "weights" / "best.safetensors"
-    assert "349 tensors loaded" in run("recipes/demo.yaml", f"model.weights={best}").output
+    assert (
+        stat.S_IMODE(best.stat().st_mode) == 0o666 & ~umask()
+    )  # as any file, so that colleagues can read it
+    anew = run("recipes/demo.yaml", f"model.weights={best}", "checkpoint.resume=auto")
+    assert "349 tensors loaded" in anew.output
+    assert "checkpoint.resume auto: nothing to go on from" in anew.output
 
 
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
@@ -261,9 +274,9 @@ def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
     start: Start, tmp_path: Path, is_ctrl_c: bool
 ) -> None:
     process = start("recipes/demo.yaml", "train.epochs=50")
-    metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
+    checkpoint = tmp_path / "runs" / "demo" / "latest" / "checkpoints" / "latest"
     deadline = time.monotonic() + 120
-    while not (metrics.exists() and metrics.stat().st_size):
+    while not checkpoint.exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     started = psutil.Process(process.pid).children(recursive=True)
@@ -273,7 +286,7 @@ def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
         process.terminate()  # the command alone, as `kill` and most supervisors do
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "stopped. `checkpoint.resume=auto` goes on from the last checkpoint" in output
+    assert "stopped; the same command with `checkpoint.resume=auto` goes on from epoch-0" in output
     assert "Traceback" not in output
     assert len(started) >= 3
     deadline = time.monotonic() + 5  # what was killed may still be ending
@@ -302,10 +315,9 @@ def test_diverging_training_stops_and_says_what_to_do(run: Run, stage: int) -> N
     assert "Traceback" not in ended.output
 
 
-def test_a_missing_data_set_is_one_line(run: Run) -> None:
+def test_a_missing_data_set_is_one_line_before_anything_starts(run: Run) -> None:
     ended = run("recipes/demo.yaml", "data.root=/nowhere", fails=True)
-    assert "data.root: /nowhere: no such folder" in ended.output
-    assert "Traceback" not in ended.output
+    assert ended.output == "data.root: /nowhere: no such folder; set data.root=/path/to/data\n"
 
 
 def test_a_backend_that_is_not_there_is_one_line(run: Run) -> None:
@@ -336,6 +348,7 @@ def test_bad_images_above_the_share_stop_the_run_before_training(
         image.write_bytes(image.read_bytes()[:500])
     ended = run("recipes/demo.yaml", f"data.root={broken}", fails=True)
     assert "3 of 24 images cannot be used (12.5%, data.max_bad_share allows 1.0%)" in ended.output
+    assert not ended.folder.exists()  # `latest`, which a run that did not start takes from none
     kept = run(
         "recipes/demo.yaml",
         f"data.root={broken}",

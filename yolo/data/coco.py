@@ -64,6 +64,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
         content: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; set data.root, data.train and data.val") from error
+    except IsADirectoryError as error:
+        raise DataError(
+            f"{path}: is a folder; expected a file such as {path / 'annotations' / 'instances_val.json'} or a data.yaml"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
     for key in ("images", "annotations", "categories"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from yolo.errors import WeightsError
@@ -51,7 +51,7 @@ def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(tensors, temporary, described)
+        temporary.write_bytes(save(tensors, described))  # save_file's are readable to nobody else
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from error
@@ -108,6 +108,8 @@ def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
 
 
 def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if path.is_dir():
+        raise WeightsError(f"{path}: is a folder; give the path of a .safetensors file in it")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the path of a .safetensors file")
     try:

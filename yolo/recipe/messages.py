@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from yolo.recipe.nearest import nearest
+from yolo.recipe.nearest import FAMILIAR, nearest
 from yolo.recipe.schema import Recipe
 from yolo.recipe.source import Key
 
@@ -54,7 +54,7 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
         allowed = sorted(schema_at(key[:-1], kind).get("properties", {}))
         of_kind = f" of type {kind}" if kind else ""
         return (
-            f"{place(key)}: {name}: there is no such key{of_kind}.{nearest(key[-1], allowed)}"
+            f"{place(key)}: {name}: there is no such key{of_kind}.{_elsewhere(key) or nearest(key[-1], allowed)}"
             f" Allowed here: {', '.join(allowed)}"
         )
     if first["type"] == "missing":
@@ -70,6 +70,18 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
     hint = nearest(given, words_of(schema)) if isinstance(given, str) else ""
     reasons = f" ({own_words[0]['ctx']['error']})" if own_words else ""
     return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
+
+
+def _elsewhere(key: Key) -> str:
+    """Where a key stands that was written into the wrong section, under its name here or that of other trainers."""
+    word = FAMILIAR.get(key[-1], key[-1])
+    sections = schema_at(())["properties"]
+    found = [
+        f"{section}.{word}"
+        for section in sections
+        if (section,) != key[:-1] and word in schema_at((section,)).get("properties", {})
+    ]
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 
 def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:

@@ -3,9 +3,24 @@
 import difflib
 from collections.abc import Iterable
 
+FAMILIAR = {
+    "batch": "global_batch",
+    "batch_size": "global_batch",
+    "disable": "disabled",
+    "img": "image_size",
+    "imgsz": "image_size",
+    "lr0": "lr",
+    "off": "disabled",
+    "save_period": "every_epochs",
+}
+"""What other trainers call a thing -> its name here."""
+
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
     """` Did you mean '...'?`, or nothing where no allowed word is near."""
     by_lower_case = {candidate.lower(): candidate for candidate in allowed}
+    familiar = by_lower_case.get(FAMILIAR.get(word.lower(), ""))
+    if familiar:
+        return f" Did you mean {familiar!r}?"
     matches = difflib.get_close_matches(word.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean {by_lower_case[matches[0]]!r}?" if matches else ""

@@ -15,6 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from yolo.errors import RecipeError
+from yolo.recipe.nearest import nearest
 
 Key = tuple[str, ...]
 """A value's place in a recipe: ("train", "epochs")."""
@@ -53,7 +54,12 @@ def read_document(path: Path) -> Document:
             raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; a recipe is a page of text")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such file; `python -m yolo recipes` lists them") from error
+        near = nearest(path.name, (other.name for other in path.parent.glob("*.yaml")))
+        raise RecipeError(
+            f"{path}: no such file; `python -m yolo recipes` lists them.{near}"
+        ) from error
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path}: is a folder; name a recipe (*.yaml) in it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as text: {error}") from error
     return parse_document(text, str(path))

@@ -76,9 +76,9 @@ class ConsoleProgress:
         if time.monotonic() - self._last_line >= self._line_seconds:
             self._write_line()
 
-    def precision(self, ap: float | None) -> None:
-        """Show the AP of the latest evaluation from now on."""
-        self._precision = "" if ap is None else f", AP {ap:.3f}"
+    def precision(self, ap: float | None, epoch: int) -> None:
+        """Show from now on the AP that was found after `epoch`."""
+        self._precision = "" if ap is None else f", AP {ap:.3f} at epoch {epoch}"
 
     def note(self, text: str) -> None:
         """Write a line of its own, above the bar."""

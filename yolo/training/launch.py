@@ -14,11 +14,14 @@ import psutil
 from yolo.errors import LaunchError
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.machine import free_port, visible_gpus
+from yolo.recipe.needs import missing_hosts
 from yolo.recipe.sections.cluster import ClusterSection
-from yolo.training.run_directory import RunDirectory
+from yolo.training.run_directory import RunDirectory, how_to_go_on
 
 DEFAULT_PORT = 29500
 """The deepspeed launcher's own."""
+USERS_TO_MEND = 2
+"""The exit code of a rank that said in one line what the user can put right."""
 STOP_SECONDS = 10.0
 """For the launcher and the ranks to end when asked, before they are made to."""
 
@@ -77,13 +80,10 @@ def _one_node(cluster: ClusterSection) -> list[str]:
 
 
 def _several_nodes(cluster: ClusterSection) -> list[str]:
-    if cluster.hostfile is None:
-        raise LaunchError(
-            f"cluster.nodes {cluster.nodes}: set cluster.hostfile to a file with a line `hostname slots=GPUs` for each; "
-            "or call the deepspeed launcher or torchrun yourself, with `--module yolo.train`"
-        )
-    if not Path(cluster.hostfile).is_file():
-        raise LaunchError(f"cluster.hostfile {cluster.hostfile}: no such file")
+    missing = missing_hosts(cluster)
+    if missing:
+        raise LaunchError(missing)
+    assert cluster.hostfile is not None
     port = DEFAULT_PORT if cluster.master_port == "auto" else cluster.master_port
     return [
         *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
@@ -114,20 +114,19 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         code = process.wait()
     except KeyboardInterrupt:
         _stop_all(process)
-        raise LaunchError(
-            f"stopped. `checkpoint.resume=auto` goes on from the last checkpoint, if {run.path} has one"
-        ) from None
+        raise LaunchError(f"stopped; {how_to_go_on(run)}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
+    if code == USERS_TO_MEND:
+        raise LaunchError("training ended; the line above that begins with `yolo:` says why")
     if code != 0:
         raise LaunchError(
-            f"training ended with exit code {code}; the lines above say why. "
-            f"`checkpoint.resume=auto` goes on from the last checkpoint, if {run.path} has one"
+            f"training ended with exit code {code}; the lines above say why. Then {how_to_go_on(run)}"
         )
     if not run.finished.exists():
         raise LaunchError(
             f"the launcher ended without an error, but the run did not reach its end: {run.finished} is missing; "
-            "its processes were probably killed (out of memory?). `checkpoint.resume=auto` goes on"
+            f"its processes were probably killed (out of memory?). {how_to_go_on(run)}"
         )
 
 

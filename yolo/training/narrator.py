@@ -74,7 +74,7 @@ class Narrator:
         if self._progress is None or self._log is None or verdict.metrics is None:
             return
         self._metrics = verdict.metrics
-        self._progress.precision(verdict.ap)
+        self._progress.precision(verdict.ap, epoch)
         self._log.evaluation(step, epoch, verdict.metrics)
         self._wandb.log_evaluation(step, epoch, verdict.metrics, verdict.samples)
         if verdict.is_best:

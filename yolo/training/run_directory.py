@@ -77,9 +77,12 @@ class RunDirectory:
         return max((path.parent for path in self.checkpoints.glob(f"*/{STATE}")), default=None)
 
     def create(self) -> None:
-        """Make the folder and point the link `latest` beside it at it."""
+        """Make the folder."""
         self.last_weights.parent.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
+
+    def become_latest(self) -> None:
+        """Point the link `latest` beside the folder at it."""
         link = self.path.parent / "latest"
         if link.exists() and not link.is_symlink():
             return  # --run may name any folder, and this is not ours to replace
@@ -87,6 +90,16 @@ class RunDirectory:
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.path.name)
         temporary.replace(link)
+
+
+def how_to_go_on(run: RunDirectory) -> str:
+    """What somebody should know whose run has stopped before its end."""
+    newest = run.newest_checkpoint
+    if newest is None:
+        return f"{run.path} has no checkpoint to go on from; the next start begins anew"
+    return (
+        f"the same command with `checkpoint.resume=auto` goes on from {newest.name} of {run.path}"
+    )
 
 
 def new_run(name: str, runs: Path = RUNS) -> RunDirectory:

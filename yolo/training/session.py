@@ -45,18 +45,14 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
         recipe_path, overrides, world_size_from_launcher(), local_world_size_from_launcher()
     )
     resolved = prepared.resolved
-    recipe = resolved.recipe
-    ranks = join(recipe)
-    # Before the new run is `latest`, through which the weights may have been named.
-    named = recipe.model.weights
-    weights: Path | None = from_first(ranks, None if named is None else Path(named).resolve())
+    ranks = join(resolved.recipe)
     run = _open_run(resolved, ranks, run_path)
     narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
-        _train(resolved, weights, run, ranks, narrator)
+        _train(resolved, run, ranks, narrator)
         leave()  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
@@ -65,7 +61,6 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
 def _train(
     resolved: ResolvedRecipe,
-    weights: Path | None,
     run: RunDirectory,
     ranks: Ranks,
     narrator: Narrator,
@@ -74,9 +69,9 @@ def _train(
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
-    if weights is not None:
-        loaded = load_weights(weights, model, allow_mismatch=True)
-        narrator.tell(f"{weights}: {loaded.summary()}")
+    if recipe.model.weights is not None:
+        loaded = load_weights(Path(recipe.model.weights), model, allow_mismatch=True)
+        narrator.tell(f"{recipe.model.weights}: {loaded.summary()}")
     plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     plain.to(ranks.device).requires_grad_(False)
 
@@ -95,6 +90,11 @@ def _train(
         )
         recorder.total = progress.total
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
+    elif recipe.checkpoint.resume == "auto":
+        narrator.tell(
+            "checkpoint.resume auto: nothing to go on from (the newest run is finished, or none has a checkpoint); "
+            "beginning anew"
+        )
     resumed_from = progress.epochs_done
 
     criterion = _criterion(plain, recipe)
@@ -103,6 +103,8 @@ def _train(
     )
     judge = Judge(datasets, recipe, ranks, run)
 
+    if ranks.is_first:
+        run.become_latest()  # not before: a run that could not start leaves `latest` to the one before it
     started = time.perf_counter() - progress.wall_seconds
     narrator.training_starts(schedule.steps, progress.steps_done)
     verdict = None

@@ -1,0 +1,34 @@
+"""What a recipe needs of the machine that it is checked or launched on, and does not find there. Needs no torch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo.recipe.resolve import ResolvedRecipe
+from yolo.recipe.sections.cluster import ClusterSection
+
+
+def missing_here(resolved: ResolvedRecipe) -> Iterator[str]:
+    """A line for each folder and file that the recipe names and that is not on this machine.
+
+    No rules: the recipe itself is right, and other machines may have them.
+    """
+    recipe = resolved.recipe
+    if not Path(recipe.data.root).is_dir():
+        yield f"data.root: {recipe.data.root}: no such folder; set data.root=/path/to/data"
+    weights = recipe.model.weights
+    if weights is not None and not Path(weights).is_file():
+        yield f"model.weights: {weights}: no such file; expected a .safetensors file"
+
+
+def missing_hosts(cluster: ClusterSection) -> str | None:
+    """What stands between a recipe for several nodes and the launcher, if anything."""
+    if cluster.nodes == 1:
+        return None
+    if cluster.hostfile is None:
+        return (
+            f"cluster.nodes {cluster.nodes}: set cluster.hostfile to a file with a line `hostname slots=GPUs` for each; "
+            "or call the deepspeed launcher or torchrun yourself, with `--module yolo.train`"
+        )
+    if not Path(cluster.hostfile).is_file():
+        return f"cluster.hostfile {cluster.hostfile}: no such file"
+    return None
