@@ -30,6 +30,15 @@ def test_check_says_what_this_machine_lacks(tmp_path: Path) -> None:
     assert good == "recipes/demo.yaml: good for 4 ranks"
     for lack in (f"data.root: {tmp_path / 'gone'}: ", "gone.safetensors: ", "set cluster.hostfile"):
         assert lack in missing
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    for split in ("train", "val"):
+        lacking = yolo("check", "recipes/demo.yaml", f"data.root={tmp_path}")
+        assert (
+            f"data.{split}: {annotations / f'instances_{split}.json'}: no such file"
+            in lacking.stdout
+        )
+        (annotations / f"instances_{split}.json").touch()
     present = yolo("check", "recipes/demo.yaml", f"data.root={tmp_path}")
     assert "not on this machine" not in present.stdout
 
@@ -130,7 +139,10 @@ def test_train_prints_the_launchers_command() -> None:
         (("train", "recipes/demo.yaml", "train.epochs", "3"), "one word, section.key=value"),
         (("check", "recipes/bcd.yaml"), "Did you mean 'bccd.yaml'?"),
         (("check", "recipes"), "recipes: is a folder; name a recipe (*.yaml) in it"),
-        (("train", "recipes/demo.yaml", "model.weights=gone", "data.root=."), "gone: no such file"),
+        (
+            ("train", "recipes/demo.yaml", "data.root=.", "data.val=README.md"),
+            "data.train: annotations/",
+        ),
         (("config", "train.epochs=3"), "no recipe named"),
         (("config", "recipes/demo.yaml", "--write", "/proc/nope"), "/proc/nope: No such file"),
         (

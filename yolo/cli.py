@@ -260,7 +260,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(launch)
         return
-    missing = list(missing_here(resolved))
+    missing = list(missing_here(resolved, goes_on=run.newest_checkpoint is not None))
     if missing and resolved.recipe.cluster.nodes == 1:
         raise LaunchError("\n".join(missing))
     print(launch, flush=True)

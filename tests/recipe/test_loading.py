@@ -36,6 +36,8 @@ def test_a_misspelt_word_names_the_nearest_right_one(refusal: Refusal) -> None:
     [
         ("batch_size: 16", ("Did you mean 'train.global_batch'?",)),
         ("train: {batch_size: 16}", ("Did you mean 'global_batch'?",)),
+        ("Batch_Size: 16", ("Did you mean 'train.global_batch'?",)),
+        ("checkpoint: {save_period: 1}", ("Did you mean 'every_epochs'?",)),
         ("epochs: 3", ("Did you mean 'train.epochs'?",)),
         ("train: {lr0: 0.1}", ("Did you mean 'optimizer.lr'?",)),
         ("data: {augmentation: {workers: 2}}", ("Did you mean 'data.workers'?",)),

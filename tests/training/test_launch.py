@@ -7,7 +7,7 @@ import pytest
 from tests.conftest import free_port
 from yolo.errors import LaunchError
 from yolo.recipe import machine, prepare
-from yolo.training.launch import Launch, launch_of
+from yolo.training.launch import Launch, launch_of, run_to_the_end
 from yolo.training.run_directory import RunDirectory
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -106,3 +106,23 @@ def test_several_nodes_want_a_hostfile(tmp_path: Path) -> None:
 def test_the_printed_command_can_be_pasted_into_a_shell() -> None:
     made = launch("description=two words")
     assert shlex.split(str(made))[-1] == "description=two words"
+
+
+@pytest.mark.parametrize("writes_checkpoint", [True, False])
+def test_only_a_checkpoint_of_its_own_is_offered_after_an_error(
+    tmp_path: Path, writes_checkpoint: bool
+) -> None:
+    """A run that failed before it saved anything may have failed because of the checkpoint that it started from."""
+    run = RunDirectory(tmp_path / "run")
+    run.create()
+    newest = run.checkpoints / "latest"
+    newest.write_text("epoch-0001")
+    launcher = tmp_path / "launcher"
+    saving = f"printf epoch-0002 > {newest}; " if writes_checkpoint else ""
+    launcher.write_text(f"#!/bin/sh\n{saving}exit 2\n")
+    launcher.chmod(0o755)
+    with pytest.raises(LaunchError) as raised:
+        run_to_the_end(Launch((str(launcher),), ()), run)
+    assert "exit code 2; the lines above say why" in str(raised.value)
+    assert ("goes on from epoch-0002" in str(raised.value)) == writes_checkpoint
+    assert ("goes on" in str(raised.value)) == writes_checkpoint

@@ -40,14 +40,19 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("has_checkpoint", "said"),
     [
-        (True, "`checkpoint.resume=auto` goes on from epoch-0001 of"),
-        (False, "the next start begins anew"),
+        (True, "goes on from epoch-0001"),
+        (False, "has no checkpoint to go on from"),
     ],
 )
 def test_a_stopped_run_says_what_is_left_of_it(
     tmp_path: Path, has_checkpoint: bool, said: str
 ) -> None:
     assert said in how_to_go_on(make_run(tmp_path, "2026-01-01T00-00-00Z", has_checkpoint))
+
+
+def test_a_run_that_reached_its_end_is_not_to_be_gone_on_with(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "2026-01-01T00-00-00Z", True, is_finished=True)
+    assert how_to_go_on(run) == f"{run.path} had reached its end"
 
 
 def test_never_starts_anew(tmp_path: Path) -> None:

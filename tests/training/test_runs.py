@@ -213,7 +213,8 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
 def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run) -> None:
     ended = run("recipes/demo.yaml")
     (ended.folder / "finished").unlink()
-    again = run("recipes/demo.yaml", "checkpoint.resume=auto", "train.epochs=3")
+    settings = ("checkpoint.resume=auto", "train.epochs=3", "model.weights=removed.safetensors")
+    again = run("recipes/demo.yaml", *settings)
     assert "train.epochs is now 3; the checkpoint was saved with 2" in again.output
     assert again.read("summary.json")["epochs"] == 3
 
@@ -228,7 +229,7 @@ def test_a_finished_run_is_not_gone_on_with(run: Run) -> None:
     )  # as any file, so that colleagues can read it
     anew = run("recipes/demo.yaml", f"model.weights={best}", "checkpoint.resume=auto")
     assert "349 tensors loaded" in anew.output
-    assert "checkpoint.resume auto: nothing to go on from" in anew.output
+    assert "checkpoint.resume auto: no unfinished run with a checkpoint since" in anew.output
 
 
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
@@ -286,7 +287,8 @@ def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
         process.terminate()  # the command alone, as `kill` and most supervisors do
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "stopped; the same command with `checkpoint.resume=auto` goes on from epoch-0" in output
+    assert "stopped; the same command with checkpoint.resume=runs/demo/2" in output
+    assert "goes on from epoch-0" in output
     assert "Traceback" not in output
     assert len(started) >= 3
     deadline = time.monotonic() + 5  # what was killed may still be ending

@@ -54,7 +54,7 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
         allowed = sorted(schema_at(key[:-1], kind).get("properties", {}))
         of_kind = f" of type {kind}" if kind else ""
         return (
-            f"{place(key)}: {name}: there is no such key{of_kind}.{_elsewhere(key) or nearest(key[-1], allowed)}"
+            f"{place(key)}: {name}: there is no such key{of_kind}.{_hint(key, allowed)}"
             f" Allowed here: {', '.join(allowed)}"
         )
     if first["type"] == "missing":
@@ -72,14 +72,21 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
     return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
 
 
-def _elsewhere(key: Key) -> str:
-    """Where a key stands that was written into the wrong section, under its name here or that of other trainers."""
-    word = FAMILIAR.get(key[-1], key[-1])
+def _hint(key: Key, allowed: Sequence[str]) -> str:
+    """What was meant by a key that is not there: another spelling, another section, another trainer's word for it."""
+    word = key[-1].lower()
+    familiar = FAMILIAR.get(word, "")
+    if familiar in allowed:
+        return nearest(word, allowed)
+    return _elsewhere(word) or nearest(word, allowed) or _elsewhere(familiar)
+
+
+def _elsewhere(word: str) -> str:
     sections = schema_at(())["properties"]
     found = [
         f"{section}.{word}"
         for section in sections
-        if (section,) != key[:-1] and word in schema_at((section,)).get("properties", {})
+        if word in schema_at((section,)).get("properties", {})
     ]
     return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
 

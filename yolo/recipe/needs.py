@@ -7,16 +7,22 @@ from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.cluster import ClusterSection
 
 
-def missing_here(resolved: ResolvedRecipe) -> Iterator[str]:
+def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
     """A line for each folder and file that the recipe names and that is not on this machine.
 
-    No rules: the recipe itself is right, and other machines may have them.
+    A run that goes on from a checkpoint wants no weights to start from. No rules: the recipe itself is right, and other machines may have them.
     """
     recipe = resolved.recipe
-    if not Path(recipe.data.root).is_dir():
-        yield f"data.root: {recipe.data.root}: no such folder; set data.root=/path/to/data"
+    root = Path(recipe.data.root)
+    if not root.is_dir():
+        yield f"data.root: {root}: no such folder; set data.root=/path/to/data"
+    else:
+        for split in ("train", "val"):
+            path = root / getattr(recipe.data, split)
+            if not path.is_file():
+                yield f"data.{split}: {path}: no such file; set data.root, data.train and data.val"
     weights = recipe.model.weights
-    if weights is not None and not Path(weights).is_file():
+    if not goes_on and weights is not None and not Path(weights).is_file():
         yield f"model.weights: {weights}: no such file; expected a .safetensors file"
 
 

@@ -20,8 +20,6 @@ from yolo.training.run_directory import RunDirectory, how_to_go_on
 
 DEFAULT_PORT = 29500
 """The deepspeed launcher's own."""
-USERS_TO_MEND = 2
-"""The exit code of a rank that said in one line what the user can put right."""
 STOP_SECONDS = 10.0
 """For the launcher and the ranks to end when asked, before they are made to."""
 
@@ -102,6 +100,7 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(
             f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
         )
+    checkpoint_before = run.newest_checkpoint
     # Who asks this process to end means the run: SIGTERM is answered as Ctrl-C is.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     # A terminal sends Ctrl-C to all processes at once, and the launcher would answer it with a traceback.
@@ -117,12 +116,11 @@ def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
         raise LaunchError(f"stopped; {how_to_go_on(run)}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    if code == USERS_TO_MEND:
-        raise LaunchError("training ended; the line above that begins with `yolo:` says why")
     if code != 0:
-        raise LaunchError(
-            f"training ended with exit code {code}; the lines above say why. Then {how_to_go_on(run)}"
-        )
+        # After a checkpoint that was refused, going on from it is no advice.
+        has_new = run.newest_checkpoint != checkpoint_before
+        advice = f". Then {how_to_go_on(run)}" if has_new else ""
+        raise LaunchError(f"training ended with exit code {code}; the lines above say why{advice}")
     if not run.finished.exists():
         raise LaunchError(
             f"the launcher ended without an error, but the run did not reach its end: {run.finished} is missing; "

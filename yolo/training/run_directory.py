@@ -82,7 +82,7 @@ class RunDirectory:
         self.checkpoints.mkdir(exist_ok=True)
 
     def become_latest(self) -> None:
-        """Point the link `latest` beside the folder at it."""
+        """Point the link `latest` beside the folder at it. OSError where the file system knows no links."""
         link = self.path.parent / "latest"
         if link.exists() and not link.is_symlink():
             return  # --run may name any folder, and this is not ours to replace
@@ -94,12 +94,12 @@ class RunDirectory:
 
 def how_to_go_on(run: RunDirectory) -> str:
     """What somebody should know whose run has stopped before its end."""
+    if run.finished.exists():
+        return f"{run.path} had reached its end"
     newest = run.newest_checkpoint
     if newest is None:
-        return f"{run.path} has no checkpoint to go on from; the next start begins anew"
-    return (
-        f"the same command with `checkpoint.resume=auto` goes on from {newest.name} of {run.path}"
-    )
+        return f"{run.path} has no checkpoint to go on from"
+    return f"the same command with checkpoint.resume={run.path} goes on from {newest.name}"
 
 
 def new_run(name: str, runs: Path = RUNS) -> RunDirectory:

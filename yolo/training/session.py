@@ -69,9 +69,12 @@ def _train(
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
-    if recipe.model.weights is not None:
-        loaded = load_weights(Path(recipe.model.weights), model, allow_mismatch=True)
-        narrator.tell(f"{recipe.model.weights}: {loaded.summary()}")
+    checkpoint: Path | None = from_first(ranks, run.newest_checkpoint)
+    if recipe.model.weights is not None and checkpoint is None:
+        # Followed by one rank for all: the path may lead through `latest`, which soon is this run.
+        weights: Path = from_first(ranks, Path(recipe.model.weights).resolve())
+        loaded = load_weights(weights, model, allow_mismatch=True)
+        narrator.tell(f"{weights}: {loaded.summary()}")
     plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     plain.to(ranks.device).requires_grad_(False)
 
@@ -83,7 +86,6 @@ def _train(
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     progress = Progress()
     identity = RunIdentity.of(recipe, datasets.train, ranks)
-    checkpoint: Path | None = from_first(ranks, run.newest_checkpoint)
     if checkpoint is not None:
         progress = load_checkpoint(
             checkpoint, engine, average, plain, identity, ranks, narrator.tell
@@ -92,8 +94,7 @@ def _train(
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
     elif recipe.checkpoint.resume == "auto":
         narrator.tell(
-            "checkpoint.resume auto: nothing to go on from (the newest run is finished, or none has a checkpoint); "
-            "beginning anew"
+            "checkpoint.resume auto: no unfinished run with a checkpoint since the last finished one; beginning anew"
         )
     resumed_from = progress.epochs_done
 
@@ -104,7 +105,10 @@ def _train(
     judge = Judge(datasets, recipe, ranks, run)
 
     if ranks.is_first:
-        run.become_latest()  # not before: a run that could not start leaves `latest` to the one before it
+        try:
+            run.become_latest()  # not before: a run that could not start leaves `latest` to the one before it
+        except OSError as error:
+            narrator.tell(f"warning: {run.path.parent / 'latest'} does not name this run: {error}")
     started = time.perf_counter() - progress.wall_seconds
     narrator.training_starts(schedule.steps, progress.steps_done)
     verdict = None
