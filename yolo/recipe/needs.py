@@ -10,7 +10,8 @@ from yolo.recipe.sections.cluster import ClusterSection
 def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
     """A line for each folder and file that the recipe names and that is not on this machine.
 
-    A run that goes on from a checkpoint wants no weights to start from. No rules: the recipe itself is right, and other machines may have them.
+    A run that goes on from a checkpoint wants no weights to start from. These are no rules: the recipe is right, and
+    other machines may have what it names.
     """
     recipe = resolved.recipe
     root = Path(recipe.data.root)
