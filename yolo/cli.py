@@ -136,9 +136,9 @@ def _check(options: argparse.Namespace) -> None:
         for warning in prepared.warnings:
             print(f"warning: {warning}")
         resolved = prepared.resolved
-        hosts = missing_hosts(resolved.recipe.cluster)
-        missing = [*missing_here(resolved), *([hosts] if hosts else [])]
-        needs = f"; not on this machine: {'; '.join(missing)}" if missing else ""
+        lacks = [*missing_here(resolved), missing_hosts(resolved.recipe.cluster)]
+        missing = "; ".join(filter(None, lacks))
+        needs = f"; not on this machine: {missing}" if missing else ""
         print(f"{path}: good for {resolved.world_size} ranks{needs}")
     if problems:
         raise RecipeError("\n".join(problems))

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -34,10 +33,12 @@ def losses(ended: Ended) -> list[float]:
     ]
 
 
-def umask() -> int:
-    before = os.umask(0)
-    os.umask(before)
-    return before
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait for something that a run does on its way."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -155,15 +156,11 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     expected_losses = losses(whole)
 
     process = start("recipes/demo.yaml", *settings)
-    deadline = time.monotonic() + 120
-    marker = Path("checkpoints") / "latest"
+    latest = tmp_path / "runs" / "demo" / "latest"
     first = whole.folder.resolve()
-    while True:
-        newest = (tmp_path / "runs" / "demo" / "latest").resolve()
-        if newest != first and (newest / marker).exists():
-            break
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
+    wait_until(process, lambda: latest.resolve() != first)
+    newest = latest.resolve()
+    wait_until(process, (newest / "checkpoints" / "latest").exists)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (newest / "finished").exists()
@@ -224,9 +221,8 @@ def test_a_finished_run_is_not_gone_on_with(run: Run) -> None:
     again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
     assert "the run is finished; to train on, start anew from its weights" in again.output
     best = ended.folder / "weights" / "best.safetensors"
-    assert (
-        stat.S_IMODE(best.stat().st_mode) == 0o666 & ~umask()
-    )  # as any file, so that colleagues can read it
+    as_any_file = (ended.folder / "summary.json").stat().st_mode
+    assert best.stat().st_mode == as_any_file  # so that colleagues can read it
     anew = run("recipes/demo.yaml", f"model.weights={best}", "checkpoint.resume=auto")
     assert "349 tensors loaded" in anew.output
     assert "checkpoint.resume auto: no unfinished run with a checkpoint since" in anew.output
@@ -236,11 +232,8 @@ def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     start: Start, tmp_path: Path
 ) -> None:
     process = start("recipes/demo.yaml", "train.epochs=50")
-    deadline = time.monotonic() + 120
     metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
-    while not (metrics.exists() and metrics.stat().st_size):
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    wait_until(process, lambda: metrics.exists() and metrics.stat().st_size > 0)
     # The helper that starts the ranks; they are in the process group of the command, and go with it below.
     table = subprocess.run(
         ["pgrep", "-f", f"deepspeed.launcher.launch.*{metrics.parent.resolve().name}"],
@@ -276,10 +269,7 @@ def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
 ) -> None:
     process = start("recipes/demo.yaml", "train.epochs=50")
     checkpoint = tmp_path / "runs" / "demo" / "latest" / "checkpoints" / "latest"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.1)
+    wait_until(process, checkpoint.exists)
     started = psutil.Process(process.pid).children(recursive=True)
     if is_ctrl_c:
         os.killpg(process.pid, signal.SIGINT)

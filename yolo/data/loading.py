@@ -6,6 +6,7 @@ from yolo.data.coco import read_coco
 from yolo.data.dataset import DetectionDataset
 from yolo.data.yolo_txt import read_yolo
 from yolo.errors import DataError
+from yolo.recipe.needs import missing_root
 from yolo.recipe.sections.data import DataSection
 
 
@@ -14,9 +15,9 @@ def load_split(section: DataSection, split: str) -> DetectionDataset:
 
     Raises DataError where it cannot be read.
     """
+    if lack := missing_root(section):
+        raise DataError(lack)
     root = Path(section.root)
-    if not root.is_dir():
-        raise DataError(f"data.root: {root}: no such folder; set data.root=/path/to/data")
     annotations = root / (section.train if split == "train" else section.val)
     if section.format == "yolo":
         return read_yolo(annotations, split)

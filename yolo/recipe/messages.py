@@ -73,12 +73,9 @@ def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
 
 
 def _hint(key: Key, allowed: Sequence[str]) -> str:
-    """What was meant by a key that is not there: another spelling, another section, another trainer's word for it."""
+    """What was meant by a key that is not there: another section, another spelling, another trainer's word for it."""
     word = key[-1].lower()
-    familiar = FAMILIAR.get(word, "")
-    if familiar in allowed:
-        return nearest(word, allowed)
-    return _elsewhere(word) or nearest(word, allowed) or _elsewhere(familiar)
+    return _elsewhere(word) or nearest(word, allowed) or _elsewhere(FAMILIAR.get(word, ""))
 
 
 def _elsewhere(word: str) -> str:

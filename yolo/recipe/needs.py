@@ -5,6 +5,7 @@ from pathlib import Path
 
 from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.cluster import ClusterSection
+from yolo.recipe.sections.data import DataSection
 
 
 def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
@@ -14,12 +15,11 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
     other machines may have what it names.
     """
     recipe = resolved.recipe
-    root = Path(recipe.data.root)
-    if not root.is_dir():
-        yield f"data.root: {root}: no such folder; set data.root=/path/to/data"
+    if lack := missing_root(recipe.data):
+        yield lack
     else:
         for split in ("train", "val"):
-            path = root / getattr(recipe.data, split)
+            path = Path(recipe.data.root) / getattr(recipe.data, split)
             if not path.is_file():
                 yield f"data.{split}: {path}: no such file; set data.root, data.train and data.val"
     weights = recipe.model.weights
@@ -27,8 +27,15 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
         yield f"model.weights: {weights}: no such file; expected a .safetensors file"
 
 
+def missing_root(data: DataSection) -> str | None:
+    """A line where the folder of the data is not on this machine."""
+    if Path(data.root).is_dir():
+        return None
+    return f"data.root: {data.root}: no such folder; set data.root=/path/to/data"
+
+
 def missing_hosts(cluster: ClusterSection) -> str | None:
-    """What stands between a recipe for several nodes and the launcher, if anything."""
+    """A line where the launcher would not find the nodes."""
     if cluster.nodes == 1:
         return None
     if cluster.hostfile is None:

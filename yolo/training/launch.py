@@ -78,9 +78,8 @@ def _one_node(cluster: ClusterSection) -> list[str]:
 
 
 def _several_nodes(cluster: ClusterSection) -> list[str]:
-    missing = missing_hosts(cluster)
-    if missing:
-        raise LaunchError(missing)
+    if lack := missing_hosts(cluster):
+        raise LaunchError(lack)
     assert cluster.hostfile is not None
     port = DEFAULT_PORT if cluster.master_port == "auto" else cluster.master_port
     return [

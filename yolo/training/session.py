@@ -59,12 +59,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
         narrator.stop(is_success)
 
 
-def _train(
-    resolved: ResolvedRecipe,
-    run: RunDirectory,
-    ranks: Ranks,
-    narrator: Narrator,
-) -> None:
+def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
     recipe = resolved.recipe
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
