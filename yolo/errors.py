@@ -23,3 +23,7 @@ class CheckpointError(YoloError):
 
 class LaunchError(YoloError):
     """The launcher could not start, or a run ended without reaching its end."""
+
+
+class BenchError(YoloError):
+    """The emulated cluster cannot be built on this machine, is not as slow as asked for, or a host of it failed."""

@@ -40,10 +40,6 @@ WARNINGS = [
     ),
     ("zero: {stage: 1}\ndeepspeed: {prescale_gradients: true}", "divides by the world size first"),
     (
-        "model: {sync_batchnorm: true}\ncluster: {backend: nccl}",
-        "are missing from the bytes and seconds",
-    ),
-    (
         "tracking: {wandb: {mode: online}}\ncluster: {nodes: 2, hostfile: hosts}",
         "hands WANDB_API_KEY to no other machine",
     ),

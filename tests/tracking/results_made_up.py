@@ -1,10 +1,12 @@
 """A training that was never run, as tracking is told of it."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tests.evaluation.generated import generate
+from yolo.communication.meter import KindTraffic
 from yolo.evaluation.average_precision import measure
 from yolo.evaluation.metrics import Metrics
 from yolo.tracking.results import SampleBox, SamplePicture
@@ -22,7 +24,12 @@ class Step:
     images_per_second: float = 120.0
     data_wait_seconds: float = 0.001
     communication_seconds: float = 0.02
+    exposed_communication_seconds: float = 0.005
+    payload_bytes: float = 3.4e6
     wire_bytes: float = 3.5e6
+    traffic_by_kind: Mapping[str, KindTraffic] = field(
+        default_factory=lambda: {"all_reduce": KindTraffic(2, 3.4e6, 3.5e6, 0.02, 0.005)}
+    )
 
 
 def evaluation(ap: float | None = None) -> Metrics:

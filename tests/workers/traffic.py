@@ -1,10 +1,13 @@
 """Each collective once, counted by the meter and by the loopback interface; and the flat collectives' results."""
 
 import json
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import deepspeed.comm as dist
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from tests.workers.arguments import worker_arguments
 from yolo.communication.flat import average_over_ranks, broadcast_from_first, gather_flat
@@ -20,20 +23,56 @@ def loopback_bytes() -> int:
     return int(row.split(":")[1].split()[8])
 
 
+def halves(tensor: torch.Tensor) -> list[torch.Tensor]:
+    return list(tensor.chunk(2))
+
+
+def functions() -> list[object]:
+    """What a meter may replace: torch's functions, and those that DeepSpeed keeps."""
+    backend = dist.comm.cdb
+    holders = (torch.distributed, torch.distributed.distributed_c10d)
+    return [
+        *(value for holder in holders for value in vars(holder).values() if callable(value)),
+        *(backend.all_gather_function, backend.reduce_scatter_function),
+        vars(torch._C.Future)["wait"],
+    ]
+
+
 def main() -> None:
     options = worker_arguments().parse_args()
     ranks = join(prepare("recipes/demo.yaml", world_size=2).resolved.recipe)
+    originals = functions()
     meter = TrafficMeter().attach()
     big = torch.ones(ELEMENTS)
     half = torch.ones(ELEMENTS // 2)
+    other = torch.empty_like(big)
+    hooked = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2048, 2048, bias=False))
+    hooked.register_comm_hook(None, fp16_compress_hook)
     collectives = {
         "all_reduce": lambda: dist.all_reduce(big),
+        "all_reduce_direct": lambda: torch.distributed.all_reduce(big),
         "all_reduce_async": lambda: dist.all_reduce(big, async_op=True).wait(),
+        "all_reduce_future": lambda: (
+            torch.distributed.all_reduce(big, async_op=True).get_future().wait()
+        ),
+        "chained_futures": lambda: (
+            torch.distributed.all_reduce(big, async_op=True)
+            .get_future()
+            .then(lambda _: dist.all_reduce(other, async_op=True).get_future().wait())
+            .wait()
+        ),
         "broadcast": lambda: dist.broadcast(big, 0),
-        "reduce": lambda: dist.reduce(big, 0),
+        "reduce": lambda: dist.reduce(big[: 2**20], 0),
+        "all_gather": lambda: dist.all_gather(halves(big), half),
         "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(big, half),
+        "all_gather_single_direct": lambda: torch.distributed.all_gather_single(big, half),
+        "gather": lambda: dist.gather(big, [other, other] if ranks.is_first else None, 0),
+        "scatter": lambda: dist.scatter(other, [big, big] if ranks.is_first else None, 0),
+        "reduce_scatter": lambda: dist.reduce_scatter(half, halves(big)),
         "reduce_scatter_tensor": lambda: dist.reduce_scatter_tensor(half, big),
-        "all_to_all_single": lambda: dist.all_to_all_single(torch.empty_like(big), big),
+        "all_to_all_single": lambda: dist.all_to_all_single(other, big),
+        "object": lambda: torch.distributed.broadcast_object_list(["x" * 2**23]),
+        "communication_hook": lambda: hooked(torch.ones(1, 2048)).sum().backward(),
     }
     found = {}
     for name, collective in collectives.items():
@@ -46,16 +85,23 @@ def main() -> None:
             dist.barrier()
             traffic = meter.take()
             sent = min(sent, (loopback_bytes() - before) / ranks.world_size)
-        found[name] = {
-            "calls": traffic.calls,
-            "payload": traffic.payload_bytes,
-            "metered": traffic.wire_bytes,
-            "interface": sent,
-            "seconds": traffic.seconds,
-        }
+        found[name] = {"interface": sent, **asdict(traffic)}
+
+    dist.barrier()
+    meter.take()
+    work = dist.all_reduce(big, async_op=True)
+    time.sleep(0.3)  # computing
+    work.wait()
+    hidden = meter.take()
+    found["hidden"] = {"seconds": hidden.seconds, "exposed_seconds": hidden.exposed_seconds}
+
     meter.detach()
     dist.all_reduce(big)
+    torch.distributed.all_reduce(big, async_op=True).get_future().wait()
     found["after_detach"] = meter.take().calls
+    found["is_restored"] = all(
+        now is before for now, before in zip(functions(), originals, strict=True)
+    )
 
     odd = [
         torch.full((3,), float(ranks.rank)),

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import deepspeed.comm as dist
 import torch
 
+BROADCAST_BYTES = 64 * 2**20
+"""Enough to pay latency once in a while only; more would double a large network's memory for the copy."""
+
 
 def average_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each floating-point tensor by its mean over the ranks, in place; one all-reduce in fp32."""
@@ -17,9 +20,22 @@ def average_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def broadcast_from_first(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace each tensor by the first rank's, in place; one broadcast of all bytes."""
-    if not tensors or dist.get_world_size() == 1:
+    """Replace each tensor by the first rank's, in place; one broadcast for each 64 MiB of them."""
+    if dist.get_world_size() == 1:
         return
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= BROADCAST_BYTES:
+            _broadcast_together(bucket)
+            bucket, size = [], 0
+    if bucket:
+        _broadcast_together(bucket)
+
+
+def _broadcast_together(tensors: Sequence[torch.Tensor]) -> None:
     pieces = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
     flat = torch.cat(pieces)
     dist.broadcast(flat, 0)

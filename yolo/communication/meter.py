@@ -1,171 +1,331 @@
 """A traffic meter: bytes and seconds of every collective, without making any of them wait.
 
-DeepSpeed sends everything through one backend object, `deepspeed.comm.comm.cdb`; the meter stands in front of its
-methods. DeepSpeed's own comms_logger synchronises at every call, which undoes the overlap it is asked to measure.
+It stands in front of `torch.distributed`'s functions, which DeepSpeed, torch's SyncBatchNorm and communication hooks,
+the collectives of Python objects and our own code all call. What is not a Python call goes past it: the all-reduces of
+DistributedDataParallel's C++ reducer where it has no hook and its wait for those of a hook, functional collectives, and
+the seconds (not the bytes) of a coalescing manager. DeepSpeed's own comms_logger synchronises at every call, which
+undoes the overlap it is asked to measure.
 """
 
+import inspect
+import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from functools import wraps
-from typing import Any
+from typing import Any, Self
 
 import deepspeed.comm.comm as deepspeed_comm
 import torch
+from torch.distributed import distributed_c10d
 
-WireShare = Callable[[int], float]
-"""Bytes that a rank sends (and as many that it receives, in the mean over ranks) for each payload byte, of n ranks."""
+from yolo.communication.framing import tcp_bytes_per_payload_byte
+
+WireShare = Callable[[int, bool], float]
+"""Payload bytes that a rank sends (and as many that it receives, in the mean over ranks) for each byte of payload, of n
+ranks, on gloo or not."""
 
 
-def _reduce_scatter(n: int) -> float:
-    # gloo's is an all-reduce and a copy (measured: 2(n-1)/n); NCCL sends half of that.
-    return (2 if torch.distributed.get_backend() == "gloo" else 1) * (n - 1) / n
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One of torch's functions."""
+
+    kind: str
+    """Its forms for lists, single tensors and so on are of one kind."""
+    payload: str
+    """The argument that holds what `share` is of."""
+    share: WireShare
 
 
-WIRE_SHARES: dict[str, tuple[str, WireShare]] = {
-    "all_reduce": ("tensor", lambda n: 2 * (n - 1) / n),
-    "all_reduce_coalesced": ("tensors", lambda n: 2 * (n - 1) / n),
-    "reduce": ("tensor", lambda n: (n - 1) / n),
-    "broadcast": ("tensor", lambda n: (n - 1) / n),
-    "all_gather": ("tensor_list", lambda n: (n - 1) / n),
-    "all_gather_into_tensor": ("output_tensor", lambda n: (n - 1) / n),
-    "all_gather_coalesced": ("output_tensors", lambda n: (n - 1) / n),
-    "reduce_scatter": ("input_list", _reduce_scatter),
-    "reduce_scatter_tensor": ("input_tensor", _reduce_scatter),
-    "all_to_all_single": ("input", lambda n: (n - 1) / n),
+def _all_reduce(n: int, _: bool) -> float:
+    return 2 * (n - 1) / n
+
+
+def _others(n: int, _: bool) -> float:
+    return (n - 1) / n
+
+
+def _reduce(n: int, is_gloo: bool) -> float:
+    # gloo reduces and scatters, then gathers what is not the root's already (measured; of more than 4 MiB it sends some
+    # parts again, up to half as much in all).
+    return (n - 1) / n * (1 + 1 / n if is_gloo else 1)
+
+
+def _reduce_scatter(n: int, is_gloo: bool) -> float:
+    # gloo's is an all-reduce and a copy (measured); NCCL sends half of that.
+    return (2 if is_gloo else 1) * (n - 1) / n
+
+
+COLLECTIVES: dict[str, Collective] = {
+    "all_reduce": Collective("all_reduce", "tensor", _all_reduce),
+    "all_reduce_coalesced": Collective("all_reduce", "tensors", _all_reduce),
+    "reduce": Collective("reduce", "tensor", _reduce),
+    "broadcast": Collective("broadcast", "tensor", _others),
+    "all_gather": Collective("all_gather", "tensor_list", _others),
+    "all_gather_single": Collective("all_gather", "output_tensor", _others),
+    "all_gather_into_tensor": Collective("all_gather", "output_tensor", _others),
+    "_all_gather_base": Collective("all_gather", "output_tensor", _others),
+    "gather": Collective("gather", "tensor", _others),
+    "scatter": Collective("scatter", "tensor", _others),
+    "reduce_scatter": Collective("reduce_scatter", "input_list", _reduce_scatter),
+    "reduce_scatter_single": Collective("reduce_scatter", "input", _reduce_scatter),
+    "reduce_scatter_tensor": Collective("reduce_scatter", "input", _reduce_scatter),
+    "_reduce_scatter_base": Collective("reduce_scatter", "input", _reduce_scatter),
+    "all_to_all": Collective("all_to_all", "input_tensor_list", _others),
+    "all_to_all_single": Collective("all_to_all", "input", _others),
 }
-"""Backend method -> (the argument that holds the payload, ring algorithms' share of it on the wire)."""
+"""torch's functions by name, with the shares of ring algorithms."""
 
 
 @dataclass(slots=True)
-class Traffic:
-    """What one rank exchanged in some span of time."""
+class KindTraffic:
+    """What one rank exchanged by collectives of one kind, in some span of time or as a mean."""
 
-    calls: int = 0
-    payload_bytes: int = 0
+    calls: float = 0
+    payload_bytes: float = 0
+    """Of the tensors handed over."""
     wire_bytes: float = 0.0
-    """Sent; as many are received. By the formulae of ring algorithms, headers left out."""
+    """Sent; as many are received. By the formulae of the algorithms, on gloo with the headers of TCP and below."""
     seconds: float = 0.0
-    """How long the rank, or on a GPU the stream that a collective was started from, waited for collectives.
+    """From the collectives' starts to their ends; those of several under way at once add up."""
+    exposed_seconds: float = 0.0
+    """How long the rank, or on a GPU the stream that asked for a result, waited for it.
 
-    DeepSpeed starts those of `overlap_comm` from a stream of their own: there, on a GPU, this also holds what the
-    computation hides.
+    While it waits for a future, all collectives under way are waited for. DeepSpeed starts those of `overlap_comm` from
+    a stream of their own: there, on a GPU, this also holds what the computation hides.
     """
 
-    def add(self, other: "Traffic") -> None:
+    def add(self, other: "KindTraffic") -> None:
         """Add another span to this one."""
-        self.calls += other.calls
-        self.payload_bytes += other.payload_bytes
-        self.wire_bytes += other.wire_bytes
-        self.seconds += other.seconds
+        for each in fields(KindTraffic):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def per(self, steps: int) -> "KindTraffic":
+        """A step's mean."""
+        return KindTraffic(*(getattr(self, each.name) / steps for each in fields(KindTraffic)))
+
+
+@dataclass(slots=True)
+class Traffic(KindTraffic):
+    """What one rank exchanged in some span of time: in all, and by each kind of collective."""
+
+    by_kind: dict[str, KindTraffic] = field(default_factory=dict)
+
+    def count(self, kind: str, part: KindTraffic) -> None:
+        """Add to one kind and to the whole."""
+        KindTraffic.add(self, part)
+        self.by_kind.setdefault(kind, KindTraffic()).add(part)
+
+    def add(self, other: KindTraffic) -> None:
+        """Add another span to this one."""
+        KindTraffic.add(self, other)
+        if isinstance(other, Traffic):
+            for kind, part in other.by_kind.items():
+                self.by_kind.setdefault(kind, KindTraffic()).add(part)
 
 
 class TrafficMeter:
     """Counts from `attach` to `detach`; `take` returns what was counted since the last `take`."""
 
     def __init__(self) -> None:
-        self._traffic = Traffic()
-        self._depth = 0
-        self._attached: dict[str, Any] = {}
-        self._backend: Any = None
-        self._stream_waits: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        # Collectives also start from autograd's threads and end on gloo's: a deque takes from all without a lock.
+        self._counted: deque[tuple[str, KindTraffic]] = deque()
+        self._timed: deque[_Timed] = deque()
+        self._future_waits: deque[_Span] = deque()
+        self._future_wait = threading.Lock()
+        self._is_on_gpu = False  # of the last collective: a future does not say it
+        self._replaced: list[tuple[Any, str, Any]] = []
+        self._thread = threading.local()
+        self._framing = 1.0
 
-    def attach(self) -> "TrafficMeter":
+    def attach(self) -> Self:
         """Start counting; the process group must exist."""
-        self._backend = deepspeed_comm.cdb
-        for name, (argument, share) in WIRE_SHARES.items():
-            original = getattr(self._backend, name, None)
-            if callable(original):
-                self._attached[name] = original
-                setattr(self._backend, name, self._metered(name, original, argument, share))
+        self._framing = tcp_bytes_per_payload_byte()
+        metered = {
+            id(original): self._metered(collective, original)
+            for name, collective in COLLECTIVES.items()
+            if (original := getattr(distributed_c10d, name, None)) is not None
+        }
+        # DeepSpeed's backend object keeps two of the functions as attributes of its own.
+        for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
+                if id(value) in metered:
+                    self._replaced.append((holder, name, value))
+                    setattr(holder, name, metered[id(value)])
+        self._replaced.append((torch._C.Future, "wait", vars(torch._C.Future)["wait"]))
+        torch._C.Future.wait = self._timed_future_wait(torch._C.Future.wait)  # type: ignore[method-assign]
         return self
 
     def detach(self) -> None:
-        """Stop counting and leave the backend as it was."""
-        for name in self._attached:
-            delattr(self._backend, name)
-        self._attached.clear()
+        """Stop counting and leave torch and DeepSpeed as they were."""
+        for holder, name, original in self._replaced:
+            setattr(holder, name, original)
+        self._replaced.clear()
 
     def take(self) -> Traffic:
-        """What was counted since the last call. On a GPU this waits for the computing stream once."""
-        if self._stream_waits:
-            torch.cuda.current_stream().synchronize()
-            waits = [start.elapsed_time(end) / 1000 for start, end in self._stream_waits]
-            self._traffic.seconds += sum(waits)
-            self._stream_waits.clear()
-        taken, self._traffic = self._traffic, Traffic()
-        return taken
+        """What was counted since the last call; seconds come with the call in which they end.
 
-    def _metered(
-        self, name: str, original: Callable[..., Any], argument: str, share: WireShare
-    ) -> Callable[..., Any]:
+        On a GPU this waits for the collectives that were started.
+        """
+        traffic = Traffic()
+        for kind, part in _drained(self._counted):
+            traffic.count(kind, part)
+        timed, future_waits = list(_drained(self._timed)), list(_drained(self._future_waits))
+        for each in timed:
+            seconds = each.span.seconds()
+            exposed = seconds if each.is_exposed else 0.0
+            if not each.is_exposed:
+                exposed = sum(each.span.seconds_shared_with(wait) for wait in future_waits)
+            part = KindTraffic(seconds=seconds * each.is_whole, exposed_seconds=exposed)
+            traffic.count(each.kind, part)
+        return traffic
+
+    def _metered(self, collective: Collective, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
         @wraps(original)
         def metered(*args: Any, **kwargs: Any) -> Any:
-            if self._depth:  # one collective that the backend builds from another counts once
-                return original(*args, **kwargs)
-            payload = kwargs.get(argument, args[0] if args else None)
-            self._count(payload, kwargs.get("group"), share)
-            self._depth += 1
+            if getattr(self._thread, "is_inside", False):
+                return original(*args, **kwargs)  # torch builds some from others: they count once
+            given = signature.bind(*args, **kwargs).arguments
+            payload = _tensors(given[collective.payload])
+            is_on_gpu = any(tensor.is_cuda for tensor in payload)
+            started = _now(is_on_gpu)
+            self._thread.is_inside = True
             try:
-                with self._waiting(payload):
-                    work = original(*args, **kwargs)
+                work = original(*args, **kwargs)
             finally:
-                self._depth -= 1
-            return _TimedWork(work, self, payload) if hasattr(work, "wait") else work
+                self._thread.is_inside = False
+            ranks = torch.distributed.get_world_size(given.get("group"))
+            if ranks < 1:
+                return work  # this rank is not in the group
+            size = sum(tensor.numel() * tensor.element_size() for tensor in payload)
+            is_gloo = torch.distributed.get_backend(given.get("group")) == "gloo"
+            wire_bytes = size * collective.share(ranks, is_gloo) * (self._framing if is_gloo else 1)
+            self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
+            self._is_on_gpu = is_on_gpu
+            if work is None or isinstance(work, distributed_c10d._IllegalWork):
+                span = _Span(started, _now(is_on_gpu))
+                self._timed.append(_Timed(collective.kind, span, is_whole=True, is_exposed=True))
+                return work
+            # NCCL gives lists of uneven tensors a work without a future, and asking it for one would crash.
+            has_future = not (is_on_gpu and len(payload) > 1)
+            return _TimedWork(work, collective.kind, started, is_on_gpu, has_future, self._timed)
 
         return metered
 
-    def _count(self, payload: Any, group: Any, share: WireShare) -> None:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(payload))
-        ranks = torch.distributed.get_world_size(group=group)
-        self._traffic.calls += 1
-        self._traffic.payload_bytes += size
-        self._traffic.wire_bytes += size * share(ranks)
+    def _timed_future_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def wait(future: Any) -> Any:
+            if not self._future_wait.acquire(blocking=False):
+                return original(future)  # in a callback, for which another wait goes on already
+            begun = _now(self._is_on_gpu)
+            try:
+                return original(future)
+            finally:
+                self._future_waits.append(_Span(begun, _now(self._is_on_gpu)))
+                self._future_wait.release()
 
-    def _waiting(self, payload: Any) -> "_Waiting":
-        return _Waiting(self, any(tensor.is_cuda for tensor in _tensors(payload)))
-
-
-class _Waiting:
-    """Times a wait: of the calling thread, or of the GPU's current stream by two events that are read later."""
-
-    def __init__(self, meter: TrafficMeter, is_on_gpu: bool) -> None:
-        self.meter = meter
-        self.is_on_gpu = is_on_gpu
-
-    def __enter__(self) -> None:
-        if self.is_on_gpu:
-            self.start = torch.cuda.Event(enable_timing=True)
-            self.start.record()
-        else:
-            self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        if self.is_on_gpu:
-            end = torch.cuda.Event(enable_timing=True)
-            end.record()
-            self.meter._stream_waits.append((self.start, end))
-        else:
-            self.meter._traffic.seconds += time.perf_counter() - self.started
+        return wait
 
 
 class _TimedWork:
-    """A collective under way, whose `wait` is timed."""
+    """A collective under way: notes when it ends, and how long each `wait` takes."""
 
-    def __init__(self, work: Any, meter: TrafficMeter, payload: Any) -> None:
+    def __init__(
+        self,
+        work: Any,
+        kind: str,
+        started: Any,
+        is_on_gpu: bool,
+        has_future: bool,
+        timed: "deque[_Timed]",
+    ) -> None:
         self._work = work
-        self._meter = meter
-        self._payload = payload
+        self._kind = kind
+        self._started = started
+        self._is_on_gpu = is_on_gpu
+        self._timed = timed
+        self._ends_with_wait = True
+        if has_future:
+            # On a GPU the callback runs at once, on a stream of torch's pool that waits for the collective: an event
+            # marks the end there, and neither the host nor the computing stream waits.
+            try:
+                work.get_future().add_done_callback(lambda _: self._ended())
+                self._ends_with_wait = False
+            except (RuntimeError, NotImplementedError):
+                pass  # not every backend's works have one: then the end of `wait` has to do
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        with self._meter._waiting(self._payload):
+        begun = _now(self._is_on_gpu)
+        try:
             return self._work.wait(*args, **kwargs)
+        finally:
+            span = _Span(begun, _now(self._is_on_gpu))
+            self._timed.append(_Timed(self._kind, span, is_whole=False, is_exposed=True))
+            if self._ends_with_wait:
+                self._ends_with_wait = False
+                self._ended()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
 
+    def _ended(self) -> None:
+        span = _Span(self._started, _now(self._is_on_gpu))
+        self._timed.append(_Timed(self._kind, span, is_whole=True, is_exposed=False))
 
-def _tensors(payload: Any) -> Iterable[torch.Tensor]:
-    if isinstance(payload, torch.Tensor):
-        return (payload,)
-    return tuple(payload) if isinstance(payload, list | tuple) else ()
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """From one reading of the clock to another, or from one event of a GPU to another."""
+
+    start: Any
+    end: Any
+
+    def seconds(self) -> float:
+        """Waits for a GPU's events, if they are some."""
+        return _seconds(self.start, self.end)
+
+    def seconds_shared_with(self, other: "_Span") -> float:
+        """How long both lasted at once; none of a GPU's and the host's."""
+        if type(self.end) is not type(other.end):
+            return 0.0
+        start, end = _seconds(other.start, self.start), _seconds(other.start, self.end)
+        return max(0.0, min(end, other.seconds()) - max(start, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A collective's time from start to end, or the time that it was waited for, or both in one."""
+
+    kind: str
+    span: _Span
+    is_whole: bool
+    is_exposed: bool
+
+
+def _now(is_on_gpu: bool) -> Any:
+    """The clock's reading in seconds, or an event in the GPU's current stream."""
+    if not is_on_gpu:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(start: Any, end: Any) -> float:
+    if isinstance(end, torch.cuda.Event):
+        start.synchronize()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    return end - start
+
+
+def _drained(noted: deque[Any]) -> Iterator[Any]:
+    while noted:
+        yield noted.popleft()
+
+
+def _tensors(payload: Any) -> Sequence[torch.Tensor]:
+    return (payload,) if isinstance(payload, torch.Tensor) else tuple(payload)

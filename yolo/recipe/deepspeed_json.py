@@ -60,6 +60,7 @@ def weight_decay(recipe: Recipe) -> float:
 def _optimizer(recipe: Recipe) -> Json:
     params = recipe.optimizer.model_dump(mode="json", exclude={"type"})
     params["weight_decay"] = weight_decay(recipe)
+    # DeepSpeed itself no longer knows the 1-bit types: the engine is handed ours, and the section tells people of it.
     if recipe.optimizer.type == "AdamW" and recipe.zero.offload_optimizer == "none":
         # torch's own, because DeepSpeed's FusedAdam compiles C++ or CUDA at the first start.
         params["torch_adam"] = True

@@ -21,6 +21,8 @@ DDP_BUCKET_ELEMENTS = 25 * 2**20 // 4
 """torch DDP's 25 MiB bucket, in fp32 elements: larger ones delay the first exchange and gain nothing."""
 FLUSHES = 4
 """Exchanges during one backward pass that a bucket should allow: with one there is no overlap."""
+OVERLAPPED_BUCKETS = 8
+"""The overlapped reducer's: more cost more latency, fewer leave more to send when backward ends."""
 CPU_PROCESSES = 2
 
 
@@ -179,6 +181,14 @@ def _data_type(recipe: Recipe, _: _Situation) -> Computed:
     )
 
 
+def _bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
+    elements = min(math.ceil(situation.parameters / OVERLAPPED_BUCKETS), DDP_BUCKET_ELEMENTS)
+    return elements, (
+        f"min({situation.parameters:,} parameters / {OVERLAPPED_BUCKETS} buckets, 25 MiB in fp32): the last one is sent "
+        "when backward ends, and nothing hides it"
+    )
+
+
 def _val_images(recipe: Recipe, _: _Situation) -> Computed:
     return recipe.data.images, "data.images"
 
@@ -208,6 +218,7 @@ AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
     ("zero", "stage3_param_persistence_threshold"): _persistence_threshold,
     ("zero", "stage3_prefetch_bucket_size"): _prefetch_bucket_size,
     ("communication", "data_type"): _data_type,
+    ("communication", "bucket_size"): _bucket_size,
     ("data", "val_images"): _val_images,
     ("tracking", "wandb", "upload_weights"): _upload_weights,
     ("cluster", "backend"): _backend,

@@ -33,16 +33,6 @@ def sync_batchnorm_wants_gpus(resolved: ResolvedRecipe) -> Iterator[Finding]:
 
 
 @rule
-def sync_batchnorm_is_not_metered(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.model.sync_batchnorm and resolved.world_size > 1:
-        yield warning(
-            "model.sync_batchnorm",
-            "its two small collectives a layer go past DeepSpeed and are missing from the bytes and seconds of "
-            "communication that are reported",
-        )
-
-
-@rule
 def the_launcher_forwards_no_key(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.cluster.nodes > 1 and recipe.tracking.wandb.mode == "online":

@@ -23,8 +23,17 @@ def step_figures(result: StepResult) -> dict[str, float]:
         "speed/images_per_second": result.images_per_second,
         "data/wait_seconds_per_step": result.data_wait_seconds,
         "communication/seconds_per_step": result.communication_seconds,
+        "communication/exposed_seconds_per_step": result.exposed_communication_seconds,
+        "communication/payload_bytes_per_step": result.payload_bytes,
         "communication/wire_bytes_per_step": result.wire_bytes,
     }
+    for kind, traffic in result.traffic_by_kind.items():
+        figures |= {
+            f"communication/{kind}/calls_per_step": traffic.calls,
+            f"communication/{kind}/wire_bytes_per_step": traffic.wire_bytes,
+            f"communication/{kind}/seconds_per_step": traffic.seconds,
+            f"communication/{kind}/exposed_seconds_per_step": traffic.exposed_seconds,
+        }
     if result.gradient_norm is not None:
         figures["train/gradient_norm"] = result.gradient_norm
     return figures

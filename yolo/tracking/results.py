@@ -1,10 +1,26 @@
 """What tracking is told, by shape alone: the floor's other packages fit these forms without knowing them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+
+class KindTrafficResult(Protocol):
+    """Collectives of one kind, as means a step of one rank."""
+
+    @property
+    def calls(self) -> float: ...
+
+    @property
+    def wire_bytes(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    @property
+    def exposed_seconds(self) -> float: ...
 
 
 class StepResult(Protocol):
@@ -47,13 +63,26 @@ class StepResult(Protocol):
 
     @property
     def communication_seconds(self) -> float:
+        """From the starts of a step's collectives to their ends."""
+        ...
+
+    @property
+    def exposed_communication_seconds(self) -> float:
         """A step's wait for collectives."""
+        ...
+
+    @property
+    def payload_bytes(self) -> float:
+        """Handed to collectives by a rank in a step."""
         ...
 
     @property
     def wire_bytes(self) -> float:
         """Sent by a rank in a step."""
         ...
+
+    @property
+    def traffic_by_kind(self) -> Mapping[str, KindTrafficResult]: ...
 
 
 class ClassResult(Protocol):

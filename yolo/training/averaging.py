@@ -28,15 +28,21 @@ class WeightAverage:
         self.buffers = [buffer.detach().clone() for buffer in _statistics(trained)]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after a step; the decay grows with the steps, so that the start is soon forgotten."""
-        self.updates += 1
-        current = [_held(parameter) for parameter in self.trained.parameters()]
-        self._approach(self.parameters, current)
-        self._approach(self.buffers, _statistics(self.trained))
+    def update(self, steps: int = 1) -> None:
+        """Take in the weights after a step, or after several for which they were not the same on all ranks.
 
-    def _approach(self, averages: list[torch.Tensor], current: list[torch.Tensor]) -> None:
-        torch._foreach_lerp_(averages, [tensor.detach() for tensor in current], 1 - self.decay)
+        The decay grows with the steps, so that the start is soon forgotten.
+        """
+        self.updates += steps
+        current = [_held(parameter) for parameter in self.trained.parameters()]
+        self._approach(self.parameters, current, steps)
+        self._approach(self.buffers, _statistics(self.trained), steps)
+
+    def _approach(
+        self, averages: list[torch.Tensor], current: list[torch.Tensor], steps: int
+    ) -> None:
+        share = 1 - self.decay**steps
+        torch._foreach_lerp_(averages, [tensor.detach() for tensor in current], share)
 
     @property
     def decay(self) -> float:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
+import torch
 
-from yolo.communication.meter import Traffic
+from yolo.communication.exchange import Exchange
+from yolo.communication.meter import KindTraffic, Traffic
 from yolo.data.dataset import DetectionDataset
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
@@ -23,6 +25,8 @@ from yolo.training.run_directory import STATE, RunDirectory
 
 AVERAGE = "average.safetensors"
 LOSS_SCALER = "loss_scaler"
+RANK_STATE = "exchange-rank-{:05d}.pt"
+"""What one rank alone knows of the exchange, such as its error feedback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,11 @@ class Progress:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> "Progress":
         """The progress that `dataclasses.asdict` wrote down; TypeError or KeyError where it did not."""
-        traffic = Traffic(**raw["total"]["traffic"])
-        return cls(**(raw | {"total": Span(**(raw["total"] | {"traffic": traffic}))}))
+        total = raw["total"]
+        kinds = total["traffic"]["by_kind"].items()
+        by_kind = {kind: KindTraffic(**traffic) for kind, traffic in kinds}
+        traffic = Traffic(**(total["traffic"] | {"by_kind": by_kind}))
+        return cls(**(raw | {"total": Span(**(total | {"traffic": traffic}))}))
 
 
 MUST_STAY = (
@@ -99,6 +106,7 @@ class _State:
 
 def save_checkpoint(
     engine: Any,
+    exchange: Exchange,
     plain: YOLOv5,
     progress: Progress,
     identity: RunIdentity,
@@ -115,8 +123,11 @@ def save_checkpoint(
     engine.save_checkpoint(
         str(run.checkpoints), tag=tag, client_state=client_state, save_latest=False
     )
+    folder = run.checkpoints / tag
+    kept = {"kind": exchange.kind, "state": exchange.rank_state()}
+    torch.save(kept, folder / RANK_STATE.format(dist.get_rank()))
+    dist.barrier()  # `latest` may name it only once all ranks' files are there
     if dist.get_rank() == 0:
-        folder = run.checkpoints / tag
         save_weights(folder / AVERAGE, plain, {})
         _write_whole(folder / STATE, json.dumps(asdict(_State(identity, progress)), indent=1))
         _write_whole(run.checkpoints / "latest", tag)
@@ -127,6 +138,7 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path,
     engine: Any,
+    exchange: Exchange,
     average: WeightAverage,
     plain: YOLOv5,
     identity: RunIdentity,
@@ -151,6 +163,7 @@ def load_checkpoint(
             problem = "DeepSpeed found nothing to load in it"
         elif engine.torch_autocast_z0_gradscaler is not None and LOSS_SCALER in client_state:
             engine.torch_autocast_z0_gradscaler.load_state_dict(client_state[LOSS_SCALER])
+        _load_rank_state(folder / RANK_STATE.format(ranks.rank), exchange, ranks, tell)
         load_weights(folder / AVERAGE, plain, allow_mismatch=False)
     except Exception as error:  # a torn file raises whatever its bytes happen to spell
         problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
@@ -158,6 +171,18 @@ def load_checkpoint(
         raise CheckpointError(_unreadable(folder, problem))
     average.read_from(plain, state.progress.average_updates)
     return state.progress
+
+
+def _load_rank_state(
+    path: Path, exchange: Exchange, ranks: Ranks, tell: Callable[[str], None]
+) -> None:
+    kept = torch.load(path, map_location=ranks.device, weights_only=True)
+    if kept["kind"] == exchange.kind:
+        exchange.load_rank_state(kept["state"])
+    elif ranks.is_first:
+        tell(
+            f"the checkpoint was saved under the exchange {kept['kind']}; {exchange.kind} begins without error feedback"
+        )
 
 
 def _agreed_state(folder: Path, ranks: Ranks) -> _State:

@@ -1,18 +1,35 @@
-"""The one place that calls `deepspeed.initialize`."""
+"""The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
+from yolo.communication.exchange import Exchange, OptimizerExchange
 from yolo.communication.flat import broadcast_from_first
+from yolo.communication.flat_optimizer import FlatOptimizer
+from yolo.communication.local_steps import LocalSteps
+from yolo.communication.onebit_adam import OneBitAdam
+from yolo.communication.onebit_lamb import OneBitLamb
+from yolo.communication.overlapped import OverlappedReducer
+from yolo.communication.powersgd import PowerSGDReducer
+from yolo.communication.zero_one_adam import ZeroOneAdam
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
 from yolo.recipe.schema import Recipe
+from yolo.recipe.sections.optimizer import ONE_BIT
 from yolo.training.ranks import Ranks
 
 ParameterGroup = dict[str, Any]
+ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
+    "OneBitAdam": OneBitAdam,
+    "ZeroOneAdam": ZeroOneAdam,
+    "OneBitLamb": OneBitLamb,
+}
+"""DeepSpeed dropped its own in 0.19.7; it takes ours as an optimizer object, and its JSON names them as before."""
 
 
 def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
@@ -25,24 +42,76 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(ranks.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
-    broadcast_from_first(list(model.buffers()))
+    broadcast_from_first([*model.parameters(), *model.buffers()])
+    groups = parameter_groups(model)
+    optimizer = None
+    if recipe.optimizer.type in ONE_BIT:
+        params = deepspeed_config(recipe)["optimizer"]["params"]
+        optimizer = ONE_BIT_OPTIMIZERS[recipe.optimizer.type](groups, **params)
     try:
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            model_parameters=parameter_groups(model),
-            config=deepspeed_config(recipe),
-            dist_init_required=False,
-        )
+        with _already_broadcast(model):
+            engine, *_ = deepspeed.initialize(
+                model=model,
+                model_parameters=None if optimizer else groups,
+                optimizer=optimizer,
+                config=deepspeed_config(recipe),
+                dist_init_required=False,
+            )
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise LaunchError(
             f"DeepSpeed {deepspeed.__version__} refuses the configuration: {reason}"
         ) from error
-    if recipe.zero.stage == 0:
+    if optimizer is not None:
+        optimizer.attach(engine, recipe.train.gradient_clipping)
+        engine.clip_fp32_gradients = lambda: None  # the optimizer clips what it exchanges
+    elif recipe.zero.stage == 0:
         _guard_and_clip_without_a_collective(engine)
     elif recipe.precision.dtype == "fp16":
         _scale_the_loss_within(engine.optimizer)
     return engine
+
+
+def start_exchange(engine: Any, recipe: Recipe) -> Exchange:
+    """The strategy that a recipe chooses, at work in the engine."""
+    communication = recipe.communication
+    if recipe.optimizer.type in ONE_BIT:
+        return OptimizerExchange(engine.optimizer)
+    if communication.sync_every > 1:
+        return LocalSteps(
+            engine,
+            communication.sync_every,
+            communication.outer_lr,
+            communication.outer_momentum,
+            communication.data_type,
+            communication.outer_one_bit,
+            engine.optimizer.state_dict,
+            engine.optimizer.load_state_dict,
+        )
+    if communication.reducer == "overlapped":
+        assert communication.bucket_size != "auto"
+        return OverlappedReducer(engine, communication.bucket_size, communication.data_type)
+    if communication.reducer == "powersgd":
+        start = communication.powersgd_start_step
+        return PowerSGDReducer(
+            engine, communication.powersgd_rank, None if start == "auto" else start
+        )
+    return Exchange()
+
+
+@contextmanager
+def _already_broadcast(model: nn.Module) -> Iterator[None]:
+    """Spare DeepSpeed's own broadcast, which sends each parameter by itself.
+
+    DeepSpeed 0.19.8 passes over parameters that carry `ds_optim_param`, its mark for those that differ between ranks.
+    """
+    for parameter in model.parameters():
+        parameter.ds_optim_param = True
+    try:
+        yield
+    finally:
+        for parameter in model.parameters():
+            del parameter.ds_optim_param
 
 
 def _guard_and_clip_without_a_collective(engine: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
+from yolo.communication.agreement import check_agreement
+from yolo.communication.exchange import Exchange
 from yolo.data.samples import TrainingBatch, to_network
 from yolo.errors import YoloError
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
@@ -30,23 +32,29 @@ class Loop:
     def __init__(
         self,
         engine: Any,
+        exchange: Exchange,
         criterion: DetectionLoss,
         schedule: Schedule,
         average: WeightAverage,
         recorder: Recorder,
         ranks: Ranks,
         log_every_steps: int,
+        check_weights_every: int,
     ) -> None:
         self.engine = engine
+        self.exchange = exchange
         self.criterion = criterion
         self.schedule = schedule
         self.average = average
         self.recorder = recorder
         self.ranks = ranks
         self.log_every_steps = log_every_steps
+        self.check_weights_every = check_weights_every
         self.overflows = OverflowWatch(engine)
         self.step = 0
         """Optimizer steps taken, those before a resume included."""
+        self._unaveraged = 0
+        """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
 
     def epoch(self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]) -> Iterator[StepLog]:
         """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
@@ -74,10 +82,12 @@ class Loop:
                 assignment = assignment.to(self.ranks.device, non_blocking=True)
                 loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
                 self.engine.backward(loss)
+                self.exchange.finish_gradients()
                 self.engine.step()
                 self.recorder.add_losses(parts.stacked())
+            self.exchange.step_taken()
             if self.overflows.was_step_applied():
-                self.average.update()
+                self._take_into_average(1)
             elif self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS:
                 raise TrainingDiverged(
                     f"step {self.step + 1}: none of the last {MAX_SKIPPED_STEPS} steps could be taken, because their "
@@ -85,10 +95,27 @@ class Loop:
                 )
             self.step += 1
             self.recorder.step_ended()
+            if self.check_weights_every and self.step % self.check_weights_every == 0:
+                self.check_agreement()
             if self.step % self.log_every_steps == 0:
                 yield self._log(rates.lr)
+        self.recorder.step_begins()
+        self.exchange.settle()
+        self.recorder.epoch_settled()
+        self._take_into_average(0)
         if self.recorder.has_steps:
             yield self._log(rates.lr)
+
+    def check_agreement(self) -> None:
+        """Raise RanksDiverged where ranks that should have the same weights do not."""
+        if self.exchange.steps_behind == 0:
+            check_agreement(self.engine.module, f"step {self.step}")
+
+    def _take_into_average(self, steps: int) -> None:
+        self._unaveraged += steps
+        if self._unaveraged and self.exchange.steps_behind == 0:
+            self.average.update(self._unaveraged)
+            self._unaveraged = 0
 
     def _count_matches(self, assignments: Sequence[Assignment]) -> tuple[torch.Tensor, Any]:
         """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up."""

@@ -1,12 +1,13 @@
 """What the steps of a run cost and lost: added up on each rank, then over the ranks, for the log and the summary."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.meter import Traffic, TrafficMeter
+from yolo.communication.meter import KindTraffic, Traffic, TrafficMeter
 from yolo.training.ranks import Ranks
 
 
@@ -25,9 +26,15 @@ class StepLog:
     data_wait_seconds: float
     """A step's wait for images, mean over the ranks."""
     communication_seconds: float
-    """A step's wait for collectives, mean over the ranks."""
+    """From the starts of a step's collectives to their ends, mean over the ranks."""
+    exposed_communication_seconds: float
+    """A step's wait for collectives, mean over the ranks: what computing did not hide."""
+    payload_bytes: float
+    """Handed to collectives by a rank in a step."""
     wire_bytes: float
     """Sent by a rank in a step; as many are received."""
+    traffic_by_kind: Mapping[str, KindTraffic]
+    """The first rank's, a step."""
 
     @property
     def loss(self) -> float:
@@ -62,7 +69,7 @@ class Recorder:
         self.ranks = ranks
         self.global_batch = global_batch
         self.total = Span()
-        """The whole run, also before a resume; seconds and bytes as means over the ranks."""
+        """The whole run, also before a resume; seconds and bytes as means over the ranks, by kind the first rank's."""
         self._span = Span()
         self._losses = torch.zeros(3, device=ranks.device)
         self._started = 0.0
@@ -83,6 +90,10 @@ class Recorder:
         """Stop the step's clock."""
         self._span.steps += 1
         self._span.images += self.global_batch
+        self._span.seconds += time.perf_counter() - self._started
+
+    def epoch_settled(self) -> None:
+        """What the ranks still had to exchange at an epoch's end belongs to its steps."""
         self._span.seconds += time.perf_counter() - self._started
 
     @property
@@ -114,22 +125,27 @@ class Recorder:
             images_per_second=span.images / span.seconds,
             data_wait_seconds=span.data_wait_seconds / span.steps,
             communication_seconds=span.traffic.seconds / span.steps,
+            exposed_communication_seconds=span.traffic.exposed_seconds / span.steps,
+            payload_bytes=span.traffic.payload_bytes / span.steps,
             wire_bytes=span.traffic.wire_bytes / span.steps,
+            traffic_by_kind={
+                kind: traffic.per(span.steps) for kind, traffic in span.traffic.by_kind.items()
+            },
         )
 
     def _add_over_ranks(self, losses: list[float], span: Span) -> tuple[float, float, float]:
-        """The loss parts' sums over the ranks; the span's seconds and bytes become means over them."""
+        """The loss parts' sums over the ranks; the span's seconds and bytes in all become means over them."""
+        traffic = span.traffic
         costs = [
-            span.seconds,
-            span.data_wait_seconds,
-            span.traffic.seconds,
-            span.traffic.wire_bytes,
+            *(span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),
+            *(traffic.payload_bytes, traffic.wire_bytes),
         ]
         sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.ranks.device)
         if self.ranks.world_size > 1:
             dist.all_reduce(sums)
-            self.meter.take()  # the log's own 56 bytes are not the training's
+            self.meter.take()  # the log's own few bytes are not the training's
         box, obj, cls, *costs = sums.tolist()
         means = [cost / self.ranks.world_size for cost in costs]
-        span.seconds, span.data_wait_seconds, span.traffic.seconds, span.traffic.wire_bytes = means
+        span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds = means[:4]
+        traffic.payload_bytes, traffic.wire_bytes = means[4:]
         return box, obj, cls

@@ -18,7 +18,7 @@ from yolo.recipe.effective import effective_yaml
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, RunIdentity, load_checkpoint, save_checkpoint
 from yolo.training.datasets import open_datasets
-from yolo.training.engine import start_engine
+from yolo.training.engine import start_engine, start_exchange
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
@@ -74,16 +74,18 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     plain.to(ranks.device).requires_grad_(False)
 
     engine = start_engine(model, recipe, ranks)
+    exchange = start_exchange(engine, recipe)
     average = WeightAverage(engine.module, recipe.train)
     loader = TrainingLoader(datasets.train, recipe, ranks.rank, ranks.world_size)
     schedule = Schedule(recipe, len(loader))
+    exchange.plan(schedule.warmup_steps, schedule.steps)
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     progress = Progress()
     identity = RunIdentity.of(recipe, datasets.train, ranks)
     if checkpoint is not None:
         progress = load_checkpoint(
-            checkpoint, engine, average, plain, identity, ranks, narrator.tell
+            checkpoint, engine, exchange, average, plain, identity, ranks, narrator.tell
         )
         recorder.total = progress.total
         narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
@@ -95,8 +97,18 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
 
     criterion = _criterion(plain, recipe)
     loop = Loop(
-        engine, criterion, schedule, average, recorder, ranks, recipe.tracking.log_every_steps
+        engine,
+        exchange,
+        criterion,
+        schedule,
+        average,
+        recorder,
+        ranks,
+        log_every_steps=recipe.tracking.log_every_steps,
+        check_weights_every=recipe.communication.check_weights_every,
     )
+    loop.step = progress.steps_done
+    loop.check_agreement()
     judge = Judge(datasets, recipe, ranks, run)
 
     if ranks.is_first:
@@ -107,10 +119,14 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     started = time.perf_counter() - progress.wall_seconds
     narrator.training_starts(schedule.steps, progress.steps_done)
     verdict = None
+    phase = ""
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         meter.take()  # evaluations and checkpoints are not training
         for log in loop.epoch(progress.steps_done, loader.epoch(epoch)):
             narrator.step(log)
+            if exchange.phase != phase:
+                phase = exchange.phase
+                narrator.tell(f"step {log.step}: ranks exchange {phase}")
         done = epoch + 1
         is_last = done == recipe.train.epochs
         must_judge = is_last or done % recipe.evaluation.every_epochs == 0
@@ -133,7 +149,8 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         if must_save:
             if ranks.is_first:
                 judge.save(plain, run.last_weights)
-            save_checkpoint(engine, plain, progress, identity, run, recipe.checkpoint.keep)
+            loop.check_agreement()
+            save_checkpoint(engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
@@ -204,9 +221,14 @@ def _summary(
         step_seconds=seconds / steps,
         data_wait_seconds_per_step=total.data_wait_seconds / steps,
         communication_seconds_per_step=total.traffic.seconds / steps,
+        exposed_communication_seconds_per_step=total.traffic.exposed_seconds / steps,
+        payload_bytes_per_step_per_rank=total.traffic.payload_bytes / steps,
         wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
         wire_bytes_per_rank=total.traffic.wire_bytes,
         collectives_per_step=total.traffic.calls / steps,
+        traffic_by_kind={
+            kind: traffic.per(steps) for kind, traffic in total.traffic.by_kind.items()
+        },
         resumed_from_epoch=resumed_from,
         deepspeed_version=deepspeed.__version__,
         torch_version=torch.__version__,

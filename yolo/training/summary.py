@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from yolo.communication.meter import KindTraffic
 from yolo.training.run_directory import RunDirectory
 
 
@@ -27,12 +28,18 @@ class RunSummary:
     step_seconds: float
     data_wait_seconds_per_step: float
     communication_seconds_per_step: float
-    """A rank's wait for collectives in a training step, mean over the ranks."""
+    """From the starts of a training step's collectives to their ends, mean over the ranks."""
+    exposed_communication_seconds_per_step: float
+    """A rank's wait for collectives in a training step, mean over the ranks: what computing did not hide."""
+    payload_bytes_per_step_per_rank: float
+    """Handed to collectives in a training step."""
     wire_bytes_per_step_per_rank: float
     """Sent in a training step; as many are received."""
     wire_bytes_per_rank: float
     """Sent in all training steps."""
     collectives_per_step: float
+    traffic_by_kind: dict[str, KindTraffic]
+    """The first rank's in a training step, by kind of collective."""
     resumed_from_epoch: int
     deepspeed_version: str
     torch_version: str
@@ -45,7 +52,8 @@ class RunSummary:
 
     def rows(self, run: RunDirectory, wandb_directory: Path | None) -> list[tuple[str, str]]:
         """What the closing table shows."""
-        share = self.communication_seconds_per_step / self.step_seconds if self.step_seconds else 0
+        exposed_seconds = self.exposed_communication_seconds_per_step
+        share = exposed_seconds / self.step_seconds if self.step_seconds else 0
         return [
             ("AP", f"{_number(self.ap)} (best {_number(self.best_ap)})"),
             ("AP50", _number(self.ap50)),
@@ -60,9 +68,9 @@ class RunSummary:
             ("waiting for data", f"{self.data_wait_seconds_per_step * 1000:.1f} ms a step"),
             (
                 "communication",
-                f"{self.communication_seconds_per_step * 1000:.1f} ms a step ({share:.0%}) in "
-                f"{self.collectives_per_step:.0f} collectives, "
-                f"{self.communication_seconds_per_step * self.steps:.1f} s in all",
+                f"{exposed_seconds * 1000:.1f} ms a step waited for ({share:.0%}), of "
+                f"{self.communication_seconds_per_step * 1000:.1f} ms under way, in "
+                f"{self.collectives_per_step:.0f} collectives; {exposed_seconds * self.steps:.1f} s waited in all",
             ),
             (
                 "each rank sent",

@@ -1,0 +1,60 @@
+"""Many tensors as one vector of equal blocks, none of which two tensors share."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+BLOCK = 512
+"""Elements that share a scale of 4 bytes: 1/16 on top of their signs. See BLOCK's measurement in the README."""
+
+
+class BlockLayout:
+    """Where each of some tensors lies in a padded vector, which `shards` ranks can divide among them by whole blocks.
+
+    Each tensor begins a block of its own, because a scale that a BatchNorm's weights shared with a convolution's would
+    fit neither.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor], shards: int, block: int = BLOCK) -> None:
+        self.block = block
+        self.shapes = [tensor.shape for tensor in tensors]
+        self.sizes = [tensor.numel() for tensor in tensors]
+        blocks = [-(-size // block) for size in self.sizes]
+        self.starts = [0]
+        for count in blocks:
+            self.starts.append(self.starts[-1] + count * block)
+        total = -(-sum(blocks) // shards) * shards
+        self.length = total * block
+        """Elements of the vector, padding included: a multiple of shards x block."""
+        self.device = tensors[0].device
+
+        is_real = torch.zeros(self.length, dtype=torch.bool)
+        for start, size in zip(self.starts, self.sizes, strict=False):
+            is_real[start : start + size] = True
+        self.is_real = is_real.to(self.device)
+        """(length,) False where padding is."""
+        self.counts = self.is_real.view(-1, block).sum(1).clamp_(min=1)
+        """(length / block,) elements that are no padding, at least 1."""
+
+    def vector(self, dtype: torch.dtype) -> torch.Tensor:
+        """Zeros (length,)."""
+        return torch.zeros(self.length, dtype=dtype, device=self.device)
+
+    def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """The part of a vector that each tensor has, in the tensor's own shape; they share the vector's memory."""
+        return [
+            vector[start : start + size].view(shape)
+            for start, size, shape in zip(self.starts, self.sizes, self.shapes, strict=False)
+        ]
+
+    def spans(self, lengths: Sequence[int]) -> list[slice]:
+        """The part of the vector that each of some runs of tensors has, their padding included.
+
+        The last one holds the vector's own padding too.
+        """
+        ends = [0]
+        for length in lengths:
+            ends.append(ends[-1] + length)
+        edges = [self.starts[end] for end in ends[:-1]] + [self.length]
+        return [slice(start, end) for start, end in pairwise(edges)]

@@ -1,0 +1,79 @@
+"""How the steps that ranks compute become one: the interface of a strategy, and the two that need no code of their own.
+
+A strategy is chosen in `training/engine.py`. The loop calls it at three places, in this order: gradients are computed,
+a step was taken, an epoch is over.
+"""
+
+from typing import Any
+
+from yolo.communication.flat_optimizer import FlatOptimizer
+
+
+class Exchange:
+    """Leaves everything to DeepSpeed; the others say what they do instead."""
+
+    kind = "deepspeed"
+    """Whose state a checkpoint holds."""
+
+    @property
+    def steps_behind(self) -> int:
+        """Steps since all ranks had the same weights; 0 when they have."""
+        return 0
+
+    @property
+    def phase(self) -> str:
+        """What is exchanged at present, where that changes in the course of a run; a few words."""
+        return ""
+
+    def plan(self, warmup_steps: int, steps: int) -> None:
+        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run."""
+
+    def finish_gradients(self) -> None:
+        """Called after each backward, before the engine's step; collective at an accumulation's end."""
+
+    def step_taken(self) -> None:
+        """Called after each optimizer step, also one that was left out; may be collective."""
+
+    def settle(self) -> None:
+        """Make weights the same on all ranks where they are not; collective."""
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this rank alone knows; a checkpoint keeps it, so that a resumed run equals one that never stopped."""
+        return {}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Take up what `rank_state` returned on the same rank."""
+
+
+class OptimizerExchange(Exchange):
+    """The optimizer exchanges momentum itself."""
+
+    def __init__(self, optimizer: FlatOptimizer) -> None:
+        self.optimizer = optimizer
+        self.kind = type(optimizer).__name__
+
+    @property
+    def steps_behind(self) -> int:
+        """See `Exchange.steps_behind`."""
+        return self.optimizer.steps_behind
+
+    @property
+    def phase(self) -> str:
+        """See `Exchange.phase`."""
+        return self.optimizer.phase
+
+    def plan(self, warmup_steps: int, steps: int) -> None:
+        """See `Exchange.plan`."""
+        self.optimizer.plan(warmup_steps, steps)
+
+    def settle(self) -> None:
+        """See `Exchange.settle`."""
+        self.optimizer.settle()
+
+    def rank_state(self) -> dict[str, Any]:
+        """See `Exchange.rank_state`."""
+        return self.optimizer.rank_state()
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """See `Exchange.load_rank_state`."""
+        self.optimizer.load_rank_state(state)

@@ -1,0 +1,121 @@
+"""1-bit Adam: Adam until its second moment is stable, then momentum at one bit an element.
+
+H. Tang et al., "1-bit Adam: Communication Efficient Large-Scale Training with Adam's Convergence Speed", ICML 2021,
+algorithm 1. Differences, each for a reason: both moments are bias-corrected, so that the first steps are Adam's; weight
+decay is decoupled, as in AdamW; a scale belongs to a block, not to the whole network; the frozen second moment has a
+floor (`VARIANCE_FLOOR`).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+
+from yolo.communication.flat_optimizer import FlatOptimizer
+from yolo.communication.freezing import VarianceWatch
+
+
+class OneBitAdam(FlatOptimizer):
+    """After `freeze_step` steps a rank sends two messages of one bit an element instead of two of 32.
+
+    Args:
+        params: parameters or groups of them; betas and eps are the first group's.
+        lr: learning rate.
+        betas: decay of the first and of the second moment.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled, times lr.
+        freeze_step: steps of plain Adam, or "auto": until the second moment is stable (`VarianceWatch`).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        freeze_step: int | Literal["auto"] = "auto",
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"frozen_at": None})
+        self.freeze_step = freeze_step
+        self.denominator = torch.empty_like(self.variance)
+        self._watch: VarianceWatch | None = None
+
+    def plan(self, warmup_steps: int, steps: int) -> None:
+        """See `FlatOptimizer.plan`."""
+        if self.freeze_step == "auto":
+            self._watch = VarianceWatch(self.param_groups[0]["betas"][1], warmup_steps, steps)
+
+    @property
+    def frozen_at(self) -> int | None:
+        """The number of steps after which the second moment was frozen; None before."""
+        step: int | None = self.param_groups[0]["frozen_at"]
+        return step
+
+    @property
+    def wants_averaged_gradients(self) -> bool:
+        """See `FlatOptimizer.wants_averaged_gradients`."""
+        return self.frozen_at is None
+
+    @property
+    def phase(self) -> str:
+        """See `FlatOptimizer.phase`."""
+        since = "" if self.frozen_at is None else f" since step {self.frozen_at}"
+        return super().phase + since
+
+    def advance(self, norm: torch.Tensor) -> None:
+        """See `FlatOptimizer.advance`."""
+        beta1, beta2 = self.param_groups[0]["betas"]
+        step = self.step_count + 1
+        if self.frozen_at is None:
+            if not self.note_averaged(norm):
+                return
+            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
+            self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
+            self._set_denominator(step)
+        else:
+            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
+            if not self.note_local(self.compressed.average(self.momentum, norm)):
+                return
+        torch.div(self.momentum, self.denominator, out=self.update)
+        for span, group in zip(self.spans, self.param_groups, strict=True):
+            self.update[span].mul_(-group["lr"] / (1 - beta1**step))
+            self.move(span, group)
+
+    def after_step(self) -> None:
+        """Freeze when it is time."""
+        step = self.step_count
+        if self.frozen_at is None and self._is_time(step):
+            for group in self.param_groups:
+                group["frozen_at"] = step
+            self.frozen_denominator(step, out=self.denominator)
+
+    def _is_time(self, step: int) -> bool:
+        if self.freeze_step != "auto":
+            return step >= self.freeze_step
+        if self._watch is None:
+            return False
+        correction = 1 - self.param_groups[0]["betas"][1] ** step
+        return self._watch.is_stable(step, float(self.variance.sum()) / correction)
+
+    def _set_denominator(self, step: int) -> None:
+        _, beta2 = self.param_groups[0]["betas"]
+        torch.div(self.variance, 1 - beta2**step, out=self.denominator)
+        self.denominator.sqrt_().add_(self.param_groups[0]["eps"])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `FlatOptimizer.load_state_dict`."""
+        super().load_state_dict(state_dict)
+        if self.frozen_at is not None:
+            self.frozen_denominator(self.frozen_at, out=self.denominator)
+
+    def rank_state(self) -> dict[str, Any]:
+        """See `FlatOptimizer.rank_state`."""
+        return super().rank_state() | {"norms": self._watch.state() if self._watch else []}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """See `FlatOptimizer.load_rank_state`."""
+        super().load_rank_state(state)
+        if self._watch is not None:
+            self._watch.load(state["norms"])

@@ -1,0 +1,94 @@
+"""PowerSGD: each gradient matrix as the product of two narrow ones, with error feedback.
+
+T. Vogels et al., "PowerSGD: Practical Low-Rank Gradient Compression", NeurIPS 2019; torch's own communication hook does
+it, made for its DDP. It sends the second factor from a callback of the first. With gloo such callbacks come in another
+order on each rank when several buckets are under way, so the network is one bucket, sent after backward: at rank 2 it
+is less than a hundredth of the gradients.
+"""
+
+from typing import Any
+
+import torch
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+
+from yolo.communication.exchange import Exchange
+from yolo.communication.overlapped import AccumulatingEngine, Bucket
+
+EARLIEST_START = 10
+"""torch's hook wants two steps at least before it begins; the first gradients are of no network worth following."""
+
+
+class PowerSGDReducer(Exchange):
+    """Averages gradients at rank `rank` from step `start_step` on (None: the end of the learning rate's warm-up)."""
+
+    kind = "powersgd"
+
+    def __init__(self, engine: AccumulatingEngine, rank: int, start_step: int | None) -> None:
+        engine.enable_backward_allreduce = False
+        self.engine = engine
+        self.start_step = start_step
+        parameters = [p for p in engine.module.parameters() if p.requires_grad]
+        self.bucket = _DdpBucket(Bucket(parameters, parameters[0].dtype))
+        self.state = PowerSGDState(
+            process_group=None,
+            matrix_approximation_rank=rank,
+            start_powerSGD_iter=max(2, start_step or EARLIEST_START),
+            min_compression_rate=1,
+            orthogonalization_epsilon=1e-8,  # a dead filter's column is 0
+        )
+
+    @property
+    def phase(self) -> str:
+        """See `Exchange.phase`."""
+        has_begun = self.state.iter >= self.state.start_powerSGD_iter
+        rank = self.state.matrix_approximation_rank
+        return f"gradients at rank {rank}" if has_begun else "whole gradients"
+
+    def plan(self, warmup_steps: int, steps: int) -> None:
+        """See `Exchange.plan`."""
+        if self.start_step is None:
+            self.state.start_powerSGD_iter = max(EARLIEST_START, warmup_steps)
+
+    def finish_gradients(self) -> None:
+        """See `Exchange.finish_gradients`."""
+        if self.engine.is_gradient_accumulation_boundary():
+            self.bucket.held.fill()
+            mean = powerSGD_hook(self.state, self.bucket).wait()  # type: ignore[arg-type]
+            self.bucket.held.vector.copy_(mean)
+            self.bucket.held.hand_back()
+
+    def rank_state(self) -> dict[str, Any]:
+        """See `Exchange.rank_state`."""
+        state = self.state
+        return {
+            "iter": state.iter,
+            "errors": dict(state.error_dict),
+            "p": dict(state.p_memory_dict),
+            "q": dict(state.q_memory_dict),
+        }
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """See `Exchange.load_rank_state`."""
+        self.state.iter = state["iter"]
+        self.state.error_dict.update(state["errors"])
+        self.state.p_memory_dict.update(state["p"])
+        self.state.q_memory_dict.update(state["q"])
+
+
+class _DdpBucket:
+    """A bucket, asked as torch's `GradBucket` is."""
+
+    def __init__(self, held: Bucket) -> None:
+        self.held = held
+
+    def index(self) -> int:
+        return 0
+
+    def is_last(self) -> bool:
+        return True
+
+    def buffer(self) -> torch.Tensor:
+        return self.held.vector
+
+    def gradients(self) -> list[torch.Tensor]:
+        return self.held.views
