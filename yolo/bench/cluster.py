@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from yolo.bench.host import Holder, Host
+from yolo.bench.host import WITHOUT_IPV6, Holder, Host
 from yolo.errors import BenchError
 
 NETWORK = "10.77.0"
@@ -21,8 +21,8 @@ MOST_HOSTS = 64
 REPOSITORY = Path(__file__).parents[2]
 
 BURST_SECONDS = 0.2e-3
-"""Of the rate: what the shaper lets pass at once after an idle time. With much more, the links would be faster than asked for at the
-start of every message, which flatters whatever sends small ones; with less, a late timer of the kernel costs rate."""
+"""What the shaper lets pass at once after an idle time, as seconds of the rate. With much more, every message would start
+faster than asked for, which flatters whatever sends small ones; with less, a late timer of the kernel costs rate."""
 LEAST_BURST_BYTES = 1600
 """One frame, with something to spare; tbf passes nothing that is bigger than its burst."""
 QUEUE_BYTES = 256 * 2**20
@@ -73,7 +73,7 @@ class EmulatedCluster:
         addresses = {f"node{k}": f"{NETWORK}.{k + 1}" for k in range(self._number)}
         hostfile = "".join(f"{name} slots=1\n" for name in addresses)
         names = "".join(f"{address} {name}\n" for name, address in addresses.items())
-        switch = Holder(["--net"], _WITHOUT_IPV6)
+        switch = Holder(["--net"], WITHOUT_IPV6)
         stack.callback(switch.close)
         switch.configure(
             "ip", ["link add bridge0 type bridge mcast_snooping 0", "link set bridge0 up"]
@@ -182,7 +182,7 @@ class EmulatedCluster:
 
     def _wait_briefly(self, processes: "Sequence[subprocess.Popen[bytes]]") -> None:
         end = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < end and any(process.poll() is None for process in processes):
+        while time.monotonic() < end and None in [process.poll() for process in processes]:
             time.sleep(POLL_SECONDS)
 
     def _kill(self, processes: "Sequence[subprocess.Popen[bytes]]") -> None:
@@ -195,12 +195,6 @@ class EmulatedCluster:
         host, path = self._outputs[process]
         end = path.read_text(errors="replace")[-TAIL_CHARACTERS:].strip()
         return f"{host.name}: {what}; {path} ends with:\n{end}"
-
-
-_WITHOUT_IPV6 = """
-for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do [ ! -e "$file" ] || echo 1 > "$file"; done
-"""
-"""Its neighbour discovery would send frames that no program asked for."""
 
 
 def _shaper(interface: str, mbps: float) -> str:

@@ -24,7 +24,12 @@ END_SECONDS = 10.0
 HOLD = "echo; read -r _ || true"
 """Says that the namespaces exist, then stays until the owner closes the pipe or is gone."""
 
-SETTLE = """
+WITHOUT_IPV6 = """
+for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do [ ! -e "$file" ] || echo 1 > "$file"; done
+"""
+"""Its neighbour discovery would send frames that no program asked for."""
+
+SETTLE = f"""{WITHOUT_IPV6}
 echo "$0" > /proc/sys/kernel/hostname
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /dev/shm

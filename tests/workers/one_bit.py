@@ -1,0 +1,81 @@
+"""The 1-bit optimizers on made-up gradients in float64: every rank's weights after each step.
+
+The worker stands in for DeepSpeed's engine: it averages gradients where the optimizer wants them averaged.
+"""
+
+import json
+from typing import Any
+
+import deepspeed.comm as dist
+import numpy as np
+import torch
+
+from tests.communication import made_up
+from tests.workers.arguments import worker_arguments
+from yolo.communication.flat_optimizer import FlatOptimizer
+from yolo.communication.onebit_adam import OneBitAdam
+from yolo.communication.onebit_lamb import OneBitLamb
+from yolo.communication.zero_one_adam import ZeroOneAdam
+from yolo.recipe import prepare
+from yolo.training.ranks import join, leave
+
+STEPS = 40
+
+
+class StandIn:
+    enable_backward_allreduce = True
+
+
+def weights_after_each_step(
+    kind: type[FlatOptimizer], settings: dict[str, Any], rank: int
+) -> list[list[list[float]]]:
+    parameters = [
+        torch.nn.Parameter(torch.from_numpy(values).view(shape))
+        for values, shape in zip(made_up.start(), made_up.SHAPES, strict=True)
+    ]
+    groups = [
+        {"params": [parameters[k] for k in members], "lr": lr, "weight_decay": decay}
+        for members, lr, decay in zip(made_up.GROUPS, made_up.RATES, made_up.DECAYS, strict=True)
+    ]
+    optimizer = kind(groups, betas=(0.9, 0.99), **settings)
+    engine = StandIn()
+    optimizer.attach(engine, clipping=0.0)
+    history = []
+    for step in range(1, STEPS + 1):
+        now = [parameter.detach().numpy().reshape(-1) for parameter in parameters]
+        for parameter, values in zip(parameters, made_up.gradient(rank, step, now), strict=True):
+            parameter.grad = torch.from_numpy(values).view(parameter.shape)
+            if engine.enable_backward_allreduce:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
+        optimizer.step()
+        history.append([np.array(p.detach()).reshape(-1).tolist() for p in parameters])
+    return history
+
+
+def main() -> None:
+    options = worker_arguments().parse_args()
+    recipe = prepare("recipes/demo.yaml", ["train.global_batch=16"], world_size=2).resolved.recipe
+    ranks = join(recipe)
+    found = {
+        "OneBitAdam": weights_after_each_step(OneBitAdam, {"freeze_step": 12}, ranks.rank),
+        "OneBitLamb": weights_after_each_step(OneBitLamb, {"freeze_step": 12}, ranks.rank),
+        "ZeroOneAdam": weights_after_each_step(
+            ZeroOneAdam,
+            {
+                "var_freeze_step": 14,
+                "var_update_scaler": 4,
+                "local_step_scaler": 6,
+                "local_step_clipper": 4,
+            },
+            ranks.rank,
+        ),
+    }
+    of_ranks: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(of_ranks, found)
+    if ranks.is_first:
+        options.out.write_text(json.dumps(of_ranks))
+
+
+main()
+leave()
