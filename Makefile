@@ -6,15 +6,17 @@ WEIGHTS ?= runs/demo/latest/weights/best.safetensors
 DATA ?= data/demo/annotations/instances_val.json
 IMAGES ?= data/demo/images/val-0000.jpg
 OUT ?= runs/detect
+HOSTS ?= 2
+BANDWIDTH ?= 100
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make train RECIPE=recipes/bccd.yaml SET="data.root=/path/to/bccd train.epochs=30"'
 
@@ -51,6 +53,9 @@ recipes: setup ## list the recipes, one line each
 
 schema: setup ## print the reference of all recipe keys
 	@$(PYTHON) -m yolo schema
+
+bench-cluster: demo ## train RECIPE briefly on HOSTS emulated hosts with links of BANDWIDTH Mbit/s (as root)
+	@$(PYTHON) -m yolo.bench --hosts $(HOSTS) --bandwidth $(BANDWIDTH) $(RECIPE) $(SET)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests

@@ -17,9 +17,7 @@ def start() -> list[NDArray[np.float64]]:
     return [generator.standard_normal(int(np.prod(shape))) for shape in SHAPES]
 
 
-def gradient(
-    rank: int, step: int, weights: list[NDArray[np.float64]]
-) -> list[NDArray[np.float64]]:
+def gradient(rank: int, step: int, weights: list[NDArray[np.float64]]) -> list[NDArray[np.float64]]:
     """Of a bowl whose middle each rank sees elsewhere, with noise, each tensor at a magnitude of its own."""
     generator = np.random.default_rng(1000 * step + rank)
     return [

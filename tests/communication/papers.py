@@ -171,15 +171,11 @@ def zero_one_adam(
                 step = s.rates[i] / (1 - s.beta1**t)
                 m[rank][i] = s.beta1 * m[rank][i] + (1 - s.beta1) * gradients[rank][i]
                 u[rank][i] = u[rank][i] + step * m[rank][i]
-                x[rank][i] = (
-                    x[rank][i] * (1 - s.rates[i] * s.decays[i]) - step * m[rank][i] / d[i]
-                )
+                x[rank][i] = x[rank][i] * (1 - s.rates[i] * s.decays[i]) - step * m[rank][i] / d[i]
         if t in exchanging:
             ubar = [each / r for each, r in zip(u[0], rate, strict=True)]
             if t not in renewing:
-                ubar = exchange(
-                    [[each / r for each, r in zip(of, rate, strict=True)] for of in u]
-                )
+                ubar = exchange([[each / r for each, r in zip(of, rate, strict=True)] for of in u])
             together = [anchor[i] * kept[i] - rate[i] * ubar[i] / d[i] for i in tensors]
             anchor = together
             for rank in range(ranks):
@@ -220,13 +216,13 @@ def one_bit_lamb(
     v = [np.zeros_like(each) for each in x]
     c_avg = [0.0 for _ in tensors]
     r = [1.0 for _ in tensors]
+    fresh = v
     exchange = OneBitAllReduce(ranks)
     history = []
     for t in range(1, steps + 1):
         gradients = [gradient(rank, t, x) for rank in range(ranks)]
         moved = [
-            [s.beta1 * a + (1 - s.beta1) * b for a, b in zip(m, g, strict=True)]
-            for g in gradients
+            [s.beta1 * a + (1 - s.beta1) * b for a, b in zip(m, g, strict=True)] for g in gradients
         ]
         before = m
         is_warm = t <= freeze_step

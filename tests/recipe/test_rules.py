@@ -50,6 +50,22 @@ WARNINGS = [
         "data: {augmentation: {mosaic: 0, mixup: 0.5}}",
         "data.augmentation.mixup: has no effect: data.augmentation.mosaic is 0",
     ),
+    (
+        "optimizer: {type: OneBitAdam}\ncommunication: {reducer: overlapped}",
+        "communication.reducer: has no effect: OneBitAdam exchanges momentum itself",
+    ),
+    (
+        "communication: {sync_every: 8, reducer: powersgd}",
+        "weights are exchanged, not gradients",
+    ),
+    ("communication: {bucket_size: 9}", "has no effect: communication.reducer is deepspeed"),
+    ("communication: {powersgd_rank: 4}", "has no effect: communication.reducer is deepspeed"),
+    (
+        "communication: {reducer: powersgd, data_type: bf16}",
+        "PowerSGD sends its factors in the gradients' own type",
+    ),
+    ("communication: {outer_lr: 1.0}", "has no effect: communication.sync_every is 1"),
+    ("communication: {reducer: overlapped, bucket_size: 1e6}", "next to nothing is hidden"),
     ("deepspeed: {comms_logger: {enabled: true}}", "makes every collective wait"),
     ("deepspeed: {flops_profiler: {enabled: true}}", "waits for the device at every step"),
 ]
@@ -64,6 +80,27 @@ ERRORS = [
     ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
     ("zero: {stage: 1, offload_optimizer: cpu}", "set optimizer.type to AdamW"),
     ("zero: {stage: 2}\ndeepspeed: {prescale_gradients: true}", "refuses it at stage 2"),
+    *(
+        (f"zero: {{stage: 1}}\noptimizer: {{type: {kind}}}", "set zero.stage to 0, or optimizer")
+        for kind in ("OneBitAdam", "ZeroOneAdam", "OneBitLamb")
+    ),
+    (
+        "optimizer: {type: ZeroOneAdam}\nprecision: {dtype: fp16}",
+        "set bf16 or fp32 for ZeroOneAdam",
+    ),
+    (
+        "optimizer: {type: OneBitAdam}\ncommunication: {sync_every: 4}",
+        "decides itself when ranks exchange",
+    ),
+    (
+        "zero: {stage: 1}\ncommunication: {reducer: overlapped}",
+        "set zero.stage to 0 for overlapped",
+    ),
+    ("zero: {stage: 2}\ncommunication: {sync_every: 4}", "trains whole weights by itself"),
+    (
+        "precision: {dtype: fp16}\ncommunication: {sync_every: 4}",
+        "on one rank and not on another",
+    ),
     (
         "zero: {stage: 1}\ndeepspeed: {zero_optimization: {compute_grad_norm: false}}",
         "clipping needs the norm",

@@ -1,9 +1,9 @@
 """Whether all ranks hold the same weights: a silent divergence is found, and named."""
 
+import deepspeed.comm as dist
 import torch
 from torch import nn
 
-import deepspeed.comm as dist
 from yolo.errors import YoloError
 
 _MULTIPLIER = 0x9E3779B97F4A7C15 - 2**64
@@ -42,7 +42,9 @@ def check_agreement(model: nn.Module, when: str) -> None:
     apart = every.ne(usual)  # (ranks, parameters)
     if not bool(apart.any()):
         return
-    names = [name for (name, _), is_apart in zip(named, apart.any(0).tolist(), strict=True) if is_apart]
+    names = [
+        name for (name, _), is_apart in zip(named, apart.any(0).tolist(), strict=True) if is_apart
+    ]
     who = [rank for rank, is_apart in enumerate(apart.any(1).tolist()) if is_apart]
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     raise RanksDiverged(

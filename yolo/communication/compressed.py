@@ -88,9 +88,7 @@ class _Message:
     @classmethod
     def of(cls, rows: int, blocks: int, block: int, device: torch.device) -> "_Message":
         words = _FLOAT * (1 + blocks)
-        memory = torch.zeros(
-            rows, words + blocks * block // 8, dtype=torch.uint8, device=device
-        )
+        memory = torch.zeros(rows, words + blocks * block // 8, dtype=torch.uint8, device=device)
         return cls(memory, memory[:, :words].view(torch.float32), memory[:, words:])
 
 
@@ -113,9 +111,7 @@ class _Bucket:
         part = server_error.numel()
         mine = slice(owner.rank * part, (owner.rank + 1) * part)
         self.worker_side = _Compression(counts, is_real, block)
-        self.server_side = _Compression(
-            counts.view(ranks, -1)[owner.rank], is_real[mine], block
-        )
+        self.server_side = _Compression(counts.view(ranks, -1)[owner.rank], is_real[mine], block)
         blocks = part // block
         self.outgoing = _Message.of(ranks, blocks, block, device)
         self.incoming = _Message.of(ranks, blocks, block, device)
@@ -188,7 +184,9 @@ class _Compression:
         self, compensated: torch.Tensor, scratch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales (n / block,) in fp32 and packed signs (n / 8,); `compensated` (n,) becomes the error."""
-        if self.padding is not None:  # no sign says 0, and the scales would take what was received for values
+        if (
+            self.padding is not None
+        ):  # no sign says 0, and the scales would take what was received for values
             compensated.masked_fill_(self.padding, 0)
         values = compensated.view(-1, self.block)
         scratch = scratch.view(-1, self.block)

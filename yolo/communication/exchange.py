@@ -25,8 +25,12 @@ class Exchange:
         """What is exchanged at present, where that changes in the course of a run; a few words."""
         return ""
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
-        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run."""
+    def plan(self, warmup_steps: int, steps: int) -> str:
+        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run.
+
+        Returns what the user should know of it: a strategy whose time never comes; else nothing.
+        """
+        return ""
 
     def finish_gradients(self) -> None:
         """Called after each backward, before the engine's step; collective at an accumulation's end."""
@@ -62,9 +66,9 @@ class OptimizerExchange(Exchange):
         """See `Exchange.phase`."""
         return self.optimizer.phase
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
+    def plan(self, warmup_steps: int, steps: int) -> str:
         """See `Exchange.plan`."""
-        self.optimizer.plan(warmup_steps, steps)
+        return self.optimizer.plan(warmup_steps, steps)
 
     def settle(self) -> None:
         """See `Exchange.settle`."""

@@ -32,7 +32,9 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults | {"step": 0})
-        self.parameters = [p for group in self.param_groups for p in group["params"]]
+        self.parameters: list[torch.Tensor] = [
+            p for group in self.param_groups for p in group["params"]
+        ]
         first = self.parameters[0]
         self.layout = BlockLayout(self.parameters, dist.get_world_size())
         self.spans = self.layout.spans([len(group["params"]) for group in self.param_groups])
@@ -66,8 +68,12 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.clipping = clipping
         self.switch_exchange()
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
-        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run."""
+    def plan(self, warmup_steps: int, steps: int) -> str:
+        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run.
+
+        Returns a warning where the run is over before anything is compressed, else nothing.
+        """
+        raise NotImplementedError
 
     @property
     def wants_averaged_gradients(self) -> bool:
@@ -82,7 +88,9 @@ class FlatOptimizer(torch.optim.Optimizer):
     @property
     def phase(self) -> str:
         """What is exchanged at present, in a few words."""
-        return "whole gradients" if self.wants_averaged_gradients else "momentum at 1 bit an element"
+        return (
+            "whole gradients" if self.wants_averaged_gradients else "momentum at 1 bit an element"
+        )
 
     def settle(self) -> None:
         """Make weights the same on all ranks where they are not; collective."""
@@ -157,7 +165,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _of_group(
         self, span: slice, group: dict[str, Any]
-    ) -> tuple[list[torch.Tensor], list[torch.nn.Parameter]]:
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         first = self.spans.index(span)
         before = sum(len(other["params"]) for other in self.param_groups[:first])
         return self._updates[before : before + len(group["params"])], group["params"]

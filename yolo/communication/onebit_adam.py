@@ -42,10 +42,18 @@ class OneBitAdam(FlatOptimizer):
         self.denominator = torch.empty_like(self.variance)
         self._watch: VarianceWatch | None = None
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
+    def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
         if self.freeze_step == "auto":
             self._watch = VarianceWatch(self.param_groups[0]["betas"][1], warmup_steps, steps)
+        elif self.freeze_step >= steps:
+            return f"optimizer.freeze_step {self.freeze_step}: the run has {steps} steps, so nothing is ever compressed"
+        elif self.freeze_step < warmup_steps:
+            return (
+                f"optimizer.freeze_step {self.freeze_step}: the learning rate rises for {warmup_steps} steps, and a second "
+                "moment frozen before that is too small for what follows"
+            )
+        return ""
 
     @property
     def frozen_at(self) -> int | None:

@@ -44,10 +44,14 @@ class PowerSGDReducer(Exchange):
         rank = self.state.matrix_approximation_rank
         return f"gradients at rank {rank}" if has_begun else "whole gradients"
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
+    def plan(self, warmup_steps: int, steps: int) -> str:
         """See `Exchange.plan`."""
         if self.start_step is None:
             self.state.start_powerSGD_iter = max(EARLIEST_START, warmup_steps)
+        first = self.state.start_powerSGD_iter
+        if first >= steps:
+            return f"communication.powersgd_start_step {first}: the run has {steps} steps, so nothing is ever compressed"
+        return ""
 
     def finish_gradients(self) -> None:
         """See `Exchange.finish_gradients`."""

@@ -62,7 +62,7 @@ class ZeroOneAdam(FlatOptimizer):
         self._decays = [1.0] * len(self.param_groups)
         self._behind = 0
 
-    def plan(self, warmup_steps: int, steps: int) -> None:
+    def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
         if self.var_freeze_step == "auto":
             self.var_freeze_step = max(1, warmup_steps)
@@ -71,6 +71,9 @@ class ZeroOneAdam(FlatOptimizer):
             left = max(1, steps - self.var_freeze_step)
             self.local_step_scaler = max(1, round(left / 2 / doublings))
         self.switch_exchange()
+        if self.var_freeze_step >= steps and self.local_step_clipper > 1:
+            return f"optimizer.var_freeze_step {self.var_freeze_step}: the run has {steps} steps, so there are no local steps"
+        return ""
 
     @property
     def phase(self) -> str:
@@ -170,7 +173,9 @@ class ZeroOneAdam(FlatOptimizer):
     def _exchange(self, norm: torch.Tensor) -> None:
         """Average what the ranks did since they parted, and take them all back to the same weights."""
         for span, rate in zip(self.spans, self._rates, strict=True):
-            if rate > 0:  # at a learning rate of 0 nothing moved, and the momentum stays for what it is
+            if (
+                rate > 0
+            ):  # at a learning rate of 0 nothing moved, and the momentum stays for what it is
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
         self._global_grad_norm = self.compressed.average(self.momentum, norm).square().mean().sqrt()
         torch._foreach_copy_(self.parameters, self.anchor)

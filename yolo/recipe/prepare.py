@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import RecipeError
-from yolo.recipe import passthrough_rules, rules  # noqa: F401  each adds its rules
+from yolo.recipe import communication_rules, passthrough_rules, rules  # noqa: F401  each adds its rules
 from yolo.recipe.finding import RULES, Finding, Severity
 from yolo.recipe.loading import load_recipe
 from yolo.recipe.resolve import ResolvedRecipe, resolve

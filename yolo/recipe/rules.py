@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from yolo.recipe.architecture import parameter_count
 from yolo.recipe.finding import Finding, error, rule, warning, without_effect
 from yolo.recipe.resolve import ResolvedRecipe
+from yolo.recipe.sections.optimizer import ONE_BIT
 
 # --- the cluster ------------------------------------------------------------------------------------------------
 
@@ -62,7 +63,10 @@ def stage_0_has_no_buckets(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "zero.use_multi_rank_bucket_allreduce",
             "zero.round_robin_gradients",
         )
-        why = "at zero.stage 0 DeepSpeed exchanges all gradients in one piece after backward"
+        why = (
+            "at zero.stage 0 DeepSpeed exchanges all gradients in one piece after backward; "
+            "communication.reducer overlapped does it bucket by bucket"
+        )
         yield from without_effect(resolved, keys, why)
 
 
@@ -186,6 +190,7 @@ def nesterov_wants_momentum(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def unclipped_gradients_are_not_looked_at(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     is_watched = recipe.zero.stage > 0 or recipe.precision.dtype == "fp16"
+    is_watched |= recipe.optimizer.type in ONE_BIT
     if recipe.train.gradient_clipping == 0 and not is_watched:
         yield warning(
             "train.gradient_clipping",

@@ -78,7 +78,8 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     average = WeightAverage(engine.module, recipe.train)
     loader = TrainingLoader(datasets.train, recipe, ranks.rank, ranks.world_size)
     schedule = Schedule(recipe, len(loader))
-    exchange.plan(schedule.warmup_steps, schedule.steps)
+    if concern := exchange.plan(schedule.warmup_steps, schedule.steps):
+        narrator.tell(f"warning: {concern}")
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     progress = Progress()
@@ -150,7 +151,9 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             if ranks.is_first:
                 judge.save(plain, run.last_weights)
             loop.check_agreement()
-            save_checkpoint(engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep)
+            save_checkpoint(
+                engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep
+            )
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
