@@ -50,7 +50,9 @@ class LocalSteps(Exchange):
         self.wire_type = WIRE_TYPES[data_type]
         self.inner_state = inner_state
         self.load_inner_state = load_inner_state
-        self.parameters = [p for p in engine.module.parameters() if p.requires_grad]
+        self.parameters: list[torch.Tensor] = [
+            parameter for parameter in engine.module.parameters() if parameter.requires_grad
+        ]
         dtype = self.parameters[0].dtype
         layout = BlockLayout(
             self.parameters, dist.get_world_size(), block=BLOCK if is_one_bit else 1

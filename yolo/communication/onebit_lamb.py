@@ -53,11 +53,9 @@ class OneBitLamb(OneBitAdam):
         self.last_momentum = torch.zeros_like(self.momentum)
         self._fresh = self.layout.views(self.fresh_variance)
         self._frozen = self.layout.views(self.denominator)
-        tensors = len(self.parameters)
-        options = {"dtype": self.momentum.dtype, "device": self.momentum.device}
-        self.coefficients = torch.zeros(tensors, **options)
+        self.coefficients = self.momentum.new_zeros(len(self.parameters))
         """(tensors,) running mean of each tensor's trust ratio, kept once frozen."""
-        self.factors = torch.ones(tensors, **options)
+        self.factors = torch.ones_like(self.coefficients)
         """(tensors,) what it is multiplied by since."""
 
     def advance(self, norm: torch.Tensor) -> None:

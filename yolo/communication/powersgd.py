@@ -57,7 +57,7 @@ class PowerSGDReducer(Exchange):
         """See `Exchange.finish_gradients`."""
         if self.engine.is_gradient_accumulation_boundary():
             self.bucket.held.fill()
-            mean = powerSGD_hook(self.state, self.bucket).wait()  # type: ignore[arg-type]
+            mean = powerSGD_hook(self.state, self.bucket).wait()
             self.bucket.held.vector.copy_(mean)
             self.bucket.held.hand_back()
 

@@ -64,15 +64,15 @@ class ZeroOneAdam(FlatOptimizer):
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
-        if self.var_freeze_step == "auto":
-            self.var_freeze_step = max(1, warmup_steps)
+        freeze = self.var_freeze_step
+        freeze = self.var_freeze_step = max(1, warmup_steps) if freeze == "auto" else freeze
         if self.local_step_scaler == "auto":
             doublings = math.log2(self.local_step_clipper) + 1
-            left = max(1, steps - self.var_freeze_step)
+            left = max(1, steps - freeze)
             self.local_step_scaler = max(1, round(left / 2 / doublings))
         self.switch_exchange()
-        if self.var_freeze_step >= steps and self.local_step_clipper > 1:
-            return f"optimizer.var_freeze_step {self.var_freeze_step}: the run has {steps} steps, so there are no local steps"
+        if freeze >= steps and self.local_step_clipper > 1:
+            return f"optimizer.var_freeze_step {freeze}: the run has {steps} steps, so there are no local steps"
         return ""
 
     @property

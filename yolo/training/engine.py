@@ -106,12 +106,12 @@ def _already_broadcast(model: nn.Module) -> Iterator[None]:
     DeepSpeed 0.19.8 passes over parameters that carry `ds_optim_param`, its mark for those that differ between ranks.
     """
     for parameter in model.parameters():
-        parameter.ds_optim_param = True
+        parameter.ds_optim_param = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
         for parameter in model.parameters():
-            del parameter.ds_optim_param
+            del parameter.ds_optim_param  # type: ignore[attr-defined]
 
 
 def _guard_and_clip_without_a_collective(engine: Any) -> None:
