@@ -8,15 +8,17 @@ IMAGES ?= data/demo/images/val-0000.jpg
 OUT ?= runs/detect
 HOSTS ?= 2
 BANDWIDTH ?= 100
+BANDWIDTHS ?= 100,300,1000
+STRATEGIES ?= all
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster bench-communication
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
 	@echo
 	@echo '  make train RECIPE=recipes/bccd.yaml SET="data.root=/path/to/bccd train.epochs=30"'
 
@@ -56,6 +58,10 @@ schema: setup ## print the reference of all recipe keys
 
 bench-cluster: demo ## train RECIPE briefly on HOSTS emulated hosts with links of BANDWIDTH Mbit/s (as root)
 	@$(PYTHON) -m yolo.bench --hosts $(HOSTS) --bandwidth $(BANDWIDTH) $(RECIPE) $(SET)
+
+bench-communication: HOSTS = 2,4
+bench-communication: setup ## every strategy at several BANDWIDTHS, on emulated clusters of HOSTS (as root); STRATEGIES=zero0,ddp for some
+	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests

@@ -22,7 +22,16 @@ def free_port() -> int:
 @pytest.fixture
 def launch_worker(tmp_path: Path) -> Callable[..., Any]:
     """Start a script of tests/workers on 2 ranks through the real launcher; what rank 0 wrote as JSON comes back."""
+    return _launcher(tmp_path)
 
+
+@pytest.fixture(scope="module")
+def launch_worker_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """The same, for several tests of one file that look at one launch."""
+    return _launcher(tmp_path_factory.mktemp("worker"))
+
+
+def _launcher(tmp_path: Path) -> Callable[..., Any]:
     def launch(script: str, *arguments: str, ranks: int = 2) -> Any:
         out = tmp_path / f"{script}-{len(list(tmp_path.iterdir()))}.json"
         launcher = Path(sys.executable).with_name("deepspeed")

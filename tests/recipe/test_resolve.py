@@ -69,8 +69,9 @@ def test_an_auto_value_says_how_it_came_about(write: Write) -> None:
 def test_no_auto_is_left_but_what_waits_for_the_data_and_the_launch(write: Write) -> None:
     resolved = resolve(load_recipe(write("")), 2)
     text = resolved.recipe.model_dump_json()
-    assert text.count('"auto"') == 2
+    assert text.count('"auto"') == 3
     assert resolved.recipe.model.anchors == "auto"
+    assert resolved.recipe.communication.powersgd_start_step == "auto"  # counts the data's steps
     assert resolved.recipe.cluster.master_port == "auto"
 
 

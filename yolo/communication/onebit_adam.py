@@ -35,11 +35,11 @@ class OneBitAdam(FlatOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         freeze_step: int | Literal["auto"] = "auto",
+        sends_updates: bool = True,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults | {"frozen_at": None})
+        super().__init__(params, defaults | {"frozen_at": None}, sends_updates)
         self.freeze_step = freeze_step
-        self.denominator = torch.empty_like(self.variance)
         self._watch: VarianceWatch | None = None
 
     def plan(self, warmup_steps: int, steps: int) -> str:
@@ -84,7 +84,7 @@ class OneBitAdam(FlatOptimizer):
             self._set_denominator(step)
         else:
             self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-            if not self.note_local(self.compressed.average(self.momentum, norm)):
+            if not self.note_local(self.exchange_momentum(norm)):
                 return
         torch.div(self.momentum, self.denominator, out=self.update)
         for span, group in zip(self.spans, self.param_groups, strict=True):

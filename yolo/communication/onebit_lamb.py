@@ -43,8 +43,9 @@ class OneBitLamb(OneBitAdam):
         factor_max: float = 4.0,
         factor_min: float = 0.5,
         factor_threshold: float = 0.1,
+        sends_updates: bool = True,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, freeze_step)
+        super().__init__(params, lr, betas, eps, weight_decay, freeze_step, sends_updates)
         self.bounds = (min_coeff, max_coeff)
         self.coeff_beta = coeff_beta
         self.factor_bounds = (factor_min, factor_max)
@@ -70,7 +71,7 @@ class OneBitLamb(OneBitAdam):
                 return
             self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
             self._set_denominator(step)
-        elif not self.note_local(self.compressed.average(self.momentum, norm)):
+        elif not self.note_local(self.exchange_momentum(norm)):
             return
         torch.div(self.momentum, self.denominator, out=self.update)
         self.update.div_(1 - beta1**step)

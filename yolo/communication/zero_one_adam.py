@@ -46,14 +46,15 @@ class ZeroOneAdam(FlatOptimizer):
         var_update_scaler: int = 16,
         local_step_scaler: int | Literal["auto"] = "auto",
         local_step_clipper: int = 16,
+        sends_updates: bool = True,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults | {"renewals": 0, "next_renewal": 1, "next_exchange": 1})
+        counters = {"renewals": 0, "next_renewal": 1, "next_exchange": 1}
+        super().__init__(params, defaults | counters, sends_updates)
         self.var_freeze_step = var_freeze_step
         self.var_update_scaler = var_update_scaler
         self.local_step_scaler = local_step_scaler
         self.local_step_clipper = local_step_clipper
-        self.denominator = torch.ones_like(self.variance)
         self.accumulated = torch.zeros_like(self.momentum)
         """Momenta of this rank's steps since the last exchange, each times its learning rate."""
         self.anchor = [torch.empty_like(parameter) for parameter in self.parameters]
@@ -64,8 +65,9 @@ class ZeroOneAdam(FlatOptimizer):
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
-        freeze = self.var_freeze_step
-        freeze = self.var_freeze_step = max(1, warmup_steps) if freeze == "auto" else freeze
+        asked = self.var_freeze_step
+        freeze = max(1, warmup_steps) if asked == "auto" else asked
+        self.var_freeze_step = freeze
         if self.local_step_scaler == "auto":
             doublings = math.log2(self.local_step_clipper) + 1
             left = max(1, steps - freeze)
@@ -125,7 +127,7 @@ class ZeroOneAdam(FlatOptimizer):
                 self._step_alone(step)
                 self._exchange(norm)
                 return
-            if not self.note_local(self.compressed.average(self.momentum, norm)):
+            if not self.note_local(self.exchange_momentum(norm)):
                 return
         torch.div(self.momentum, self.denominator, out=self.update)
         for span, group in zip(self.spans, self.param_groups, strict=True):
@@ -177,7 +179,7 @@ class ZeroOneAdam(FlatOptimizer):
                 rate > 0
             ):  # at a learning rate of 0 nothing moved, and the momentum stays for what it is
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
-        self._global_grad_norm = self.compressed.average(self.momentum, norm).square().mean().sqrt()
+        self._global_grad_norm = self.exchange_momentum(norm).square().mean().sqrt()
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):

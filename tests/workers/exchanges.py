@@ -1,0 +1,182 @@
+"""The compressed mean, the reducers, local steps and the agreement check, each against what it should amount to."""
+
+import copy
+import json
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+
+from tests.workers.arguments import worker_arguments
+from yolo.communication.agreement import RanksDiverged, check_agreement
+from yolo.communication.blocks import BlockLayout
+from yolo.communication.compressed import CompressedMean
+from yolo.communication.meter import TrafficMeter
+from yolo.model import YOLOv5
+from yolo.recipe import Recipe, prepare
+from yolo.training.engine import start_engine, start_exchange
+from yolo.training.ranks import Ranks, join, leave
+
+SGD = (
+    *("optimizer.type=SGD", "optimizer.lr=0.1", "optimizer.momentum=0.0"),
+    *("optimizer.nesterov=false", "train.gradient_clipping=1000", "train.global_batch=8"),
+    "optimizer.weight_decay=0.0",
+)
+
+
+def recipe_of(*overrides: str) -> Recipe:
+    return prepare("recipes/demo.yaml", [*SGD, *overrides], 2).resolved.recipe
+
+
+def weights_after(ranks: Ranks, steps: int, *overrides: str) -> tuple[torch.Tensor, Any]:
+    """All weights in one vector after some steps on made-up images, and the exchange that was at work."""
+    recipe = recipe_of(*overrides)
+    torch.manual_seed(0)
+    engine = start_engine(YOLOv5("n", 3), recipe, ranks)
+    exchange = start_exchange(engine, recipe)
+    exchange.plan(warmup_steps=1, steps=100)
+    generator = torch.Generator().manual_seed(1 + ranks.rank)
+    accumulation = recipe.train.gradient_accumulation_steps
+    for _ in range(steps):
+        for _ in range(accumulation):
+            images = torch.rand(2, 3, 64, 64, generator=generator)
+            engine.backward(sum(level.square().mean() for level in engine(images)))
+            exchange.finish_gradients()
+            engine.step()
+        exchange.step_taken()
+    flat = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
+    return flat, exchange
+
+
+def apart(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor) -> float:
+    """Difference of two ways that weights went, relative to their length."""
+    return float((a - b).norm() / (b - start).norm())
+
+
+def is_same_everywhere(vector: torch.Tensor) -> bool:
+    other = vector.clone()
+    dist.broadcast(other, 0)
+    return bool(from_all(torch.equal(other, vector)))
+
+
+def from_all(value: bool) -> bool:
+    every: list[Any] = [None] * dist.get_world_size()
+    torch.distributed.all_gather_object(every, value)
+    return all(every)
+
+
+def compressed(ranks: Ranks) -> dict[str, Any]:
+    """What was received and what is still to be sent add up to what was handed in."""
+    torch.manual_seed(5)
+    tensors = [torch.randn(700), torch.randn(16), torch.randn(33, 40)]
+    layout = BlockLayout(tensors, ranks.world_size)
+    mean = CompressedMean(layout, torch.float64)
+    handed_in, received = layout.vector(torch.float64), layout.vector(torch.float64)
+    for step in range(30):
+        vector = layout.vector(torch.float64)
+        for view, tensor in zip(layout.views(vector), tensors, strict=True):
+            view.copy_(tensor * (1 + ranks.rank + 0.1 * step))
+        handed_in += vector
+        notes = mean.average(vector, torch.tensor(float(ranks.rank)))
+        received += vector
+    left = layout.vector(torch.float64)
+    left += mean.worker_error
+    dist.all_reduce(left)
+    dist.all_reduce(handed_in)
+    server = torch.empty_like(left)
+    dist.all_gather_into_tensor(server, mean.server_error)
+    expected = handed_in / ranks.world_size
+    balance = received + server + left / ranks.world_size - expected
+    return {
+        "balance": float(balance[layout.is_real].abs().max() / expected.abs().max()),
+        "left": float((server + left / 2)[layout.is_real].norm() / expected.norm()),
+        "notes": notes.tolist(),
+        "same": is_same_everywhere(vector[layout.is_real]),
+    }
+
+
+def reducers(ranks: Ranks) -> dict[str, Any]:
+    torch.manual_seed(0)
+    start = torch.cat([p.detach().reshape(-1) for p in YOLOv5("n", 3).parameters()])
+    plain, _ = weights_after(ranks, 3)
+    found: dict[str, Any] = {"moved": float((plain - start).norm())}
+    for name, overrides in {
+        "overlapped": ("communication.reducer=overlapped",),
+        "overlapped, bf16": ("communication.reducer=overlapped", "communication.data_type=bf16"),
+        "PowerSGD at full rank": (
+            *("communication.reducer=powersgd", "communication.powersgd_start_step=0"),
+            "communication.powersgd_rank=1000",
+        ),
+    }.items():
+        weights, exchange = weights_after(ranks, 3, *overrides)
+        found[name] = apart(weights, plain, start)
+        if name == "overlapped":
+            found["buckets"] = len(exchange.buckets)
+    accumulated = "train.gradient_accumulation_steps=2"
+    plain_accumulated, _ = weights_after(ranks, 2, accumulated)
+    weights, _ = weights_after(ranks, 2, accumulated, "communication.reducer=overlapped")
+    found["overlapped, accumulated"] = apart(weights, plain_accumulated, start)
+
+    meter = TrafficMeter().attach()
+    one_bit = ("optimizer.type=OneBitAdam", "optimizer.freeze_step=1", "optimizer.lr=0.001")
+    adam = ("optimizer.momentum", "optimizer.nesterov")
+    settings = [item for item in SGD if not item.startswith(adam)]
+    recipe = prepare("recipes/demo.yaml", [*settings, *one_bit], 2).resolved.recipe
+    engine = start_engine(YOLOv5("s", 80), recipe, ranks)
+    meter.take()
+    for _ in range(3):
+        images = torch.rand(1, 3, 64, 64)
+        meter.take()
+        engine.backward(sum(level.square().mean() for level in engine(images)))
+        engine.step()
+    found["collectives of a step of yolov5s"] = meter.take().calls
+    meter.detach()
+
+    averaging = ("communication.sync_every=2", "communication.outer_lr=1.0")
+    averaged, exchange = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.0")
+    alone, _ = weights_after(ranks, 2, "communication.sync_every=3")
+    found["ranks part"] = not is_same_everywhere(alone)
+    dist.all_reduce(alone)
+    found["averaged weights"] = apart(averaged, alone / 2, start)
+    found["together again"] = is_same_everywhere(averaged) and exchange.steps_behind == 0
+    outer, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.5")
+    found["outer momentum moves further"] = float((outer - start).norm() / found["moved"])
+    return found
+
+
+def agreement(ranks: Ranks) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = YOLOv5("n", 3)
+    check_agreement(model, "step 1")
+    said = []
+    for change in ("the last bit", "two that changed places"):
+        other = copy.deepcopy(model)
+        if ranks.rank == 1:
+            weight = dict(other.named_parameters())["backbone.3.conv.weight"]
+            flat = weight.data.view(-1)
+            if change == "the last bit":
+                flat.view(torch.int32)[77] ^= 1
+            else:
+                flat[[5, 6]] = flat[[6, 5]]
+        try:
+            check_agreement(other, "step 2")
+            said.append("")
+        except RanksDiverged as error:
+            said.append(str(error))
+    return {"said": said}
+
+
+def main() -> None:
+    options = worker_arguments().parse_args()
+    ranks = join(recipe_of())
+    found = {
+        "compressed": compressed(ranks),
+        "reducers": reducers(ranks),
+        "agreement": agreement(ranks),
+    }
+    if ranks.is_first:
+        options.out.write_text(json.dumps(found))
+
+
+main()
+leave()

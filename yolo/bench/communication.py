@@ -1,0 +1,171 @@
+"""Every strategy on emulated clusters: `python -m yolo.bench.communication --hosts 2,4 --bandwidths 100,300,1000`."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from yolo.bench import gate
+from yolo.bench.cluster import EmulatedCluster
+from yolo.bench.results import Row, write_results
+from yolo.bench.strategies import COMPUTE, Strategy, chosen
+from yolo.errors import BenchError, YoloError
+from yolo.recipe.architecture import parameter_count
+
+SHARE = 10
+"""Computing is made to take about this part of stage 0's exchange at the lowest bandwidth: there the network is nearly
+everything, and at ten times the bandwidth it is half."""
+TIMEOUT_SECONDS = 1800.0
+Line = dict[str, Any]
+"""A `yolo.bench.measure.Measured` as JSON."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write the results; returns the exit code, 2 where the user has to put something right."""
+    parser = argparse.ArgumentParser(prog="python -m yolo.bench.communication", description=__doc__)
+    parser.add_argument("--hosts", type=_numbers(int), default="2,4", help="such as 2,4")
+    parser.add_argument(
+        "--bandwidths", type=_numbers(float), default="100,300,1000", help="Mbit/s of each link"
+    )
+    parser.add_argument("--strategies", default="all", help="names, or all")
+    parser.add_argument("--steps", type=int, default=10, help="timed for each strategy")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args(arguments)
+    try:
+        _measure(options)
+    except YoloError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; results of the cells that were done are kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> None:
+    strategies = chosen(options.strategies)
+    cells = [(n, mbps) for n in options.hosts for mbps in sorted(options.bandwidths)]
+    rows: list[Row] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("strategies", total=len(cells) * len(strategies))
+        sizes: dict[int, int] = {}
+        for hosts, mbps in cells:
+            progress.update(task, description=f"{hosts} hosts, {mbps:g} Mbit/s")
+            found = _cell(
+                hosts,
+                mbps,
+                strategies,
+                options.steps,
+                sizes.get(hosts),
+                lambda: progress.advance(task),
+            )
+            sizes[hosts] = found[0]["image_size"]
+            rows += _rows(hosts, mbps, found)
+            files = write_results(rows, options.out, _machine())
+    print("wrote", ", ".join(map(str, files)))
+
+
+def _cell(
+    hosts: int,
+    mbps: float,
+    strategies: Sequence[Strategy],
+    steps: int,
+    image_size: int | None,
+    advance: Callable[[], None],
+) -> list[Line]:
+    """What the ranks of one cluster measured; `advance` is called for each strategy as it is done."""
+    with (
+        EmulatedCluster(hosts, mbps) as cluster,
+        tempfile.TemporaryDirectory(prefix="yolo-bench-") as folder,
+    ):
+        gate.check(cluster)
+        path = Path(folder) / "lines.jsonl"
+        arguments = [
+            *("--module", "yolo.bench.measure", "--out", str(path), "--steps", str(steps)),
+            *("--strategies", ",".join(strategy.name for strategy in strategies)),
+        ]
+        if image_size is None:
+            arguments += ["--compute-seconds", str(_exchange_seconds(hosts, mbps) / SHARE)]
+        else:
+            arguments += ["--image-size", str(image_size)]
+        found: list[Line] = []
+
+        def read() -> None:
+            whole = path.read_text().split("\n")[:-1] if path.exists() else []
+            for text in whole[len(found) :]:
+                found.append(json.loads(text))
+                if found[-1]["strategy"] != COMPUTE.name:
+                    advance()
+
+        cluster.wait(
+            cluster.launch(arguments, Path(folder) / "hosts"), TIMEOUT_SECONDS, meanwhile=read
+        )
+        read()
+    expected = len(strategies) + 2
+    if len(found) < expected:
+        raise BenchError(f"the hosts ended after {len(found)} of {expected} measurements")
+    return found
+
+
+def _exchange_seconds(hosts: int, mbps: float) -> float:
+    """How long stage 0's all-reduce takes at the rate of the links, by the ring's formula."""
+    payload = parameter_count("n", 80) * 4 * 2 * (hosts - 1) / hosts
+    return gate.wire_bytes(round(payload)) * 8 / (mbps * 1e6)
+
+
+def _rows(hosts: int, mbps: float, found: Sequence[Line]) -> list[Row]:
+    compute = statistics.mean(
+        line["step_seconds"] for line in found if line["strategy"] == COMPUTE.name
+    )
+    return [
+        Row(
+            hosts=hosts,
+            bandwidth_mbps=mbps,
+            compute_seconds=compute,
+            exposed_communication_seconds=line["step_seconds"] - compute,
+            **line,
+        )
+        for line in found
+        if line["strategy"] != COMPUTE.name
+    ]
+
+
+def _numbers(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
+    def parse(text: str) -> list[float]:
+        return [kind(word) for word in text.split(",")]
+
+    parse.__name__ = f"list of {kind.__name__}"  # what argparse calls a wrong one
+    return parse
+
+
+def _machine() -> str:
+    return (
+        f"{os.cpu_count()} cores, {platform.machine()}, gloo over emulated links, one rank a host"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

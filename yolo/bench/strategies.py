@@ -1,0 +1,114 @@
+"""The strategies that the benchmark compares: a recipe's overrides each."""
+
+from dataclasses import dataclass
+
+from yolo.errors import BenchError
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to exchange what ranks computed."""
+
+    name: str
+    label: str
+    """For tables and figures."""
+    overrides: tuple[str, ...] = ()
+    settle_steps: int = 3
+    """Not timed: memory is touched for the first time, buckets and error feedback come into their stride."""
+    period: int = 1
+    """Steps after which its traffic repeats."""
+    exchanges: bool = True
+    """False for the measure of computing alone."""
+
+
+COMPUTE = Strategy("compute", "computing alone", exchanges=False)
+DDP = Strategy("ddp", "torch DDP")
+LOCAL = 16
+"""Steps between exchanges in the strategies that have some."""
+
+
+def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
+    return (f"optimizer.type={kind}", *(f"optimizer.{setting}" for setting in settings))
+
+
+_ALL = (
+    Strategy("zero0", "DeepSpeed stage 0"),
+    Strategy("zero0_bf16", "stage 0, bf16 wire", ("communication.data_type=bf16",)),
+    Strategy("zero1", "ZeRO-1", ("zero.stage=1",)),
+    Strategy(
+        "zero1_reduce",
+        "ZeRO-1, reduce to owner",
+        ("zero.stage=1", "zero.use_multi_rank_bucket_allreduce=false"),
+    ),
+    Strategy("zero2", "ZeRO-2", ("zero.stage=2",)),
+    Strategy(
+        "zero2_reduce",
+        "ZeRO-2, reduce to owner",
+        ("zero.stage=2", "zero.use_multi_rank_bucket_allreduce=false"),
+    ),
+    Strategy("zero3", "ZeRO-3", ("zero.stage=3", "zero.stage3_param_persistence_threshold=0")),
+    Strategy("zero3_persistent", "ZeRO-3, small tensors kept", ("zero.stage=3",)),
+    DDP,
+    Strategy("overlapped", "overlapped", ("communication.reducer=overlapped",)),
+    Strategy(
+        "overlapped_bf16",
+        "overlapped, bf16 wire",
+        ("communication.reducer=overlapped", "communication.data_type=bf16"),
+    ),
+    Strategy(
+        "powersgd",
+        "PowerSGD rank 2",
+        ("communication.reducer=powersgd", "communication.powersgd_start_step=2"),
+        settle_steps=6,
+    ),
+    Strategy(
+        "onebit_adam_warmup",
+        "1-bit Adam, before freeze",
+        _one_bit("OneBitAdam", "freeze_step=1000000"),
+    ),
+    Strategy("onebit_adam", "1-bit Adam, after freeze", _one_bit("OneBitAdam", "freeze_step=1")),
+    Strategy(
+        "zero_one_adam",
+        "0/1 Adam, every step",
+        _one_bit("ZeroOneAdam", "var_freeze_step=1", "local_step_clipper=1"),
+    ),
+    Strategy(
+        "zero_one_adam_local",
+        f"0/1 Adam, every {LOCAL} steps",
+        _one_bit(
+            "ZeroOneAdam",
+            *("var_freeze_step=1", "local_step_scaler=1", f"local_step_clipper={LOCAL}"),
+        ),
+        settle_steps=12,  # its intervals are 1, 2, 8 and from then on LOCAL
+        period=LOCAL,
+    ),
+    Strategy("onebit_lamb", "1-bit LAMB, after freeze", _one_bit("OneBitLamb", "freeze_step=1")),
+    Strategy(
+        "local_steps",
+        f"local steps, every {LOCAL}",
+        (f"communication.sync_every={LOCAL}",),
+        period=LOCAL,
+    ),
+    Strategy(
+        "local_steps_one_bit",
+        f"local steps, every {LOCAL}, 1 bit",
+        (f"communication.sync_every={LOCAL}", "communication.outer_one_bit=true"),
+        period=LOCAL,
+    ),
+)
+STRATEGIES = {strategy.name: strategy for strategy in _ALL}
+
+
+def chosen(names: str) -> list[Strategy]:
+    """The strategies of a list such as `zero0,ddp`; `all` for every one.
+
+    Raises BenchError for a name that is none.
+    """
+    if names == "all":
+        return list(_ALL)
+    unknown = [name for name in names.split(",") if name not in STRATEGIES]
+    if unknown:
+        raise BenchError(
+            f"{', '.join(unknown)}: no such strategy; expected some of {', '.join(STRATEGIES)}, or all"
+        )
+    return [STRATEGIES[name] for name in names.split(",")]
