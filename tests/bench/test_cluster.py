@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,31 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.bench.conftest import needs_a_cluster
 from yolo.bench import gate
-from yolo.bench.cluster import TOOLS, EmulatedCluster
+from yolo.bench.cluster import EmulatedCluster
 from yolo.errors import BenchError
 
 REPOSITORY = Path(__file__).parents[2]
 ALL_REDUCE = REPOSITORY / "tests" / "workers" / "all_reduce.py"
 GONE_SECONDS = 10.0
-
-
-def why_not_here() -> str | None:
-    """Why no cluster can be built on this machine."""
-    missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-    if missing:
-        return f"{', '.join(missing)}: no such program"
-    if os.geteuid() != 0:
-        return "not root"
-    try:
-        with EmulatedCluster(2, 100):
-            return None
-    except BenchError as error:
-        return str(error)
-
-
-REASON = why_not_here()
-needs_a_cluster = pytest.mark.skipif(REASON is not None, reason=f"no emulated cluster: {REASON}")
 
 
 def network_namespaces() -> set[int]:

@@ -50,5 +50,5 @@ def test_local_steps_part_and_meet_at_the_mean(found: Any) -> None:
 def test_one_bit_that_differs_is_found_and_named(found: Any) -> None:
     for said in found["agreement"]["said"]:
         assert "step 2: ranks do not hold the same weights" in said
-        assert "backbone.3.conv.weight of" in said
+        assert "model.3.conv.weight of" in said
         assert "differ on rank" in said

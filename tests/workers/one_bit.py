@@ -57,19 +57,23 @@ def main() -> None:
     options = worker_arguments().parse_args()
     recipe = prepare("recipes/demo.yaml", ["train.global_batch=16"], world_size=2).resolved.recipe
     ranks = join(recipe)
+    policies = {
+        "var_freeze_step": 14,
+        "var_update_scaler": 4,
+        "local_step_scaler": 6,
+        "local_step_clipper": 4,
+    }
+    kinds = (
+        (OneBitAdam, {"freeze_step": 12}),
+        (OneBitLamb, {"freeze_step": 12}),
+        (ZeroOneAdam, policies),
+    )
     found = {
-        "OneBitAdam": weights_after_each_step(OneBitAdam, {"freeze_step": 12}, ranks.rank),
-        "OneBitLamb": weights_after_each_step(OneBitLamb, {"freeze_step": 12}, ranks.rank),
-        "ZeroOneAdam": weights_after_each_step(
-            ZeroOneAdam,
-            {
-                "var_freeze_step": 14,
-                "var_update_scaler": 4,
-                "local_step_scaler": 6,
-                "local_step_clipper": 4,
-            },
-            ranks.rank,
-        ),
+        f"{kind.__name__}, {what}": weights_after_each_step(
+            kind, settings | {"sends_updates": what == "updates"}, ranks.rank
+        )
+        for kind, settings in kinds
+        for what in ("updates", "momenta")
     }
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, found)
