@@ -35,8 +35,42 @@ def test_powersgd_at_full_rank_is_the_mean(found: Any) -> None:
     assert found["reducers"]["PowerSGD at full rank"] < 1e-3
 
 
-def test_1_bit_adam_sends_few_collectives_in_fp32(found: Any) -> None:
-    assert found["reducers"]["collectives of a step of yolov5s"] == 2
+@pytest.mark.parametrize("case", ["fp32", "accumulated", "bf16"])
+def test_1_bit_adam_sends_a_bit_an_element_in_two_collectives(found: Any, case: str) -> None:
+    """In fp32 of yolov5s; two messages of a bit an element and a scale for 512, and what fills up small tensors."""
+    one_bit = found["one bit"][case]
+    assert one_bit["collectives"] == 2
+    assert 2 < one_bit["bits"] < 2 * 32 / 28
+    assert one_bit["same"]
+    assert one_bit["finite"]
+
+
+def test_parameters_and_buffers_are_broadcast_together(found: Any) -> None:
+    assert {case["broadcasts at the start"] for case in found["one bit"].values()} == {1}
+
+
+def test_after_the_freeze_each_rank_clips_what_it_contributes(found: Any) -> None:
+    """What a sign compression sends is longer than what it was given, by the root of pi / 2 for a normal vector."""
+    guards = found["guards"]
+    assert guards["long on one rank"]["momentum"] < 1.0 * 1.3
+    assert guards["long on one rank"]["norm"] == pytest.approx(1000 / 2**0.5, rel=0.01)
+    assert guards["long on one rank"]["same"]
+
+
+def test_a_rank_without_a_finite_gradient_contributes_none(found: Any) -> None:
+    guards = found["guards"]
+    one, all_of_them, after = (
+        guards[case] for case in ("no number on one rank", "no number anywhere", "short again")
+    )
+    assert not one["left out"]
+    assert one["same"]
+    assert 0 < one["moved"] < 100
+    assert all_of_them["left out"]
+    assert all_of_them["moved"] == 0
+    assert all_of_them["steps"] == one["steps"]
+    assert not after["left out"]
+    assert after["steps"] == one["steps"] + 1
+    assert 0 < after["moved"] < 100
 
 
 def test_local_steps_part_and_meet_at_the_mean(found: Any) -> None:

@@ -151,7 +151,10 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     )
 
 
-ONE_BIT_ADAM = ("optimizer.type=OneBitAdam", "optimizer.freeze_step=2")
+ONE_BIT_ADAM = (
+    *("optimizer.type=OneBitAdam", "optimizer.freeze_step=2"),
+    "communication.check_weights_every=1",
+)
 ZERO_ONE_ADAM = (
     *("optimizer.type=ZeroOneAdam", "optimizer.var_freeze_step=2", "optimizer.local_step_scaler=2"),
     "optimizer.var_update_scaler=1",

@@ -12,6 +12,7 @@ from yolo.communication.agreement import RanksDiverged, check_agreement
 from yolo.communication.blocks import BlockLayout
 from yolo.communication.compressed import CompressedMean
 from yolo.communication.meter import TrafficMeter
+from yolo.communication.onebit_adam import OneBitAdam
 from yolo.model import YOLOv5
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine import start_engine, start_exchange
@@ -122,21 +123,6 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     weights, _ = weights_after(ranks, 2, accumulated, "communication.reducer=overlapped")
     found["overlapped, accumulated"] = apart(weights, plain_accumulated, start)
 
-    meter = TrafficMeter().attach()
-    one_bit = ("optimizer.type=OneBitAdam", "optimizer.freeze_step=1", "optimizer.lr=0.001")
-    adam = ("optimizer.momentum", "optimizer.nesterov")
-    settings = [item for item in SGD if not item.startswith(adam)]
-    recipe = prepare("recipes/demo.yaml", [*settings, *one_bit], 2).resolved.recipe
-    engine = start_engine(YOLOv5("s", 80), recipe, ranks)
-    meter.take()
-    for _ in range(3):
-        images = torch.rand(1, 3, 64, 64)
-        meter.take()
-        engine.backward(sum(level.square().mean() for level in engine(images)))
-        engine.step()
-    found["collectives of a step of yolov5s"] = meter.take().calls
-    meter.detach()
-
     averaging = ("communication.sync_every=2", "communication.outer_lr=1.0")
     averaged, exchange = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.0")
     alone, _ = weights_after(ranks, 2, "communication.sync_every=3")
@@ -147,6 +133,77 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     outer, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.5")
     found["outer momentum moves further"] = float((outer - start).norm() / found["moved"])
     return found
+
+
+def one_bit(ranks: Ranks) -> dict[str, Any]:
+    """1-bit Adam in DeepSpeed's engine; bf16 last, because DeepSpeed then takes the whole process for one under it."""
+    found: dict[str, Any] = {}
+    meter = TrafficMeter().attach()
+    for case, variant, overrides in (
+        ("fp32", "s", ()),
+        ("accumulated", "n", ("train.gradient_accumulation_steps=2",)),
+        ("bf16", "n", ("precision.dtype=bf16",)),
+    ):
+        settings = ("optimizer.type=OneBitAdam", "optimizer.freeze_step=1", *overrides)
+        recipe = prepare(
+            "recipes/demo.yaml", ["train.global_batch=8", *settings], 2
+        ).resolved.recipe
+        torch.manual_seed(ranks.rank)  # whatever a rank begins with, it gets the first one's
+        meter.take()
+        engine = start_engine(YOLOv5(variant, 80), recipe, ranks)
+        broadcasts = meter.take().by_kind["broadcast"].calls
+        for _ in range(3):
+            for _ in range(recipe.train.gradient_accumulation_steps):
+                images = torch.rand(1, 3, 64, 64)
+                engine.backward(sum(level.square().mean() for level in engine(images)))
+                meter.take()
+                engine.step()
+        traffic = meter.take()
+        flat = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
+        found[case] = {
+            "broadcasts at the start": broadcasts,
+            "collectives": traffic.calls,
+            "bits": traffic.payload_bytes * 8 / flat.numel(),
+            "same": is_same_everywhere(flat),
+            "finite": bool(flat.isfinite().all()),
+        }
+    meter.detach()
+    return found
+
+
+class Engine:
+    enable_backward_allreduce = True
+
+
+def guards(ranks: Ranks) -> dict[str, Any]:
+    """Gradients that are too long, or no numbers, on one rank or on both, once they are not averaged any more."""
+    weight = torch.nn.Parameter(torch.zeros(1024))
+    optimizer = OneBitAdam([weight], lr=0.1, betas=(0.0, 0.9), freeze_step=1)
+    optimizer.attach(Engine(), clipping=1.0)
+
+    def step(gradient: torch.Tensor) -> dict[str, Any]:
+        before = weight.detach().clone()
+        weight.grad = gradient
+        optimizer.step()
+        return {
+            "momentum": float(optimizer.momentum.norm()),
+            "norm": float(optimizer._global_grad_norm),
+            "moved": float((weight.detach() - before).norm()),
+            "left out": optimizer.overflow,
+            "steps": optimizer.step_count,
+            "same": is_same_everywhere(weight.detach()),
+        }
+
+    torch.manual_seed(3)
+    direction = torch.nn.functional.normalize(torch.randn(1024), dim=0)
+    nothing = torch.full((1024,), float("nan"))
+    return {
+        "short": step(0.5 * direction),
+        "long on one rank": step((1000.0 if ranks.rank == 1 else 0.5) * direction),
+        "no number on one rank": step(nothing if ranks.rank == 1 else 0.5 * direction),
+        "no number anywhere": step(nothing),
+        "short again": step(0.5 * direction),
+    }
 
 
 def agreement(ranks: Ranks) -> dict[str, Any]:
@@ -178,6 +235,8 @@ def main() -> None:
         "compressed": compressed(ranks),
         "reducers": reducers(ranks),
         "agreement": agreement(ranks),
+        "guards": guards(ranks),
+        "one bit": one_bit(ranks),
     }
     if ranks.is_first:
         options.out.write_text(json.dumps(found))
