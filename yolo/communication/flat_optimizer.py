@@ -149,6 +149,24 @@ class FlatOptimizer(torch.optim.Optimizer):
             self.gradient.mul_((self.clipping / (norm + 1e-6)).clamp_(max=1.0))
         return norm
 
+    def take_into_momentum(self) -> None:
+        """m <- beta1 m + (1 - beta1) g."""
+        beta1, _ = self.param_groups[0]["betas"]
+        self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
+
+    def take_into_variance(self) -> None:
+        """v <- beta2 v + (1 - beta2) g^2."""
+        _, beta2 = self.param_groups[0]["betas"]
+        self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
+
+    def move_by_momentum(self) -> None:
+        """x <- (1 - lr wd) x - lr m / ((1 - beta1^t) denominator), t being the step under way."""
+        correction = 1 - self.param_groups[0]["betas"][0] ** (self.step_count + 1)
+        torch.div(self.momentum, self.denominator, out=self.update)
+        for span, group in zip(self.spans, self.param_groups, strict=True):
+            self.update[span].mul_(-group["lr"] / correction)
+            self.move(span, group)
+
     def note_averaged(self, norm: torch.Tensor) -> bool:
         """Keep the norm of an averaged gradient; False where the step must be left out."""
         self._global_grad_norm = norm

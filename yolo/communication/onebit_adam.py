@@ -74,22 +74,20 @@ class OneBitAdam(FlatOptimizer):
 
     def advance(self, norm: torch.Tensor) -> None:
         """See `FlatOptimizer.advance`."""
-        beta1, beta2 = self.param_groups[0]["betas"]
-        step = self.step_count + 1
-        if self.frozen_at is None:
-            if not self.note_averaged(norm):
-                return
-            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-            self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
-            self._set_denominator(step)
-        else:
-            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-            if not self.note_local(self.exchange_momentum(norm)):
-                return
-        torch.div(self.momentum, self.denominator, out=self.update)
-        for span, group in zip(self.spans, self.param_groups, strict=True):
-            self.update[span].mul_(-group["lr"] / (1 - beta1**step))
-            self.move(span, group)
+        if self.advance_moments(norm):
+            self.move_by_momentum()
+
+    def advance_moments(self, norm: torch.Tensor) -> bool:
+        """Both moments and the denominator of a step; False where it must be left out."""
+        if self.frozen_at is not None:
+            self.take_into_momentum()
+            return self.note_local(self.exchange_momentum(norm))
+        if not self.note_averaged(norm):
+            return False
+        self.take_into_momentum()
+        self.take_into_variance()
+        self._set_denominator(self.step_count + 1)
+        return True
 
     def after_step(self) -> None:
         """Freeze when it is time."""

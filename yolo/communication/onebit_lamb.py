@@ -61,20 +61,12 @@ class OneBitLamb(OneBitAdam):
 
     def advance(self, norm: torch.Tensor) -> None:
         """See `FlatOptimizer.advance`."""
-        beta1, beta2 = self.param_groups[0]["betas"]
-        step = self.step_count + 1
-        was_frozen = self.frozen_at is not None
         self.last_momentum.copy_(self.momentum)
-        self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-        if not was_frozen:
-            if not self.note_averaged(norm):
-                return
-            self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
-            self._set_denominator(step)
-        elif not self.note_local(self.exchange_momentum(norm)):
+        if not self.advance_moments(norm):
             return
+        step, was_frozen = self.step_count + 1, self.frozen_at is not None
         torch.div(self.momentum, self.denominator, out=self.update)
-        self.update.div_(1 - beta1**step)
+        self.update.div_(1 - self.param_groups[0]["betas"][0] ** step)
         plain = torch.stack(torch._foreach_norm(self._updates))
         for span, group in zip(self.spans, self.param_groups, strict=True):
             if group["weight_decay"]:

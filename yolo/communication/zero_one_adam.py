@@ -110,29 +110,23 @@ class ZeroOneAdam(FlatOptimizer):
 
     def advance(self, norm: torch.Tensor) -> None:
         """See `FlatOptimizer.advance`."""
-        beta1, beta2 = self.param_groups[0]["betas"]
         step = self.step_count + 1
         if self.wants_averaged_gradients:
-            if not self.note_averaged(norm):
-                return
-            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-            self.variance.mul_(beta2).addcmul_(self.gradient, self.gradient, value=1 - beta2)
-            self._renewed(step)
-        else:
-            self.momentum.mul_(beta1).add_(self.gradient, alpha=1 - beta1)
-            if step < self.param_groups[0]["next_exchange"]:
-                self._step_alone(step)
-                return
-            if self._behind:
-                self._step_alone(step)
-                self._exchange(norm)
-                return
-            if not self.note_local(self.exchange_momentum(norm)):
-                return
-        torch.div(self.momentum, self.denominator, out=self.update)
-        for span, group in zip(self.spans, self.param_groups, strict=True):
-            self.update[span].mul_(-group["lr"] / (1 - beta1**step))
-            self.move(span, group)
+            if self.note_averaged(norm):
+                self.take_into_momentum()
+                self.take_into_variance()
+                self._renewed(step)
+                self.move_by_momentum()
+            return
+        self.take_into_momentum()
+        is_time = step >= self.param_groups[0]["next_exchange"]
+        if is_time and not self._behind:
+            if self.note_local(self.exchange_momentum(norm)):
+                self.move_by_momentum()
+            return
+        self._step_alone(step)
+        if is_time:
+            self._exchange(norm)
 
     def after_step(self) -> None:
         """Say when ranks exchange next."""

@@ -34,51 +34,41 @@ class SGDSection(Section):
     """For a global batch of 64; scaled by global_batch / 64, because the gradient it is added to is a sum over the batch. Convolution weights only."""
 
 
-class AdamWSection(Section):
+class _AdamSection(Section):
+    """What Adam and its relatives have in common."""
+
+    type: str = setting()
+    lr: Rate = setting(0.001)
+    """Learning rate after warm-up."""
+    betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
+    """Decay of the first and of the second moment."""
+    eps: Epsilon = setting(1e-8)
+    """Added to the root of the second moment."""
+    weight_decay: Share = setting(0.0005)
+    """Decoupled: times the learning rate; convolution weights only."""
+
+
+class AdamWSection(_AdamSection):
     """Adam with decoupled weight decay."""
 
     type: Literal["AdamW"] = setting("AdamW")
     """The name DeepSpeed knows it by."""
-    lr: Rate = setting(0.001)
-    """Learning rate after warm-up."""
-    betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment."""
-    eps: Epsilon = setting(1e-8)
-    """Added to the root of the second moment."""
-    weight_decay: Share = setting(0.0005)
-    """Decoupled: times the learning rate; convolution weights only."""
 
 
-class OneBitAdamSection(Section):
+class OneBitAdamSection(_AdamSection):
     """1-bit Adam: after `freeze_step` ranks exchange the signs of their momentum instead of gradients. ZeRO stage 0 only; DeepSpeed dropped it in 0.19.7, and this is our own."""
 
     type: Literal["OneBitAdam"] = setting("OneBitAdam")
     """The name DeepSpeed knew it by."""
-    lr: Rate = setting(0.001)
-    """Learning rate after warm-up."""
-    betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment."""
-    eps: Epsilon = setting(1e-8)
-    """Added to the root of the second moment."""
-    weight_decay: Share = setting(0.0005)
-    """Decoupled: times the learning rate; convolution weights only."""
     freeze_step: Auto | Count = setting("auto")
     """Steps of plain Adam, in which the second moment settles. `auto` waits for the learning rate's warm-up and then until that moment's L1 norm stays within 4% over 1 / (1 - beta2) steps or a twentieth of the run, at the latest for a quarter of the run."""
 
 
-class ZeroOneAdamSection(Section):
+class ZeroOneAdamSection(_AdamSection):
     """0/1 Adam: signs from the start, full gradients only where the second moment is renewed, then local steps. ZeRO stage 0 only; DeepSpeed dropped it in 0.19.7, and this is our own."""
 
     type: Literal["ZeroOneAdam"] = setting("ZeroOneAdam")
     """The name DeepSpeed knew it by."""
-    lr: Rate = setting(0.001)
-    """Learning rate after warm-up."""
-    betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment."""
-    eps: Epsilon = setting(1e-8)
-    """Added to the root of the second moment."""
-    weight_decay: Share = setting(0.0005)
-    """Decoupled: times the learning rate; convolution weights only."""
     var_freeze_step: Auto | Count = setting("auto")
     """Steps after which the second moment stays; `auto` is the end of the learning rate's warm-up."""
     var_update_scaler: Count = setting(16)
@@ -89,17 +79,13 @@ class ZeroOneAdamSection(Section):
     """Longest interval between exchanges, in steps; 1 exchanges at each."""
 
 
-class OneBitLambSection(Section):
+class OneBitLambSection(_AdamSection):
     """1-bit LAMB, for large global batches: as OneBitAdam, with a trust ratio for each tensor. ZeRO stage 0 only; DeepSpeed dropped it in 0.19.7, and this is our own."""
 
     type: Literal["OneBitLamb"] = setting("OneBitLamb")
     """The name DeepSpeed knew it by."""
     lr: Rate = setting(0.005)
-    """Learning rate after warm-up."""
-    betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment."""
-    eps: Epsilon = setting(1e-8)
-    """Added to the root of the second moment."""
+    """Learning rate after warm-up; a trust ratio for each tensor scales it."""
     weight_decay: Share = setting(0.0005)
     """Added to the direction, before the trust ratio; convolution weights only."""
     freeze_step: Auto | Count = setting("auto")
