@@ -129,6 +129,16 @@ def test_an_override_wins_over_the_file_and_says_so(write: Write) -> None:
     assert str(loaded.origins[("train", "epochs")]) == "override: train.epochs=9"
 
 
+def test_a_learning_rate_for_adam_is_one_for_1_bit_adam(write: Write) -> None:
+    recipe = write("optimizer: {type: AdamW, lr: 0.004, betas: [0.8, 0.9]}")
+    loaded = load_recipe(recipe, ["optimizer.type=OneBitAdam", "optimizer.freeze_step=7"])
+    assert loaded.recipe.optimizer.lr == 0.004
+    assert loaded.recipe.optimizer.betas == (0.8, 0.9)
+    assert loaded.origins["optimizer", "lr"].source is Source.FILE
+    again = load_recipe(recipe, ["optimizer.type=OneBitLamb"]).recipe.optimizer
+    assert again.lr == 0.005  # a trust ratio makes another thing of it
+
+
 def test_another_optimizer_does_not_inherit_the_first_ones_parameters(write: Write) -> None:
     loaded = load_recipe(write("optimizer: {momentum: 0.9}"), ["optimizer.type=AdamW"])
     assert loaded.recipe.optimizer.type == "AdamW"

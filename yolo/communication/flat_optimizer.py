@@ -142,7 +142,8 @@ class FlatOptimizer(torch.optim.Optimizer):
         if len(found) < len(self.parameters):
             self.gradient.zero_()
         torch._foreach_copy_([view for view, _ in found], [grad for _, grad in found])
-        norm = torch.linalg.vector_norm(self.gradient)
+        # Tensor by tensor, because fp32 adds up a million squares in a row only to three digits.
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients)))
         if not norm.isfinite():  # on a GPU this waits for backward, as DeepSpeed's own check does
             self.gradient.zero_()  # this rank has nothing to say in this step
         elif self.clipping > 0:

@@ -13,6 +13,7 @@ from yolo.recipe.messages import explain
 from yolo.recipe.origin import DEFAULT, Origin, Source
 from yolo.recipe.passthrough import passthrough_problems
 from yolo.recipe.schema import Recipe
+from yolo.recipe.sections.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
 from yolo.recipe.source import Document, Key, Position, parse_value, read_document
 
 MAX_PARENTS = 10
@@ -111,11 +112,14 @@ def _merge(
 def _forget_other_optimizer(
     values: dict[str, Any], newer: Mapping[str, Any], origins: dict[Key, Origin]
 ) -> None:
-    """Another type of optimizer has other parameters: the parent's are not carried over."""
+    """Another type of optimizer has other parameters: the parent's are carried over only where they mean the same."""
     older = values.get("optimizer")
     if isinstance(older, dict) and newer.get("type", older.get("type")) != older.get("type"):
-        values["optimizer"] = {}
-        for key in [key for key in origins if key[0] == "optimizer"]:
+        is_one_family = newer["type"] in ADAM_FAMILY and older.get("type") in ADAM_FAMILY
+        kept = ADAM_PARAMETERS if is_one_family else ()
+        values["optimizer"] = {word: older[word] for word in kept if word in older}
+        stays = [("optimizer", word) for word in kept]
+        for key in [key for key in origins if key[0] == "optimizer" and key[:2] not in stays]:
             del origins[key]
 
 

@@ -108,5 +108,9 @@ OptimizerSection = Annotated[
     SGDSection | AdamWSection | OneBitAdamSection | ZeroOneAdamSection | OneBitLambSection,
     Field(discriminator="type"),
 ]
+ADAM_FAMILY = ("AdamW", "OneBitAdam", "ZeroOneAdam")
+"""Types that take the same steps but for what compression leaves out: a learning rate for one is one for all."""
+ADAM_PARAMETERS = ("lr", "betas", "eps", "weight_decay")
+"""What they have in common."""
 ONE_BIT = ("OneBitAdam", "ZeroOneAdam", "OneBitLamb")
 """Types that exchange momentum at one bit an element, and are ours: DeepSpeed is handed the optimizer itself."""
