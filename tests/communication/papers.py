@@ -1,8 +1,7 @@
 """The papers' algorithms in plain NumPy and float64, all ranks in one process: slow, and meant to be read beside them.
 
 What every paper leaves open is filled as `yolo/communication` documents it: a scale is the mean of absolute values over
-at most 512 elements of one tensor, in fp32; both moments are bias-corrected; a frozen second moment has a floor. With
-`sends_updates` it is a momentum divided by the root that is compressed, and multiplied again; the papers do not.
+at most 512 elements of one tensor, in fp32; both moments are bias-corrected; a frozen second moment has a floor.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +29,6 @@ class Settings:
     beta1: float = 0.9
     beta2: float = 0.99
     eps: float = 1e-8
-    sends_updates: bool = False
 
 
 def one_bit(values: Vector) -> Vector:
@@ -50,13 +48,6 @@ class OneBitAllReduce:
     ranks: int
     worker_errors: dict[tuple[int, int], Vector] = field(default_factory=dict)
     server_errors: dict[int, Vector] = field(default_factory=dict)
-
-    def in_units_of(self, of_ranks: Sequence[Weights], d: Weights | None) -> Weights:
-        """The same of vectors divided by `d`, which the result is multiplied with."""
-        if d is None:
-            return self(of_ranks)
-        mean = self([[a / b for a, b in zip(each, d, strict=True)] for each in of_ranks])
-        return [a * b for a, b in zip(mean, d, strict=True)]
 
     def __call__(self, of_ranks: Sequence[Weights]) -> Weights:
         result = []
@@ -114,12 +105,11 @@ def one_bit_adam(
                 frozen = floored_root(v, t, s)
         else:
             d = frozen
-            m = exchange.in_units_of(
+            m = exchange(
                 [
                     [s.beta1 * a + (1 - s.beta1) * b for a, b in zip(m, g, strict=True)]
                     for g in gradients
-                ],
-                d if s.sends_updates else None,
+                ]
             )
         x = [
             a * (1 - lr * wd) - lr / (1 - s.beta1**t) * b / c
@@ -185,10 +175,7 @@ def zero_one_adam(
         if t in exchanging:
             ubar = [each / r for each, r in zip(u[0], rate, strict=True)]
             if t not in renewing:
-                ubar = exchange.in_units_of(
-                    [[each / r for each, r in zip(of, rate, strict=True)] for of in u],
-                    d if s.sends_updates else None,
-                )
+                ubar = exchange([[each / r for each, r in zip(of, rate, strict=True)] for of in u])
             together = [anchor[i] * kept[i] - rate[i] * ubar[i] / d[i] for i in tensors]
             anchor = together
             for rank in range(ranks):
@@ -239,7 +226,7 @@ def one_bit_lamb(
         ]
         before = m
         is_warm = t <= freeze_step
-        m = mean(moved) if is_warm else exchange.in_units_of(moved, d if s.sends_updates else None)
+        m = mean(moved) if is_warm else exchange(moved)
         if is_warm:
             g = mean(gradients)
             v = [s.beta2 * a + (1 - s.beta2) * b * b for a, b in zip(v, g, strict=True)]

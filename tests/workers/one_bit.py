@@ -69,11 +69,8 @@ def main() -> None:
         (ZeroOneAdam, policies),
     )
     found = {
-        f"{kind.__name__}, {what}": weights_after_each_step(
-            kind, settings | {"sends_updates": what == "updates"}, ranks.rank
-        )
+        kind.__name__: weights_after_each_step(kind, settings, ranks.rank)
         for kind, settings in kinds
-        for what in ("updates", "momenta")
     }
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, found)

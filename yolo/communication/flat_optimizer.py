@@ -30,9 +30,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     differs from rank to rank is in `rank_state`.
     """
 
-    def __init__(
-        self, params: Iterable[Any], defaults: dict[str, Any], sends_updates: bool = True
-    ) -> None:
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults | {"step": 0})
         self.parameters: list[torch.Tensor] = [
             p for group in self.param_groups for p in group["params"]
@@ -53,7 +51,6 @@ class FlatOptimizer(torch.optim.Optimizer):
         )
         self._link_state()
         self.compressed = CompressedMean(self.layout, first.dtype)
-        self.sends_updates = sends_updates
         self.overflow = False
         """Whether the last step was left out because no rank had a finite gradient; DeepSpeed asks for it."""
         self._global_grad_norm: torch.Tensor | float = 0.0
@@ -218,20 +215,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Take up what `rank_state` returned on the same rank."""
         self.compressed.load_state_dict(state)
 
-    # --- the exchange and Adam's parts -------------------------------------------------------------------------------------------
-
-    def exchange_momentum(self, norm: torch.Tensor) -> torch.Tensor:
-        """Replace the momentum by its compressed mean; returns the gradient norms of all ranks (ranks,).
-
-        What is compressed is the update that it makes, unless `sends_updates` is False: there elements differ by little,
-        while a momentum's differ as their second moments do, and one magnitude for a block would be divided by each.
-        """
-        if not self.sends_updates:
-            return self.compressed.average(self.momentum, norm)
-        self.momentum.div_(self.denominator)
-        norms = self.compressed.average(self.momentum, norm)
-        self.momentum.mul_(self.denominator)
-        return norms
+    # --- Adam's parts -----------------------------------------------------------------------------------------------------------
 
     def frozen_denominator(self, updates: int, out: torch.Tensor) -> torch.Tensor:
         """sqrt(v) + eps of a second moment that stands still, bias-corrected for its `updates`, with a floor."""

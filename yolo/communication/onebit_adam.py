@@ -35,10 +35,9 @@ class OneBitAdam(FlatOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         freeze_step: int | Literal["auto"] = "auto",
-        sends_updates: bool = True,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, defaults | {"frozen_at": None}, sends_updates)
+        super().__init__(params, defaults | {"frozen_at": None})
         self.freeze_step = freeze_step
         self._watch: VarianceWatch | None = None
 
@@ -81,7 +80,7 @@ class OneBitAdam(FlatOptimizer):
         """Both moments and the denominator of a step; False where it must be left out."""
         if self.frozen_at is not None:
             self.take_into_momentum()
-            return self.note_local(self.exchange_momentum(norm))
+            return self.note_local(self.compressed.average(self.momentum, norm))
         if not self.note_averaged(norm):
             return False
         self.take_into_momentum()

@@ -43,9 +43,8 @@ class OneBitLamb(OneBitAdam):
         factor_max: float = 4.0,
         factor_min: float = 0.5,
         factor_threshold: float = 0.1,
-        sends_updates: bool = True,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay, freeze_step, sends_updates)
+        super().__init__(params, lr, betas, eps, weight_decay, freeze_step)
         self.bounds = (min_coeff, max_coeff)
         self.coeff_beta = coeff_beta
         self.factor_bounds = (factor_min, factor_max)

@@ -46,11 +46,10 @@ class ZeroOneAdam(FlatOptimizer):
         var_update_scaler: int = 16,
         local_step_scaler: int | Literal["auto"] = "auto",
         local_step_clipper: int = 16,
-        sends_updates: bool = True,
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         counters = {"renewals": 0, "next_renewal": 1, "next_exchange": 1}
-        super().__init__(params, defaults | counters, sends_updates)
+        super().__init__(params, defaults | counters)
         self.var_freeze_step = var_freeze_step
         self.var_update_scaler = var_update_scaler
         self.local_step_scaler = local_step_scaler
@@ -121,7 +120,7 @@ class ZeroOneAdam(FlatOptimizer):
         self.take_into_momentum()
         is_time = step >= self.param_groups[0]["next_exchange"]
         if is_time and not self._behind:
-            if self.note_local(self.exchange_momentum(norm)):
+            if self.note_local(self.compressed.average(self.momentum, norm)):
                 self.move_by_momentum()
             return
         self._step_alone(step)
@@ -173,7 +172,7 @@ class ZeroOneAdam(FlatOptimizer):
                 rate > 0
             ):  # at a learning rate of 0 nothing moved, and the momentum stays for what it is
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
-        self._global_grad_norm = self.exchange_momentum(norm).square().mean().sqrt()
+        self._global_grad_norm = self.compressed.average(self.momentum, norm).square().mean().sqrt()
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):
