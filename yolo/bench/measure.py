@@ -16,7 +16,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.bench.strategies import COMPUTE, DDP, Strategy, chosen
+from yolo.bench.strategies import COMPUTE, Strategy, chosen
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
@@ -62,7 +62,7 @@ class Trainer:
         model = YOLOv5("n", CLASSES)
         self.criterion = DetectionLoss(model.anchors, model.stride, CLASSES, image_size)
         recipe = _recipe(strategy, image_size, ranks.world_size)
-        start = _start_ddp if strategy is DDP else _start_engine
+        start = _start_engine if strategy.ddp_bucket_mb is None else _start_ddp
         self.forward, self.learn, self.collectives_beside = start(model, recipe, ranks, strategy)
         generator = torch.Generator().manual_seed(1 + ranks.rank)
         self.images = torch.rand(1, 3, image_size, image_size, generator=generator)
@@ -104,8 +104,9 @@ def _start_engine(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strateg
 
 
 def _start_ddp(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) -> Started:
-    """torch's DistributedDataParallel as it comes."""
-    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    """torch's DistributedDataParallel as it comes, but for the bucket's size."""
+    assert strategy.ddp_bucket_mb is not None
+    wrapped = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=strategy.ddp_bucket_mb)
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.optimizer.lr)
 
     def learn(loss: torch.Tensor) -> None:

@@ -19,10 +19,11 @@ class Strategy:
     """Steps after which its traffic repeats."""
     exchanges: bool = True
     """False for the measure of computing alone."""
+    ddp_bucket_mb: float | None = None
+    """MiB of a bucket where torch's DistributedDataParallel is used instead of DeepSpeed."""
 
 
 COMPUTE = Strategy("compute", "computing alone", exchanges=False)
-DDP = Strategy("ddp", "torch DDP")
 LOCAL = 16
 """Steps between exchanges in the strategies that have some."""
 
@@ -48,7 +49,8 @@ _ALL = (
     ),
     Strategy("zero3", "ZeRO-3", ("zero.stage=3", "zero.stage3_param_persistence_threshold=0")),
     Strategy("zero3_persistent", "ZeRO-3, small tensors kept", ("zero.stage=3",)),
-    DDP,
+    Strategy("ddp", "torch DDP", ddp_bucket_mb=25.0),  # its default
+    Strategy("ddp_small_buckets", "torch DDP, overlapped's buckets", ddp_bucket_mb=0.9),
     Strategy("overlapped", "overlapped", ("communication.reducer=overlapped",)),
     Strategy(
         "overlapped_bf16",

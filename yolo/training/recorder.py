@@ -93,8 +93,9 @@ class Recorder:
         self._span.seconds += time.perf_counter() - self._started
 
     def epoch_settled(self) -> None:
-        """What the ranks still had to exchange at an epoch's end belongs to its steps."""
-        self._span.seconds += time.perf_counter() - self._started
+        """What the ranks still had to exchange at an epoch's end belongs to its steps, logged or not."""
+        settling = Span(seconds=time.perf_counter() - self._started, traffic=self.meter.take())
+        (self._span if self.has_steps else self.total).add(settling)
 
     @property
     def has_steps(self) -> bool:
@@ -110,7 +111,7 @@ class Recorder:
         losses = self._losses.tolist()  # waits for the device, which a GPU's steps did not
         self._losses.zero_()
         span.seconds += time.perf_counter() - started
-        span.traffic = self.meter.take()
+        span.traffic.add(self.meter.take())
         box, obj, cls = self._add_over_ranks(losses, span)
         self.total.add(span)
         return StepLog(
