@@ -168,9 +168,8 @@ class ZeroOneAdam(FlatOptimizer):
     def _exchange(self, norm: torch.Tensor) -> None:
         """Average what the ranks did since they parted, and take them all back to the same weights."""
         for span, rate in zip(self.spans, self._rates, strict=True):
-            if (
-                rate > 0
-            ):  # at a learning rate of 0 nothing moved, and the momentum stays for what it is
+            # At a learning rate of 0 nothing moved, and the momentum stays what it is.
+            if rate > 0:
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
         self._global_grad_norm = self.compressed.average(self.momentum, norm).square().mean().sqrt()
         torch._foreach_copy_(self.parameters, self.anchor)
