@@ -242,7 +242,7 @@ def one_bit_lamb(
             else:
                 implied = (m[i] - s.beta1 * before[i]) / (1 - s.beta1)
                 fresh[i] = s.beta2 * fresh[i] + (1 - s.beta2) * implied**2
-                fresh_root = np.sqrt(fresh[i] / (1 - s.beta2**t)) + s.eps
+                fresh_root = floored_root([fresh[i]], t, s)[0]
                 share = min(1.0, np.linalg.norm(plain) / np.linalg.norm(direction))
                 factor = float((d[i] / fresh_root).max()) * share + 1 - share
                 factor = np.clip(factor, bounds.r_min, bounds.r_max)

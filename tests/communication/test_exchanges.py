@@ -33,6 +33,12 @@ def test_the_overlapped_reducer_averages_as_deepspeed_does(found: Any) -> None:
 
 def test_powersgd_at_full_rank_is_the_mean(found: Any) -> None:
     assert found["reducers"]["PowerSGD at full rank"] < 1e-3
+    assert found["reducers"]["PowerSGD at rank 1"] > 1e-2
+    assert found["reducers"]["PowerSGD began"]
+
+
+def test_powersgd_forgets_a_gradient_that_is_no_number(found: Any) -> None:
+    assert found["reducers"]["PowerSGD after a NaN"] == [True, True, True, False, True, True]
 
 
 @pytest.mark.parametrize("case", ["fp32", "accumulated", "bf16"])
@@ -78,11 +84,13 @@ def test_local_steps_part_and_meet_at_the_mean(found: Any) -> None:
     assert reducers["ranks part"]
     assert reducers["together again"]
     assert reducers["averaged weights"] < 1e-5
-    assert reducers["outer momentum moves further"] > 1
+    assert reducers["outer momentum moves further"] > 1.1
 
 
 def test_one_bit_that_differs_is_found_and_named(found: Any) -> None:
     for said in found["agreement"]["said"]:
         assert "step 2: ranks do not hold the same weights" in said
         assert "model.3.conv.weight of" in said
-        assert "differ on rank" in said
+        assert (
+            "parameters differ. A faulty machine" in said
+        )  # of two ranks nobody knows which is right

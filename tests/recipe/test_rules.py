@@ -58,13 +58,25 @@ WARNINGS = [
         "communication: {sync_every: 8, reducer: powersgd}",
         "weights are exchanged, not gradients",
     ),
-    ("communication: {bucket_size: 9}", "has no effect: communication.reducer is deepspeed"),
-    ("communication: {powersgd_rank: 4}", "has no effect: communication.reducer is deepspeed"),
+    ("communication: {bucket_size: 9}", "communication.reducer deepspeed is chosen"),
+    (
+        "optimizer: {type: OneBitAdam}\ncommunication: {powersgd_rank: 4}",
+        "it is for communication.reducer powersgd, and optimizer.type OneBitAdam is chosen",
+    ),
+    ("communication: {sync_every: 4, outer_one_bit: true, data_type: bf16}", "sends signs"),
+    (
+        "communication: {reducer: overlapped}\ndeepspeed: {prescale_gradients: true}",
+        "DeepSpeed averages nothing under communication.reducer overlapped",
+    ),
+    (
+        "zero: {stage: 3}\ncommunication: {check_weights_every: 5}",
+        "check_weights_every: has no effect: at zero.stage 3",
+    ),
     (
         "communication: {reducer: powersgd, data_type: bf16}",
         "PowerSGD sends its factors in the gradients' own type",
     ),
-    ("communication: {outer_lr: 1.0}", "has no effect: communication.sync_every is 1"),
+    ("communication: {outer_lr: 1.0}", "it is for communication.sync_every above 1"),
     ("communication: {reducer: overlapped, bucket_size: 1e6}", "next to nothing is hidden"),
     ("deepspeed: {comms_logger: {enabled: true}}", "makes every collective wait"),
     ("deepspeed: {flops_profiler: {enabled: true}}", "waits for the device at every step"),
@@ -97,6 +109,14 @@ ERRORS = [
         "set zero.stage to 0 for overlapped",
     ),
     ("zero: {stage: 2}\ncommunication: {sync_every: 4}", "trains whole weights by itself"),
+    ("precision: {dtype: fp16}\ncommunication: {reducer: powersgd}", "remembers them at the old"),
+    (
+        "model: {sync_batchnorm: true}\ncluster: {backend: nccl}\noptimizer: {type: ZeroOneAdam}",
+        "also of those that ranks take alone",
+    ),
+    ("optimizer: {type: OneBitLamb, min_coeff: 5, max_coeff: 1}", "5 is above max_coeff 1"),
+    ("optimizer: {type: OneBitLamb, factor_min: 5}", "5 is above factor_max 4"),
+    ("communication: {reducer: powersgd, powersgd_start_step: 1}", "powersgd_start_step"),
     (
         "precision: {dtype: fp16}\ncommunication: {sync_every: 4}",
         "on one rank and not on another",
@@ -135,6 +155,9 @@ def test_one_rank_needs_no_exchange(write: Write) -> None:
         "communication: {data_type: bf16}\nmodel: {sync_batchnorm: true}\ncluster: {backend: nccl}"
     )
     assert len(prepare(write(text), world_size=1).warnings) == 2
+    one_bit = prepare(write("optimizer: {type: OneBitAdam}"), world_size=1).warnings
+    assert len(one_bit) == 1
+    assert "saves nothing" in one_bit[0]
 
 
 def test_every_rule_has_a_name_that_says_what_it_knows() -> None:

@@ -104,14 +104,20 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     for name, overrides in {
         "overlapped": ("communication.reducer=overlapped",),
         "PowerSGD at full rank": (
-            *("communication.reducer=powersgd", "communication.powersgd_start_step=0"),
+            *("communication.reducer=powersgd", "communication.powersgd_start_step=2"),
             "communication.powersgd_rank=1000",
+        ),
+        "PowerSGD at rank 1": (
+            *("communication.reducer=powersgd", "communication.powersgd_start_step=2"),
+            "communication.powersgd_rank=1",
         ),
     }.items():
         weights, exchange = weights_after(ranks, 3, *overrides)
         found[name] = apart(weights, plain, start)
         if name == "overlapped":
             found["buckets"] = len(exchange.buckets)
+    found["PowerSGD began"] = bool(exchange.state.error_dict)
+    found["PowerSGD after a NaN"] = steps_after_a_nan(ranks)
     # One step: from the second on, bf16's rounding has made another network of it.
     plain_once, _ = weights_after(ranks, 1)
     bf16, _ = weights_after(
@@ -131,7 +137,8 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     found["averaged weights"] = apart(averaged, alone / 2, start)
     found["together again"] = is_same_everywhere(averaged) and exchange.steps_behind == 0
     outer, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.5")
-    found["outer momentum moves further"] = float((outer - start).norm() / found["moved"])
+    without, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.0")
+    found["outer momentum moves further"] = float((outer - start).norm() / (without - start).norm())
     return found
 
 
@@ -204,6 +211,24 @@ def guards(ranks: Ranks) -> dict[str, Any]:
         "no number anywhere": step(nothing),
         "short again": step(0.5 * direction),
     }
+
+
+def steps_after_a_nan(ranks: Ranks) -> list[bool]:
+    """Whether each of some steps under PowerSGD was taken, the third with a NaN on one rank."""
+    settings = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
+    recipe = recipe_of(*settings)
+    torch.manual_seed(0)
+    engine = start_engine(YOLOv5("n", 3), recipe, ranks)
+    exchange = start_exchange(engine, recipe)
+    exchange.plan(warmup_steps=1, steps=100)
+    taken = []
+    for step in range(6):
+        loss = sum(level.square().mean() for level in engine(torch.rand(2, 3, 64, 64)))
+        engine.backward(loss * (float("nan") if step == 3 and ranks.rank == 1 else 1.0))
+        exchange.finish_gradients()
+        engine.step()
+        taken.append(bool(engine.was_step_applied()))
+    return taken
 
 
 def agreement(ranks: Ranks) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Trainer:
         self.criterion = DetectionLoss(model.anchors, model.stride, CLASSES, image_size)
         recipe = _recipe(strategy, image_size, ranks.world_size)
         start = _start_engine if strategy.ddp_bucket_mb is None else _start_ddp
-        self.forward, self.learn, self.collectives_beside = start(model, recipe, ranks, strategy)
+        started = start(model, recipe, ranks, strategy)
+        self.forward, self.learn, self.steps_alone, self.collectives_beside = started
         generator = torch.Generator().manual_seed(1 + ranks.rank)
         self.images = torch.rand(1, 3, image_size, image_size, generator=generator)
         boxes = torch.rand(BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
@@ -74,7 +75,8 @@ class Trainer:
         """One step as the training loop takes it."""
         assignment = self.criterion.assign(self.targets, self.images.shape)
         matches = assignment.matches.float()
-        exchange = dist.all_reduce(matches, async_op=True) if self.strategy.exchanges else None
+        is_alone = self.steps_alone()
+        exchange = None if is_alone else dist.all_reduce(matches, async_op=True)
         predictions = self.forward(self.images)
         if exchange is not None:
             exchange.wait()
@@ -83,8 +85,11 @@ class Trainer:
         self.learn(loss)
 
 
-Started = tuple[Callable[..., Any], Callable[[torch.Tensor], None], Callable[[], int]]
-"""Forward; backward and the optimizer's step; collectives a step that the meter does not see."""
+Started = tuple[
+    Callable[..., Any], Callable[[torch.Tensor], None], Callable[[], bool], Callable[[], int]
+]
+"""Forward; backward and the optimizer's step; whether the next one is taken alone; collectives a step that the meter does
+not see."""
 
 
 def _start_engine(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) -> Started:
@@ -100,7 +105,7 @@ def _start_engine(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strateg
         engine.step()
         exchange.step_taken()
 
-    return engine, learn, lambda: 0
+    return engine, learn, lambda: exchange.steps_alone or not strategy.exchanges, lambda: 0
 
 
 def _start_ddp(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) -> Started:
@@ -120,7 +125,7 @@ def _start_ddp(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) 
         buckets = str(data.get("rebuilt_bucket_sizes") or data["bucket_sizes"]).split(",")
         return len(buckets) + 1  # and the buffers' broadcast
 
-    return wrapped, learn, collectives
+    return wrapped, learn, lambda: False, collectives
 
 
 def _recipe(strategy: Strategy, image_size: int, world_size: int) -> Recipe:

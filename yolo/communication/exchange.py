@@ -32,6 +32,11 @@ class Exchange:
         """
         return ""
 
+    @property
+    def steps_alone(self) -> bool:
+        """Whether the next step is one that this rank takes without hearing of the others'."""
+        return False
+
     def finish_gradients(self) -> None:
         """Called after each backward, before the engine's step; collective at an accumulation's end."""
 
@@ -47,6 +52,9 @@ class Exchange:
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Take up what `rank_state` returned on the same rank."""
+
+    def weights_loaded(self) -> None:
+        """Called after a checkpoint's weights replaced those that this began with."""
 
 
 class OptimizerExchange(Exchange):
@@ -65,6 +73,11 @@ class OptimizerExchange(Exchange):
     def phase(self) -> str:
         """See `Exchange.phase`."""
         return self.optimizer.phase
+
+    @property
+    def steps_alone(self) -> bool:
+        """See `Exchange.steps_alone`."""
+        return self.optimizer.steps_alone
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `Exchange.plan`."""

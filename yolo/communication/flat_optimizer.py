@@ -52,10 +52,12 @@ class FlatOptimizer(torch.optim.Optimizer):
         self._link_state()
         self.compressed = CompressedMean(self.layout, first.dtype)
         self.overflow = False
-        """Whether the last step was left out because no rank had a finite gradient; DeepSpeed asks for it."""
+        """Whether the last step moved no weight because no rank had a finite gradient; DeepSpeed asks for it."""
         self._global_grad_norm: torch.Tensor | float = 0.0
         """DeepSpeed asks for it too. Once gradients are no longer averaged, the root mean square over the ranks."""
         self.clipping = 0.0
+        self.has_gradient = False
+        """Whether this rank's gradient of the step under way is finite."""
         self._engine: GradientExchange | None = None
 
     # --- around the steps ---------------------------------------------------------------------------------------
@@ -93,6 +95,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         return (
             "whole gradients" if self.wants_averaged_gradients else "momentum at 1 bit an element"
         )
+
+    @property
+    def steps_alone(self) -> bool:
+        """Whether the next step is one that this rank takes without hearing of the others'."""
+        return False
 
     def settle(self) -> None:
         """Make weights the same on all ranks where they are not; collective."""
@@ -141,7 +148,9 @@ class FlatOptimizer(torch.optim.Optimizer):
         torch._foreach_copy_([view for view, _ in found], [grad for _, grad in found])
         # Tensor by tensor, because fp32 adds up a million squares in a row only to three digits.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients)))
-        if not norm.isfinite():  # on a GPU this waits for backward, as DeepSpeed's own check does
+        # On a GPU this waits for backward, as DeepSpeed's own check does.
+        self.has_gradient = bool(norm.isfinite())
+        if not self.has_gradient:
             self.gradient.zero_()  # this rank has nothing to say in this step
         elif self.clipping > 0:
             self.gradient.mul_((self.clipping / (norm + 1e-6)).clamp_(max=1.0))
@@ -173,8 +182,9 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def note_local(self, norms: torch.Tensor) -> bool:
         """The same for the ranks' own gradients (ranks,), which are known to all: left out if none is finite."""
-        self._global_grad_norm = norms.square().mean().sqrt()
-        self.overflow = not bool(norms.isfinite().any())
+        finite = norms[norms.isfinite()]
+        self._global_grad_norm = finite.square().mean().sqrt()
+        self.overflow = finite.numel() == 0
         return not self.overflow
 
     def move(self, span: slice, group: dict[str, Any]) -> None:
@@ -217,10 +227,10 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     # --- Adam's parts -----------------------------------------------------------------------------------------------------------
 
-    def frozen_denominator(self, updates: int, out: torch.Tensor) -> torch.Tensor:
-        """sqrt(v) + eps of a second moment that stands still, bias-corrected for its `updates`, with a floor."""
+    def floored_root(self, variance: torch.Tensor, updates: int, out: torch.Tensor) -> torch.Tensor:
+        """sqrt(v) + eps of a second moment, bias-corrected for its `updates`, with `VARIANCE_FLOOR`."""
         group = self.param_groups[0]
-        blocks = self.variance.view(-1, self.layout.block)
+        blocks = variance.view(-1, self.layout.block)
         floor = blocks.sum(1).div_(self.layout.counts).mul_(VARIANCE_FLOOR)
         torch.maximum(blocks, floor[:, None], out=out.view(-1, self.layout.block))
         return out.div_(1 - group["betas"][1] ** updates).sqrt_().add_(group["eps"])

@@ -66,12 +66,17 @@ class LocalSteps(Exchange):
         self._movements = layout.views(self.movement)
         self._compressed = CompressedMean(layout, dtype) if is_one_bit else None
         self._behind = 0
-        self._drop_anchor()
+        self.weights_loaded()
 
     @property
     def steps_behind(self) -> int:
         """See `Exchange.steps_behind`."""
         return self._behind
+
+    @property
+    def steps_alone(self) -> bool:
+        """See `Exchange.steps_alone`."""
+        return True
 
     def step_taken(self) -> None:
         """See `Exchange.step_taken`."""
@@ -103,7 +108,8 @@ class LocalSteps(Exchange):
         movement.copy_(wire)
 
     @torch.no_grad()
-    def _drop_anchor(self) -> None:
+    def weights_loaded(self) -> None:
+        """See `Exchange.weights_loaded`: these are what ranks have in common now."""
         torch._foreach_copy_(self._anchors, self.parameters)
 
     def rank_state(self) -> dict[str, Any]:
@@ -117,4 +123,3 @@ class LocalSteps(Exchange):
         self.load_inner_state(state["inner"])
         if self._compressed is not None and state["compressed"]:
             self._compressed.load_state_dict(state["compressed"])
-        self._drop_anchor()

@@ -9,10 +9,14 @@ floor (`VARIANCE_FLOOR`).
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import deepspeed.comm as dist
 import torch
 
 from yolo.communication.flat_optimizer import FlatOptimizer
 from yolo.communication.freezing import VarianceWatch
+
+STEPS_BETWEEN_DECISIONS = 10
+"""Of `freeze_step: auto`, each of which costs a round trip."""
 
 
 class OneBitAdam(FlatOptimizer):
@@ -94,7 +98,7 @@ class OneBitAdam(FlatOptimizer):
         if self.frozen_at is None and self._is_time(step):
             for group in self.param_groups:
                 group["frozen_at"] = step
-            self.frozen_denominator(step, out=self.denominator)
+            self.floored_root(self.variance, step, out=self.denominator)
 
     def _is_time(self, step: int) -> bool:
         if self.freeze_step != "auto":
@@ -102,7 +106,14 @@ class OneBitAdam(FlatOptimizer):
         if self._watch is None:
             return False
         correction = 1 - self.param_groups[0]["betas"][1] ** step
-        return self._watch.is_stable(step, float(self.variance.sum()) / correction)
+        is_stable = self._watch.is_stable(step, float(self.variance.sum()) / correction)
+        if step % STEPS_BETWEEN_DECISIONS:
+            return False
+        # One rank decides for all: on unlike processors their sums differ in the last digit, and ranks that freeze at
+        # different steps would wait for each other's collectives for ever.
+        decision = torch.tensor([int(is_stable)], device=self.variance.device)
+        dist.broadcast(decision, 0)
+        return bool(decision.item())
 
     def _set_denominator(self, step: int) -> None:
         _, beta2 = self.param_groups[0]["betas"]
@@ -113,7 +124,7 @@ class OneBitAdam(FlatOptimizer):
         """See `FlatOptimizer.load_state_dict`."""
         super().load_state_dict(state_dict)
         if self.frozen_at is not None:
-            self.frozen_denominator(self.frozen_at, out=self.denominator)
+            self.floored_root(self.variance, self.frozen_at, out=self.denominator)
 
     def rank_state(self) -> dict[str, Any]:
         """See `FlatOptimizer.rank_state`."""

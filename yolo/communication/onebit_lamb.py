@@ -51,8 +51,6 @@ class OneBitLamb(OneBitAdam):
         self.factor_threshold = factor_threshold
         self.fresh_variance = torch.zeros_like(self.variance)
         self.last_momentum = torch.zeros_like(self.momentum)
-        self._fresh = self.layout.views(self.fresh_variance)
-        self._frozen = self.layout.views(self.denominator)
         self.coefficients = self.momentum.new_zeros(len(self.parameters))
         """(tensors,) running mean of each tensor's trust ratio, kept once frozen."""
         self.factors = torch.ones_like(self.coefficients)
@@ -93,11 +91,10 @@ class OneBitLamb(OneBitAdam):
         beta1, beta2 = self.param_groups[0]["betas"]
         implied = self.last_momentum.mul_(-beta1).add_(self.momentum).div_(1 - beta1)
         self.fresh_variance.mul_(beta2).addcmul_(implied, implied, value=1 - beta2)
-        fresh = torch._foreach_div(self._fresh, 1 - beta2**step)
-        torch._foreach_sqrt_(fresh)
-        torch._foreach_add_(fresh, self.param_groups[0]["eps"])
-        apart = torch._foreach_div(self._frozen, fresh)
-        factors = torch.stack(torch._foreach_norm(apart, float("inf")))
+        # The gradient was taken into the momentum, and its memory is free.
+        fresh_root = self.floored_root(self.fresh_variance, step, out=self.gradient)
+        torch.div(self.denominator, fresh_root, out=self.gradient)
+        factors = torch.stack(torch._foreach_norm(self._gradients, float("inf")))
         # Weight decay does not follow the second moment: only the share of the rest is scaled.
         share = torch.where(whole_norms > 0, plain_norms / whole_norms, 1.0).clamp_(max=1.0)
         factors = (factors * share + 1 - share).clamp_(*self.factor_bounds)

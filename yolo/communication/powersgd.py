@@ -32,7 +32,7 @@ class PowerSGDReducer(Exchange):
         self.state = PowerSGDState(
             process_group=None,
             matrix_approximation_rank=rank,
-            start_powerSGD_iter=max(2, start_step or EARLIEST_START),
+            start_powerSGD_iter=EARLIEST_START if start_step is None else start_step,
             min_compression_rate=1,
             orthogonalization_epsilon=1e-8,  # a dead filter's column is 0
         )
@@ -58,25 +58,35 @@ class PowerSGDReducer(Exchange):
         if self.engine.is_gradient_accumulation_boundary():
             self.bucket.held.fill()
             mean = powerSGD_hook(self.state, self.bucket).wait()
+            if not mean.isfinite().all():  # the same on all ranks; the step is left out
+                for memory in self._memories().values():  # once in there it would never leave
+                    memory.clear()
             self.bucket.held.vector.copy_(mean)
             self.bucket.held.hand_back()
 
-    def rank_state(self) -> dict[str, Any]:
-        """See `Exchange.rank_state`."""
+    def _memories(self) -> dict[str, dict[int, torch.Tensor]]:
         state = self.state
         return {
-            "iter": state.iter,
-            "errors": dict(state.error_dict),
-            "p": dict(state.p_memory_dict),
-            "q": dict(state.q_memory_dict),
+            "errors": state.error_dict,
+            "p": state.p_memory_dict,
+            "q": state.q_memory_dict,
+        }
+
+    def rank_state(self) -> dict[str, Any]:
+        """See `Exchange.rank_state`."""
+        memories = {name: dict(memory) for name, memory in self._memories().items()}
+        return {
+            "iter": self.state.iter,
+            "rank": self.state.matrix_approximation_rank,
+            **memories,
         }
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """See `Exchange.load_rank_state`."""
         self.state.iter = state["iter"]
-        self.state.error_dict.update(state["errors"])
-        self.state.p_memory_dict.update(state["p"])
-        self.state.q_memory_dict.update(state["q"])
+        for name, memory in self._memories().items():
+            if name == "errors" or state["rank"] == self.state.matrix_approximation_rank:
+                memory.update(state[name])  # factors of another rank have another shape
 
 
 class _DdpBucket:

@@ -31,7 +31,7 @@ class ZeroOneAdam(FlatOptimizer):
         var_freeze_step: steps after which the second moment stays; "auto": the end of the learning rate's warm-up.
         var_update_scaler: renewals of the second moment after which the interval between them doubles.
         local_step_scaler: steps after which the interval between exchanges doubles; "auto" reaches the clipper in the
-            middle of what is left of the run.
+            first half of what is left of the run.
         local_step_clipper: the longest interval between exchanges, in steps; 1 for none.
     """
 
@@ -61,6 +61,8 @@ class ZeroOneAdam(FlatOptimizer):
         self._rates = [0.0] * len(self.param_groups)
         self._decays = [1.0] * len(self.param_groups)
         self._behind = 0
+        self._had_gradient = False
+        """Whether this rank had a finite gradient since the ranks parted."""
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
@@ -72,6 +74,11 @@ class ZeroOneAdam(FlatOptimizer):
             left = max(1, steps - freeze)
             self.local_step_scaler = max(1, round(left / 2 / doublings))
         self.switch_exchange()
+        if freeze < warmup_steps:
+            return (
+                f"optimizer.var_freeze_step {freeze}: the learning rate rises for {warmup_steps} steps, and a second moment "
+                "frozen before that is too small for what follows"
+            )
         if freeze >= steps and self.local_step_clipper > 1:
             return f"optimizer.var_freeze_step {freeze}: the run has {steps} steps, so there are no local steps"
         return ""
@@ -93,6 +100,12 @@ class ZeroOneAdam(FlatOptimizer):
         """See `FlatOptimizer.wants_averaged_gradients`: where the second moment is renewed."""
         next_renewal: int = self.param_groups[0]["next_renewal"]
         return self.step_count + 1 == next_renewal and not self._is_frozen(next_renewal)
+
+    @property
+    def steps_alone(self) -> bool:
+        """See `FlatOptimizer.steps_alone`."""
+        next_exchange: int = self.param_groups[0]["next_exchange"]
+        return self.step_count + 1 < next_exchange and not self.wants_averaged_gradients
 
     def _is_frozen(self, step: int) -> bool:
         return self.var_freeze_step != "auto" and step > self.var_freeze_step
@@ -137,7 +150,7 @@ class ZeroOneAdam(FlatOptimizer):
         renewals = self.param_groups[0]["renewals"]
         interval = 2 ** min(renewals // self.var_update_scaler, 32)
         self._set(renewals=renewals + 1, next_renewal=step + interval)
-        self.frozen_denominator(renewals + 1, out=self.denominator)
+        self.floored_root(self.variance, renewals + 1, out=self.denominator)
 
     def _set(self, **values: int) -> None:
         for group in self.param_groups:
@@ -154,7 +167,9 @@ class ZeroOneAdam(FlatOptimizer):
         """Move this rank's weights by its own momentum, and remember by how much."""
         if not self._behind:
             torch._foreach_copy_(self.anchor, self.parameters)
+            self._had_gradient = False
         self._behind += 1
+        self._had_gradient |= self.has_gradient
         correction = 1 - self.param_groups[0]["betas"][0] ** step
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):
@@ -171,7 +186,8 @@ class ZeroOneAdam(FlatOptimizer):
             # At a learning rate of 0 nothing moved, and the momentum stays what it is.
             if rate > 0:
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
-        self._global_grad_norm = self.compressed.average(self.momentum, norm).square().mean().sqrt()
+        note = norm.nan_to_num(nan=0.0, posinf=0.0) if self._had_gradient else norm
+        self.note_local(self.compressed.average(self.momentum, note))
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):
@@ -187,7 +203,8 @@ class ZeroOneAdam(FlatOptimizer):
     def settle(self) -> None:
         """See `FlatOptimizer.settle`: an exchange before its time."""
         if self._behind:
-            self._exchange(torch.zeros((), device=self.momentum.device))
+            norm = torch.as_tensor(self._global_grad_norm, device=self.momentum.device)
+            self._exchange(norm)
             step = self.step_count
             self._set(next_exchange=step + self.exchange_interval(step))
 
@@ -196,5 +213,6 @@ class ZeroOneAdam(FlatOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `FlatOptimizer.load_state_dict`; a checkpoint is taken when ranks are together."""
         super().load_state_dict(state_dict)
-        if self.param_groups[0]["renewals"]:
-            self.frozen_denominator(self.param_groups[0]["renewals"], out=self.denominator)
+        renewals = self.param_groups[0]["renewals"]
+        if renewals:
+            self.floored_root(self.variance, renewals, out=self.denominator)

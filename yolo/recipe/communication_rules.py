@@ -34,6 +34,47 @@ def one_bit_wants_a_loss_that_is_not_scaled(resolved: ResolvedRecipe) -> Iterato
 
 
 @rule
+def powersgd_wants_a_loss_that_is_not_scaled(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.communication.reducer == "powersgd" and recipe.precision.dtype == "fp16":
+        yield error(
+            "precision.dtype",
+            "fp16 lets gradients overflow until its loss scale fits, and PowerSGD's error feedback remembers them at the old "
+            "scale; set bf16 or fp32",
+        )
+
+
+@rule
+def steps_taken_alone_and_sync_batchnorm_exclude_each_other(
+    resolved: ResolvedRecipe,
+) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    is_alone = recipe.communication.sync_every > 1 or recipe.optimizer.type == "ZeroOneAdam"
+    if recipe.model.sync_batchnorm and is_alone:
+        yield error(
+            "model.sync_batchnorm",
+            "it exchanges statistics in every layer of every step, also of those that ranks take alone under "
+            "communication.sync_every and ZeroOneAdam; set it to false",
+        )
+
+
+@rule
+def lamb_bounds_are_in_order(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    optimizer = resolved.recipe.optimizer
+    if optimizer.type == "OneBitLamb":
+        if optimizer.min_coeff > optimizer.max_coeff:
+            yield error(
+                "optimizer.min_coeff",
+                f"{optimizer.min_coeff:g} is above max_coeff {optimizer.max_coeff:g}",
+            )
+        if optimizer.factor_min > optimizer.factor_max:
+            yield error(
+                "optimizer.factor_min",
+                f"{optimizer.factor_min:g} is above factor_max {optimizer.factor_max:g}",
+            )
+
+
+@rule
 def one_bit_leaves_no_other_exchange(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.optimizer.type in ONE_BIT:
@@ -81,20 +122,50 @@ def local_steps_want_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
 
 @rule
 def settings_want_their_strategy(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    at_work = _strategy(resolved)
     communication = resolved.recipe.communication
-    if communication.reducer != "overlapped":
-        why = f"communication.reducer is {communication.reducer}"
-        yield from without_effect(resolved, ("communication.bucket_size",), why)
-    if communication.reducer != "powersgd":
-        keys = ("communication.powersgd_rank", "communication.powersgd_start_step")
-        why = f"communication.reducer is {communication.reducer}"
-        yield from without_effect(resolved, keys, why)
-    else:
+    for strategy, words in SETTINGS.items():
+        if strategy != at_work:
+            keys = tuple(f"communication.{word}" for word in words)
+            yield from without_effect(
+                resolved, keys, f"it is for {strategy}, and {at_work} is chosen"
+            )
+    if at_work == POWERSGD:
         why = "PowerSGD sends its factors in the gradients' own type"
         yield from without_effect(resolved, ("communication.data_type",), why)
-    if communication.sync_every == 1:
-        outer = tuple(f"communication.outer_{word}" for word in ("lr", "momentum", "one_bit"))
-        yield from without_effect(resolved, outer, "communication.sync_every is 1")
+    if at_work == LOCAL_STEPS and communication.outer_one_bit:
+        why = "outer_one_bit sends signs"
+        yield from without_effect(resolved, ("communication.data_type",), why)
+
+
+OVERLAPPED, POWERSGD = "communication.reducer overlapped", "communication.reducer powersgd"
+LOCAL_STEPS = "communication.sync_every above 1"
+SETTINGS = {
+    OVERLAPPED: ("bucket_size",),
+    POWERSGD: ("powersgd_rank", "powersgd_start_step"),
+    LOCAL_STEPS: ("outer_lr", "outer_momentum", "outer_one_bit"),
+}
+
+
+def _strategy(resolved: ResolvedRecipe) -> str:
+    """Which one is at work where several are asked for, in a message's words."""
+    recipe = resolved.recipe
+    if recipe.optimizer.type in ONE_BIT:
+        return f"optimizer.type {recipe.optimizer.type}"
+    if recipe.communication.sync_every > 1:
+        return LOCAL_STEPS
+    return f"communication.reducer {recipe.communication.reducer}"
+
+
+@rule
+def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    if _strategy(resolved) in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
+        for word in ("prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op"):
+            if word in resolved.recipe.deepspeed:
+                yield warning(
+                    f"deepspeed.{word}",
+                    f"has no effect: DeepSpeed averages nothing under {_strategy(resolved)}",
+                )
 
 
 @rule
@@ -113,6 +184,22 @@ def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[F
 
 @rule
 def one_rank_has_nobody_to_exchange_with(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.world_size == 1:
-        keys = ("communication.reducer", "communication.check_weights_every")
-        yield from without_effect(resolved, keys, "there is one rank")
+    if resolved.world_size > 1:
+        return
+    words = ("reducer", "sync_every", "check_weights_every")
+    keys = tuple(f"communication.{word}" for word in words)
+    yield from without_effect(resolved, keys, "there is one rank")
+    kind = resolved.recipe.optimizer.type
+    if kind in ONE_BIT:
+        yield warning(
+            "optimizer.type",
+            f"{kind} compresses on one rank too, where nothing is sent: it shows what the method costs in accuracy, and saves "
+            "nothing",
+        )
+
+
+@rule
+def stage_3_has_no_whole_weights_to_compare(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    if resolved.recipe.zero.stage == 3:
+        keys = ("communication.check_weights_every",)
+        yield from without_effect(resolved, keys, "at zero.stage 3 ranks hold shards")

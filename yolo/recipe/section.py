@@ -31,7 +31,7 @@ def refuse_bool(value: object) -> object:
     return value
 
 
-def _whole(value: object) -> object:
+def whole(value: object) -> object:
     """YAML reads 5e8 as a float; a whole float is a count, 0.5 is not."""
     value = refuse_bool(value)
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
@@ -57,9 +57,9 @@ def _no_line_breaks(value: str) -> str:
 Auto = Literal["auto"]
 """Computed from other values and from the world size; `python -m yolo config` shows the result and the formula."""
 
-Count = Annotated[int, Field(ge=1, le=10**10), BeforeValidator(_whole)]
-CountOrZero = Annotated[int, Field(ge=0, le=10**10), BeforeValidator(_whole)]
-Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(_whole)]
+Count = Annotated[int, Field(ge=1, le=10**10), BeforeValidator(whole)]
+CountOrZero = Annotated[int, Field(ge=0, le=10**10), BeforeValidator(whole)]
+Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Rate = Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
@@ -79,7 +79,7 @@ Momentum = Annotated[
     float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
 ]
 ImageSize = Annotated[
-    int, Field(ge=64, le=4096), BeforeValidator(_whole), AfterValidator(_multiple_of_32)
+    int, Field(ge=64, le=4096), BeforeValidator(whole), AfterValidator(_multiple_of_32)
 ]
-Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(_whole)]
+Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(whole)]
 OneLine = Annotated[str, AfterValidator(_no_line_breaks), Field(min_length=1, max_length=200)]

@@ -163,12 +163,14 @@ def load_checkpoint(
             problem = "DeepSpeed found nothing to load in it"
         elif engine.torch_autocast_z0_gradscaler is not None and LOSS_SCALER in client_state:
             engine.torch_autocast_z0_gradscaler.load_state_dict(client_state[LOSS_SCALER])
+        exchange.weights_loaded()
         _load_rank_state(folder / RANK_STATE.format(ranks.rank), exchange, ranks, tell)
         load_weights(folder / AVERAGE, plain, allow_mismatch=False)
     except Exception as error:  # a torn file raises whatever its bytes happen to spell
         problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
-    if problem is not None:
-        raise CheckpointError(_unreadable(folder, problem))
+    problems = [each for each in from_all(ranks, problem) if each is not None]
+    if problems:  # of one rank's own file the others know nothing
+        raise CheckpointError(_unreadable(folder, problems[0]))
     average.read_from(plain, state.progress.average_updates)
     return state.progress
 

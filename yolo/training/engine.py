@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
+import deepspeed.comm as dist
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
@@ -77,6 +78,8 @@ def start_exchange(engine: Any, recipe: Recipe) -> Exchange:
     communication = recipe.communication
     if recipe.optimizer.type in ONE_BIT:
         return OptimizerExchange(engine.optimizer)
+    if dist.get_world_size() == 1:
+        return Exchange()
     if communication.sync_every > 1:
         return LocalSteps(
             engine,

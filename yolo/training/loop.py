@@ -55,6 +55,7 @@ class Loop:
         """Optimizer steps taken, those before a resume included."""
         self._unaveraged = 0
         """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
+        self._is_check_due = False
 
     def epoch(self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]) -> Iterator[StepLog]:
         """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
@@ -73,7 +74,8 @@ class Loop:
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
             assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
             # The sum over the ranks travels while the network computes.
-            matches, exchange = self._count_matches(assignments)
+            is_alone = self.exchange.steps_alone
+            matches, exchange = self._count_matches(assignments, is_alone)
             for batch, assignment in zip(micro_batches, assignments, strict=True):
                 predictions = self.engine(to_network(batch.images, self.ranks.device))
                 if exchange is not None:
@@ -86,9 +88,14 @@ class Loop:
                 self.engine.step()
                 self.recorder.add_losses(parts.stacked())
             self.exchange.step_taken()
-            if self.overflows.was_step_applied():
-                self._take_into_average(1)
-            elif self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS:
+            was_applied = self.overflows.was_step_applied()
+            # Whether a rank's own step was applied the others do not know, and averages must stay the same on all.
+            self._take_into_average(int(was_applied or is_alone))
+            if (
+                not was_applied
+                and not is_alone
+                and self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS
+            ):
                 raise TrainingDiverged(
                     f"step {self.step + 1}: none of the last {MAX_SKIPPED_STEPS} steps could be taken, because their "
                     f"gradients were not finite; {_what_to_do(rates.lr)}"
@@ -96,6 +103,8 @@ class Loop:
             self.step += 1
             self.recorder.step_ended()
             if self.check_weights_every and self.step % self.check_weights_every == 0:
+                self._is_check_due = True
+            if self._is_check_due and self.exchange.steps_behind == 0:
                 self.check_agreement()
             if self.step % self.log_every_steps == 0:
                 yield self._log(rates.lr)
@@ -107,9 +116,9 @@ class Loop:
             yield self._log(rates.lr)
 
     def check_agreement(self) -> None:
-        """Raise RanksDiverged where ranks that should have the same weights do not."""
-        if self.exchange.steps_behind == 0:
-            check_agreement(self.engine.module, f"step {self.step}")
+        """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""
+        check_agreement(self.engine.module, f"step {self.step}")
+        self._is_check_due = False
 
     def _take_into_average(self, steps: int) -> None:
         self._unaveraged += steps
@@ -117,12 +126,17 @@ class Loop:
             self.average.update(self._unaveraged)
             self._unaveraged = 0
 
-    def _count_matches(self, assignments: Sequence[Assignment]) -> tuple[torch.Tensor, Any]:
-        """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up."""
+    def _count_matches(
+        self, assignments: Sequence[Assignment], is_alone: bool
+    ) -> tuple[torch.Tensor, Any]:
+        """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up.
+
+        A rank that steps alone takes the others' images for as full as its own.
+        """
         matches = torch.stack([assignment.matches for assignment in assignments]).sum(0)
         matches = matches.to(self.ranks.device, torch.float32, non_blocking=True)
-        if self.ranks.world_size == 1:
-            return matches, None
+        if is_alone or self.ranks.world_size == 1:
+            return matches * self.ranks.world_size, None
         return matches, dist.all_reduce(matches, async_op=True)
 
     def _normaliser(self, matches: torch.Tensor) -> Normaliser:

@@ -74,7 +74,7 @@ class ZeroOneAdamSection(_AdamSection):
     var_update_scaler: Count = setting(16)
     """Renewals of the second moment after which the interval between them doubles."""
     local_step_scaler: Auto | Count = setting("auto")
-    """Steps after which the interval between exchanges doubles; `auto` reaches local_step_clipper in the middle of what var_freeze_step leaves of the run."""
+    """Steps after which the interval between exchanges doubles; `auto` reaches local_step_clipper in the first half of what var_freeze_step leaves of the run."""
     local_step_clipper: Count = setting(16)
     """Longest interval between exchanges, in steps; 1 exchanges at each."""
 
