@@ -91,6 +91,7 @@ class OneBitLamb(OneBitAdam):
         beta1, beta2 = self.param_groups[0]["betas"]
         implied = self.last_momentum.mul_(-beta1).add_(self.momentum).div_(1 - beta1)
         self.fresh_variance.mul_(beta2).addcmul_(implied, implied, value=1 - beta2)
+        self.fresh_variance.mul_(self.layout.is_real)  # padding, of which any sign was received
         # The gradient was taken into the momentum, and its memory is free.
         fresh_root = self.floored_root(self.fresh_variance, step, out=self.gradient)
         torch.div(self.denominator, fresh_root, out=self.gradient)
