@@ -10,6 +10,7 @@ HOSTS ?= 2
 BANDWIDTH ?= 100
 BANDWIDTHS ?= 100,300,1000
 STRATEGIES ?= all
+RATIO ?= 10
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
@@ -61,7 +62,7 @@ bench-cluster: demo ## train RECIPE briefly on HOSTS emulated hosts with links o
 
 bench-communication: HOSTS = 2,4
 bench-communication: setup ## every strategy at several BANDWIDTHS, on emulated clusters of HOSTS (as root); STRATEGIES=zero0,ddp for some
-	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES)
+	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES) --ratio $(RATIO)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests

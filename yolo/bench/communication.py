@@ -27,10 +27,9 @@ from yolo.bench.strategies import COMPUTE, Strategy, chosen
 from yolo.errors import BenchError, YoloError
 from yolo.recipe.architecture import parameter_count
 
-SHARE = 10
-"""Computing is made to take about this part of stage 0's exchange at the lowest bandwidth: there the network is nearly
-everything, and at ten times the bandwidth it is half."""
 TIMEOUT_SECONDS = 1800.0
+Workload = tuple[int, int]
+"""Images a rank, and their size in pixels."""
 Line = dict[str, Any]
 """A `yolo.bench.measure.Measured` as JSON."""
 
@@ -44,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--strategies", default="all", help="names, or all")
     parser.add_argument("--steps", type=int, default=10, help="timed for each strategy")
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        default=10.0,
+        help="how many times as long as computing stage 0's exchange takes at the lowest bandwidth; images are chosen for "
+        "it (default 10: there the network is nearly everything, and at ten times the bandwidth half)",
+    )
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
     try:
@@ -71,7 +77,7 @@ def _measure(options: argparse.Namespace) -> None:
     )
     with Progress(*columns) as progress:
         task = progress.add_task("strategies", total=len(cells) * len(strategies))
-        sizes: dict[int, int] = {}
+        workloads: dict[int, Workload] = {}
         for hosts, mbps in cells:
             progress.update(task, description=f"{hosts} hosts, {mbps:g} Mbit/s")
             found = _cell(
@@ -79,10 +85,10 @@ def _measure(options: argparse.Namespace) -> None:
                 mbps,
                 strategies,
                 options.steps,
-                sizes.get(hosts),
+                workloads.get(hosts) or _exchange_seconds(hosts, mbps) / options.ratio,
                 lambda: progress.advance(task),
             )
-            sizes[hosts] = found[0]["image_size"]
+            workloads[hosts] = found[0]["images"], found[0]["image_size"]
             rows += _rows(hosts, mbps, found)
             files = write_results(rows, options.out, _machine())
     print("wrote", ", ".join(map(str, files)))
@@ -93,10 +99,13 @@ def _cell(
     mbps: float,
     strategies: Sequence[Strategy],
     steps: int,
-    image_size: int | None,
+    workload: Workload | float,
     advance: Callable[[], None],
 ) -> list[Line]:
-    """What the ranks of one cluster measured; `advance` is called for each strategy as it is done."""
+    """What the ranks of one cluster measured; `advance` is called for each strategy as it is done.
+
+    `workload` may be the seconds that computing should take.
+    """
     with (
         EmulatedCluster(hosts, mbps) as cluster,
         tempfile.TemporaryDirectory(prefix="yolo-bench-") as folder,
@@ -107,10 +116,10 @@ def _cell(
             *("--module", "yolo.bench.measure", "--out", str(path), "--steps", str(steps)),
             *("--strategies", ",".join(strategy.name for strategy in strategies)),
         ]
-        if image_size is None:
-            arguments += ["--compute-seconds", str(_exchange_seconds(hosts, mbps) / SHARE)]
+        if isinstance(workload, tuple):
+            arguments += ["--workload", *map(str, workload)]
         else:
-            arguments += ["--image-size", str(image_size)]
+            arguments += ["--compute-seconds", str(workload)]
         found: list[Line] = []
 
         def read() -> None:

@@ -28,7 +28,11 @@ RECIPE = "recipes/bccd.yaml"
 """Only its network and optimizer count here: images are made up."""
 CLASSES = 3
 BOXES_PER_IMAGE = 4
-IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256, 320)
+WORKLOADS = (
+    *((1, size) for size in (64, 96, 128, 160, 192, 224, 256, 320, 448, 640)),
+    *((images, 640) for images in (2, 3, 4, 6, 8, 12, 16)),
+)
+"""Images a rank and their size in pixels, each taking longer to compute than the one before."""
 LEAST_WINDOWS = 2
 
 
@@ -37,6 +41,8 @@ class Measured:
     """One strategy on one network."""
 
     strategy: str
+    images: int
+    """A rank and step."""
     image_size: int
     step_seconds: float
     """Median over windows of `period` steps, each the mean over the ranks."""
@@ -51,25 +57,30 @@ class Measured:
     collectives_per_step: float
 
 
+Workload = tuple[int, int]
+"""Images a rank and step, and their size in pixels."""
+
+
 class Trainer:
     """The same made-up batch again and again, under one strategy."""
 
-    def __init__(self, strategy: Strategy, image_size: int, ranks: Ranks) -> None:
+    def __init__(self, strategy: Strategy, workload: Workload, ranks: Ranks) -> None:
+        images, image_size = workload
         self.strategy = strategy
-        self.image_size = image_size
         self.ranks = ranks
         torch.manual_seed(0)
         model = YOLOv5("n", CLASSES)
         self.criterion = DetectionLoss(model.anchors, model.stride, CLASSES, image_size)
-        recipe = _recipe(strategy, image_size, ranks.world_size)
+        recipe = _recipe(strategy, workload, ranks.world_size)
         start = _start_engine if strategy.ddp_bucket_mb is None else _start_ddp
         started = start(model, recipe, ranks, strategy)
         self.forward, self.learn, self.steps_alone, self.collectives_beside = started
         generator = torch.Generator().manual_seed(1 + ranks.rank)
-        self.images = torch.rand(1, 3, image_size, image_size, generator=generator)
-        boxes = torch.rand(BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
-        kinds = torch.randint(CLASSES, (BOXES_PER_IMAGE, 1), generator=generator)
-        self.targets = torch.cat([torch.zeros_like(kinds), kinds, boxes], dim=1)
+        self.images = torch.rand(images, 3, image_size, image_size, generator=generator)
+        boxes = torch.rand(images * BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
+        kinds = torch.randint(CLASSES, (len(boxes), 1), generator=generator)
+        owners = torch.arange(images).repeat_interleave(BOXES_PER_IMAGE)[:, None]
+        self.targets = torch.cat([owners, kinds, boxes], dim=1)
 
     def step(self) -> None:
         """One step as the training loop takes it."""
@@ -80,7 +91,8 @@ class Trainer:
         predictions = self.forward(self.images)
         if exchange is not None:
             exchange.wait()
-        normaliser = Normaliser(matches, self.ranks.world_size, self.ranks.world_size)
+        ranks = self.ranks.world_size
+        normaliser = Normaliser(matches, len(self.images) * ranks, ranks)
         loss, _ = self.criterion(predictions, assignment, normaliser)
         self.learn(loss)
 
@@ -128,18 +140,20 @@ def _start_ddp(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) 
     return wrapped, learn, lambda: False, collectives
 
 
-def _recipe(strategy: Strategy, image_size: int, world_size: int) -> Recipe:
+def _recipe(strategy: Strategy, workload: Workload, world_size: int) -> Recipe:
+    images, image_size = workload
     overrides = [
-        *(f"train.global_batch={world_size}", f"cluster.nodes={world_size}"),
+        *(f"train.global_batch={images * world_size}", f"train.micro_batch={images}"),
+        *(f"model.image_size={image_size}", f"cluster.nodes={world_size}"),
         *("cluster.processes_per_node=1", "cluster.threads_per_process=1"),
-        *(f"model.image_size={image_size}", *strategy.overrides),
+        *strategy.overrides,
     ]
     return prepare(RECIPE, overrides, world_size, 1).resolved.recipe
 
 
-def measure(strategy: Strategy, image_size: int, steps: int, ranks: Ranks) -> Measured:
+def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) -> Measured:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
-    trainer = Trainer(strategy, image_size, ranks)
+    trainer = Trainer(strategy, workload, ranks)
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
         trainer.step()
@@ -162,18 +176,19 @@ def measure(strategy: Strategy, image_size: int, steps: int, ranks: Ranks) -> Me
     beside = trainer.collectives_beside()
     del trainer
     gc.collect()  # an engine and its hooks hold each other
-    return _summed_up(strategy, image_size, of_ranks, traffic, beside)
+    return _summed_up(strategy, workload, of_ranks, traffic, beside)
 
 
 def _summed_up(
-    strategy: Strategy, image_size: int, of_ranks: Sequence[Any], traffic: Traffic, beside: int
+    strategy: Strategy, workload: Workload, of_ranks: Sequence[Any], traffic: Traffic, beside: int
 ) -> Measured:
     windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
     steps = len(windows) * strategy.period
     low, middle, high = statistics.quantiles(windows, n=4, method="inclusive")
     return Measured(
         strategy=strategy.name,
-        image_size=image_size,
+        images=workload[0],
+        image_size=workload[1],
         step_seconds=middle,
         step_seconds_low=low,
         step_seconds_high=high,
@@ -183,13 +198,13 @@ def _summed_up(
     )
 
 
-def _fitting_size(target_seconds: float, ranks: Ranks) -> int:
-    """The image size whose computing comes nearest to a time from below, or the smallest."""
-    best = IMAGE_SIZES[0]
-    for size in IMAGE_SIZES:
-        if measure(COMPUTE, size, 6, ranks).step_seconds > target_seconds:
+def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
+    """The workload whose computing comes nearest to a time from below, or the smallest."""
+    best = WORKLOADS[0]
+    for workload in WORKLOADS:
+        if measure(COMPUTE, workload, 6, ranks).step_seconds > target_seconds:
             break
-        best = size
+        best = workload
     return best
 
 
@@ -203,15 +218,16 @@ def main() -> None:
     parser.add_argument("--strategies", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--compute-seconds", type=float, help="choose the image size for it")
+    parser.add_argument("--workload", type=int, nargs=2, metavar=("IMAGES", "PIXELS"))
+    parser.add_argument("--compute-seconds", type=float, help="choose the workload for it")
     parser.add_argument("--local_rank")
     options = parser.parse_args()
-    ranks = join(_recipe(COMPUTE, IMAGE_SIZES[0], world_size_from_launcher()))
-    size = options.image_size or _fitting_size(options.compute_seconds, ranks)
+    ranks = join(_recipe(COMPUTE, WORKLOADS[0], world_size_from_launcher()))
+    asked = options.workload
+    workload = (asked[0], asked[1]) if asked else _fitting(options.compute_seconds, ranks)
     # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.
     for strategy in (COMPUTE, *chosen(options.strategies), COMPUTE):
-        measured = measure(strategy, size, options.steps, ranks)
+        measured = measure(strategy, workload, options.steps, ranks)
         if ranks.is_first:
             with options.out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(measured)) + "\n")

@@ -33,6 +33,8 @@ class Row:
     strategy: str
     hosts: int
     bandwidth_mbps: float
+    images: int
+    """A rank and step."""
     image_size: int
     compute_seconds: float
     """A step without any exchange, all hosts computing at once: median."""
@@ -78,7 +80,7 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
         lines += [
             f"### {hosts} hosts, {bandwidth:g} Mbit/s",
             "",
-            f"yolov5n at {first.image_size} px, one image a rank; computing alone takes "
+            f"yolov5n, {first.images} x {first.image_size} px a rank; computing alone takes "
             f"{first.compute_seconds * 1e3:.0f} ms a step.",
             "",
             "| strategy | step, ms (quartiles) | exposed, ms | MB a step and rank | collectives | against stage 0 |",
