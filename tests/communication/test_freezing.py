@@ -1,4 +1,4 @@
-"""When the second moment is called stable, and when a run is told that its strategy never comes into its own."""
+"""When the second moment is called stable."""
 
 from yolo.communication.freezing import VarianceWatch
 
