@@ -2,8 +2,8 @@
 
 A hook on each parameter tells when its gradient is complete; a full bucket leaves at once, and the network works while
 the rest of the network's gradients are computed (Li et al., "PyTorch Distributed", VLDB 2020, section 3.2.3). Hooks
-rather than torch's DDP around the model: as fast (measured, see the README), and the engine keeps the plain module,
-whose names and weights checkpoints know.
+rather than torch's DDP around the model: as fast with buckets of the same size (`ddp_small_buckets` in the benchmark), and
+the engine keeps the plain module, whose names and weights checkpoints know.
 """
 
 from collections.abc import Sequence
