@@ -10,6 +10,7 @@ import torch
 
 import yolo.training.engine
 from tests.workers.arguments import worker_arguments
+from yolo.communication.exchange import Exchange
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
@@ -67,11 +68,11 @@ def main() -> None:
         before = after
     average.write_into(plain)
     identity = RunIdentity({}, ["a", "b", "c"], 28, ranks.world_size)
-    save_checkpoint(engine, plain, Progress(epochs_done=1), identity, run, keep=1)
+    save_checkpoint(engine, Exchange(), plain, Progress(epochs_done=1), identity, run, keep=1)
     scale = scale_of(engine)
     other = start()
     again = WeightAverage(other.module, recipe.train)
-    load_checkpoint(run.newest_checkpoint, other, again, plain, identity, ranks, print)
+    load_checkpoint(run.newest_checkpoint, other, Exchange(), again, plain, identity, ranks, print)
     if ranks.is_first:
         found = {
             "applied": applied,
