@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from yolo.bench import gate
-from yolo.bench.cluster import EmulatedCluster
+from yolo.bench.cluster import EmulatedCluster, check_rights
 from yolo.bench.traffic import StepTraffic
 from yolo.errors import BenchError, YoloError
 from yolo.recipe import prepare
@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    check_rights()
     overrides = [*BRIEF, f"cluster.nodes={options.hosts}", *ONE_RANK_A_HOST, *options.overrides]
     resolved = prepare(options.recipe, overrides, options.hosts, 1).resolved
     if lack := list(missing_here(resolved)):

@@ -59,7 +59,7 @@ class EmulatedCluster:
 
     def __enter__(self) -> Self:
         """Raises BenchError where this machine cannot hold a cluster."""
-        _check_rights()
+        check_rights()
         with ExitStack() as stack:
             self._build(stack)
             self._stack = stack.pop_all()
@@ -206,7 +206,8 @@ def _shaper(interface: str, mbps: float) -> str:
     )
 
 
-def _check_rights() -> None:
+def check_rights() -> None:
+    """Raises BenchError where this user, or this machine's programs, cannot build a cluster."""
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
         raise BenchError(
             f"{', '.join(missing)}: no such program; an emulated cluster is built with them. "
