@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from yolo.errors import RecipeError, YoloError
+from yolo.errors import RecipeError, exit_code_of
 
 RECIPES = Path("recipes")
 
@@ -33,20 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         add(commands)
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], None] = options.run_command
-    try:
-        run(options)
-    except YoloError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has read enough
-        return 0
-    except OSError as error:
-        print(f"{error.filename or options.command}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of(lambda: run(options), options.command)
 
 
 def _share(text: str) -> float:

@@ -1,5 +1,8 @@
 """The few errors that a user can put right: the command line prints them in one line, never as a traceback."""
 
+import sys
+from collections.abc import Callable
+
 
 class YoloError(Exception):
     """What was found, what was expected and what to do; ends the program with exit code 2."""
@@ -27,3 +30,24 @@ class LaunchError(YoloError):
 
 class BenchError(YoloError):
     """The emulated cluster cannot be built on this machine, is not as slow as asked for, or a host of it failed."""
+
+
+def exit_code_of(work: Callable[[], None], name: str, stopped: str = "stopped") -> int:
+    """Do a command's work, and say in one line why it could not be done.
+
+    `name` stands where the system names no file. Returns 0, 2 when the user has something to put right, 130 after Ctrl-C.
+    """
+    try:
+        work()
+    except YoloError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head` has read enough
+        return 0
+    except OSError as error:
+        print(f"{error.filename or name}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0

@@ -12,7 +12,7 @@ from rich.table import Table
 from yolo.bench import gate
 from yolo.bench.cluster import EmulatedCluster, check_rights
 from yolo.bench.traffic import StepTraffic
-from yolo.errors import BenchError, YoloError
+from yolo.errors import BenchError, exit_code_of
 from yolo.recipe import prepare
 from yolo.recipe.needs import missing_here
 from yolo.training.run_directory import RunDirectory, new_run
@@ -48,18 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--timeout", type=float, default=1800, metavar="SECONDS", help="for the training"
     )
     options = parser.parse_args(arguments)
-    try:
-        _bench(options)
-    except YoloError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"{error.filename or 'bench'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code_of(lambda: _bench(options), "bench")
 
 
 def _bench(options: argparse.Namespace) -> None:

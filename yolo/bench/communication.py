@@ -23,13 +23,11 @@ from rich.progress import (
 from yolo.bench import gate
 from yolo.bench.cluster import EmulatedCluster
 from yolo.bench.results import Row, write_results
-from yolo.bench.strategies import COMPUTE, Strategy, chosen
-from yolo.errors import BenchError, YoloError
+from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
+from yolo.errors import BenchError, exit_code_of
 from yolo.recipe.architecture import parameter_count
 
 TIMEOUT_SECONDS = 1800.0
-Workload = tuple[int, int]
-"""Images a rank, and their size in pixels."""
 Line = dict[str, Any]
 """A `yolo.bench.measure.Measured` as JSON."""
 
@@ -52,15 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
-    try:
-        _measure(options)
-    except YoloError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; results of the cells that were done are kept", file=sys.stderr)
-        return 130
-    return 0
+    stopped = "stopped; results of the cells that were done are kept"
+    return exit_code_of(lambda: _measure(options), "bench", stopped)
 
 
 def _measure(options: argparse.Namespace) -> None:

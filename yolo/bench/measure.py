@@ -16,7 +16,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.bench.strategies import COMPUTE, Strategy, chosen
+from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
@@ -55,10 +55,6 @@ class Measured:
     metered_bytes_per_rank_per_step: float
     """By our own meter; torch DDP's reducer goes past it."""
     collectives_per_step: float
-
-
-Workload = tuple[int, int]
-"""Images a rank and step, and their size in pixels."""
 
 
 class Trainer:

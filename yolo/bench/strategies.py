@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from yolo.errors import BenchError
 
+Workload = tuple[int, int]
+"""Images a rank and step, and their size in pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Strategy:

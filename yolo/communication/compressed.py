@@ -184,9 +184,8 @@ class _Compression:
         self, compensated: torch.Tensor, scratch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales (n / block,) in fp32 and packed signs (n / 8,); `compensated` (n,) becomes the error."""
-        if (
-            self.padding is not None
-        ):  # no sign says 0, and the scales would take what was received for values
+        # No sign says 0, and the scales would take what was received there for values.
+        if self.padding is not None:
             compensated.masked_fill_(self.padding, 0)
         values = compensated.view(-1, self.block)
         scratch = scratch.view(-1, self.block)

@@ -53,6 +53,17 @@ def gather_flat(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return list(gathered.view(dist.get_world_size(), -1).split(sizes, dim=1))
 
 
+def copy_gradients(parameters: Sequence[torch.Tensor], views: Sequence[torch.Tensor]) -> None:
+    """Copy each parameter's gradient into its view of a vector; one that is missing counts as 0."""
+    found = []
+    for parameter, view in zip(parameters, views, strict=True):
+        if parameter.grad is None:
+            view.zero_()
+        else:
+            found.append((view, parameter.grad))
+    torch._foreach_copy_([view for view, _ in found], [gradient for _, gradient in found])
+
+
 def _copy_back(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
     for tensor, piece in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
         tensor.detach().copy_(piece.view_as(tensor))

@@ -1,7 +1,6 @@
 """What the 1-bit optimizers share: gradients, moments and updates as one vector, and a hand on the engine's exchange."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import deepspeed.comm as dist
@@ -9,6 +8,7 @@ import torch
 
 from yolo.communication.blocks import BlockLayout
 from yolo.communication.compressed import CompressedMean
+from yolo.communication.flat import copy_gradients
 
 VARIANCE_FLOOR = 0.01
 """Least second moment, as a share of its block's mean. All elements of a block are sent with one magnitude, and where
@@ -138,14 +138,7 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     def _take_gradients(self) -> torch.Tensor:
         """Fill `self.gradient`; returns its norm, before clipping. One that is not finite becomes 0."""
-        found = [
-            (view, parameter.grad)
-            for view, parameter in zip(self._gradients, self.parameters, strict=True)
-            if parameter.grad is not None
-        ]
-        if len(found) < len(self.parameters):
-            self.gradient.zero_()
-        torch._foreach_copy_([view for view, _ in found], [grad for _, grad in found])
+        copy_gradients(self.parameters, self._gradients)
         # Tensor by tensor, because fp32 adds up a million squares in a row only to three digits.
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients)))
         # On a GPU this waits for backward, as DeepSpeed's own check does.
@@ -170,14 +163,14 @@ class FlatOptimizer(torch.optim.Optimizer):
         """x <- (1 - lr wd) x - lr m / ((1 - beta1^t) denominator), t being the step under way."""
         correction = 1 - self.param_groups[0]["betas"][0] ** (self.step_count + 1)
         torch.div(self.momentum, self.denominator, out=self.update)
-        for span, group in zip(self.spans, self.param_groups, strict=True):
+        for span, views, group in self.groups():
             self.update[span].mul_(-group["lr"] / correction)
-            self.move(span, group)
+            self.move(views, group)
 
     def note_averaged(self, norm: torch.Tensor) -> bool:
         """Keep the norm of an averaged gradient; False where the step must be left out."""
         self._global_grad_norm = norm
-        self.overflow = not math.isfinite(norm)
+        self.overflow = not self.has_gradient
         return not self.overflow
 
     def note_local(self, norms: torch.Tensor) -> bool:
@@ -187,19 +180,17 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.overflow = finite.numel() == 0
         return not self.overflow
 
-    def move(self, span: slice, group: dict[str, Any]) -> None:
-        """Add a group's part of `self.update` to its weights, after decoupled weight decay."""
-        views, parameters = self._of_group(span, group)
+    def move(self, views: list[torch.Tensor], group: dict[str, Any]) -> None:
+        """Add a group's part of `self.update`, given as `views`, to its weights, after decoupled weight decay."""
         if group["weight_decay"]:
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, views)
+            torch._foreach_mul_(group["params"], 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(group["params"], views)
 
-    def _of_group(
-        self, span: slice, group: dict[str, Any]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        first = self.spans.index(span)
-        before = sum(len(other["params"]) for other in self.param_groups[:first])
-        return self._updates[before : before + len(group["params"])], group["params"]
+    def groups(self) -> Iterator[tuple[slice, list[torch.Tensor], dict[str, Any]]]:
+        """Each parameter group with its span of the vectors, and with its tensors' views of `self.update`."""
+        updates = iter(self._updates)
+        for span, group in zip(self.spans, self.param_groups, strict=True):
+            yield span, [next(updates) for _ in group["params"]], group
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -225,12 +216,17 @@ class FlatOptimizer(torch.optim.Optimizer):
         """Take up what `rank_state` returned on the same rank."""
         self.compressed.load_state_dict(state)
 
-    # --- Adam's parts -----------------------------------------------------------------------------------------------------------
+    # --- Adam's parts -------------------------------------------------------------------------------------------
+
+    def root(self, variance: torch.Tensor, updates: int, out: torch.Tensor) -> torch.Tensor:
+        """sqrt(v) + eps of a second moment, bias-corrected for its `updates`."""
+        group = self.param_groups[0]
+        torch.div(variance, 1 - group["betas"][1] ** updates, out=out)
+        return out.sqrt_().add_(group["eps"])
 
     def floored_root(self, variance: torch.Tensor, updates: int, out: torch.Tensor) -> torch.Tensor:
-        """sqrt(v) + eps of a second moment, bias-corrected for its `updates`, with `VARIANCE_FLOOR`."""
-        group = self.param_groups[0]
+        """The same with `VARIANCE_FLOOR`."""
         blocks = variance.view(-1, self.layout.block)
         floor = blocks.sum(1).div_(self.layout.counts).mul_(VARIANCE_FLOOR)
         torch.maximum(blocks, floor[:, None], out=out.view(-1, self.layout.block))
-        return out.div_(1 - group["betas"][1] ** updates).sqrt_().add_(group["eps"])
+        return self.root(out, updates, out=out)

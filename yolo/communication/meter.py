@@ -117,6 +117,10 @@ class Traffic(KindTraffic):
         KindTraffic.add(self, part)
         self.by_kind.setdefault(kind, KindTraffic()).add(part)
 
+    def by_kind_per(self, steps: int) -> dict[str, KindTraffic]:
+        """A step's mean of each kind."""
+        return {kind: traffic.per(steps) for kind, traffic in self.by_kind.items()}
+
     def add(self, other: KindTraffic) -> None:
         """Add another span to this one."""
         KindTraffic.add(self, other)

@@ -89,7 +89,7 @@ class OneBitAdam(FlatOptimizer):
             return False
         self.take_into_momentum()
         self.take_into_variance()
-        self._set_denominator(self.step_count + 1)
+        self.root(self.variance, self.step_count + 1, out=self.denominator)
         return True
 
     def after_step(self) -> None:
@@ -114,11 +114,6 @@ class OneBitAdam(FlatOptimizer):
         decision = torch.tensor([int(is_stable)], device=self.variance.device)
         dist.broadcast(decision, 0)
         return bool(decision.item())
-
-    def _set_denominator(self, step: int) -> None:
-        _, beta2 = self.param_groups[0]["betas"]
-        torch.div(self.variance, 1 - beta2**step, out=self.denominator)
-        self.denominator.sqrt_().add_(self.param_groups[0]["eps"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See `FlatOptimizer.load_state_dict`."""

@@ -16,6 +16,9 @@ import torch
 
 from yolo.communication.onebit_adam import OneBitAdam
 
+KEPT = ("fresh_variance", "coefficients", "factors")
+"""Its own part of a checkpoint."""
+
 
 class OneBitLamb(OneBitAdam):
     """Names of the parameters as DeepSpeed documented them for its own until 0.19.6.
@@ -65,16 +68,14 @@ class OneBitLamb(OneBitAdam):
         torch.div(self.momentum, self.denominator, out=self.update)
         self.update.div_(1 - self.param_groups[0]["betas"][0] ** step)
         plain = torch.stack(torch._foreach_norm(self._updates))
-        for span, group in zip(self.spans, self.param_groups, strict=True):
+        for _, views, group in self.groups():
             if group["weight_decay"]:
-                views, parameters = self._of_group(span, group)
-                torch._foreach_add_(views, parameters, alpha=group["weight_decay"])
+                torch._foreach_add_(views, group["params"], alpha=group["weight_decay"])
         whole = torch.stack(torch._foreach_norm(self._updates))
         ratios = self._scaled_ratios(step, plain, whole) if was_frozen else self._ratios(whole)
         torch._foreach_mul_(self._updates, list(ratios.unbind()))
-        for span, group in zip(self.spans, self.param_groups, strict=True):
-            views, parameters = self._of_group(span, group)
-            torch._foreach_add_(parameters, views, alpha=-group["lr"])
+        for _, views, group in self.groups():
+            torch._foreach_add_(group["params"], views, alpha=-group["lr"])
 
     def _ratios(self, update_norms: torch.Tensor) -> torch.Tensor:
         """Trust ratios (tensors,) of this step, and their running mean."""
@@ -114,15 +115,10 @@ class OneBitLamb(OneBitAdam):
 
     def rank_state(self) -> dict[str, Any]:
         """See `FlatOptimizer.rank_state`."""
-        kept = {
-            "fresh_variance": self.fresh_variance,
-            "coefficients": self.coefficients,
-            "factors": self.factors,
-        }
-        return super().rank_state() | kept
+        return super().rank_state() | {name: getattr(self, name) for name in KEPT}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """See `FlatOptimizer.load_rank_state`."""
         super().load_rank_state(state)
-        for name in ("fresh_variance", "coefficients", "factors"):
+        for name in KEPT:
             getattr(self, name).copy_(state[name])

@@ -14,15 +14,16 @@ import torch
 from torch import nn
 
 from yolo.communication.exchange import Exchange
+from yolo.communication.flat import copy_gradients
+from yolo.communication.flat_optimizer import GradientExchange
 
 WIRE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class AccumulatingEngine(Protocol):
+class AccumulatingEngine(GradientExchange, Protocol):
     """DeepSpeed's engine, as far as it concerns a reducer."""
 
     module: nn.Module
-    enable_backward_allreduce: bool
 
     def is_gradient_accumulation_boundary(self) -> bool:
         """Whether this micro batch is a step's last."""
@@ -89,21 +90,9 @@ class Bucket:
         """Gradients that backward has not completed yet."""
         self._work: Any = None
 
-    def fill(self) -> None:
-        """Copy the gradients into the vector; one that is missing counts as 0."""
-        for view, parameter in zip(self.views, self.parameters, strict=True):
-            if parameter.grad is None:
-                view.zero_()
-        found = [
-            (view, parameter.grad)
-            for view, parameter in zip(self.views, self.parameters, strict=True)
-            if parameter.grad is not None
-        ]
-        torch._foreach_copy_([view for view, _ in found], [gradient for _, gradient in found])
-
     def launch(self) -> None:
         """Send the gradients on their way."""
-        self.fill()
+        copy_gradients(self.parameters, self.views)
         self.vector.div_(dist.get_world_size())  # before the sum, which fp16 might not hold
         if self.wire is not self.vector:
             self.wire.copy_(self.vector)

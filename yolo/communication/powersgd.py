@@ -12,6 +12,7 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from yolo.communication.exchange import Exchange
+from yolo.communication.flat import copy_gradients
 from yolo.communication.overlapped import AccumulatingEngine, Bucket
 
 EARLIEST_START = 10
@@ -56,13 +57,14 @@ class PowerSGDReducer(Exchange):
     def finish_gradients(self) -> None:
         """See `Exchange.finish_gradients`."""
         if self.engine.is_gradient_accumulation_boundary():
-            self.bucket.held.fill()
+            held = self.bucket.held
+            copy_gradients(held.parameters, held.views)
             mean = powerSGD_hook(self.state, self.bucket).wait()
             if not mean.isfinite().all():  # the same on all ranks; the step is left out
                 for memory in self._memories().values():  # once in there it would never leave
                     memory.clear()
-            self.bucket.held.vector.copy_(mean)
-            self.bucket.held.hand_back()
+            held.vector.copy_(mean)
+            held.hand_back()
 
     def _memories(self) -> dict[str, dict[int, torch.Tensor]]:
         state = self.state

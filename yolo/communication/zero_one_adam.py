@@ -172,13 +172,13 @@ class ZeroOneAdam(FlatOptimizer):
         self._had_gradient |= self.has_gradient
         correction = 1 - self.param_groups[0]["betas"][0] ** step
         torch.div(self.momentum, self.denominator, out=self.update)
-        for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):
+        for number, (span, views, group) in enumerate(self.groups()):
             rate = group["lr"] / correction
             self._rates[number] += rate
             self._decays[number] *= 1 - group["lr"] * group["weight_decay"]
             self.accumulated[span].add_(self.momentum[span], alpha=rate)
             self.update[span].mul_(-rate)
-            self.move(span, group)
+            self.move(views, group)
 
     def _exchange(self, norm: torch.Tensor) -> None:
         """Average what the ranks did since they parted, and take them all back to the same weights."""
@@ -190,10 +190,10 @@ class ZeroOneAdam(FlatOptimizer):
         self.note_local(self.compressed.average(self.momentum, note))
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
-        for number, (span, group) in enumerate(zip(self.spans, self.param_groups, strict=True)):
+        for number, (span, views, group) in enumerate(self.groups()):
             self.update[span].mul_(-self._rates[number])
             torch._foreach_mul_(group["params"], self._decays[number])
-            torch._foreach_add_(group["params"], self._of_group(span, group)[0])
+            torch._foreach_add_(group["params"], views)
         self.accumulated.zero_()
         self._rates = [0.0] * len(self.param_groups)
         self._decays = [1.0] * len(self.param_groups)

@@ -148,9 +148,13 @@ def _overlap_comm(recipe: Recipe, _: _Situation) -> Computed:
     return True, "gradients of one bucket travel while the next is computed"
 
 
+def _bucket_of(situation: _Situation, buckets: int) -> int:
+    """Elements of a bucket so that the network fills at least so many of them."""
+    return min(math.ceil(situation.parameters / buckets), DDP_BUCKET_ELEMENTS)
+
+
 def _reduce_bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
-    quarter = math.ceil(situation.parameters / FLUSHES)
-    elements = min(quarter, DDP_BUCKET_ELEMENTS)
+    elements = _bucket_of(situation, FLUSHES)
     even = elements + elements % 2
     return even, (
         f"min({situation.parameters:,} parameters / {FLUSHES} flushes, 25 MiB in fp32), even; "
@@ -182,8 +186,7 @@ def _data_type(recipe: Recipe, _: _Situation) -> Computed:
 
 
 def _bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
-    elements = min(math.ceil(situation.parameters / OVERLAPPED_BUCKETS), DDP_BUCKET_ELEMENTS)
-    return elements, (
+    return _bucket_of(situation, OVERLAPPED_BUCKETS), (
         f"min({situation.parameters:,} parameters / {OVERLAPPED_BUCKETS} buckets, 25 MiB in fp32): the last one is sent "
         "when backward ends, and nothing hides it"
     )

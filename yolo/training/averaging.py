@@ -35,14 +35,9 @@ class WeightAverage:
         """
         self.updates += steps
         current = [_held(parameter) for parameter in self.trained.parameters()]
-        self._approach(self.parameters, current, steps)
-        self._approach(self.buffers, _statistics(self.trained), steps)
-
-    def _approach(
-        self, averages: list[torch.Tensor], current: list[torch.Tensor], steps: int
-    ) -> None:
-        share = 1 - self.decay**steps
-        torch._foreach_lerp_(averages, [tensor.detach() for tensor in current], share)
+        current += [statistic.detach() for statistic in _statistics(self.trained)]
+        averages = [*self.parameters, *self.buffers]
+        torch._foreach_lerp_(averages, current, 1 - self.decay**steps)
 
     @property
     def decay(self) -> float:

@@ -45,17 +45,19 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
     broadcast_from_first([*model.parameters(), *model.buffers()])
     groups = parameter_groups(model)
+    config = deepspeed_config(recipe)
     optimizer = None
     if recipe.optimizer.type in ONE_BIT:
-        params = deepspeed_config(recipe)["optimizer"]["params"]
-        optimizer = ONE_BIT_OPTIMIZERS[recipe.optimizer.type](groups, **params)
+        optimizer = ONE_BIT_OPTIMIZERS[recipe.optimizer.type](
+            groups, **config["optimizer"]["params"]
+        )
     try:
         with _already_broadcast(model):
             engine, *_ = deepspeed.initialize(
                 model=model,
                 model_parameters=None if optimizer else groups,
                 optimizer=optimizer,
-                config=deepspeed_config(recipe),
+                config=config,
                 dist_init_required=False,
             )
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:

@@ -91,11 +91,7 @@ class Loop:
             was_applied = self.overflows.was_step_applied()
             # Whether a rank's own step was applied the others do not know, and averages must stay the same on all.
             self._take_into_average(int(was_applied or is_alone))
-            if (
-                not was_applied
-                and not is_alone
-                and self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS
-            ):
+            if self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS and not is_alone:
                 raise TrainingDiverged(
                     f"step {self.step + 1}: none of the last {MAX_SKIPPED_STEPS} steps could be taken, because their "
                     f"gradients were not finite; {_what_to_do(rates.lr)}"

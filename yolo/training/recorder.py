@@ -129,9 +129,7 @@ class Recorder:
             exposed_communication_seconds=span.traffic.exposed_seconds / span.steps,
             payload_bytes=span.traffic.payload_bytes / span.steps,
             wire_bytes=span.traffic.wire_bytes / span.steps,
-            traffic_by_kind={
-                kind: traffic.per(span.steps) for kind, traffic in span.traffic.by_kind.items()
-            },
+            traffic_by_kind=span.traffic.by_kind_per(span.steps),
         )
 
     def _add_over_ranks(self, losses: list[float], span: Span) -> tuple[float, float, float]:

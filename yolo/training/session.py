@@ -229,9 +229,7 @@ def _summary(
         wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
         wire_bytes_per_rank=total.traffic.wire_bytes,
         collectives_per_step=total.traffic.calls / steps,
-        traffic_by_kind={
-            kind: traffic.per(steps) for kind, traffic in total.traffic.by_kind.items()
-        },
+        traffic_by_kind=total.traffic.by_kind_per(steps),
         resumed_from_epoch=resumed_from,
         deepspeed_version=deepspeed.__version__,
         torch_version=torch.__version__,
