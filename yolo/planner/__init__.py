@@ -1,0 +1,1 @@
+"""What a recipe will cost on a cluster, and which strategy costs least; answers without torch and without a GPU."""
