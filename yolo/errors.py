@@ -32,6 +32,10 @@ class BenchError(YoloError):
     """The emulated cluster cannot be built on this machine, is not as slow as asked for, or a host of it failed."""
 
 
+class PlanError(YoloError):
+    """A cluster's profile that cannot be read, or a question that it holds no answer to."""
+
+
 def exit_code_of(work: Callable[[], None], name: str, stopped: str = "stopped") -> int:
     """Do a command's work, and say in one line why it could not be done.
 

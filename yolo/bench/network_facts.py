@@ -33,8 +33,9 @@ def measure(variant: str) -> dict[str, Any]:
             for group in parameter_groups(model)
             for parameter in group["params"]
         }
+        outputs = _output_elements(model)
         tensors = [
-            [list(parameter.shape), group_of[id(parameter)]] for parameter in model.parameters()
+            [list(p.shape), group_of[id(p)], outputs.get(id(p), 0)] for p in model.parameters()
         ]
         order = _ready_order(model, names)
         kept = {
@@ -57,11 +58,26 @@ def _images(images: int) -> torch.Tensor:
     return torch.empty(images, 3, IMAGE_SIZE, IMAGE_SIZE)
 
 
+def _output_elements(model: nn.Module) -> dict[int, int]:
+    """What each convolution writes for one image, by the identity of its weight."""
+    written: dict[int, int] = {}
+
+    def note(module: nn.Module, _: Any, output: torch.Tensor) -> None:
+        written[id(module.weight)] = output.numel()
+
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_hook(note) for module in convolutions]
+    model(_images(1))
+    for hook in hooks:
+        hook.remove()
+    return written
+
+
 def _ready_order(model: nn.Module, names: list[str]) -> list[int]:
     """Indices of the parameters in the order in which their gradients are complete."""
     order: list[int] = []
     hooks = [
-        parameter.register_post_accumulate_grad_hook(lambda _, index=index: order.append(index))  # type: ignore[misc]
+        parameter.register_post_accumulate_grad_hook(lambda _, index=index: order.append(index))
         for index, parameter in enumerate(model.parameters())
     ]
     torch.stack([level.sum() for level in model(_images(1))]).sum().backward()

@@ -21,10 +21,7 @@ import torch
 from torch.distributed import distributed_c10d
 
 from yolo.communication.framing import tcp_bytes_per_payload_byte
-
-WireShare = Callable[[int, bool], float]
-"""Payload bytes that a rank sends (and as many that it receives, in the mean over ranks) for each byte of payload, of n
-ranks, on gloo or not."""
+from yolo.communication.wire import sent_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,48 +31,28 @@ class Collective:
     kind: str
     """Its forms for lists, single tensors and so on are of one kind."""
     payload: str
-    """The argument that holds what `share` is of."""
-    share: WireShare
-
-
-def _all_reduce(n: int, _: bool) -> float:
-    return 2 * (n - 1) / n
-
-
-def _others(n: int, _: bool) -> float:
-    return (n - 1) / n
-
-
-def _reduce(n: int, is_gloo: bool) -> float:
-    # gloo reduces and scatters, then gathers what is not the root's already (measured; of more than 4 MiB it sends some
-    # parts again, up to half as much in all).
-    return (n - 1) / n * (1 + 1 / n if is_gloo else 1)
-
-
-def _reduce_scatter(n: int, is_gloo: bool) -> float:
-    # gloo's is an all-reduce and a copy (measured); NCCL sends half of that.
-    return (2 if is_gloo else 1) * (n - 1) / n
+    """The argument that holds the payload."""
 
 
 COLLECTIVES: dict[str, Collective] = {
-    "all_reduce": Collective("all_reduce", "tensor", _all_reduce),
-    "all_reduce_coalesced": Collective("all_reduce", "tensors", _all_reduce),
-    "reduce": Collective("reduce", "tensor", _reduce),
-    "broadcast": Collective("broadcast", "tensor", _others),
-    "all_gather": Collective("all_gather", "tensor_list", _others),
-    "all_gather_single": Collective("all_gather", "output_tensor", _others),
-    "all_gather_into_tensor": Collective("all_gather", "output_tensor", _others),
-    "_all_gather_base": Collective("all_gather", "output_tensor", _others),
-    "gather": Collective("gather", "tensor", _others),
-    "scatter": Collective("scatter", "tensor", _others),
-    "reduce_scatter": Collective("reduce_scatter", "input_list", _reduce_scatter),
-    "reduce_scatter_single": Collective("reduce_scatter", "input", _reduce_scatter),
-    "reduce_scatter_tensor": Collective("reduce_scatter", "input", _reduce_scatter),
-    "_reduce_scatter_base": Collective("reduce_scatter", "input", _reduce_scatter),
-    "all_to_all": Collective("all_to_all", "input_tensor_list", _others),
-    "all_to_all_single": Collective("all_to_all", "input", _others),
+    "all_reduce": Collective("all_reduce", "tensor"),
+    "all_reduce_coalesced": Collective("all_reduce", "tensors"),
+    "reduce": Collective("reduce", "tensor"),
+    "broadcast": Collective("broadcast", "tensor"),
+    "all_gather": Collective("all_gather", "tensor_list"),
+    "all_gather_single": Collective("all_gather", "output_tensor"),
+    "all_gather_into_tensor": Collective("all_gather", "output_tensor"),
+    "_all_gather_base": Collective("all_gather", "output_tensor"),
+    "gather": Collective("gather", "tensor"),
+    "scatter": Collective("scatter", "tensor"),
+    "reduce_scatter": Collective("reduce_scatter", "input_list"),
+    "reduce_scatter_single": Collective("reduce_scatter", "input"),
+    "reduce_scatter_tensor": Collective("reduce_scatter", "input"),
+    "_reduce_scatter_base": Collective("reduce_scatter", "input"),
+    "all_to_all": Collective("all_to_all", "input_tensor_list"),
+    "all_to_all_single": Collective("all_to_all", "input"),
 }
-"""torch's functions by name, with the shares of ring algorithms."""
+"""torch's functions by name."""
 
 
 @dataclass(slots=True)
@@ -206,7 +183,11 @@ class TrafficMeter:
                 return work  # this rank is not in the group
             size = sum(tensor.numel() * tensor.element_size() for tensor in payload)
             is_gloo = torch.distributed.get_backend(given.get("group")) == "gloo"
-            wire_bytes = size * collective.share(ranks, is_gloo) * (self._framing if is_gloo else 1)
+            wire_bytes = (
+                size
+                * sent_share(collective.kind, ranks, is_gloo)
+                * (self._framing if is_gloo else 1)
+            )
             self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
             self._is_on_gpu = is_on_gpu
             if work is None or isinstance(work, distributed_c10d._IllegalWork):

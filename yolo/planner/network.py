@@ -27,6 +27,8 @@ class Tensor:
     shape: tuple[int, ...]
     group: str
     """Of the optimizer: biases, weights or norms."""
+    output_elements: float
+    """What a convolution with this weight writes for one image; 0 for other tensors."""
 
     @property
     def elements(self) -> int:
@@ -75,17 +77,15 @@ def yolov5(variant: str, classes: int = CLASSES, image_size: int = IMAGE_SIZE) -
     facts = _snapshot()[variant]
     area = (image_size / IMAGE_SIZE) ** 2
     tensors = tuple(
-        Tensor(tuple(_resized(size, classes) for size in shape), group)
-        for shape, group in facts["tensors"]
+        Tensor(tuple(_resized(size, classes) for size in shape), group, written * area)
+        for shape, group, written in facts["tensors"]
     )
     return Network(
         name=f"yolov5{variant}",
         tensors=tensors,
         ready_order=tuple(facts["ready_order"]),
         forward_flops=facts["forward_flops_per_image"] * area,
-        kept_bytes={
-            dtype: kept * area for dtype, kept in facts["kept_bytes_per_image"].items()
-        },
+        kept_bytes={dtype: kept * area for dtype, kept in facts["kept_bytes_per_image"].items()},
     )
 
 

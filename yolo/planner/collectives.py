@@ -1,0 +1,123 @@
+"""How long a collective takes: by the formulae of the algorithms, or from what was measured on the cluster."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from yolo.communication.wire import sent_share
+from yolo.planner.measurements import crowding_of, nearest
+from yolo.planner.profile import ClusterProfile, Measurement, Point
+
+BF16 = ".bf16"
+"""Ends the kind of what is reduced in 16 bits, which costs a processor another time a byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one collective."""
+
+    seconds: float
+    core_share: float = 0.0
+    """Of a rank's core that it keeps busy meanwhile, from computing."""
+
+
+def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) -> Cost:
+    """A collective over all ranks; `kind` may end in `.bf16`. Nothing where there is one rank."""
+    if profile.ranks == 1 or payload_bytes == 0:
+        return Cost(0.0)
+    weighted = nearest(profile, kind)
+    if not weighted:
+        return Cost(_by_formula(profile, kind.removesuffix(BF16), payload_bytes))
+    costs = [(w, _as_measured(profile, each, kind, payload_bytes)) for w, each in weighted]
+    return Cost(
+        sum(weight * cost.seconds for weight, cost in costs),
+        sum(weight * cost.core_share for weight, cost in costs),
+    )
+
+
+def wire_bytes_per_payload_byte(profile: ClusterProfile) -> float:
+    """Headers and acknowledgements: as measured nearest by, else what the profile says."""
+    measured = nearest(profile)
+    if not measured:
+        return profile.wire_bytes_per_payload_byte
+    return sum(weight * each.wire_bytes_per_payload_byte for weight, each in measured)
+
+
+# --- formulae ---------------------------------------------------------------------------------------------------
+
+
+def _by_formula(profile: ClusterProfile, kind: str, size: float) -> float:
+    """Within a node a ring over its links; between nodes over each node's link, which its ranks share."""
+    nodes, each = profile.nodes, profile.gpus_per_node
+    seconds = 0.0
+    if each > 1:
+        seconds += _one_level(
+            kind, size, each, profile.within.bytes_per_second, profile.within.latency_us
+        )
+    if nodes > 1:
+        rate = profile.between.bytes_per_second
+        if kind == "all_to_all":
+            rate /= each  # no rank can send its part for another node on behalf of its neighbours
+        seconds += _one_level(kind, size, nodes, rate, profile.between.latency_us)
+    return seconds
+
+
+def _one_level(kind: str, size: float, ranks: int, rate: float, latency_us: float) -> float:
+    """A ring, or for what is reduced or broadcast a double tree where its fewer steps win (Thakur et al., 2005)."""
+    step = latency_us * 1e-6
+    share = sent_share(kind, ranks, is_gloo=False)
+    steps = 2 * (ranks - 1) if kind == "all_reduce" else ranks - 1
+    ring = steps * step + share * size / rate
+    if kind not in ("all_reduce", "reduce", "broadcast"):
+        return ring
+    passes = 2 if kind == "all_reduce" else 1
+    tree = passes * (math.log2(ranks) * step + size / (TREE_EFFICIENCY * rate))
+    return min(ring, tree)
+
+
+TREE_EFFICIENCY = 0.92
+"""Of a double tree against a ring (NCCL's src/graph/tuning.cc)."""
+
+
+# --- measurements -----------------------------------------------------------------------------------------------
+
+
+def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size: float) -> Cost:
+    """From one measurement to the profile's ranks and bandwidth: what the link adds is replaced by the formula's.
+
+    The steps of an algorithm, and the work of a processor for each byte, go with the ranks.
+    """
+    points = measured.collectives[kind]
+    seconds, core_share = _interpolated(points, size)
+    plain = kind.removesuffix(BF16)
+    is_gloo = profile.backend == "gloo"
+    here, there = measured.ranks, profile.ranks
+    share_here, share_there = sent_share(plain, here, is_gloo), sent_share(plain, there, is_gloo)
+    wire = size * measured.wire_bytes_per_payload_byte * 8e-9
+    link = wire * share_here / measured.bandwidth_gbps
+    wanted = wire * share_there / profile.between.bandwidth_gbps
+    latency = min(points[0].seconds, seconds)
+    moved = max(0.0, seconds - latency - link)  # what neither the link nor the steps explain
+    crowding = crowding_of(profile, there) / crowding_of(profile, here)
+    growth = share_there / share_here * crowding
+    total = latency * (there - 1) / (here - 1) + moved * growth + wanted
+    busy = core_share * seconds * growth
+    return Cost(total, min(1.0, busy / total) if total else 0.0)
+
+
+def _interpolated(points: Sequence[Point], size: float) -> tuple[float, float]:
+    """Seconds and core share at a size: straight between neighbours, as at the ends beyond them."""
+    sizes = [point.payload_bytes for point in points]
+    above = bisect_left(sizes, size)
+    if above == 0:
+        return points[0].seconds, points[0].core_share
+    if above == len(points):
+        last = points[-1]
+        return last.seconds * size / last.payload_bytes, last.core_share
+    low, high = points[above - 1], points[above]
+    weight = (size - low.payload_bytes) / (high.payload_bytes - low.payload_bytes)
+    return (
+        low.seconds + weight * (high.seconds - low.seconds),
+        low.core_share + weight * (high.core_share - low.core_share),
+    )
