@@ -8,7 +8,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,14 @@ import deepspeed.comm as dist
 import torch
 
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
+from yolo.bench.trainer import Job, Trainer
 from yolo.communication.meter import Traffic, TrafficMeter
-from yolo.model import YOLOv5
-from yolo.model.loss import DetectionLoss, Normaliser
-from yolo.recipe import Recipe, prepare
-from yolo.training.engine import parameter_groups, start_engine, start_exchange
+from yolo.recipe import prepare
 from yolo.training.ranks import Ranks, join, leave, world_size_from_launcher
 
 RECIPE = "recipes/bccd.yaml"
 """Only its network and optimizer count here: images are made up."""
 CLASSES = 3
-BOXES_PER_IMAGE = 4
 WORKLOADS = (
     *((1, size) for size in (64, 96, 128, 160, 192, 224, 256, 320, 448, 640)),
     *((images, 640) for images in (2, 3, 4, 6, 8, 12, 16)),
@@ -57,99 +54,20 @@ class Measured:
     collectives_per_step: float
 
 
-class Trainer:
-    """The same made-up batch again and again, under one strategy."""
-
-    def __init__(self, strategy: Strategy, workload: Workload, ranks: Ranks) -> None:
-        images, image_size = workload
-        self.strategy = strategy
-        self.ranks = ranks
-        torch.manual_seed(0)
-        model = YOLOv5("n", CLASSES)
-        self.criterion = DetectionLoss(model.anchors, model.stride, CLASSES, image_size)
-        recipe = _recipe(strategy, workload, ranks.world_size)
-        start = _start_engine if strategy.ddp_bucket_mb is None else _start_ddp
-        started = start(model, recipe, ranks, strategy)
-        self.forward, self.learn, self.steps_alone, self.collectives_beside = started
-        generator = torch.Generator().manual_seed(1 + ranks.rank)
-        self.images = torch.rand(images, 3, image_size, image_size, generator=generator)
-        boxes = torch.rand(images * BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
-        kinds = torch.randint(CLASSES, (len(boxes), 1), generator=generator)
-        owners = torch.arange(images).repeat_interleave(BOXES_PER_IMAGE)[:, None]
-        self.targets = torch.cat([owners, kinds, boxes], dim=1)
-
-    def step(self) -> None:
-        """One step as the training loop takes it."""
-        assignment = self.criterion.assign(self.targets, self.images.shape)
-        matches = assignment.matches.float()
-        is_alone = self.steps_alone()
-        exchange = None if is_alone else dist.all_reduce(matches, async_op=True)
-        predictions = self.forward(self.images)
-        if exchange is not None:
-            exchange.wait()
-        ranks = self.ranks.world_size
-        normaliser = Normaliser(matches, len(self.images) * ranks, ranks)
-        loss, _ = self.criterion(predictions, assignment, normaliser)
-        self.learn(loss)
-
-
-Started = tuple[
-    Callable[..., Any], Callable[[torch.Tensor], None], Callable[[], bool], Callable[[], int]
-]
-"""Forward; backward and the optimizer's step; whether the next one is taken alone; collectives a step that the meter does
-not see."""
-
-
-def _start_engine(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) -> Started:
-    engine = start_engine(model, recipe, ranks)
-    exchange = start_exchange(engine, recipe)
-    exchange.plan(warmup_steps=1, steps=10**6)
-    if not strategy.exchanges:
-        engine.enable_backward_allreduce = False
-
-    def learn(loss: torch.Tensor) -> None:
-        engine.backward(loss)
-        exchange.finish_gradients()
-        engine.step()
-        exchange.step_taken()
-
-    return engine, learn, lambda: exchange.steps_alone or not strategy.exchanges, lambda: 0
-
-
-def _start_ddp(model: YOLOv5, recipe: Recipe, ranks: Ranks, strategy: Strategy) -> Started:
-    """torch's DistributedDataParallel as it comes, but for the bucket's size."""
-    assert strategy.ddp_bucket_mb is not None
-    wrapped = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=strategy.ddp_bucket_mb)
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.optimizer.lr)
-
-    def learn(loss: torch.Tensor) -> None:
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.train.gradient_clipping)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def collectives() -> int:
-        data = wrapped._get_ddp_logging_data()
-        buckets = str(data.get("rebuilt_bucket_sizes") or data["bucket_sizes"]).split(",")
-        return len(buckets) + 1  # and the buffers' broadcast
-
-    return wrapped, learn, lambda: False, collectives
-
-
-def _recipe(strategy: Strategy, workload: Workload, world_size: int) -> Recipe:
+def job_of(workload: Workload, hosts: int) -> Job:
+    """yolov5n on so many images a rank, one rank a host."""
     images, image_size = workload
-    overrides = [
-        *(f"train.global_batch={images * world_size}", f"train.micro_batch={images}"),
-        *(f"model.image_size={image_size}", f"cluster.nodes={world_size}"),
+    overrides = (
+        *(f"train.global_batch={images * hosts}", f"train.micro_batch={images}"),
+        *(f"model.image_size={image_size}", f"cluster.nodes={hosts}"),
         *("cluster.processes_per_node=1", "cluster.threads_per_process=1"),
-        *strategy.overrides,
-    ]
-    return prepare(RECIPE, overrides, world_size, 1).resolved.recipe
+    )
+    return Job(RECIPE, overrides, CLASSES)
 
 
 def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) -> Measured:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
-    trainer = Trainer(strategy, workload, ranks)
+    trainer = Trainer(strategy, job_of(workload, ranks.world_size), ranks)
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
         trainer.step()
@@ -169,7 +87,7 @@ def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) ->
     sent = _sent_bytes() - before
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
-    beside = trainer.collectives_beside()
+    beside = trainer.learner.collectives_beside()
     del trainer
     gc.collect()  # an engine and its hooks hold each other
     return _summed_up(strategy, workload, of_ranks, traffic, beside)
@@ -218,7 +136,10 @@ def main() -> None:
     parser.add_argument("--compute-seconds", type=float, help="choose the workload for it")
     parser.add_argument("--local_rank")
     options = parser.parse_args()
-    ranks = join(_recipe(COMPUTE, WORKLOADS[0], world_size_from_launcher()))
+    world_size = world_size_from_launcher()
+    ranks = join(
+        prepare(RECIPE, job_of(WORKLOADS[0], world_size).overrides, world_size, 1).resolved.recipe
+    )
     asked = options.workload
     workload = (asked[0], asked[1]) if asked else _fitting(options.compute_seconds, ranks)
     # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.

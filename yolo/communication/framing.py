@@ -23,10 +23,10 @@ def tcp_bytes_per_payload_byte() -> float:
     Where some ranks share a machine and others do not, all are taken to send through the network.
     """
     frames = 1 + 1 / SEGMENTS_PER_ACKNOWLEDGEMENT
-    return 1 + frames * FRAME_BYTES / (_mtu(_gloo_interface()) - IP_AND_TCP_BYTES)
+    return 1 + frames * FRAME_BYTES / (_mtu(gloo_interface()) - IP_AND_TCP_BYTES)
 
 
-def _gloo_interface() -> str | None:
+def gloo_interface() -> str | None:
     """What the user named; else the loopback within one machine, or the interface of the host name's address."""
     named = os.environ.get("GLOO_SOCKET_IFNAME", "").split(",")[0]
     if named:

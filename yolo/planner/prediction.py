@@ -14,7 +14,7 @@ from yolo.planner.collectives import (
 )
 from yolo.planner.local import LocalWork, local_work
 from yolo.planner.memory import Memory, memory_of
-from yolo.planner.network import Network, yolov5
+from yolo.planner.network import yolov5
 from yolo.planner.profile import ClusterProfile
 from yolo.planner.schedule import Phase, Situation, ddp_events, phases
 from yolo.planner.timeline import Event, Exchange, StepTime, Timeline
@@ -93,9 +93,7 @@ def _warmup_share(recipe: Recipe, steps: int) -> float:
     return min(asked, steps // 2) / max(1, steps)
 
 
-def predict_run(
-    profile: ClusterProfile, situation: Situation, run: Sequence[Phase]
-) -> Prediction:
+def predict_run(profile: ClusterProfile, situation: Situation, run: Sequence[Phase]) -> Prediction:
     """A run of some phases, whatever network it trains."""
     recipe, network, work = situation.recipe, situation.network, situation.work
     steady = run[-1]

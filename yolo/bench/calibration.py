@@ -1,0 +1,400 @@
+"""What one rank does to calibrate the planner: a step without the network, each strategy's own work, each collective.
+
+Started on every host by the launcher; the first rank writes what was measured as one JSON file.
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import deepspeed.comm as dist
+import psutil
+import torch
+
+from yolo.bench.muted import muted_collectives
+from yolo.bench.strategies import COMPUTE, STRATEGIES, Strategy
+from yolo.bench.trainer import Job, Stopwatch, Trainer
+from yolo.communication.framing import gloo_interface, tcp_bytes_per_payload_byte
+from yolo.communication.wire import sent_share
+from yolo.planner.collectives import BF16
+from yolo.planner.local import strategy_key
+from yolo.planner.profile import Measurement, Point, Workload
+from yolo.recipe import prepare
+from yolo.recipe.sections.optimizer import ONE_BIT
+from yolo.training.ranks import (
+    Ranks,
+    from_all,
+    from_first,
+    join,
+    leave,
+    local_world_size_from_launcher,
+    world_size_from_launcher,
+)
+
+STEPS = 10
+"""Timed of each strategy."""
+SETTLE = 3
+SETTLE_ALOUD = 2
+"""Of a muted strategy, before it is muted."""
+LONGEST_SECONDS = 20.0
+"""For one strategy; where steps take long, fewer are timed."""
+ALL_STRATEGIES = (
+    *("zero0", "zero0_bf16", "zero1", "zero2", "zero3_persistent", "ddp", "overlapped"),
+    *("overlapped_bf16", "powersgd", "onebit_adam", "zero_one_adam", "onebit_lamb"),
+    *("local_steps", "local_steps_one_bit"),
+)
+SMALLEST_BYTES = 64
+GROWTH = 4
+"""From one size of a collective to the next."""
+LONGEST_CALL_SECONDS = 4.0
+"""A collective of a size that takes longer ends the series."""
+READY_POINTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Steps of one strategy on this rank."""
+
+    seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class Calibration:
+    """The measurements of one rank; all methods are collective."""
+
+    def __init__(self, job: Job, ranks: Ranks, tell: Callable[[str], None]) -> None:
+        self.job = job
+        self.ranks = ranks
+        self.tell = tell
+
+    def measure(self, bandwidth_gbps: float | None) -> Measurement:
+        """Everything, in the order in which it stands in a profile."""
+        self.tell("computing alone")
+        trainer = Trainer(COMPUTE, self.job, self.ranks)
+        recipe = trainer.recipe
+        elements = sum(parameter.numel() for parameter in trainer.model.parameters())
+        before = self._steps(trainer)
+        parts = self._parts(trainer)
+        ready = self._ready(trainer)
+        del trainer
+        gc.collect()
+        local = self._local()
+        trainer = Trainer(COMPUTE, self.job, self.ranks)
+        computing = statistics.mean([before.median, self._steps(trainer).median])
+        del trainer
+        gc.collect()
+        self.tell("collectives")
+        collectives = self._collectives(elements)
+        framing, sent_gbps = self._framing(elements)
+        scale = computing / sum(parts.values())
+        assert recipe.train.micro_batch != "auto"
+        micro_steps = recipe.train.gradient_accumulation_steps
+        assert micro_steps != "auto"
+        return Measurement(
+            ranks=self.ranks.world_size,
+            bandwidth_gbps=bandwidth_gbps or sent_gbps,
+            wire_bytes_per_payload_byte=framing,
+            workload=Workload(
+                variant=recipe.model.variant,
+                classes=self.job.classes,
+                image_size=recipe.model.image_size,
+                micro_batch=recipe.train.micro_batch,
+                dtype=recipe.precision.dtype,
+            ),
+            forward_seconds=self._mean(parts["forward"] * scale / micro_steps),
+            backward_seconds=self._mean(parts["backward"] * scale / micro_steps),
+            update_seconds=self._mean(parts["update"] * scale),
+            jitter=self._mean(statistics.stdev(before.seconds) / before.median),
+            ready=ready,
+            local_seconds={key: self._mean(seconds - computing) for key, seconds in local.items()},
+            collectives=collectives,
+        )
+
+    def _mean(self, value: float) -> float:
+        return statistics.mean(from_all(self.ranks, value))
+
+    # --- a rank's own work --------------------------------------------------------------------------------------
+
+    def _steps(self, trainer: Trainer) -> Timed:
+        """Steps of a strategy, all ranks busy; a mean of its period counts as one."""
+        period = trainer.strategy.period
+        for _ in range(max(SETTLE, min(trainer.strategy.settle_steps, SETTLE + period))):
+            trainer.step()
+        self._synchronise()
+        started = time.perf_counter()
+        trainer.step()
+        self._synchronise()
+        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
+        windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
+        windows = min(from_all(self.ranks, windows))
+        dist.barrier()
+        seconds = []
+        for _ in range(windows):
+            started = time.perf_counter()
+            for _ in range(period):
+                trainer.step()
+            self._synchronise()
+            seconds.append((time.perf_counter() - started) / period)
+        return Timed(seconds)
+
+    def _synchronise(self) -> None:
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize(self.ranks.device)
+
+    def _parts(self, trainer: Trainer) -> dict[str, float]:
+        watch = Stopwatch(self.ranks.device)
+        for _ in range(STEPS // 2):
+            trainer.step(watch)
+        return {part: seconds / (STEPS // 2) for part, seconds in watch.seconds.items()}
+
+    def _ready(self, trainer: Trainer) -> list[tuple[float, float]]:
+        """How the gradients of one micro step come in, by hooks: (share of backward, share of gradients)."""
+        noted: list[tuple[float, int]] = []
+        parameters = list(trainer.model.parameters())
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(
+                lambda p: noted.append((time.perf_counter(), p.numel()))
+            )
+            for parameter in parameters
+        ]
+        begun: list[float] = []
+        backward = trainer.learner.backward
+
+        def timed(loss: torch.Tensor) -> None:
+            self._synchronise()
+            begun.append(time.perf_counter())
+            backward(loss)
+
+        trainer.learner.backward = timed  # type: ignore[method-assign]
+        curves = []
+        for _ in range(SETTLE):
+            noted.clear()
+            begun.clear()
+            trainer.step()
+            start = begun[-1]
+            last_micro_step = noted[-len(parameters) :]
+            sizes = list(accumulate(size for _, size in last_micro_step))
+            end = last_micro_step[-1][0]
+            curves.append(
+                [
+                    ((at - start) / (end - start), done / sizes[-1])
+                    for (at, _), done in zip(last_micro_step, sizes, strict=True)
+                ]
+            )
+        trainer.learner.backward = backward  # type: ignore[method-assign]
+        for hook in hooks:
+            hook.remove()
+        middle = curves[len(curves) // 2]
+        chosen = [middle[round(k * (len(middle) - 1) / READY_POINTS)] for k in range(READY_POINTS)]
+        return [(0.0, 0.0), *((min(1.0, at), min(1.0, done)) for at, done in chosen), (1.0, 1.0)]
+
+    def _local(self) -> dict[str, float]:
+        """A muted step under each strategy."""
+        found = {}
+        for strategy in self._strategies():
+            self.tell(strategy.label)
+            recipe = self.job.under(strategy, self.ranks)
+            key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
+            dist.barrier()
+            trainer = Trainer(strategy, self.job, self.ranks, is_muted=True)
+            for _ in range(SETTLE_ALOUD):  # stage 3 compares what it has seen of the network between ranks
+                trainer.step()
+            with muted_collectives():
+                steps = self._steps_alone(trainer)
+            found[key] = steps.median
+            del trainer
+            gc.collect()
+        return found
+
+    def _steps_alone(self, trainer: Trainer) -> Timed:
+        """As `_steps`, where ranks cannot hear of each other."""
+        period = trainer.strategy.period
+        trainer.step()
+        started = time.perf_counter()
+        trainer.step()
+        self._synchronise()
+        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
+        windows = max(3, min(STEPS, int(fits))) if period == 1 else 1
+        seconds = []
+        for _ in range(windows):
+            started = time.perf_counter()
+            for _ in range(period):
+                trainer.step()
+            self._synchronise()
+            seconds.append((time.perf_counter() - started) / period)
+        return Timed(seconds)
+
+    def _strategies(self) -> list[Strategy]:
+        """Those that the recipe can be put under: SGD has no 1-bit form."""
+        recipe = prepare(
+            self.job.recipe, self.job.overrides, self.ranks.world_size, self.ranks.local_world_size
+        ).resolved.recipe
+        if self.ranks.world_size == 1:
+            return []
+        wanted = [STRATEGIES[name] for name in ALL_STRATEGIES]
+        if recipe.precision.dtype == "fp16":
+            left_out = (*ONE_BIT, "powersgd", "sync_every")
+            wanted = [
+                s
+                for s in wanted
+                if not any(word in text for text in s.overrides for word in left_out)
+            ]
+        return wanted
+
+    # --- the network --------------------------------------------------------------------------------------------
+
+    def _collectives(self, elements: int) -> dict[str, list[Point]]:
+        if self.ranks.world_size == 1:
+            return {}
+        whole = 4 * elements
+        most = {
+            "all_reduce": whole,
+            f"all_reduce{BF16}": whole // 2,
+            "all_gather": whole,
+            "reduce_scatter": whole // 2,
+            "reduce": whole // 2,
+            "all_to_all": whole // 16,
+            "broadcast": whole // 64,
+        }
+        return {kind: self._curve(kind, size) for kind, size in most.items()}
+
+    def _curve(self, kind: str, most_bytes: int) -> list[Point]:
+        """A collective at sizes up to `most_bytes`."""
+        sizes = []
+        size = SMALLEST_BYTES
+        while size < most_bytes:
+            sizes.append(size)
+            size *= GROWTH
+        points: list[Point] = []
+        for size in [*sizes, most_bytes]:
+            call, payload = self._call(kind, size)
+            seconds, share = self._timed(call)
+            points.append(Point(payload_bytes=payload, seconds=seconds, core_share=share))
+            if seconds > LONGEST_CALL_SECONDS:
+                break
+        return points
+
+    def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
+        """Median seconds, in the mean over the ranks, and the share of a rank's core that was busy."""
+        started = time.perf_counter()
+        call()
+        self._synchronise()
+        once = time.perf_counter() - started
+        repeats = from_first(self.ranks, round(max(3.0, min(9.0, 0.3 / once))))
+        dist.barrier()
+        busy, begun = _busy_seconds(), time.perf_counter()
+        seconds: list[float] = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            call()
+            self._synchronise()
+            seconds.append(time.perf_counter() - started)
+        elapsed = time.perf_counter() - begun
+        cores = (_busy_seconds() - busy) / elapsed / self._ranks_on_this_machine()
+        available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_on_this_machine())
+        figures = from_all(self.ranks, (statistics.median(seconds), cores / available))
+        middle, share = (statistics.mean(each) for each in zip(*figures, strict=True))
+        return middle, min(1.0, max(0.0, share))
+
+    def _ranks_on_this_machine(self) -> int:
+        """Emulated hosts share one kernel: their boot is the same."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        own = boot.read_text() if boot.exists() else str(self.ranks.rank)
+        return from_all(self.ranks, own).count(own)
+
+    def _call(self, kind: str, size: int) -> tuple[Callable[[], None], int]:
+        """A function that runs the collective once, and the payload's bytes: `size`, rounded so that ranks share it."""
+        ranks, device = self.ranks.world_size, self.ranks.device
+        dtype = torch.bfloat16 if kind.endswith(BF16) else torch.float32
+        width = torch.finfo(dtype).bits // 8
+        count = max(1, size // width // ranks) * ranks
+        whole = torch.ones(count, dtype=dtype, device=device)
+        part = torch.ones(count // ranks, dtype=dtype, device=device)
+        result = torch.ones_like(whole)
+        calls: dict[str, Callable[[], Any]] = {
+            "all_reduce": lambda: dist.all_reduce(whole),
+            "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
+            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
+            "reduce": lambda: dist.reduce(whole, 0),
+            "all_to_all": lambda: dist.all_to_all_single(result, whole),
+            "broadcast": lambda: dist.broadcast(whole, 0),
+        }
+        return calls[kind.removesuffix(BF16)], count * width
+
+    def _framing(self, elements: int) -> tuple[float, float]:
+        """Interface bytes for each payload byte that is sent, and 10^9 bits a second that a rank sent meanwhile."""
+        ranks = self.ranks.world_size
+        if ranks == 1:
+            return 1.0, 1.0
+        call, payload = self._call("all_reduce", 4 * elements)
+        counter = _sent_bytes_of(gloo_interface())
+        is_gloo = torch.distributed.get_backend() == "gloo"
+        sent = payload * sent_share("all_reduce", ranks, is_gloo)
+        dist.barrier()
+        before, started = counter(), time.perf_counter()
+        call()
+        self._synchronise()
+        seconds = time.perf_counter() - started
+        on_interface = (counter() - before) / sent if self.ranks.local_world_size == 1 else 0.0
+        factors = from_all(self.ranks, on_interface)
+        mean = statistics.mean(factors)
+        if (
+            not 1.0 <= mean <= 1.5
+        ):  # several ranks on a machine, or an interface that others use too
+            mean = tcp_bytes_per_payload_byte() if is_gloo else 1.0
+        return mean, self._mean(sent * mean * 8e-9 / seconds)
+
+
+def _busy_seconds() -> float:
+    """Of all cores of the machine, in whatever process: the network's work is done in the kernel."""
+    times = psutil.cpu_times()
+    return float(
+        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
+    )
+
+
+def _sent_bytes_of(interface: str | None) -> Callable[[], int]:
+    path = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
+    return lambda: int(path.read_text()) if path.exists() else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write a measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--classes", type=int, required=True)
+    parser.add_argument("--bandwidth-gbps", type=float, help="of a node's link, where known")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--local_rank")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args(arguments)
+    job = Job(options.recipe, tuple(options.overrides), options.classes)
+    local = local_world_size_from_launcher()
+    ranks = join(
+        prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
+    )
+
+    def tell(what: str) -> None:
+        if ranks.is_first:
+            print(f"calibrating: {what}", flush=True)
+
+    measured = Calibration(job, ranks, tell).measure(options.bandwidth_gbps)
+    if ranks.is_first:
+        temporary = options.out.with_name(f".{options.out.name}.part")
+        temporary.write_text(json.dumps(measured.model_dump(mode="json")), encoding="utf-8")
+        temporary.replace(options.out)
+    leave()
+
+
+if __name__ == "__main__":
+    main()
