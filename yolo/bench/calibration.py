@@ -25,6 +25,7 @@ from yolo.communication.framing import gloo_interface, tcp_bytes_per_payload_byt
 from yolo.communication.wire import sent_share
 from yolo.planner.collectives import BF16
 from yolo.planner.local import strategy_key
+from yolo.planner.prediction import expected_maximum
 from yolo.planner.profile import Measurement, Point, Workload
 from yolo.recipe import prepare
 from yolo.recipe.sections.optimizer import ONE_BIT
@@ -48,7 +49,7 @@ LONGEST_SECONDS = 20.0
 ALL_STRATEGIES = (
     *("zero0", "zero0_bf16", "zero1", "zero2", "zero3_persistent", "ddp", "overlapped"),
     *("overlapped_bf16", "powersgd", "onebit_adam", "zero_one_adam", "onebit_lamb"),
-    *("local_steps", "local_steps_one_bit"),
+    *("zero_one_adam_local", "local_steps", "local_steps_one_bit"),
 )
 SMALLEST_BYTES = 64
 GROWTH = 4
@@ -56,6 +57,10 @@ GROWTH = 4
 LONGEST_CALL_SECONDS = 4.0
 """A collective of a size that takes longer ends the series."""
 READY_POINTS = 20
+LARGE_STEPS = 3
+SMALL_CALLS = 20
+SMALL_BYTES = 1024
+SETTLED_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,7 @@ class Calibration:
         recipe = trainer.recipe
         elements = sum(parameter.numel() for parameter in trainer.model.parameters())
         before = self._steps(trainer)
+        together = self._steps_together(trainer)
         parts = self._parts(trainer)
         ready = self._ready(trainer)
         del trainer
@@ -95,7 +101,7 @@ class Calibration:
         gc.collect()
         self.tell("collectives")
         collectives = self._collectives(elements)
-        framing, sent_gbps = self._framing(elements)
+        framing, beside, sent_gbps = self._framing(elements)
         scale = computing / sum(parts.values())
         assert recipe.train.micro_batch != "auto"
         micro_steps = recipe.train.gradient_accumulation_steps
@@ -104,6 +110,7 @@ class Calibration:
             ranks=self.ranks.world_size,
             bandwidth_gbps=bandwidth_gbps or sent_gbps,
             wire_bytes_per_payload_byte=framing,
+            wire_bytes_per_collective=beside,
             workload=Workload(
                 variant=recipe.model.variant,
                 classes=self.job.classes,
@@ -114,7 +121,7 @@ class Calibration:
             forward_seconds=self._mean(parts["forward"] * scale / micro_steps),
             backward_seconds=self._mean(parts["backward"] * scale / micro_steps),
             update_seconds=self._mean(parts["update"] * scale),
-            jitter=self._mean(statistics.stdev(before.seconds) / before.median),
+            jitter=self._jitter(before, together),
             ready=ready,
             local_seconds={key: self._mean(seconds - computing) for key, seconds in local.items()},
             collectives=collectives,
@@ -122,6 +129,11 @@ class Calibration:
 
     def _mean(self, value: float) -> float:
         return statistics.mean(from_all(self.ranks, value))
+
+    def _spared(self, key: str, update_seconds: float) -> float:
+        """Sharded optimizers step through the rank's own part only, which the planner knows."""
+        is_sharded = key in ("stage1", "stage2", "stage3")
+        return update_seconds * (1 - 1 / self.ranks.world_size) if is_sharded else 0.0
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
@@ -146,6 +158,26 @@ class Calibration:
             self._synchronise()
             seconds.append((time.perf_counter() - started) / period)
         return Timed(seconds)
+
+    def _steps_together(self, trainer: Trainer) -> Timed:
+        """Steps that end for all at once, by the smallest of messages."""
+        token = torch.zeros(1, device=self.ranks.device)
+        dist.all_reduce(token)
+        seconds = []
+        for _ in range(2 * STEPS):
+            started = time.perf_counter()
+            trainer.step()
+            dist.all_reduce(token)
+            self._synchronise()
+            seconds.append(time.perf_counter() - started)
+        return Timed(seconds)
+
+    def _jitter(self, alone: Timed, together: Timed) -> float:
+        """The deviation that explains what waiting for the slowest rank adds to a step; the message itself is tiny."""
+        if self.ranks.world_size == 1:
+            return statistics.stdev(alone.seconds) / alone.median
+        late = self._mean(together.median) - self._mean(alone.median)
+        return max(0.0, late / self._mean(alone.median) / expected_maximum(self.ranks.world_size))
 
     def _synchronise(self) -> None:
         if self.ranks.device.type == "cuda":
@@ -207,9 +239,13 @@ class Calibration:
             key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
             dist.barrier()
             trainer = Trainer(strategy, self.job, self.ranks, is_muted=True)
-            for _ in range(SETTLE_ALOUD):  # stage 3 compares what it has seen of the network between ranks
+            for _ in range(
+                SETTLE_ALOUD
+            ):  # stage 3 compares what it has seen of the network between ranks
                 trainer.step()
             with muted_collectives():
+                for _ in range(strategy.settle_steps):
+                    trainer.step()
                 steps = self._steps_alone(trainer)
             found[key] = steps.median
             del trainer
@@ -290,7 +326,7 @@ class Calibration:
         call()
         self._synchronise()
         once = time.perf_counter() - started
-        repeats = from_first(self.ranks, round(max(3.0, min(9.0, 0.3 / once))))
+        repeats = from_first(self.ranks, round(max(5.0, min(15.0, 0.3 / once))))
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
         seconds: list[float] = []
@@ -331,28 +367,43 @@ class Calibration:
         }
         return calls[kind.removesuffix(BF16)], count * width
 
-    def _framing(self, elements: int) -> tuple[float, float]:
-        """Interface bytes for each payload byte that is sent, and 10^9 bits a second that a rank sent meanwhile."""
-        ranks = self.ranks.world_size
-        if ranks == 1:
-            return 1.0, 1.0
-        call, payload = self._call("all_reduce", 4 * elements)
-        counter = _sent_bytes_of(gloo_interface())
+    def _framing(self, elements: int) -> tuple[float, float, float]:
+        """Interface bytes for each payload byte that is sent and for each collective beside; and Gbit/s on the link.
+
+        From real steps that send whole gradients, and from collectives of which a message fills one frame.
+        """
+        if self.ranks.world_size == 1:
+            return 1.0, 0.0, 1.0
         is_gloo = torch.distributed.get_backend() == "gloo"
-        sent = payload * sent_share("all_reduce", ranks, is_gloo)
+        whole = 4 * elements * sent_share("all_reduce", self.ranks.world_size, is_gloo)
+        trainer = Trainer(STRATEGIES["zero0"], self.job, self.ranks)
+        trainer.step()
+        large, seconds = self._sent(trainer.step, LARGE_STEPS)
+        del trainer
+        gc.collect()
+        call, payload = self._call("all_reduce", SMALL_BYTES)
+        call()
+        small, _ = self._sent(call, SMALL_CALLS)
+        small_payload = payload * sent_share("all_reduce", self.ranks.world_size, is_gloo)
+        factor = large / whole
+        if self.ranks.local_world_size > 1 or not 1.0 <= factor <= 1.5:
+            # Several ranks on a machine, or an interface that others use too.
+            factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
+            return factor, 0.0, whole * factor * 8e-9 / seconds
+        return factor, max(0.0, small - small_payload * factor), large * 8e-9 / seconds
+
+    def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:
+        """Bytes that a rank's interface sends in a call, and the seconds that it takes; means over the ranks."""
+        counter = _sent_bytes_of(gloo_interface())
         dist.barrier()
         before, started = counter(), time.perf_counter()
-        call()
+        for _ in range(times):
+            call()
         self._synchronise()
-        seconds = time.perf_counter() - started
-        on_interface = (counter() - before) / sent if self.ranks.local_world_size == 1 else 0.0
-        factors = from_all(self.ranks, on_interface)
-        mean = statistics.mean(factors)
-        if (
-            not 1.0 <= mean <= 1.5
-        ):  # several ranks on a machine, or an interface that others use too
-            mean = tcp_bytes_per_payload_byte() if is_gloo else 1.0
-        return mean, self._mean(sent * mean * 8e-9 / seconds)
+        seconds = (time.perf_counter() - started) / times
+        time.sleep(SETTLED_SECONDS)  # the last acknowledgements
+        sent = (counter() - before) / times
+        return self._mean(sent), self._mean(seconds)
 
 
 def _busy_seconds() -> float:

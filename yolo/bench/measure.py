@@ -16,6 +16,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
+from yolo.bench.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.bench.trainer import Job, Trainer
 from yolo.communication.meter import Traffic, TrafficMeter
@@ -52,6 +53,12 @@ class Measured:
     metered_bytes_per_rank_per_step: float
     """By our own meter; torch DDP's reducer goes past it."""
     collectives_per_step: float
+    parameter_bytes: int
+    """In a rank's memory, of the network's parameters."""
+    gradient_bytes: int
+    """When backward is over."""
+    optimizer_bytes: int
+    """Of moments, master copies and the like."""
 
 
 def job_of(workload: Workload, hosts: int) -> Job:
@@ -88,13 +95,19 @@ def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) ->
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
     beside = trainer.learner.collectives_beside()
+    memory = (gradient_bytes(trainer), parameter_bytes(trainer), optimizer_bytes(trainer))
     del trainer
     gc.collect()  # an engine and its hooks hold each other
-    return _summed_up(strategy, workload, of_ranks, traffic, beside)
+    return _summed_up(strategy, workload, of_ranks, traffic, beside, memory)
 
 
 def _summed_up(
-    strategy: Strategy, workload: Workload, of_ranks: Sequence[Any], traffic: Traffic, beside: int
+    strategy: Strategy,
+    workload: Workload,
+    of_ranks: Sequence[Any],
+    traffic: Traffic,
+    beside: int,
+    memory: tuple[int, int, int],
 ) -> Measured:
     windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
     steps = len(windows) * strategy.period
@@ -109,6 +122,9 @@ def _summed_up(
         wire_bytes_per_rank_per_step=statistics.mean(sent for _, sent in of_ranks) / steps,
         metered_bytes_per_rank_per_step=traffic.wire_bytes / steps,
         collectives_per_step=traffic.calls / steps + beside,
+        gradient_bytes=memory[0],
+        parameter_bytes=memory[1],
+        optimizer_bytes=memory[2],
     )
 
 

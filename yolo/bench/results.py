@@ -50,6 +50,10 @@ class Row:
     """Sent by a host's interface, headers and acknowledgements included."""
     metered_bytes_per_rank_per_step: float
     collectives_per_step: float
+    parameter_bytes: int
+    """In a rank's memory."""
+    gradient_bytes: int
+    optimizer_bytes: int
 
 
 def write_results(rows: Sequence[Row], folder: Path, machine: str) -> list[Path]:

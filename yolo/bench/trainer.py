@@ -8,6 +8,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 from torch import nn
+from torch._C._distributed_c10d import GradBucket
 
 from yolo.bench.strategies import Strategy
 from yolo.model import YOLOv5
@@ -133,6 +134,10 @@ class _Engine:
             self.engine.enable_backward_allreduce = False
         self.forward: Callable[..., Any] = self.engine
 
+    @property
+    def optimizer(self) -> Any:
+        return self.engine.optimizer
+
     def backward(self, loss: torch.Tensor) -> None:
         self.engine.backward(loss)
 
@@ -187,7 +192,7 @@ class _DDP:
         return len(buckets) + 1  # and the buffers' broadcast
 
 
-def _hand_back(_: Any, bucket: torch.distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """A communication hook that sends nothing."""
     done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())

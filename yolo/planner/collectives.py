@@ -36,12 +36,19 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
     )
 
 
-def wire_bytes_per_payload_byte(profile: ClusterProfile) -> float:
-    """Headers and acknowledgements: as measured nearest by, else what the profile says."""
+def wire_bytes(profile: ClusterProfile, sent_bytes: float, collectives: float) -> float:
+    """Of so much payload in so many collectives, headers and acknowledgements included: as measured nearest by."""
     measured = nearest(profile)
     if not measured:
-        return profile.wire_bytes_per_payload_byte
-    return sum(weight * each.wire_bytes_per_payload_byte for weight, each in measured)
+        return sent_bytes * profile.wire_bytes_per_payload_byte
+    return sum(
+        weight
+        * (
+            sent_bytes * each.wire_bytes_per_payload_byte
+            + collectives * each.wire_bytes_per_collective
+        )
+        for weight, each in measured
+    )
 
 
 # --- formulae ---------------------------------------------------------------------------------------------------
@@ -84,26 +91,25 @@ TREE_EFFICIENCY = 0.92
 
 
 def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size: float) -> Cost:
-    """From one measurement to the profile's ranks and bandwidth: what the link adds is replaced by the formula's.
+    """From one measurement to the profile's ranks and bandwidth.
 
-    The steps of an algorithm, and the work of a processor for each byte, go with the ranks.
+    A collective's steps take their latency, its bytes the processor's work, and the rest of its time is the link's, which
+    alone goes with the bandwidth; bytes grow with the ranks as the algorithm has it.
     """
     points = measured.collectives[kind]
     seconds, core_share = _interpolated(points, size)
-    plain = kind.removesuffix(BF16)
-    is_gloo = profile.backend == "gloo"
     here, there = measured.ranks, profile.ranks
-    share_here, share_there = sent_share(plain, here, is_gloo), sent_share(plain, there, is_gloo)
-    wire = size * measured.wire_bytes_per_payload_byte * 8e-9
-    link = wire * share_here / measured.bandwidth_gbps
-    wanted = wire * share_there / profile.between.bandwidth_gbps
     latency = min(points[0].seconds, seconds)
-    moved = max(0.0, seconds - latency - link)  # what neither the link nor the steps explain
+    working = core_share * (seconds - latency)
+    on_the_link = seconds - latency - working
+    is_gloo = profile.backend == "gloo"
+    plain = kind.removesuffix(BF16)
+    growth = sent_share(plain, there, is_gloo) / sent_share(plain, here, is_gloo)
     crowding = crowding_of(profile, there) / crowding_of(profile, here)
-    growth = share_there / share_here * crowding
-    total = latency * (there - 1) / (here - 1) + moved * growth + wanted
-    busy = core_share * seconds * growth
-    return Cost(total, min(1.0, busy / total) if total else 0.0)
+    slower = measured.bandwidth_gbps / profile.between.bandwidth_gbps
+    working *= growth * crowding
+    total = latency * (there - 1) / (here - 1) + working + on_the_link * growth * slower
+    return Cost(total, min(1.0, working / total) if total else 0.0)
 
 
 def _interpolated(points: Sequence[Point], size: float) -> tuple[float, float]:

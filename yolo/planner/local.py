@@ -10,7 +10,7 @@ from yolo.planner.measurements import crowding_of, nearest_in_ranks
 from yolo.planner.network import Network, yolov5
 from yolo.planner.profile import ClusterProfile, Measurement
 from yolo.recipe.schema import Recipe
-from yolo.recipe.sections.optimizer import ONE_BIT
+from yolo.recipe.sections.optimizer import ONE_BIT, ZeroOneAdamSection
 
 BACKWARD = 2.0
 """Times the forward pass's operations: gradients of the inputs and of the weights."""
@@ -25,6 +25,7 @@ PASSES = {
     "powersgd": 10,
     "OneBitAdam": 22,
     "ZeroOneAdam": 22,
+    "ZeroOneAdam.local": 10,
     "OneBitLamb": 28,
     "local_steps": 10,
     "local_steps.one_bit": 24,
@@ -42,6 +43,8 @@ IN_BACKWARD = frozenset(HOOKS)
 def strategy_key(recipe: Recipe) -> str:
     """Under which name profiles hold what a recipe's strategy adds to a rank's own work."""
     communication = recipe.communication
+    if isinstance(recipe.optimizer, ZeroOneAdamSection) and recipe.optimizer.local_step_clipper > 1:
+        return "ZeroOneAdam.local"
     if recipe.optimizer.type in ONE_BIT:
         return recipe.optimizer.type
     if communication.sync_every > 1:

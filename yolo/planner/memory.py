@@ -44,7 +44,7 @@ def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
     casts = (
         whole / 2 if is_16_bit else 0.0
     )  # autocast keeps a 16-bit copy of the weights until the step is over
-    parameters, gradients, optimizer = _sharded(recipe, whole, stage, ranks)
+    parameters, gradients, optimizer = _sharded(recipe, network, stage, ranks)
     return Memory(
         parameters=parameters,
         gradients=gradients,
@@ -54,22 +54,33 @@ def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
     )
 
 
-def _sharded(recipe: Recipe, whole: float, stage: int, ranks: int) -> tuple[float, float, float]:
-    """Parameters, gradients and optimizer: from stage 1 on with a master copy of the rank's own part, also in fp32."""
+def _sharded(
+    recipe: Recipe, network: Network, stage: int, ranks: int
+) -> tuple[float, float, float]:
+    """Parameters, gradients and optimizer: from stage 1 on with a master copy of the rank's own part, also in fp32.
+
+    Sharded gradients leave their parameters as they are reduced, at stage 1 too.
+    """
+    whole = float(FP32 * network.elements)
     states = _states(recipe) * whole
-    if recipe.zero.offload_optimizer != "none":
-        states = 0.0
     if recipe.optimizer.type in ONE_BIT:
-        return whole, whole, 0.0  # its vectors are counted with the exchange's, padded
+        vectors = 5 if recipe.optimizer.type == "ZeroOneAdam" else 4
+        return whole, whole, float(vectors * FP32 * one_bit_elements(network, ranks))
+    if stage == 0:
+        return whole, whole, states
     part = whole / ranks
-    match stage:
-        case 0:
-            return whole, whole, states
-        case 1 | 2:
-            gradients = whole if stage == 1 else part
-            return whole, gradients, states / ranks + part
-        case _:
-            return whole, part, states / ranks + part
+    optimizer = 0.0 if recipe.zero.offload_optimizer != "none" else states / ranks + part
+    if stage < 3:
+        return whole, part, optimizer
+    return part + _kept_whole(recipe, network), part, optimizer
+
+
+def _kept_whole(recipe: Recipe, network: Network) -> float:
+    """Of small parameters, which stage 3 keeps beside the shards."""
+    threshold = recipe.zero.stage3_param_persistence_threshold
+    assert threshold != "auto"
+    sizes = (tensor.elements for tensor in network.tensors)
+    return float(FP32 * sum(size for size in sizes if size < threshold))
 
 
 def _states(recipe: Recipe) -> float:
@@ -85,7 +96,9 @@ def _exchange(recipe: Recipe, network: Network, whole: float, stage: int, ranks:
     communication = recipe.communication
     padded = float(FP32 * one_bit_elements(network, ranks))
     if recipe.optimizer.type in ONE_BIT:
-        return padded
+        # The flat gradient, both error feedbacks and what is unpacked; 0/1 Adam also keeps the weights ranks parted at.
+        anchor = whole if recipe.optimizer.type == "ZeroOneAdam" else 0.0
+        return padded * (3 + 1 / ranks) + anchor
     if communication.sync_every > 1:
         vectors = 3.0  # anchor, velocity, movement
         return vectors * whole + (
@@ -95,7 +108,8 @@ def _exchange(recipe: Recipe, network: Network, whole: float, stage: int, ranks:
     if stage > 0:
         assert recipe.zero.reduce_bucket_size != "auto"
         buffers = 2 if recipe.zero.overlap_comm is True and recipe.zero.contiguous_gradients else 1
-        return float(FP32 * min(recipe.zero.reduce_bucket_size, network.elements) * buffers)
+        gathered = whole - _kept_whole(recipe, network) if stage == 3 else 0.0
+        return gathered + FP32 * min(recipe.zero.reduce_bucket_size, network.elements) * buffers
     if communication.reducer == "powersgd":
         return 3 * whole  # the bucket, error feedback, the approximation
     if communication.reducer == "overlapped":

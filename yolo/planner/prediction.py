@@ -10,7 +10,7 @@ from yolo.planner.collectives import (
     BF16,
     Cost,
     collective_cost,
-    wire_bytes_per_payload_byte,
+    wire_bytes,
 )
 from yolo.planner.local import LocalWork, local_work
 from yolo.planner.memory import Memory, memory_of
@@ -177,12 +177,12 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
 
 
 def _wire_bytes(profile: ClusterProfile, phase: Phase) -> float:
-    if profile.ranks == 1:
+    exchanges = [event for event in phase.events if isinstance(event, Exchange)]
+    if profile.ranks == 1 or not exchanges:
         return 0.0
     is_gloo = profile.backend == "gloo"
     sent = sum(
-        event.payload_bytes * sent_share(event.kind.removesuffix(BF16), profile.ranks, is_gloo)
-        for event in phase.events
-        if isinstance(event, Exchange)
+        each.payload_bytes * sent_share(each.kind.removesuffix(BF16), profile.ranks, is_gloo)
+        for each in exchanges
     )
-    return sent * wire_bytes_per_payload_byte(profile) / phase.period
+    return wire_bytes(profile, sent, len(exchanges)) / phase.period

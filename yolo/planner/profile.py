@@ -92,7 +92,9 @@ class Measurement(Section):
     bandwidth_gbps: Positive = setting(unit="10^9 bits a second")
     """Of a node's link."""
     wire_bytes_per_payload_byte: Positive = setting(1.0)
-    """Headers and acknowledgements included, by the interface's counters."""
+    """Headers and acknowledgements included, by the interface's counters over real steps."""
+    wire_bytes_per_collective: NotNegative = setting(0.0, unit="bytes")
+    """Beside that, however small its payload is."""
     workload: Workload = setting()
     """What was computed."""
     forward_seconds: Positive = setting(unit="seconds")
@@ -102,7 +104,7 @@ class Measurement(Section):
     update_seconds: NotNegative = setting(unit="seconds")
     """Clipping and the optimizer's step."""
     jitter: NotNegative = setting()
-    """Standard deviation of a rank's step, as a share of it."""
+    """Standard deviation of a rank's step as a share of it: what steps that end together take longer than steps alone."""
     ready: list[tuple[Share, Share]] = setting()
     """How backward goes: (share of its time, share of the gradients that are complete)."""
     local_seconds: dict[str, float] = setting()

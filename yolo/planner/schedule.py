@@ -14,6 +14,7 @@ from yolo.planner.network import Network, Tensor
 from yolo.planner.timeline import Compute, Event, Exchange, Wait
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import (
+    ONE_BIT,
     OneBitAdamSection,
     OneBitLambSection,
     ZeroOneAdamSection,
@@ -185,6 +186,8 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
     alone = [event for event in _step(situation, ()) if not isinstance(event, Exchange | Wait)]
     for _ in range(every):
         yield from alone
+    if situation.recipe.optimizer.type in ONE_BIT:  # its last step hears of the others' boxes
+        yield Exchange("all_reduce", MATCHES_BYTES, is_waited=False)
     # Packing is measured as a step's mean, as if it were done in each.
     yield Compute(situation.work.extra_seconds * every, "codec")
     yield from exchanges
@@ -404,7 +407,13 @@ def ddp_events(situation: Situation, bucket_bytes: int) -> tuple[Event, ...]:
         if size >= limit or index == order[-1]:
             exchanges.append((completed[index], [Exchange("all_reduce", size, is_waited=False)]))
             limit, size = bucket_bytes, 0
-    events = [*_micro_steps(situation, exchanges, last_only=True), Wait()]
+    # BatchNorm's means and variances go out from the first rank before each forward pass.
+    buffers = 4 * 2 * sum(_batchnorm_channels(situation.network))
+    events = [
+        Exchange("broadcast", buffers, is_waited=True),
+        *_micro_steps(situation, exchanges, last_only=True),
+        Wait(),
+    ]
     return (*events, Compute(situation.work.update_seconds, "update"))
 
 
