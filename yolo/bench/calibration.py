@@ -8,7 +8,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -57,6 +57,10 @@ GROWTH = 4
 LONGEST_CALL_SECONDS = 4.0
 """A collective of a size that takes longer ends the series."""
 READY_POINTS = 20
+OTHER_ELEMENTS = 2**24
+"""64 MiB, more than caches hold."""
+BUSY_SECONDS = 0.2
+"""To watch the cores, whose clock ticks every 10 ms."""
 LARGE_STEPS = 3
 SMALL_CALLS = 20
 SMALL_BYTES = 1024
@@ -81,6 +85,8 @@ class Calibration:
         self.job = job
         self.ranks = ranks
         self.tell = tell
+        self._ranks_here = self._ranks_on_this_machine()
+        self._other_work = torch.zeros(OTHER_ELEMENTS, device=ranks.device)
 
     def measure(self, bandwidth_gbps: float | None) -> Measurement:
         """Everything, in the order in which it stands in a profile."""
@@ -101,7 +107,8 @@ class Calibration:
         gc.collect()
         self.tell("collectives")
         collectives = self._collectives(elements)
-        framing, beside, sent_gbps = self._framing(elements)
+        framing, sent_gbps = self._framing(elements)
+        beside = self._bytes_beside(collectives, framing)
         scale = computing / sum(parts.values())
         assert recipe.train.micro_batch != "auto"
         micro_steps = recipe.train.gradient_accumulation_steps
@@ -321,23 +328,31 @@ class Calibration:
         return points
 
     def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
-        """Median seconds, in the mean over the ranks, and the share of a rank's core that was busy."""
+        """Median seconds as a step finds it, and the share of a rank's core that was busy; means over the ranks.
+
+        A step has computed before: what it sends lies in no cache, and nobody has been waiting for a message.
+        """
         started = time.perf_counter()
         call()
         self._synchronise()
         once = time.perf_counter() - started
         repeats = from_first(self.ranks, round(max(5.0, min(15.0, 0.3 / once))))
-        dist.barrier()
-        busy, begun = _busy_seconds(), time.perf_counter()
         seconds: list[float] = []
         for _ in range(repeats):
+            self._other_work.add_(1.0)
+            dist.barrier()
             started = time.perf_counter()
             call()
             self._synchronise()
             seconds.append(time.perf_counter() - started)
+        dist.barrier()
+        busy, begun = _busy_seconds(), time.perf_counter()
+        for _ in range(from_first(self.ranks, round(max(2.0, min(50.0, BUSY_SECONDS / once))))):
+            call()
+        self._synchronise()
         elapsed = time.perf_counter() - begun
-        cores = (_busy_seconds() - busy) / elapsed / self._ranks_on_this_machine()
-        available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_on_this_machine())
+        cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
+        available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
         figures = from_all(self.ranks, (statistics.median(seconds), cores / available))
         middle, share = (statistics.mean(each) for each in zip(*figures, strict=True))
         return middle, min(1.0, max(0.0, share))
@@ -367,30 +382,40 @@ class Calibration:
         }
         return calls[kind.removesuffix(BF16)], count * width
 
-    def _framing(self, elements: int) -> tuple[float, float, float]:
-        """Interface bytes for each payload byte that is sent and for each collective beside; and Gbit/s on the link.
-
-        From real steps that send whole gradients, and from collectives of which a message fills one frame.
-        """
+    def _framing(self, elements: int) -> tuple[float, float]:
+        """Interface bytes for each payload byte sent, and Gbit/s on the link, of real steps that send whole gradients."""
         if self.ranks.world_size == 1:
-            return 1.0, 0.0, 1.0
+            return 1.0, 1.0
         is_gloo = torch.distributed.get_backend() == "gloo"
         whole = 4 * elements * sent_share("all_reduce", self.ranks.world_size, is_gloo)
         trainer = Trainer(STRATEGIES["zero0"], self.job, self.ranks)
         trainer.step()
-        large, seconds = self._sent(trainer.step, LARGE_STEPS)
+        sent, seconds = self._sent(trainer.step, LARGE_STEPS)
         del trainer
         gc.collect()
-        call, payload = self._call("all_reduce", SMALL_BYTES)
-        call()
-        small, _ = self._sent(call, SMALL_CALLS)
-        small_payload = payload * sent_share("all_reduce", self.ranks.world_size, is_gloo)
-        factor = large / whole
-        if self.ranks.local_world_size > 1 or not 1.0 <= factor <= 1.5:
-            # Several ranks on a machine, or an interface that others use too.
+        factor = sent / whole
+        if not self._has_own_counter or not 1.0 <= factor <= 1.5:
             factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
-            return factor, 0.0, whole * factor * 8e-9 / seconds
-        return factor, max(0.0, small - small_payload * factor), large * 8e-9 / seconds
+        return factor, whole * factor * 8e-9 / seconds
+
+    @property
+    def _has_own_counter(self) -> bool:
+        """Not where several ranks of a machine send through one interface."""
+        return self.ranks.local_world_size == 1
+
+    def _bytes_beside(self, kinds: Iterable[str], factor: float) -> dict[str, float]:
+        """Interface bytes of a collective beside those of its payload: from messages that one frame holds."""
+        if not self._has_own_counter:
+            return {}
+        is_gloo = torch.distributed.get_backend() == "gloo"
+        found = {}
+        for kind in kinds:
+            call, payload = self._call(kind, SMALL_BYTES)
+            call()
+            sent, _ = self._sent(call, SMALL_CALLS)
+            share = sent_share(kind.removesuffix(BF16), self.ranks.world_size, is_gloo)
+            found[kind] = max(0.0, sent - payload * share * factor)
+        return found
 
     def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:
         """Bytes that a rank's interface sends in a call, and the seconds that it takes; means over the ranks."""

@@ -21,7 +21,7 @@ from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.bench.trainer import Job, Trainer
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare
-from yolo.training.ranks import Ranks, join, leave, world_size_from_launcher
+from yolo.training.ranks import Ranks, from_all, join, leave, world_size_from_launcher
 
 RECIPE = "recipes/bccd.yaml"
 """Only its network and optimizer count here: images are made up."""
@@ -96,9 +96,10 @@ def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) ->
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
     beside = trainer.learner.collectives_beside()
     memory = (gradient_bytes(trainer), parameter_bytes(trainer), optimizer_bytes(trainer))
+    fullest = [max(each) for each in zip(*from_all(ranks, memory), strict=True)]
     del trainer
     gc.collect()  # an engine and its hooks hold each other
-    return _summed_up(strategy, workload, of_ranks, traffic, beside, memory)
+    return _summed_up(strategy, workload, of_ranks, traffic, beside, fullest)
 
 
 def _summed_up(
@@ -107,7 +108,7 @@ def _summed_up(
     of_ranks: Sequence[Any],
     traffic: Traffic,
     beside: int,
-    memory: tuple[int, int, int],
+    memory: Sequence[int],
 ) -> Measured:
     windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
     steps = len(windows) * strategy.period

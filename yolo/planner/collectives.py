@@ -36,17 +36,16 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
     )
 
 
-def wire_bytes(profile: ClusterProfile, sent_bytes: float, collectives: float) -> float:
-    """Of so much payload in so many collectives, headers and acknowledgements included: as measured nearest by."""
+def wire_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:
+    """That a rank sends in a collective, headers and acknowledgements included: as measured nearest by."""
+    is_gloo = profile.backend == "gloo"
+    sent = payload_bytes * sent_share(kind.removesuffix(BF16), profile.ranks, is_gloo)
     measured = nearest(profile)
     if not measured:
-        return sent_bytes * profile.wire_bytes_per_payload_byte
+        return sent * profile.wire_bytes_per_payload_byte
     return sum(
         weight
-        * (
-            sent_bytes * each.wire_bytes_per_payload_byte
-            + collectives * each.wire_bytes_per_collective
-        )
+        * (sent * each.wire_bytes_per_payload_byte + each.wire_bytes_per_collective.get(kind, 0.0))
         for weight, each in measured
     )
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
-from yolo.planner.network import Network
+from yolo.planner.network import GROUPS, Network
 from yolo.planner.schedule import one_bit_elements
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import ONE_BIT, SGDSection
@@ -71,8 +71,25 @@ def _sharded(
     part = whole / ranks
     optimizer = 0.0 if recipe.zero.offload_optimizer != "none" else states / ranks + part
     if stage < 3:
-        return whole, part, optimizer
+        return whole, _reduced_gradients(network, ranks), optimizer
     return part + _kept_whole(recipe, network), part, optimizer
+
+
+def _reduced_gradients(network: Network, ranks: int) -> float:
+    """Of the rank that keeps most: where its part of a group begins or ends within a tensor, it keeps the whole one."""
+    most = 0
+    for rank in range(ranks):
+        kept = 0
+        for group in GROUPS:
+            sizes = [tensor.elements for tensor in network.tensors if tensor.group == group]
+            part = math.ceil(sum(sizes) / ranks)
+            first, last, start = rank * part, (rank + 1) * part, 0
+            for size in sizes:
+                if start < last and start + size > first:
+                    kept += size
+                start += size
+        most = max(most, kept)
+    return float(FP32 * most)
 
 
 def _kept_whole(recipe: Recipe, network: Network) -> float:

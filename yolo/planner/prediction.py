@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from yolo.communication.wire import sent_share
 from yolo.planner.collectives import (
-    BF16,
     Cost,
     collective_cost,
     wire_bytes,
@@ -177,12 +175,11 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
 
 
 def _wire_bytes(profile: ClusterProfile, phase: Phase) -> float:
-    exchanges = [event for event in phase.events if isinstance(event, Exchange)]
-    if profile.ranks == 1 or not exchanges:
+    if profile.ranks == 1:
         return 0.0
-    is_gloo = profile.backend == "gloo"
-    sent = sum(
-        each.payload_bytes * sent_share(each.kind.removesuffix(BF16), profile.ranks, is_gloo)
-        for each in exchanges
+    sent = (
+        wire_bytes(profile, event.kind, event.payload_bytes)
+        for event in phase.events
+        if isinstance(event, Exchange)
     )
-    return wire_bytes(profile, sent, len(exchanges)) / phase.period
+    return sum(sent) / phase.period

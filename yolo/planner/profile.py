@@ -93,8 +93,8 @@ class Measurement(Section):
     """Of a node's link."""
     wire_bytes_per_payload_byte: Positive = setting(1.0)
     """Headers and acknowledgements included, by the interface's counters over real steps."""
-    wire_bytes_per_collective: NotNegative = setting(0.0, unit="bytes")
-    """Beside that, however small its payload is."""
+    wire_bytes_per_collective: dict[str, NotNegative] = setting({}, unit="bytes")
+    """Beside that, however small the payload is, by kind."""
     workload: Workload = setting()
     """What was computed."""
     forward_seconds: Positive = setting(unit="seconds")
