@@ -36,6 +36,8 @@ PASSES = {
 """What a strategy reads and writes beside that, counted in the code that does it, as vectors of 4 bytes an element."""
 HOOKS = {"stage1": 1, "stage2": 1, "stage3": 4, "overlapped": 1, "overlapped.bf16": 1}
 """Python hooks of a strategy on each tensor, in a micro step."""
+LOW_RANK_LAUNCHES = 40
+"""Kernels that PowerSGD starts for all matrices of one shape: two products, and columns made orthogonal one by one."""
 IN_BACKWARD = frozenset(HOOKS)
 """Strategies whose own work is done within backward, by hooks."""
 
@@ -93,6 +95,9 @@ def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: 
         forward *= accelerator.fp32_factor
     vector_pass = network.elements * 4 / (accelerator.memory_gbps * 1e9)
     hooks = HOOKS.get(key, 0) * len(network.tensors) * accelerator.hook_us * 1e-6
+    if key == "powersgd":
+        shapes = {tensor.shape for tensor in network.tensors if len(tensor.shape) > 1}
+        hooks += LOW_RANK_LAUNCHES * len(shapes) * accelerator.launch_us * 1e-6
     return LocalWork(
         forward_seconds=forward,
         backward_seconds=forward * BACKWARD,

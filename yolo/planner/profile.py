@@ -52,6 +52,8 @@ class Accelerator(Section):
     """At which it reads and writes memory: what packing gradients costs."""
     hook_us: NotNegative = setting(12.0, unit="microseconds")
     """Of a Python hook on one tensor's gradient."""
+    launch_us: NotNegative = setting(10.0, unit="microseconds")
+    """Between two kernels that are too small to keep it busy."""
     overlap_slowdown: Share = setting(0.0)
     """How much longer computing takes while a collective is under way."""
     source: OneLine = setting()
