@@ -19,6 +19,7 @@ import torch
 from yolo.bench.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.bench.trainer import Job, Trainer
+from yolo.communication.framing import gloo_interface
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare
 from yolo.training.ranks import Ranks, from_all, join, leave, world_size_from_launcher
@@ -49,7 +50,7 @@ class Measured:
     step_seconds_high: float
     """Third quartile."""
     wire_bytes_per_rank_per_step: float
-    """Sent by this host's eth0: headers and acknowledgements included; mean over the ranks."""
+    """Sent by this host's interface: headers and acknowledgements included; mean over the ranks."""
     metered_bytes_per_rank_per_step: float
     """By our own meter; torch DDP's reducer goes past it."""
     collectives_per_step: float
@@ -72,9 +73,10 @@ def job_of(workload: Workload, hosts: int) -> Job:
     return Job(RECIPE, overrides, CLASSES)
 
 
-def measure(strategy: Strategy, workload: Workload, steps: int, ranks: Ranks) -> Measured:
+def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
-    trainer = Trainer(strategy, job_of(workload, ranks.world_size), ranks)
+    trainer = Trainer(strategy, job, ranks)
+    workload = len(trainer.images), trainer.recipe.model.image_size
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
         trainer.step()
@@ -133,14 +135,19 @@ def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
     """The workload whose computing comes nearest to a time from below, or the smallest."""
     best = WORKLOADS[0]
     for workload in WORKLOADS:
-        if measure(COMPUTE, workload, 6, ranks).step_seconds > target_seconds:
+        if (
+            measure(COMPUTE, job_of(workload, ranks.world_size), 6, ranks).step_seconds
+            > target_seconds
+        ):
             break
         best = workload
     return best
 
 
 def _sent_bytes() -> int:
-    return int(Path("/sys/class/net/eth0/statistics/tx_bytes").read_text())
+    """By this host's interface so far; 0 where nobody knows which one it is."""
+    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
+    return int(counter.read_text()) if counter.exists() else 0
 
 
 def main() -> None:
@@ -159,9 +166,10 @@ def main() -> None:
     )
     asked = options.workload
     workload = (asked[0], asked[1]) if asked else _fitting(options.compute_seconds, ranks)
+    job = job_of(workload, world_size)
     # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.
     for strategy in (COMPUTE, *chosen(options.strategies), COMPUTE):
-        measured = measure(strategy, workload, options.steps, ranks)
+        measured = measure(strategy, job, options.steps, ranks)
         if ranks.is_first:
             with options.out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(measured)) + "\n")

@@ -50,6 +50,17 @@ def sync_batchnorm_needs_company(resolved: ResolvedRecipe) -> Iterator[Finding]:
         yield warning("model.sync_batchnorm", "has no effect: there is one rank")
 
 
+@rule
+def an_automatic_strategy_wants_a_profile(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.strategy == "auto" and recipe.cluster.profile is None:
+        yield error(
+            "strategy",
+            "auto chooses by what the cluster's network and accelerators can do, and cluster.profile names none; set it to a "
+            "name such as 4x8xa100-100gbe, or to the file that `python -m yolo calibrate` writes",
+        )
+
+
 # --- ZeRO -------------------------------------------------------------------------------------------------------
 
 

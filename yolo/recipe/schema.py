@@ -1,5 +1,7 @@
 """A recipe: the one source of keys, types, bounds, defaults and their documentation."""
 
+from typing import Literal
+
 from pydantic import JsonValue
 
 from yolo.recipe.section import OneLine, Section, setting
@@ -22,6 +24,8 @@ class Recipe(Section):
 
     description: OneLine = setting()
     """One line that says what the run is for."""
+    strategy: Literal["as_written", "auto"] = setting("as_written")
+    """`auto` takes the first choice of `yolo plan` for cluster.profile, among those that learn as the recipe does, for zero, communication and (within Adam's kind) optimizer.type; it says what and why, and the run's recipe.yaml records it."""
     model: ModelSection = ModelSection()
     """The network."""
     data: DataSection = DataSection()

@@ -42,6 +42,15 @@ def launch_of(
 
     Raises LaunchError where this machine lacks what the recipe asks for.
     """
+    arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
+    return launch_module(resolved, "yolo.train", arguments)
+
+
+def launch_module(resolved: ResolvedRecipe, module: str, arguments: Sequence[str]) -> Launch:
+    """The launcher's command for a module of this package, on the machines that a recipe names.
+
+    Raises LaunchError where this machine lacks what the recipe asks for.
+    """
     cluster = resolved.recipe.cluster
     launcher = Path(sys.executable).with_name("deepspeed")
     options = [
@@ -49,11 +58,10 @@ def launch_of(
         "error",
         *(_several_nodes if cluster.nodes > 1 else _one_node)(cluster),
     ]
-    arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
     if not visible_gpus():
         environment.append(("DS_ACCELERATOR", "cpu"))
-    command = (str(launcher), *options, "--module", "yolo.train", *arguments)
+    command = (str(launcher), *options, "--module", module, *arguments)
     return Launch(command, tuple(environment))
 
 

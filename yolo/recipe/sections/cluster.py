@@ -20,3 +20,5 @@ class ClusterSection(Section):
     """Where ranks meet on the first machine; `auto` is 29500, or with one node the first from there on that is free."""
     threads_per_process: Auto | Count = setting("auto", unit="threads")
     """Threads of one rank's computation; `auto` divides the machine's cores among its processes."""
+    profile: OneLine | None = setting(None)
+    """What the planner knows of the machines and networks: a name such as 4x8xa100-100gbe, or a file that `yolo calibrate` wrote. With it a run sets what was predicted beside what it measures."""

@@ -8,6 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from yolo.cli.arguments import (
+    add_recipe,
+    add_world_size,
+    command,
+    count,
+    one_recipe,
+    recipes_and_overrides,
+    share,
+)
+from yolo.cli.planning import add_calibrate, add_plan
 from yolo.errors import RecipeError, exit_code_of
 
 RECIPES = Path("recipes")
@@ -26,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_config,
         _add_recipes,
         _add_schema,
+        add_plan,
+        add_calibrate,
         _add_train,
         _add_eval,
         _add_detect,
@@ -36,83 +48,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code_of(lambda: run(options), options.command)
 
 
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number from 0 to 1")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a whole number, 1 or more")
-    return int(text)
-
-
-def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    description: str,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=description.split(". ")[0], description=description
-    )
-    parser.set_defaults(run_command=run)
-    return parser
-
-
-def _add_recipe(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    what = "recipes" if several else "a recipe"
-    parser.add_argument(
-        "words",
-        nargs="+",
-        metavar="RECIPE" if several else "RECIPE [section.key=value]",
-        help=f"{what} (YAML files), and overrides such as train.epochs=30",
-    )
-
-
-def _add_world_size(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--world-size",
-        type=_count,
-        metavar="N",
-        help="ranks to compute `auto` values for (default: as `cluster` says)",
-    )
-
-
-def _recipes_and_overrides(options: argparse.Namespace) -> tuple[list[Path], list[str]]:
-    overrides = [word for word in options.words if "=" in word]
-    recipes = [Path(word) for word in options.words if "=" not in word]
-    if not recipes:
-        raise RecipeError("no recipe named; expected a YAML file such as recipes/demo.yaml")
-    return recipes, overrides
-
-
-def _one_recipe(options: argparse.Namespace) -> tuple[Path, list[str]]:
-    recipes, overrides = _recipes_and_overrides(options)
-    if len(recipes) > 1:
-        raise RecipeError(
-            f"expected one recipe, found {', '.join(map(str, recipes))}; an override is one word, section.key=value"
-        )
-    return recipes[0], overrides
-
-
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "say whether recipes can work, without starting anything. Exits with 0, or with 2 where one cannot."
-    parser = _command(commands, "check", _check, text)
-    _add_recipe(parser, several=True)
-    _add_world_size(parser)
+    parser = command(commands, "check", _check, text)
+    add_recipe(parser, several=True)
+    add_world_size(parser)
 
 
 def _check(options: argparse.Namespace) -> None:
     from yolo.recipe import prepare
     from yolo.recipe.needs import missing_here, missing_hosts
 
-    recipes, overrides = _recipes_and_overrides(options)
+    recipes, overrides = recipes_and_overrides(options)
     problems = []
     for path in recipes:
         try:
@@ -133,9 +80,9 @@ def _check(options: argparse.Namespace) -> None:
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "show every value of a recipe and where it came from, and DeepSpeed's JSON"
-    parser = _command(commands, "config", _config, text)
-    _add_recipe(parser, several=True)
-    _add_world_size(parser)
+    parser = command(commands, "config", _config, text)
+    add_recipe(parser, several=True)
+    add_world_size(parser)
     parser.add_argument(
         "--json", action="store_true", help='print {"recipe": ..., "deepspeed": ...}'
     )
@@ -150,11 +97,11 @@ def _config(options: argparse.Namespace) -> None:
     from yolo.recipe.generated import write_generated
 
     if options.write:
-        recipes, _ = _recipes_and_overrides(options)
+        recipes, _ = recipes_and_overrides(options)
         for path in write_generated(recipes, options.write):
             print(path)
         return
-    recipe, overrides = _one_recipe(options)
+    recipe, overrides = one_recipe(options)
     prepared = prepare(recipe, overrides, options.world_size)
     if options.json:
         print(json.dumps(effective_json(prepared.resolved), indent=2))
@@ -170,7 +117,7 @@ def _config(options: argparse.Namespace) -> None:
 
 
 def _add_recipes(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(commands, "recipes", _recipes, "list all recipes, one line each")
+    parser = command(commands, "recipes", _recipes, "list all recipes, one line each")
     parser.add_argument("folder", nargs="?", type=Path, default=RECIPES)
 
 
@@ -213,7 +160,7 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(commands, "schema", _schema, "print the reference page of all recipe keys")
+    parser = command(commands, "schema", _schema, "print the reference page of all recipe keys")
     parser.add_argument(
         "--json", action="store_true", help="print the JSON Schema for editors instead"
     )
@@ -228,8 +175,8 @@ def _schema(options: argparse.Namespace) -> None:
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "train a recipe through the deepspeed launcher. Prints the launcher's command first."
-    parser = _command(commands, "train", _train, text)
-    _add_recipe(parser)
+    parser = command(commands, "train", _train, text)
+    add_recipe(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the command and stop")
 
 
@@ -240,7 +187,7 @@ def _train(options: argparse.Namespace) -> None:
     from yolo.training.launch import launch_of, run_to_the_end
     from yolo.training.run_directory import choose_run
 
-    recipe, overrides = _one_recipe(options)
+    recipe, overrides = one_recipe(options)
     resolved = prepare(recipe, overrides).resolved  # warnings are the run's to tell
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     launch = launch_of(resolved, recipe, overrides, run)
@@ -255,7 +202,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(
+    parser = command(
         commands, "eval", _eval, "measure the average precision of weights on a data set"
     )
     parser.add_argument(
@@ -268,7 +215,7 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="a COCO annotation file beside its image folder, or a data.yaml",
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures there as JSON")
-    parser.add_argument("--batch", type=_count, default=16, help="images at once (default 16)")
+    parser.add_argument("--batch", type=count, default=16, help="images at once (default 16)")
 
 
 def _eval(options: argparse.Namespace) -> None:
@@ -282,7 +229,7 @@ def _eval(options: argparse.Namespace) -> None:
 
 
 def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _command(commands, "detect", _detect, "draw what weights detect in images")
+    parser = command(commands, "detect", _detect, "draw what weights detect in images")
     parser.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
     parser.add_argument(
         "--weights", type=Path, required=True, help="a run's weights/best.safetensors"
@@ -293,11 +240,9 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         default=Path("runs/detect"),
         help="folder for pictures and detections.json",
     )
+    parser.add_argument("--confidence", type=share, default=0.25, help="least score (default 0.25)")
     parser.add_argument(
-        "--confidence", type=_share, default=0.25, help="least score (default 0.25)"
-    )
-    parser.add_argument(
-        "--iou", type=_share, default=0.45, help="overlap of one object's boxes (default 0.45)"
+        "--iou", type=share, default=0.45, help="overlap of one object's boxes (default 0.45)"
     )
 
 
