@@ -16,7 +16,7 @@ PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster bench-communication
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster bench-communication bench-plan
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ bench-cluster: demo ## train RECIPE briefly on HOSTS emulated hosts with links o
 bench-communication: HOSTS = 2,4
 bench-communication: setup ## every strategy at several BANDWIDTHS, on emulated clusters of HOSTS (as root); STRATEGIES=zero0,ddp for some
 	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES) --ratio $(RATIO)
+
+bench-plan: HOSTS = 2,3,4
+bench-plan: setup ## is the planner right? calibrate, predict and measure on emulated clusters of HOSTS (as root)
+	@$(PYTHON) -m yolo.bench.plan --hosts $(HOSTS) --bandwidths $(BANDWIDTHS)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests

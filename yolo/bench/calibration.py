@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -18,7 +19,7 @@ import deepspeed.comm as dist
 import psutil
 import torch
 
-from yolo.bench.muted import muted_collectives
+from yolo.bench.hushed import hushed_collectives
 from yolo.bench.strategies import COMPUTE, STRATEGIES, Strategy
 from yolo.bench.trainer import Job, Stopwatch, Trainer
 from yolo.communication.framing import gloo_interface, tcp_bytes_per_payload_byte
@@ -43,7 +44,7 @@ STEPS = 10
 """Timed of each strategy."""
 SETTLE = 3
 SETTLE_ALOUD = 2
-"""Of a muted strategy, before it is muted."""
+"""Of a strategy, before it is hushed."""
 LONGEST_SECONDS = 20.0
 """For one strategy; where steps take long, fewer are timed."""
 ALL_STRATEGIES = (
@@ -144,26 +145,28 @@ class Calibration:
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
-    def _steps(self, trainer: Trainer) -> Timed:
+    def _steps(self, trainer: Trainer, is_hushed: bool = False) -> Timed:
         """Steps of a strategy, all ranks busy; a mean of its period counts as one."""
+        quiet = hushed_collectives if is_hushed else nullcontext
         period = trainer.strategy.period
-        for _ in range(max(SETTLE, min(trainer.strategy.settle_steps, SETTLE + period))):
-            trainer.step()
-        self._synchronise()
-        started = time.perf_counter()
-        trainer.step()
-        self._synchronise()
-        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
-        windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
-        windows = min(from_all(self.ranks, windows))
-        dist.barrier()
-        seconds = []
-        for _ in range(windows):
-            started = time.perf_counter()
-            for _ in range(period):
+        with quiet():
+            for _ in range(max(SETTLE, trainer.strategy.settle_steps)):
                 trainer.step()
             self._synchronise()
-            seconds.append((time.perf_counter() - started) / period)
+            started = time.perf_counter()
+            trainer.step()
+            self._synchronise()
+        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
+        windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
+        windows = from_first(self.ranks, windows)
+        seconds = []
+        with quiet():
+            for _ in range(windows):
+                started = time.perf_counter()
+                for _ in range(period):
+                    trainer.step()
+                self._synchronise()
+                seconds.append((time.perf_counter() - started) / period)
         return Timed(seconds)
 
     def _steps_together(self, trainer: Trainer) -> Timed:
@@ -238,44 +241,23 @@ class Calibration:
         return [(0.0, 0.0), *((min(1.0, at), min(1.0, done)) for at, done in chosen), (1.0, 1.0)]
 
     def _local(self) -> dict[str, float]:
-        """A muted step under each strategy."""
+        """A hushed step under each strategy."""
         found = {}
         for strategy in self._strategies():
             self.tell(strategy.label)
             recipe = self.job.under(strategy, self.ranks)
             key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
             dist.barrier()
-            trainer = Trainer(strategy, self.job, self.ranks, is_muted=True)
+            trainer = Trainer(strategy, self.job, self.ranks, is_hushed=True)
             for _ in range(
                 SETTLE_ALOUD
             ):  # stage 3 compares what it has seen of the network between ranks
                 trainer.step()
-            with muted_collectives():
-                for _ in range(strategy.settle_steps):
-                    trainer.step()
-                steps = self._steps_alone(trainer)
+            steps = self._steps(trainer, is_hushed=True)
             found[key] = steps.median
             del trainer
             gc.collect()
         return found
-
-    def _steps_alone(self, trainer: Trainer) -> Timed:
-        """As `_steps`, where ranks cannot hear of each other."""
-        period = trainer.strategy.period
-        trainer.step()
-        started = time.perf_counter()
-        trainer.step()
-        self._synchronise()
-        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
-        windows = max(3, min(STEPS, int(fits))) if period == 1 else 1
-        seconds = []
-        for _ in range(windows):
-            started = time.perf_counter()
-            for _ in range(period):
-                trainer.step()
-            self._synchronise()
-            seconds.append((time.perf_counter() - started) / period)
-        return Timed(seconds)
 
     def _strategies(self) -> list[Strategy]:
         """Those that the recipe can be put under: SGD has no 1-bit form."""
@@ -328,7 +310,7 @@ class Calibration:
         return points
 
     def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
-        """Median seconds as a step finds it, and the share of a rank's core that was busy; means over the ranks.
+        """The slowest rank's median seconds, as a step finds them, and the share of a rank's core that was busy.
 
         A step has computed before: what it sends lies in no cache, and nobody has been waiting for a message.
         """
@@ -336,7 +318,7 @@ class Calibration:
         call()
         self._synchronise()
         once = time.perf_counter() - started
-        repeats = from_first(self.ranks, round(max(5.0, min(15.0, 0.3 / once))))
+        repeats = from_first(self.ranks, round(max(5.0, min(25.0, 0.3 / once))))
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
@@ -354,8 +336,11 @@ class Calibration:
         cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
         available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
         figures = from_all(self.ranks, (statistics.median(seconds), cores / available))
-        middle, share = (statistics.mean(each) for each in zip(*figures, strict=True))
-        return middle, min(1.0, max(0.0, share))
+        slowest = max(
+            seconds for seconds, _ in figures
+        )  # whose result the next step of the work needs
+        share = statistics.mean(share for _, share in figures)
+        return slowest, min(1.0, max(0.0, share))
 
     def _ranks_on_this_machine(self) -> int:
         """Emulated hosts share one kernel: their boot is the same."""

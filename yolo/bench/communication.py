@@ -1,15 +1,11 @@
 """Every strategy on emulated clusters: `python -m yolo.bench.communication --hosts 2,4 --bandwidths 100,300,1000`."""
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.progress import (
     BarColumn,
@@ -21,23 +17,20 @@ from rich.progress import (
 )
 
 from yolo.bench import gate
+from yolo.bench.cells import Line, machine_words, numbers, run_cell
 from yolo.bench.cluster import EmulatedCluster
 from yolo.bench.results import Row, write_results
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
-from yolo.errors import BenchError, exit_code_of
+from yolo.errors import exit_code_of
 from yolo.recipe.architecture import parameter_count
-
-TIMEOUT_SECONDS = 1800.0
-Line = dict[str, Any]
-"""A `yolo.bench.measure.Measured` as JSON."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write the results; returns the exit code, 2 where the user has to put something right."""
     parser = argparse.ArgumentParser(prog="python -m yolo.bench.communication", description=__doc__)
-    parser.add_argument("--hosts", type=_numbers(int), default="2,4", help="such as 2,4")
+    parser.add_argument("--hosts", type=numbers(int), default="2,4", help="such as 2,4")
     parser.add_argument(
-        "--bandwidths", type=_numbers(float), default="100,300,1000", help="Mbit/s of each link"
+        "--bandwidths", type=numbers(float), default="100,300,1000", help="Mbit/s of each link"
     )
     parser.add_argument("--strategies", default="all", help="names, or all")
     parser.add_argument("--steps", type=int, default=10, help="timed for each strategy")
@@ -81,7 +74,7 @@ def _measure(options: argparse.Namespace) -> None:
             )
             workloads[hosts] = found[0]["images"], found[0]["image_size"]
             rows += _rows(hosts, mbps, found)
-            files = write_results(rows, options.out, _machine())
+            files = write_results(rows, options.out, machine_words())
     print("wrote", ", ".join(map(str, files)))
 
 
@@ -93,41 +86,13 @@ def _cell(
     workload: Workload | float,
     advance: Callable[[], None],
 ) -> list[Line]:
-    """What the ranks of one cluster measured; `advance` is called for each strategy as it is done.
-
-    `workload` may be the seconds that computing should take.
-    """
+    """What the ranks of one cluster measured; `workload` may be the seconds that computing should take."""
     with (
         EmulatedCluster(hosts, mbps) as cluster,
         tempfile.TemporaryDirectory(prefix="yolo-bench-") as folder,
     ):
         gate.check(cluster)
-        path = Path(folder) / "lines.jsonl"
-        arguments = [
-            *("--module", "yolo.bench.measure", "--out", str(path), "--steps", str(steps)),
-            *("--strategies", ",".join(strategy.name for strategy in strategies)),
-        ]
-        if isinstance(workload, tuple):
-            arguments += ["--workload", *map(str, workload)]
-        else:
-            arguments += ["--compute-seconds", str(workload)]
-        found: list[Line] = []
-
-        def read() -> None:
-            whole = path.read_text().split("\n")[:-1] if path.exists() else []
-            for text in whole[len(found) :]:
-                found.append(json.loads(text))
-                if found[-1]["strategy"] != COMPUTE.name:
-                    advance()
-
-        cluster.wait(
-            cluster.launch(arguments, Path(folder) / "hosts"), TIMEOUT_SECONDS, meanwhile=read
-        )
-        read()
-    expected = len(strategies) + 2
-    if len(found) < expected:
-        raise BenchError(f"the hosts ended after {len(found)} of {expected} measurements")
-    return found
+        return run_cell(cluster, strategies, steps, workload, Path(folder), advance)
 
 
 def _exchange_seconds(hosts: int, mbps: float) -> float:
@@ -151,20 +116,6 @@ def _rows(hosts: int, mbps: float, found: Sequence[Line]) -> list[Row]:
         for line in found
         if line["strategy"] != COMPUTE.name
     ]
-
-
-def _numbers(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
-    def parse(text: str) -> list[float]:
-        return [kind(word) for word in text.split(",")]
-
-    parse.__name__ = f"list of {kind.__name__}"  # what argparse calls a wrong one
-    return parse
-
-
-def _machine() -> str:
-    return (
-        f"{os.cpu_count()} cores, {platform.machine()}, gloo over emulated links, one rank a host"
-    )
 
 
 if __name__ == "__main__":

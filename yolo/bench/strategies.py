@@ -104,6 +104,24 @@ _ALL = (
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
 
 
+def _buckets(kind: str, label: str, elements: int, *overrides: str) -> Strategy:
+    return Strategy(f"{kind}_{elements}", f"{label}, buckets of {elements:,}", overrides)
+
+
+VARIANTS = tuple(
+    each
+    for size in (100_000, 900_000)
+    for each in (
+        _buckets(
+            *("overlapped", "overlapped", size),
+            *("communication.reducer=overlapped", f"communication.bucket_size={size}"),
+        ),
+        _buckets("zero1", "ZeRO-1", size, "zero.stage=1", f"zero.reduce_bucket_size={size}"),
+    )
+)
+"""Bucket sizes that nobody calibrates: what a plan says of them is foretold."""
+
+
 def chosen(names: str) -> list[Strategy]:
     """The strategies of a list such as `zero0,ddp`; `all` for every one.
 
@@ -111,9 +129,10 @@ def chosen(names: str) -> list[Strategy]:
     """
     if names == "all":
         return list(_ALL)
-    unknown = [name for name in names.split(",") if name not in STRATEGIES]
+    known = STRATEGIES | {strategy.name: strategy for strategy in VARIANTS}
+    unknown = [name for name in names.split(",") if name not in known]
     if unknown:
         raise BenchError(
             f"{', '.join(unknown)}: no such strategy; expected some of {', '.join(STRATEGIES)}, or all"
         )
-    return [STRATEGIES[name] for name in names.split(",")]
+    return [known[name] for name in names.split(",")]

@@ -8,8 +8,8 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 from torch import nn
-from torch._C._distributed_c10d import GradBucket
 
+from yolo.bench.hushed import hand_back
 from yolo.bench.strategies import Strategy
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
@@ -62,8 +62,8 @@ class Stopwatch:
 class Trainer:
     """The same made-up batch again and again, under one strategy."""
 
-    def __init__(self, strategy: Strategy, job: Job, ranks: Ranks, is_muted: bool = False) -> None:
-        """`is_muted` where collectives are to send nothing: those of torch's DDP need to be told when they are made."""
+    def __init__(self, strategy: Strategy, job: Job, ranks: Ranks, is_hushed: bool = False) -> None:
+        """`is_hushed` where collectives are to send next to nothing: those of torch's DDP need to be told when they are made."""
         self.strategy = strategy
         self.ranks = ranks
         self.recipe = job.under(strategy, ranks)
@@ -83,7 +83,7 @@ class Trainer:
         self.learner = (
             _Engine(self, strategy.exchanges)
             if strategy.ddp_bucket_mb is None
-            else _DDP(self, strategy.ddp_bucket_mb, is_muted)
+            else _DDP(self, strategy.ddp_bucket_mb, is_hushed)
         )
         generator = torch.Generator().manual_seed(1 + ranks.rank)
         pictures = torch.rand(images, 3, image_size, image_size, generator=generator)
@@ -160,12 +160,12 @@ class _Engine:
 class _DDP:
     """torch's DistributedDataParallel as it comes, but for the bucket's size."""
 
-    def __init__(self, trainer: Trainer, bucket_mb: float, is_muted: bool) -> None:
+    def __init__(self, trainer: Trainer, bucket_mb: float, is_hushed: bool) -> None:
         self.wrapped = nn.parallel.DistributedDataParallel(
-            trainer.model, bucket_cap_mb=bucket_mb, broadcast_buffers=not is_muted
+            trainer.model, bucket_cap_mb=bucket_mb, broadcast_buffers=not is_hushed
         )
-        if is_muted:
-            self.wrapped.register_comm_hook(None, _hand_back)
+        if is_hushed:
+            self.wrapped.register_comm_hook(None, hand_back)
         self.clipping = trainer.recipe.train.gradient_clipping
         self.optimizer = torch.optim.AdamW(
             parameter_groups(trainer.model), lr=trainer.recipe.optimizer.lr
@@ -190,10 +190,3 @@ class _DDP:
         data = self.wrapped._get_ddp_logging_data()
         buckets = str(data.get("rebuilt_bucket_sizes") or data["bucket_sizes"]).split(",")
         return len(buckets) + 1  # and the buffers' broadcast
-
-
-def _hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """A communication hook that sends nothing."""
-    done: torch.futures.Future[torch.Tensor] = torch.futures.Future()
-    done.set_result(bucket.buffer())
-    return done

@@ -34,7 +34,7 @@ PASSES = {
     "stage3": 6,
 }
 """What a strategy reads and writes beside that, counted in the code that does it, as vectors of 4 bytes an element."""
-HOOKS = {"stage1": 1, "stage2": 1, "stage3": 4, "overlapped": 1, "overlapped.bf16": 1}
+HOOKS = {"ddp": 0, "stage1": 1, "stage2": 1, "stage3": 4, "overlapped": 1, "overlapped.bf16": 1}
 """Python hooks of a strategy on each tensor, in a micro step."""
 LOW_RANK_LAUNCHES = 40
 """Kernels that PowerSGD starts for all matrices of one shape: two products, and columns made orthogonal one by one."""
@@ -68,6 +68,7 @@ class LocalWork:
     extra_seconds: float
     """Of the strategy: hooks, copies, packing."""
     is_extra_in_backward: bool
+    """Whether it is known to be computing within backward; else it is taken to come after."""
     jitter: float
     """Standard deviation of a rank's step, as a share of it."""
     ready: tuple[float, ...]
@@ -130,7 +131,7 @@ def _as_measured(profile: ClusterProfile, recipe: Recipe, network: Network, key:
         backward_seconds=mean(lambda part: part.backward_seconds),
         update_seconds=mean(lambda part: part.update_seconds),
         extra_seconds=mean(lambda part: part.extra_seconds),
-        is_extra_in_backward=key in IN_BACKWARD,
+        is_extra_in_backward=False,
         jitter=mean(lambda part: part.jitter),
         ready=tuple(
             mean(lambda part, index=index: part.ready[index])  # type: ignore[misc]
@@ -163,7 +164,7 @@ def _scaled(
         backward_seconds=measured.backward_seconds * computing,
         update_seconds=measured.update_seconds * vectors,
         extra_seconds=max(0.0, extra) * vectors,
-        is_extra_in_backward=key in IN_BACKWARD,
+        is_extra_in_backward=False,  # some of it is waiting, behind which nothing hides
         jitter=measured.jitter,
         ready=_ready_as_measured(network, measured.ready),
         data_images_per_second=measured.loader_images_per_second,

@@ -1,7 +1,10 @@
 """What a rank's memory holds at its fullest, by part: from the sizes of tensors, and activations as measured."""
 
 import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 
 from yolo.planner.network import GROUPS, Network
 from yolo.planner.schedule import one_bit_elements
@@ -77,19 +80,23 @@ def _sharded(
 
 def _reduced_gradients(network: Network, ranks: int) -> float:
     """Of the rank that keeps most: where its part of a group begins or ends within a tensor, it keeps the whole one."""
-    most = 0
-    for rank in range(ranks):
-        kept = 0
-        for group in GROUPS:
-            sizes = [tensor.elements for tensor in network.tensors if tensor.group == group]
-            part = math.ceil(sum(sizes) / ranks)
-            first, last, start = rank * part, (rank + 1) * part, 0
-            for size in sizes:
-                if start < last and start + size > first:
-                    kept += size
-                start += size
-        most = max(most, kept)
-    return float(FP32 * most)
+    ends = {
+        group: list(accumulate(t.elements for t in network.tensors if t.group == group))
+        for group in GROUPS
+    }
+    return float(
+        FP32 * max(sum(_touched(e, rank, ranks) for e in ends.values()) for rank in range(ranks))
+    )
+
+
+def _touched(ends: Sequence[int], rank: int, ranks: int) -> int:
+    """Elements of the tensors that a rank's part reaches into; `ends` are where tensors end in the group."""
+    part = math.ceil(ends[-1] / ranks)
+    first, last = rank * part, min((rank + 1) * part, ends[-1])
+    if first >= last:
+        return 0
+    start = bisect_right(ends, first)
+    return ends[bisect_left(ends, last)] - (ends[start - 1] if start else 0)
 
 
 def _kept_whole(recipe: Recipe, network: Network) -> float:

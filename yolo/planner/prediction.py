@@ -8,9 +8,11 @@ from statistics import NormalDist
 from yolo.planner.collectives import (
     Cost,
     collective_cost,
+    tiny_seconds,
     wire_bytes,
 )
 from yolo.planner.local import LocalWork, local_work
+from yolo.planner.measurements import nearest_in_ranks
 from yolo.planner.memory import Memory, memory_of
 from yolo.planner.network import yolov5
 from yolo.planner.profile import ClusterProfile
@@ -131,21 +133,25 @@ def _phase_seconds(
 ) -> tuple[StepTime, float]:
     """A step's time in the mean of a period, and the wait for the slowest rank beside it."""
     costs: dict[tuple[str, float], Cost] = {}
+    # Measured strategies have waited for tiny collectives already, and with them for the slowest rank.
+    spared = tiny_seconds(profile)
+    ranks_heard = sum(weight * expected_maximum(m.ranks) for weight, m in nearest_in_ranks(profile))
 
     def cost_of(event: Event) -> Cost:
         if not isinstance(event, Exchange):
             return NO_COST
         key = event.kind, event.payload_bytes
         if key not in costs:
-            costs[key] = collective_cost(profile, *key)
+            cost = collective_cost(profile, *key)
+            costs[key] = Cost(max(0.0, cost.seconds - spared), cost.core_share)
         return costs[key]
 
     timeline = Timeline(profile.accelerator.overlap_slowdown)
     whole = timeline.play((event, cost_of(event)) for event in phase.events)
     computing = {part: seconds / phase.period for part, seconds in whole.computing.items()}
     time = StepTime(whole.seconds / phase.period, computing)
-    ranks = profile.ranks
-    late = expected_maximum(ranks) * situation.work.jitter * sum(computing.values())
+    late = max(0.0, expected_maximum(profile.ranks) - ranks_heard)
+    late *= situation.work.jitter * sum(computing.values())
     return time, late / math.sqrt(phase.period)
 
 

@@ -110,7 +110,7 @@ class Measurement(Section):
     ready: list[tuple[Share, Share]] = setting()
     """How backward goes: (share of its time, share of the gradients that are complete)."""
     local_seconds: dict[str, float] = setting()
-    """What a strategy adds to a rank's step before anything is sent: hooks, copies, packing; seconds by strategy."""
+    """What a strategy adds to a rank's step with its collectives made tiny: hooks, copies, packing, and waiting for each other; seconds by strategy."""
     collectives: dict[str, list[Point]] = setting()
     """By kind, sizes rising."""
     loader_images_per_second: Positive | None = setting(None, unit="images a second")

@@ -175,10 +175,15 @@ def _step(situation: Situation, exchanges: Sequence[Exchange]) -> Iterator[Event
         yield from _forward(situation, micro == 0)
         yield from _backward(situation, ())
     if exchanges:
-        if not situation.work.is_extra_in_backward:
-            yield Compute(situation.work.extra_seconds, "codec")
+        yield from _own_work(situation)
         yield from exchanges
     yield Compute(situation.work.update_seconds, "update")
+
+
+def _own_work(situation: Situation) -> Iterator[Event]:
+    """What the strategy does beside, where it is not done in backward."""
+    if not situation.work.is_extra_in_backward:
+        yield Compute(situation.work.extra_seconds, "codec")
 
 
 def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -> Iterator[Event]:
@@ -264,6 +269,7 @@ def _with_buckets(situation: Situation) -> Iterator[Event]:
         exchanges.append((latest, [_wire(situation, "all_reduce", elements, is_waited=False)]))
     yield from _micro_steps(situation, exchanges, last_only=True)
     yield Wait()
+    yield from _own_work(situation)
     yield Compute(situation.work.update_seconds, "update")
 
 
@@ -340,6 +346,7 @@ def _stage_1_and_2(situation: Situation) -> Iterator[Event]:
     kind = "all_reduce" if recipe.zero.use_multi_rank_bucket_allreduce else "reduce"
     yield from _micro_steps(situation, _bucketed(situation, kind), last_only=recipe.zero.stage == 1)
     yield Wait()
+    yield from _own_work(situation)
     groups = situation.network.group_elements()
     for _ in groups:
         yield Exchange("all_reduce", SCALAR_BYTES, is_waited=True)
@@ -374,6 +381,7 @@ def _stage_3(situation: Situation) -> Iterator[Event]:
         yield from _forward(situation, micro == 0)
         yield from _backward(situation, _bucketed(situation, "reduce_scatter"))
         yield Wait()
+    yield from _own_work(situation)
     for _ in network.group_elements():
         yield Exchange("all_reduce", 2 * SCALAR_BYTES, is_waited=True)
     yield Compute(work.update_seconds / situation.ranks, "update")
@@ -413,6 +421,7 @@ def ddp_events(situation: Situation, bucket_bytes: int) -> tuple[Event, ...]:
         Exchange("broadcast", buffers, is_waited=True),
         *_micro_steps(situation, exchanges, last_only=True),
         Wait(),
+        *_own_work(situation),
     ]
     return (*events, Compute(situation.work.update_seconds, "update"))
 
