@@ -16,12 +16,12 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.bench.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
-from yolo.bench.trainer import Job, Trainer
+from yolo.bench.trainer import Job, Stopwatch, Trainer
 from yolo.communication.framing import gloo_interface
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare
+from yolo.training.memory import gradient_bytes, optimizer_bytes, parameter_bytes
 from yolo.training.ranks import Ranks, from_all, join, leave, world_size_from_launcher
 
 RECIPE = "recipes/bccd.yaml"
@@ -97,11 +97,31 @@ def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
     beside = trainer.learner.collectives_beside()
-    memory = (gradient_bytes(trainer), parameter_bytes(trainer), optimizer_bytes(trainer))
-    fullest = [max(each) for each in zip(*from_all(ranks, memory), strict=True)]
+    fullest = [max(each) for each in zip(*from_all(ranks, _memory(trainer)), strict=True)]
     del trainer
     gc.collect()  # an engine and its hooks hold each other
     return _summed_up(strategy, workload, of_ranks, traffic, beside, fullest)
+
+
+def _memory(trainer: Trainer) -> tuple[int, int, int]:
+    """Bytes of gradients, parameters and the optimizer; takes one more step."""
+    optimizer = trainer.learner.optimizer
+    scale = _GradientScale(trainer)
+    trainer.step(scale)
+    return scale.found, parameter_bytes(trainer.model), optimizer_bytes(optimizer)
+
+
+class _GradientScale(Stopwatch):
+    """Weighs gradients when backward is over."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer.ranks.device)
+        self.trainer = trainer
+        self.found = 0
+
+    def stop(self, part: str) -> None:
+        if part == "backward":
+            self.found = gradient_bytes(self.trainer.model, self.trainer.learner.optimizer)
 
 
 def _summed_up(

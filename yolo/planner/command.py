@@ -1,6 +1,5 @@
 """`python -m yolo plan`: a cluster from its name or file, the plan, and where it goes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,14 +87,7 @@ def print_plan(plan: Plan, most: int) -> None:
 
 def print_json(plan: Plan) -> None:
     """The ranked list and the reasons."""
-    content = {
-        "cluster": plan.profile.name,
-        "ranks": plan.profile.ranks,
-        "ranked": [each.as_json() for each in plan.ranked],
-        "beside": [each.as_json() for each in plan.beside],
-        "reasons": list(plan.reasons),
-    }
-    print(json.dumps(content, indent=1))
+    print(plan.as_json())
 
 
 def print_scale(request: PlanRequest, profile: ClusterProfile, picture: Path) -> None:

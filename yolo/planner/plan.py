@@ -1,5 +1,6 @@
 """The ranked table of strategies for a recipe on a cluster, and why the first is first."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,6 +72,17 @@ class Plan:
     def as_written(self) -> Ranked:
         """The recipe's own."""
         return next(each for each in (*self.ranked, *self.beside) if not each.overrides)
+
+    def as_json(self) -> str:
+        """The ranked list and the reasons."""
+        content = {
+            "cluster": self.profile.name,
+            "ranks": self.profile.ranks,
+            "ranked": [each.as_json() for each in self.ranked],
+            "beside": [each.as_json() for each in self.beside],
+            "reasons": list(self.reasons),
+        }
+        return json.dumps(content, indent=1)
 
 
 def make_plan(

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from yolo.tracking.expectation import Comparison
 from yolo.tracking.history import History
 from yolo.tracking.results import ConfusionResult, EvaluationResult
 
@@ -41,6 +42,29 @@ def training_chart(history: History) -> bytes:
         _curve(right, epochs, values, name, colour)
     _finish(right, "Validation", "epoch")
     right.set_ylim(0, 1)
+    return _png(figure)
+
+
+def comparison_chart(found: Sequence[Comparison]) -> bytes:
+    """Predicted beside measured: seconds on the left, bytes on the right, a pair of bars for each figure."""
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, unit, scale, label in zip(
+        figure.subplots(1, 2),
+        ("seconds", "bytes"),
+        (1e3, 1e-6),
+        ("milliseconds", "MB"),
+        strict=True,
+    ):
+        some = [each for each in found if each.unit == unit]
+        rows = np.arange(len(some))
+        for offset, name, colour, values in (
+            (-0.19, "predicted", BLUE, [each.predicted * scale for each in some]),
+            (0.19, "measured", ORANGE, [each.measured * scale for each in some]),
+        ):
+            axes.barh(rows + offset, values, height=0.36, color=colour, label=name)
+        axes.set_yticks(rows, [each.what.replace("_", " ") for each in some])
+        axes.invert_yaxis()
+        _finish(axes, "A step" if unit == "seconds" else "Bytes of a rank", label)
     return _png(figure)
 
 

@@ -7,6 +7,7 @@ X_AXES = (
     ("speed/*", "step"),
     ("data/*", "step"),
     ("communication/*", "step"),
+    ("plan/*", "step"),
     ("validation/*", "epoch"),
 )
 """Which figure the others are drawn over."""

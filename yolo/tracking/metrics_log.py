@@ -24,9 +24,10 @@ class MetricsLog:
         if earlier and not earlier.endswith(b"\n"):
             self._file.write("\n")  # a killed run's half line must not swallow the next record
 
-    def step(self, result: StepResult) -> None:
-        """Write a training record."""
-        self._write("step", result.step, result.epoch, step_figures(result))
+    def step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
+        """Write a training record, with further figures `beside` its own."""
+        figures = {**step_figures(result), **(beside or {})}
+        self._write("step", result.step, result.epoch, figures)
 
     def evaluation(self, step: int, epoch: float, result: EvaluationResult) -> None:
         """Write an evaluation made after `step` optimizer steps and `epoch` epochs."""

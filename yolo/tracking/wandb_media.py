@@ -6,6 +6,7 @@ import numpy as np
 import wandb
 from wandb.plot.custom_chart import CustomChart
 
+from yolo.tracking.expectation import Comparison
 from yolo.tracking.results import EvaluationResult, SampleBox, SamplePicture
 
 MAX_ROWS = 10_000
@@ -19,6 +20,13 @@ def class_table(result: EvaluationResult) -> wandb.Table:
         [row.name, row.images, row.boxes, row.ap, row.ap50, row.precision, row.recall]
         for row in result.per_class
     ]
+    return wandb.Table(columns=columns, data=rows)
+
+
+def comparison_table(found: Sequence[Comparison]) -> wandb.Table:
+    """One row a figure that was predicted."""
+    columns: list[str | int] = ["what", "unit", "predicted", "measured", "error"]
+    rows = [[each.what, each.unit, each.predicted, each.measured, each.error] for each in found]
     return wandb.Table(columns=columns, data=rows)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolo.recipe.sections.tracking import WandbSection
+from yolo.tracking.expectation import Comparison
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
 from yolo.tracking.results import EvaluationResult, SamplePicture, StepResult
 
@@ -60,14 +61,28 @@ class WandbRun:
         """Whether anything that is logged will be kept."""
         return self._run is not None
 
-    def log_step(self, result: StepResult) -> None:
-        """Log training steps, over the axis `step`."""
+    def log_step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
+        """Log training steps, over the axis `step`, and further figures `beside` them."""
+        figures = {**step_figures(result), **(beside or {})}
         self._send(
             "logging",
-            lambda run: _log(
-                run, result.step, result.epoch, step_figures(result), is_row_done=False
-            ),
+            lambda run: _log(run, result.step, result.epoch, figures, is_row_done=False),
         )
+
+    def log_comparisons(self, step: int, epoch: float, found: Sequence[Comparison]) -> None:
+        """What was predicted of the run beside what it measured: a table and a chart."""
+
+        def send(run: "wandb.Run") -> None:
+            from yolo.tracking.wandb_media import comparison_table
+
+            figures = {"plan/predicted_and_measured": comparison_table(found)}
+            _log(run, step, epoch, figures, is_row_done=True)
+            for each in found:
+                run.summary[f"plan/{each.what}_predicted"] = each.predicted
+                run.summary[f"plan/{each.what}_measured"] = each.measured
+
+        if found:
+            self._send("logging the plan", send)
 
     def log_evaluation(
         self,

@@ -9,13 +9,20 @@ from yolo.data.counting import Advance, uncounted
 from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.effective import effective_json, effective_yaml
-from yolo.tracking.charts import confusion_chart, precision_recall_chart, training_chart
+from yolo.tracking.charts import (
+    comparison_chart,
+    confusion_chart,
+    precision_recall_chart,
+    training_chart,
+)
+from yolo.tracking.expectation import Comparison, comparison_rows, plan_figures
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
 from yolo.tracking.progress import ConsoleProgress, CountProgress
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.results import SamplePicture
 from yolo.tracking.wandb_run import WandbRun
+from yolo.training.expectation import Expectation
 from yolo.training.judge import Verdict
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import StepLog
@@ -35,6 +42,8 @@ class Narrator:
         self._wandb = WandbRun()
         self._metrics: Metrics | None = None
         self._samples: Sequence[SamplePicture] = ()
+        self.expectation: Expectation | None = None
+        """What was predicted of the run; to be set before its first step."""
         if self._is_first:
             self._log = MetricsLog(run.metrics)
             self._wandb = WandbRun.start(
@@ -66,8 +75,11 @@ class Narrator:
         """Some steps were taken."""
         if self._progress is not None and self._log is not None:
             self._progress.update(log.step, log.epoch, log.loss, log.images_per_second)
-            self._log.step(log)
-            self._wandb.log_step(log)
+            beside: dict[str, float] = {}
+            if self.expectation is not None:
+                beside = plan_figures(self.expectation.figures(), self.expectation.measured(log))
+            self._log.step(log, beside)
+            self._wandb.log_step(log, beside)
 
     def judged(self, verdict: Verdict, epoch: int, step: int) -> None:
         """An evaluation was made."""
@@ -80,15 +92,16 @@ class Narrator:
         if verdict.is_best:
             self._samples = verdict.samples
 
-    def end(self, summary: RunSummary) -> None:
+    def end(self, summary: RunSummary, comparisons: Sequence[Comparison]) -> None:
         """The run reached its end: the report is written and the closing table shown."""
         if self._progress is None:
             return
+        self._wandb.log_comparisons(summary.steps, summary.epochs, comparisons)
         # Once: every call copies the file into the run's own folder.
         self._wandb.log_weights(self._run.best_weights)
         wandb_folder = self._run.path / "wandb" if self._wandb.is_recording else None
-        rows = summary.rows(self._run, wandb_folder)
-        self._write_report(self._run.report, rows)
+        rows = summary.rows(self._run, wandb_folder) + comparison_rows(comparisons)
+        self._write_report(self._run.report, rows, comparisons)
         self._progress.summary(rows)
 
     def stop(self, is_success: bool) -> None:
@@ -99,8 +112,12 @@ class Narrator:
             self._log.close()
         self._wandb.finish(0 if is_success else 1)
 
-    def _write_report(self, path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    def _write_report(
+        self, path: Path, rows: Sequence[tuple[str, str]], comparisons: Sequence[Comparison]
+    ) -> None:
         charts = [Chart("Training", training_chart(read_history(self._run.metrics)))]
+        if comparisons:
+            charts.append(Chart("Predicted and measured", comparison_chart(comparisons)))
         if self._metrics is not None:
             charts.append(Chart("Precision over recall", precision_recall_chart(self._metrics)))
             charts.append(Chart("Confusion matrix", confusion_chart(self._metrics.confusion)))

@@ -24,6 +24,11 @@ class RunDirectory:
         return self.path / "recipe.yaml"
 
     @property
+    def plan(self) -> Path:
+        """What `strategy: auto` chose from, and why."""
+        return self.path / "plan.json"
+
+    @property
     def deepspeed_json(self) -> Path:
         """What DeepSpeed was given."""
         return self.path / "deepspeed.json"

@@ -13,12 +13,16 @@ from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss
 from yolo.model.weights import load_weights
+from yolo.planner.choice import choose
+from yolo.planner.prediction import Data
 from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.effective import effective_yaml
+from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, RunIdentity, load_checkpoint, save_checkpoint
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
+from yolo.training.expectation import Expectation, as_json
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
 from yolo.training.narrator import Narrator
@@ -44,6 +48,15 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     prepared = prepare(
         recipe_path, overrides, world_size_from_launcher(), local_world_size_from_launcher()
     )
+    choice = None
+    if prepared.resolved.recipe.strategy == "auto":
+        choice = choose(recipe_path, overrides, prepared.resolved)
+        prepared = prepare(
+            recipe_path,
+            [*overrides, *choice.overrides],
+            world_size_from_launcher(),
+            local_world_size_from_launcher(),
+        )
     resolved = prepared.resolved
     ranks = join(resolved.recipe)
     run = _open_run(resolved, ranks, run_path)
@@ -52,6 +65,11 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     try:
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
+        if choice is not None:
+            for reason in choice.reasons:
+                narrator.tell(reason)
+            if ranks.is_first:
+                run.plan.write_text(choice.plan.as_json() + "\n", encoding="utf-8")
         _train(resolved, run, ranks, narrator)
         leave()  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
@@ -95,6 +113,10 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             "checkpoint.resume auto: no unfinished run with a checkpoint since the last finished one; beginning anew"
         )
     resumed_from = progress.epochs_done
+    expectation = Expectation.of(
+        resolved, Data(len(datasets.train.records), len(datasets.class_names))
+    )
+    narrator.expectation = expectation
 
     criterion = _criterion(plain, recipe)
     loop = Loop(
@@ -158,9 +180,10 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
     if ranks.is_first:
-        summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks)
+        comparisons = expectation.comparisons(recorder.total, engine, ranks) if expectation else []
+        summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks, comparisons)
         summary.write(run.summary)
-        narrator.end(summary)
+        narrator.end(summary, comparisons)
         run.finished.write_text("the run reached its end\n", encoding="utf-8")
 
 
@@ -207,6 +230,7 @@ def _summary(
     verdict: Verdict,
     resumed_from: int,
     ranks: Ranks,
+    comparisons: Sequence[Comparison],
 ) -> RunSummary:
     total = recorder.total
     steps = max(1, total.steps)
@@ -230,6 +254,7 @@ def _summary(
         wire_bytes_per_rank=total.traffic.wire_bytes,
         collectives_per_step=total.traffic.calls / steps,
         traffic_by_kind=total.traffic.by_kind_per(steps),
+        plan=as_json(comparisons),
         resumed_from_epoch=resumed_from,
         deepspeed_version=deepspeed.__version__,
         torch_version=torch.__version__,

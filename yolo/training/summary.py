@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from yolo.communication.meter import KindTraffic
 from yolo.training.run_directory import RunDirectory
@@ -40,6 +41,8 @@ class RunSummary:
     collectives_per_step: float
     traffic_by_kind: dict[str, KindTraffic]
     """The first rank's in a training step, by kind of collective."""
+    plan: dict[str, dict[str, Any]]
+    """What was predicted, beside what was measured, by name; empty where the recipe names no cluster.profile."""
     resumed_from_epoch: int
     deepspeed_version: str
     torch_version: str
