@@ -67,8 +67,12 @@ def _bert(optimizer: str, gbps: float = IPERF_GBPS) -> Prediction:
     )
     freeze = [f"optimizer.freeze_step={round(WARM_UP * steps)}"] if "Bit" in optimizer else []
     recipe = _recipe(
-        [f"optimizer.type={optimizer}", "communication.data_type=fp16", "train.global_batch=1024"]
-        + freeze,
+        [
+            f"optimizer.type={optimizer}",
+            "communication.data_type=fp16",
+            "train.global_batch=1024",
+            *freeze,
+        ],
         ranks,
     )
     network = _bert_network()

@@ -43,9 +43,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_detect,
     ):
         add(commands)
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     run: Callable[[argparse.Namespace], None] = options.run_command
     return exit_code_of(lambda: run(options), options.command)
+
+
+def _parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand anywhere, also behind options, where argparse does not look for them."""
+    options, left = parser.parse_known_args(arguments)
+    overrides = [word for word in left if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(left) or (overrides and not hasattr(options, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    if overrides:
+        options.words += overrides
+    return options
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,0 +1,98 @@
+import pytest
+
+from tests.planner.conftest import link, measurement
+from yolo.planner.collectives import collective_cost, tiny_seconds, wire_bytes
+from yolo.planner.profile import ClusterProfile
+
+MEGABYTE = 1_000_000
+
+
+def test_a_ring_takes_its_steps_and_its_bytes(plain: ClusterProfile) -> None:
+    flat = plain.with_nodes(4, 1)
+    seconds = collective_cost(flat, "reduce_scatter", 8 * MEGABYTE).seconds
+    assert seconds == pytest.approx(3 * 100e-6 + 0.75 * 8 * MEGABYTE / 1e9)
+    whole = collective_cost(flat, "all_reduce", 8 * MEGABYTE).seconds
+    assert whole == pytest.approx(6 * 100e-6 + 1.5 * 8 * MEGABYTE / 1e9)
+
+
+def test_a_small_all_reduce_takes_the_tree_on_many_nodes(plain: ClusterProfile) -> None:
+    many = plain.with_nodes(256, 1)
+    assert collective_cost(many, "all_reduce", 100).seconds == pytest.approx(
+        2 * 8 * 100e-6, rel=0.01
+    )
+
+
+def test_levels_add_up_and_each_is_nothing_where_it_is_one_wide(plain: ClusterProfile) -> None:
+    size = 80 * MEGABYTE
+    within = collective_cost(plain.with_nodes(1, 2), "all_reduce", size).seconds
+    between = collective_cost(plain.with_nodes(4, 1), "all_reduce", size).seconds
+    both = collective_cost(plain, "all_reduce", size).seconds
+    assert both == pytest.approx(within + between)
+    assert collective_cost(plain.with_nodes(1, 1), "all_reduce", size).seconds == 0
+
+
+def test_ranks_of_a_node_share_its_link_for_what_no_other_can_carry(plain: ClusterProfile) -> None:
+    size = 800 * MEGABYTE
+    alone = collective_cost(plain.with_nodes(4, 1), "all_to_all", size).seconds
+    two = collective_cost(plain.with_nodes(4, 2), "all_to_all", size).seconds
+    assert two == pytest.approx(2 * alone, rel=0.15)
+
+
+def measured(plain: ClusterProfile, *of: tuple[int, float, float]) -> ClusterProfile:
+    update = {
+        "measured": [measurement(*each) for each in of],
+        "backend": "gloo",
+        "gpus_per_node": 1,
+        "nodes": 2,
+        "between": link(0.1),
+    }
+    return plain.model_copy(update=update)
+
+
+def test_what_was_measured_is_given_back(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09))
+    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(0.091)
+    assert collective_cost(profile, "all_reduce", 5 * MEGABYTE).seconds == pytest.approx(0.451)
+    assert tiny_seconds(profile) == pytest.approx(0.001, rel=0.01)
+
+
+def test_a_bandwidth_between_two_takes_from_both_what_is_nearer(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09), (2, 1.0, 0.012)).with_bandwidth(0.4)
+    from_slow = 0.001 + 0.1 * 0.09 + 0.9 * 0.09 * 0.1 / 0.4
+    from_fast = 0.001 + 0.1 * 0.012 + 0.9 * 0.012 * 1.0 / 0.4
+    # 1/0.4 = 2.5 lies 1/6 of the way from 1/1.0 = 1 to 1/0.1 = 10.
+    expected = from_slow / 6 + from_fast * 5 / 6
+    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_another_bandwidth_changes_the_links_part_alone(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09)).with_bandwidth(0.2)
+    # A millisecond is latency and a tenth of the rest the processor's.
+    expected = 0.001 + 0.1 * 0.09 + 0.9 * 0.09 / 2
+    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_more_ranks_send_more_in_more_steps(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09)).with_nodes(4)
+    growth = (2 * 3 / 4) / (2 * 1 / 2)
+    expected = 3 * 0.001 + growth * 0.09
+    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_a_number_of_ranks_between_two_uses_both(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09), (4, 0.1, 0.15)).with_nodes(3)
+    here = [collective_cost(measured(plain, each).with_nodes(3), "all_reduce", MEGABYTE).seconds
+            for each in ((2, 0.1, 0.09), (4, 0.1, 0.15))]  # fmt: skip
+    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(sum(here) / 2)
+
+
+def test_bytes_on_the_wire_are_the_formulas_and_the_framing(plain: ClusterProfile) -> None:
+    profile = measured(plain, (2, 0.1, 0.09))
+    assert wire_bytes(profile, "all_reduce", MEGABYTE) == pytest.approx(1.05 * MEGABYTE + 100)
+    assert wire_bytes(plain.with_nodes(2, 1), "all_gather", MEGABYTE) == pytest.approx(MEGABYTE / 2)

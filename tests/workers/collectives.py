@@ -1,0 +1,74 @@
+"""Record the collectives of one step under several strategies: kind, payload bytes and type, in order."""
+
+import argparse
+import gc
+import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yolo.bench.measure import job_of
+from yolo.bench.strategies import STRATEGIES
+from yolo.bench.trainer import Trainer
+from yolo.communication import meter
+from yolo.recipe import prepare
+from yolo.training.ranks import join, leave, world_size_from_launcher
+
+PIXELS = 64
+SETTLE = 20
+"""Steps until every strategy is in the phase that it stays in."""
+
+
+class Recorder(meter.TrafficMeter):
+    """Also keeps each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[str, int, str]] = []
+
+    def _metered(
+        self, collective: meter.Collective, original: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        metered = super()._metered(collective, original)
+        signature = inspect.signature(original)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            if not getattr(self._thread, "is_inside", False):
+                given = signature.bind(*args, **kwargs).arguments
+                payload = meter._tensors(given[collective.payload])
+                size = sum(t.numel() * t.element_size() for t in payload)
+                self.calls.append((collective.kind, size, str(payload[0].dtype)))
+            return metered(*args, **kwargs)
+
+        return recorded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--local_rank")
+    parser.add_argument("strategies", nargs="+")
+    options = parser.parse_args()
+    ranks_here = world_size_from_launcher()
+    job = job_of((1, PIXELS), ranks_here)
+    ranks = join(prepare(job.recipe, job.overrides, ranks_here, 1).resolved.recipe)
+    found = {}
+    for name in options.strategies:
+        trainer = Trainer(STRATEGIES[name], job, ranks)
+        for _ in range(SETTLE if trainer.strategy.period > 1 else 8):
+            trainer.step()
+        recorder = Recorder()
+        recorder.attach()
+        for _ in range(trainer.strategy.period):
+            trainer.step()
+        recorder.detach()
+        found[name] = recorder.calls
+        del trainer
+        gc.collect()
+    if ranks.is_first:
+        options.out.write_text(json.dumps(found))
+    leave()
+
+
+main()
