@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,6 +28,8 @@ STRATEGIES = {
     "0/1 Adam": (("optimizer.type=ZeroOneAdam",), "#17a2b8"),
 }
 """With the overrides and the colour of each."""
+ELSEWHERE = ("stage 0", "overlapped", "1-bit Adam")
+"""Those that are also followed over the other networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ def reaches(
         _reach(path, overrides, name, chosen, network, of, each_gpu, data)
         for network, of in networks.items()
         for name, (chosen, _) in STRATEGIES.items()
+        if network == profile.between.name or name in ELSEWHERE
     ]
 
 
@@ -112,7 +116,7 @@ def figure(found: Sequence[Reach]) -> Figure:
     own = found[0].network
     networks = list(dict.fromkeys(each.network for each in found))
     columns = 3 if len(networks) > 1 else 2
-    drawing = Figure(figsize=(1.0 + 5.0 * columns, 4.6), layout="constrained")
+    drawing = Figure(figsize=(2.0 + 5.0 * columns, 4.4), layout="constrained")
     panels = drawing.subplots(1, columns, squeeze=False)[0]
     for each in (each for each in found if each.network == own):
         colour = STRATEGIES[each.strategy][1]
@@ -124,17 +128,15 @@ def figure(found: Sequence[Reach]) -> Figure:
     panels[0].legend(frameon=False, fontsize=9)
     if columns == 3:
         shown = [each for each in found if each.strategy == "overlapped"]
-        for shade, each in enumerate(shown):
-            tint = 0.15 + 0.7 * shade / max(1, len(shown) - 1)
+        colours = colormaps["viridis"].resampled(len(shown) + 1)
+        for shade, each in enumerate(sorted(shown, key=lambda each: each.efficiency[-1])):
             panels[2].plot(
-                each.gpus,
-                each.efficiency,
-                color=(0.1, 0.35 + 0.3 * tint, tint),
-                lw=1.6,
-                label=each.network,
+                each.gpus, each.efficiency, color=colours(shade), lw=1.6, label=each.network
             )
         _settle(panels[2], "efficiency of overlapped over networks")
-        panels[2].legend(frameon=False, fontsize=8)
+        panels[2].legend(
+            frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True
+        )
     for axes in panels[1:]:
         axes.set_ylim(0, 1.02)
         axes.axhline(STOPS, color="#8a94a0", lw=0.8, ls=":")
