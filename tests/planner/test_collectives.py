@@ -56,24 +56,33 @@ def test_what_was_measured_is_given_back(plain: ClusterProfile) -> None:
     assert tiny_seconds(profile) == pytest.approx(0.001, rel=0.01)
 
 
+def side_by_side(link_seconds: float, working: float) -> float:
+    return float((link_seconds**4 + working**4) ** 0.25)
+
+
+def scaled(seconds: float, times_slower: float) -> float:
+    """A millisecond is latency, and a tenth of the rest the processor's."""
+    working = 0.1 * seconds
+    return 0.001 + side_by_side((seconds**4 - working**4) ** 0.25 * times_slower, working)
+
+
 def test_a_bandwidth_between_two_takes_from_both_what_is_nearer(plain: ClusterProfile) -> None:
     profile = measured(plain, (2, 0.1, 0.09), (2, 1.0, 0.012)).with_bandwidth(0.4)
-    from_slow = 0.001 + 0.1 * 0.09 + 0.9 * 0.09 * 0.1 / 0.4
-    from_fast = 0.001 + 0.1 * 0.012 + 0.9 * 0.012 * 1.0 / 0.4
     # 1/0.4 = 2.5 lies 1/6 of the way from 1/1.0 = 1 to 1/0.1 = 10.
-    expected = from_slow / 6 + from_fast * 5 / 6
+    expected = scaled(0.09, 0.1 / 0.4) / 6 + scaled(0.012, 1.0 / 0.4) * 5 / 6
     assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(
         expected, rel=1e-3
     )
 
 
 def test_another_bandwidth_changes_the_links_part_alone(plain: ClusterProfile) -> None:
-    profile = measured(plain, (2, 0.1, 0.09)).with_bandwidth(0.2)
-    # A millisecond is latency and a tenth of the rest the processor's.
-    expected = 0.001 + 0.1 * 0.09 + 0.9 * 0.09 / 2
-    assert collective_cost(profile, "all_reduce", MEGABYTE).seconds == pytest.approx(
-        expected, rel=1e-3
-    )
+    profile = measured(plain, (2, 0.1, 0.09))
+    for gbps in (0.2, 0.05):
+        seconds = collective_cost(profile.with_bandwidth(gbps), "all_reduce", MEGABYTE).seconds
+        assert seconds == pytest.approx(scaled(0.09, 0.1 / gbps), rel=1e-3)
+    # However fast the link, the processor's work stays.
+    fast = collective_cost(profile.with_bandwidth(1e6), "all_reduce", MEGABYTE).seconds
+    assert fast == pytest.approx(0.001 + 0.009, rel=1e-3)
 
 
 def test_more_ranks_send_more_in_more_steps(plain: ClusterProfile) -> None:

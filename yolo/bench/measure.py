@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
+import numpy as np
 import torch
 
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.bench.trainer import Job, Stopwatch, Trainer
-from yolo.communication.framing import gloo_interface
+from yolo.communication.framing import FRAME_BYTES, gloo_interface
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare
 from yolo.training.memory import gradient_bytes, optimizer_bytes, parameter_bytes
@@ -51,6 +52,8 @@ class Measured:
     """Third quartile."""
     wire_bytes_per_rank_per_step: float
     """Sent by this host's interface: headers and acknowledgements included; mean over the ranks."""
+    sent_bytes_per_rank_per_step: float
+    """The same without headers and acknowledgements, by the interface's count of frames: what TCP was given to send."""
     metered_bytes_per_rank_per_step: float
     """By our own meter; torch DDP's reducer goes past it."""
     collectives_per_step: float
@@ -83,7 +86,7 @@ def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
     windows = max(LEAST_WINDOWS, -(-steps // strategy.period))
     dist.barrier()
     meter.take()
-    before = _sent_bytes()
+    before = _sent()
     seconds = []
     for _ in range(windows):
         started = time.perf_counter()
@@ -93,7 +96,7 @@ def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
     traffic = meter.take()
     meter.detach()
     dist.barrier()
-    sent = _sent_bytes() - before
+    sent = list(_sent() - before)
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
     beside = trainer.learner.collectives_beside()
@@ -142,7 +145,8 @@ def _summed_up(
         step_seconds=middle,
         step_seconds_low=low,
         step_seconds_high=high,
-        wire_bytes_per_rank_per_step=statistics.mean(sent for _, sent in of_ranks) / steps,
+        wire_bytes_per_rank_per_step=statistics.mean(sent[0] for _, sent in of_ranks) / steps,
+        sent_bytes_per_rank_per_step=statistics.mean(sent[1] for _, sent in of_ranks) / steps,
         metered_bytes_per_rank_per_step=traffic.wire_bytes / steps,
         collectives_per_step=traffic.calls / steps + beside,
         gradient_bytes=memory[0],
@@ -164,10 +168,16 @@ def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
     return best
 
 
-def _sent_bytes() -> int:
-    """By this host's interface so far; 0 where nobody knows which one it is."""
-    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
-    return int(counter.read_text()) if counter.exists() else 0
+def _sent() -> np.ndarray:
+    """Bytes on the wire and bytes of payload that this host's interface has sent; 0 where nobody knows which it is.
+
+    Every frame has the same headers, also one that only acknowledges.
+    """
+    folder = Path(f"/sys/class/net/{gloo_interface()}/statistics")
+    if not folder.exists():
+        return np.zeros(2)
+    sent, frames = (int((folder / name).read_text()) for name in ("tx_bytes", "tx_packets"))
+    return np.array([sent, sent - frames * FRAME_BYTES], dtype=float)
 
 
 def main() -> None:

@@ -48,6 +48,8 @@ class Row:
     """step_seconds - compute_seconds: what the exchange, its packing and its waiting added; noise can make it negative."""
     wire_bytes_per_rank_per_step: float
     """Sent by a host's interface, headers and acknowledgements included."""
+    sent_bytes_per_rank_per_step: float
+    """The same without headers and acknowledgements."""
     metered_bytes_per_rank_per_step: float
     collectives_per_step: float
     parameter_bytes: int

@@ -1,13 +1,14 @@
 """What a recipe costs on a cluster: seconds, bytes, memory, hours."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 from yolo.planner.collectives import (
     Cost,
     collective_cost,
+    sent_bytes,
     tiny_seconds,
     wire_bytes,
 )
@@ -47,8 +48,10 @@ class Prediction:
     """Over all ranks."""
     efficiency: float
     """Of that many ranks that neither wait nor pack."""
+    sent_bytes: float
+    """Of payload that a rank sends in a step: exact."""
     wire_bytes: float
-    """Sent by a rank in a step, headers included."""
+    """The same with headers and acknowledgements, as many as were measured or are usual."""
     collectives: float
     """In a step."""
     memory: Memory
@@ -119,7 +122,8 @@ def predict_run(profile: ClusterProfile, situation: Situation, run: Sequence[Pha
         data_wait_seconds=wait,
         images_per_second=global_batch / seconds,
         efficiency=alone / seconds,
-        wire_bytes=_wire_bytes(profile, steady),
+        sent_bytes=_bytes_of(profile, steady, sent_bytes),
+        wire_bytes=_bytes_of(profile, steady, wire_bytes),
         collectives=sum(isinstance(e, Exchange) for e in steady.events) / steady.period,
         memory=memory_of(recipe, network, profile.ranks),
         run_steps=situation.steps,
@@ -180,11 +184,15 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
     return max(0.0, micro_steps * images / work.data_images_per_second - step_seconds)
 
 
-def _wire_bytes(profile: ClusterProfile, phase: Phase) -> float:
+def _bytes_of(
+    profile: ClusterProfile,
+    phase: Phase,
+    count: Callable[[ClusterProfile, str, float], float],
+) -> float:
     if profile.ranks == 1:
         return 0.0
     sent = (
-        wire_bytes(profile, event.kind, event.payload_bytes)
+        count(profile, event.kind, event.payload_bytes)
         for event in phase.events
         if isinstance(event, Exchange)
     )
