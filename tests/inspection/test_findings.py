@@ -71,9 +71,9 @@ def test_hosts_that_are_alike_are_no_news() -> None:
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
 def test_what_cannot_work_is_an_error_with_its_remedy(changed: HostFacts, words: str) -> None:
-    findings = [each for each in found(hosts(changed)) if each.severity is Severity.ERROR]
-    assert len(findings) == 1
-    assert words in findings[0].text
+    (finding,) = [each for each in found(hosts(changed)) if each.severity is Severity.ERROR]
+    assert words in finding.text
+    assert finding.hosts == ("node2",)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +110,12 @@ def test_a_host_that_does_not_answer_is_an_error_and_the_others_are_compared() -
     assert any(finding.text.startswith("torch: 2.13.0 on node0") for finding in others)
 
 
-def test_a_link_that_could_not_be_measured_is_an_error() -> None:
-    reports = hosts()
-    reports[2] = replace(reports[2], link=None, link_problem="10.0.0.1:4000: timed out; ...")
-    assert the_only_one(reports, Severity.ERROR).startswith("node2: link not measured: 10.0.0.1")
+def test_links_that_could_not_be_measured_for_one_reason_are_one_error() -> None:
+    problem = "10.0.0.1:4000: timed out; ..."
+    first, *others = hosts()
+    reports = [first, *(replace(each, link=None, link_problem=problem) for each in others)]
+    text = the_only_one(reports, Severity.ERROR)
+    assert text.startswith("node1, node2: link not measured: 10.0.0.1")
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(3.2, "3.2 s ahead of node0"), (-0.6, "0.6 s behi")])

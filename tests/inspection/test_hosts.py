@@ -120,7 +120,7 @@ def test_hosts_that_are_alike_can_run_it_and_bandwidth_is_the_links(site: Site) 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A check of five hosts of which only the first is sound, and the seconds that it took."""
+    """A check of six hosts of which only the first is sound, and the seconds that it took."""
 
     ran: subprocess.CompletedProcess[str]
     seconds: float
@@ -132,7 +132,11 @@ class Trouble:
 
 @pytest.fixture(scope="module")
 def trouble(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Trouble:
-    """node1 has other data, node2 another commit and a slow link; one host is not there and one says nothing."""
+    """What is wrong with five of six hosts.
+
+    node1 has other data, node2 another commit and a slow link, node3 no way to the first; one host is not there, and one
+    says nothing.
+    """
     folder = tmp_path_factory.mktemp("others")
     repository = site.repository
     shutil.copytree(repository / "data", folder / "data")
@@ -142,7 +146,7 @@ def trouble(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Trouble:
     git(folder / "repository", "commit", "--quiet", "--allow-empty", "--message", "went on")
     list_hosts(site, ["node0", "node1", "node2", "node3", "gone", "silent"])
     with EmulatedCluster(4, MBPS) as cluster:
-        _, node1, node2, _ = cluster.hosts
+        first, node1, node2, node3 = cluster.hosts
         over = ((node1, folder / "data", repository / "data"),)
         over += ((node2, folder / "repository", repository),)
         for host, source, target in over:
@@ -150,6 +154,7 @@ def trouble(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Trouble:
             assert mount.wait() == 0
         shaper = f"qdisc replace dev eth0 root tbf rate {SLOW_MBPS}mbit burst 1600 limit 1000000"
         node2.holder.configure("tc", [shaper])
+        node3.holder.configure("ip", [f"route add prohibit {first.address}/32"])
         site.let_in(cluster, silent="silent")
         started = time.monotonic()
         ran = site.check(6, "--timeout", str(TIMEOUT))
@@ -168,7 +173,7 @@ def test_hosts_that_cannot_be_reached_are_told_in_time_and_the_others_shown(
     names = ["node0", "node1", "node2", "node3", "gone", "silent"]
     assert [row[0] for row in rows] == names
     assert [row[1:3] for row in rows[4:]] == [["no", "answer"]] * 2
-    # The silent host is waited for once, and three links are measured for about three seconds each.
+    # The silent host is waited for once, and two links are measured for about three seconds each.
     assert trouble.seconds < TIMEOUT + 20
 
 
@@ -204,6 +209,14 @@ def test_the_one_slow_link_is_told(trouble: Trouble) -> None:
     words = line.split()
     assert words[:2] == ["warning:", "node2:"]
     assert float(words[2]) == pytest.approx(SLOW_MBPS, rel=0.1)
+
+
+@pytest.mark.slow
+@needs_a_cluster
+def test_a_link_that_is_not_there_is_told_with_the_address(trouble: Trouble) -> None:
+    (line,) = [line for line in trouble.errors.splitlines() if "link not measured" in line]
+    assert line.startswith("node3: link not measured: 10.77.0.1:")
+    assert "expected one in the network that the hosts share, and no firewall" in line
 
 
 def test_one_node_needs_no_ssh(site: Site, tmp_path: Path) -> None:

@@ -120,6 +120,13 @@ def agreement(values: Mapping[str, object], *words: str) -> str | None:
     )
 
 
+def odd_ones(values: Mapping[str, object]) -> list[str]:
+    """The hosts that have another value than most."""
+    all_values = list(values.values())
+    usual = max(all_values, key=all_values.count)
+    return [name for name, value in values.items() if value != usual and name != HERE]
+
+
 def named(hosts: list[str]) -> str:
     """The first few, and how many more."""
     more = len(hosts) - MOST_NAMES

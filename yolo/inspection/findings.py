@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Iterator
 
 from yolo.inspection.facts import Content, HostFacts
-from yolo.inspection.finding import Case, Finding, agreement, error, named, rule, warning
+from yolo.inspection.finding import Case, Finding, agreement, error, named, odd_ones, rule, warning
 
 ALMOST_NO_DISK_BYTES = 2**30
 """yolov5s with its optimizer's state takes 0.1 GB a checkpoint, yolov5x 1.4 GB, and two of them are kept."""
@@ -29,9 +29,12 @@ def every_host_answers(case: Case) -> Iterator[Finding]:
 
 @rule
 def every_host_reaches_the_first(case: Case) -> Iterator[Finding]:
+    names: dict[str, list[str]] = {}
     for host in case.inspection.hosts:
-        if host.facts is not None and host.link_problem:
-            yield error(f"{host.name}: link not measured: {host.link_problem}", host.name)
+        if host.link_problem:
+            names.setdefault(host.link_problem, []).append(host.name)
+    for problem, hosts in names.items():
+        yield error(f"{named(hosts)}: link not measured: {problem}", *hosts)
 
 
 @rule
@@ -51,7 +54,7 @@ def one_commit(case: Case) -> Iterator[Finding]:
     known = {name: commit[:12] for name, commit in commits.items() if commit is not None}
     if told := agreement(known):
         most = max(known.values(), key=list(known.values()).count)
-        odd = [name for name, commit in known.items() if commit != most]
+        odd = odd_ones(known)
         yield error(
             f"commit: {told}; `git fetch && git checkout {most}` in {case.folder} on {named(odd)}, or the others' likewise",
             *odd,
@@ -66,7 +69,8 @@ def one_source(case: Case) -> Iterator[Finding]:
     if len(commits) < 2 and (told := agreement(sources, "one version", "another")):
         yield error(
             f"the files in yolo/ differ, though the hosts' commits do not: {told}; commit, push and pull, or copy the "
-            "folder to all"
+            "folder to all",
+            *odd_ones(sources),
         )
 
 
@@ -107,7 +111,7 @@ def one_version_of_each_package(case: Case) -> Iterator[Finding]:
                 if package == "Python"
                 else "`rm .venv/ready && make setup` on each installs what requirements.txt names"
             )
-            yield error(f"{package}: {told}; {advice}")
+            yield error(f"{package}: {told}; {advice}", *odd_ones(present))
 
 
 @rule
@@ -116,7 +120,8 @@ def one_build_of_torch(case: Case) -> Iterator[Finding]:
         builds = case.values(lambda facts, name=library: facts.torch_is_for.get(name) or "none")  # type: ignore[misc]
         if told := agreement(builds):
             yield error(
-                f"{library} that torch was built for: {told}; install the same torch on each"
+                f"{library} that torch was built for: {told}; install the same torch on each",
+                *odd_ones(builds),
             )
 
 
@@ -147,7 +152,7 @@ def _same_file(
         yield error(f"{file}: cannot be read on {named(lacking)}; {advice}", *lacking)
     present = {name: digest for name, digest in digests.items() if digest is not None}
     if told := agreement(present, "one content", "another"):
-        yield error(f"{file}: its content differs: {told}; {advice}")
+        yield error(f"{file}: its content differs: {told}; {advice}", *odd_ones(present))
 
 
 @rule
@@ -163,7 +168,8 @@ def one_copy_of_images(case: Case) -> Iterator[Finding]:
         present = {name: total for name, total in totals.items() if total is not None}
         if told := agreement(present):
             yield error(
-                f"{place}: images differ: {told}; `rsync --archive --delete` from one host to all"
+                f"{place}: images differ: {told}; `rsync --archive --delete` from one host to all",
+                *odd_ones(present),
             )
 
 
@@ -211,7 +217,7 @@ def gpus_are_used(case: Case) -> Iterator[Finding]:
 def gpus_are_alike(case: Case) -> Iterator[Finding]:
     kinds = case.values(lambda facts: gpus_in_words(facts))
     if case.wants_gpus and (told := agreement(kinds)):
-        yield warning(f"GPUs differ: {told}; each step waits for the slowest")
+        yield warning(f"GPUs differ: {told}; each step waits for the slowest", *odd_ones(kinds))
 
 
 @rule
@@ -248,7 +254,8 @@ def one_mtu(case: Case) -> Iterator[Finding]:
     }
     if case.nodes > 1 and (told := agreement(sizes)):
         yield warning(
-            f"MTU: {told}; large packets may be dropped or cut: `ip link set DEVICE mtu N` alike on all"
+            f"MTU: {told}; large packets may be dropped or cut: `ip link set DEVICE mtu N` alike on all",
+            *odd_ones(sizes),
         )
 
 

@@ -18,6 +18,8 @@ from yolo.inspection.ssh import NoAnswer, answer_from, running
 from yolo.recipe.resolve import ResolvedRecipe
 
 PROBE, BANDWIDTH = "yolo.inspection.probe", "yolo.inspection.bandwidth"
+LINK_SECONDS = 20
+"""At least, for a link: longer than its sockets wait, so that they can say what was in the way."""
 FACTS, LINK = TypeAdapter(HostFacts), TypeAdapter(Link)
 
 
@@ -85,13 +87,13 @@ def _report(host: ListedHost, question: str, seconds: int) -> HostReport:
 def _with_links(reports: list[HostReport], seconds: int) -> Iterator[HostReport]:
     """All but the first, with what was measured between them and the first."""
     first, *others = reports
-    if first.facts is None:
-        yield from (replace(each, link_problem=f"{first.name} does not answer") for each in others)
+    if first.facts is None:  # which is told already
+        yield from others
         return
     address = first.facts.address or first.name
     try:
         # It serves all the others, one after another.
-        most = str(seconds * len(reports))
+        most = str(max(seconds, LINK_SECONDS) * len(reports))
         with running(first.name, BANDWIDTH, "answer", most, seconds=seconds) as line:
             port = str(json.loads(line)["port"])
             for each in others:
@@ -101,8 +103,9 @@ def _with_links(reports: list[HostReport], seconds: int) -> Iterator[HostReport]
 
 
 def _measured(report: HostReport, address: str, port: str, seconds: int) -> HostReport:
+    patient = max(seconds, LINK_SECONDS)
     try:
-        line = answer_from(report.name, BANDWIDTH, "ask", address, port, seconds=seconds)
+        line = answer_from(report.name, BANDWIDTH, "ask", address, port, seconds=patient)
     except NoAnswer as error:
         return replace(report, link_problem=str(error))
     return replace(report, link=LINK.validate_json(line))
