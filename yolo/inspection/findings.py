@@ -97,7 +97,7 @@ def git_answers(case: Case) -> Iterator[Finding]:
 @rule
 def one_version_of_each_package(case: Case) -> Iterator[Finding]:
     for package in case.names(lambda facts: facts.versions):
-        versions = case.values(lambda facts, name=package: facts.versions.get(name))  # type: ignore[misc]
+        versions = {host: facts.versions.get(package) for host, facts in case.answered()}
         lacking = [name for name, version in versions.items() if version is None]
         if lacking:
             yield error(
@@ -117,7 +117,7 @@ def one_version_of_each_package(case: Case) -> Iterator[Finding]:
 @rule
 def one_build_of_torch(case: Case) -> Iterator[Finding]:
     for library in case.names(lambda facts: facts.torch_is_for):
-        builds = case.values(lambda facts, name=library: facts.torch_is_for.get(name) or "none")  # type: ignore[misc]
+        builds = {host: facts.torch_is_for.get(library) for host, facts in case.answered()}
         if told := agreement(builds):
             yield error(
                 f"{library} that torch was built for: {told}; install the same torch on each",
@@ -158,7 +158,7 @@ def _same_file(
 @rule
 def one_copy_of_images(case: Case) -> Iterator[Finding]:
     for place in case.names(lambda facts: facts.content.files):
-        totals = case.values(lambda facts, name=place: _total(facts.content, name))  # type: ignore[misc]
+        totals = {host: _total(facts.content, place) for host, facts in case.answered()}
         lacking = [name for name, total in totals.items() if total is None]
         if lacking:
             yield error(
@@ -215,7 +215,7 @@ def gpus_are_used(case: Case) -> Iterator[Finding]:
 
 @rule
 def gpus_are_alike(case: Case) -> Iterator[Finding]:
-    kinds = case.values(lambda facts: gpus_in_words(facts))
+    kinds = case.values(gpus_in_words)
     if case.wants_gpus and (told := agreement(kinds)):
         yield warning(f"GPUs differ: {told}; each step waits for the slowest", *odd_ones(kinds))
 
