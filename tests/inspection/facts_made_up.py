@@ -48,7 +48,13 @@ def hosts(*changed: HostFacts) -> list[HostReport]:
 
 def found(reports: Sequence[HostReport], **changes: Any) -> list[Finding]:
     inspection = Inspection(tuple(reports), "source", {RECIPE: "r"})
-    case = Case(inspection, len(reports), 2, "nccl", "hosts.txt", "/repository")
+    case = Case(
+        *(inspection, len(reports), 2, "nccl"),
+        checkpoint_bytes=2_500_000_000,
+        checkpoints=3,
+        hostfile="hosts.txt",
+        folder="/repository",
+    )
     return [
         finding
         for finding in findings_of(replace(case, **changes))

@@ -16,7 +16,9 @@ from tests.inspection.facts_made_up import (
     hosts,
 )
 from yolo.inspection.facts import Gpu, HostFacts, HostReport, Interface, Link
-from yolo.inspection.finding import named
+from yolo.inspection.finding import case_of, named
+from yolo.inspection.inspection import Inspection
+from yolo.recipe import prepare
 from yolo.recipe.finding import Severity
 
 OLDER = {"Python": "3.11.7", "torch": "2.12.0", "deepspeed": "0.19.8", "numpy": "2.4.6"}
@@ -66,7 +68,7 @@ def test_hosts_that_are_alike_are_no_news() -> None:
         (facts(content=content(files={IMAGES: -1})), f"{IMAGES}: not on node2; copy it there"),
         (facts(content=content(problem="x.yaml: no `val:`")), "node2: x.yaml: no `val:`"),
         (facts(gpus=()), "node2: 0 GPUs for cluster.processes_per_node 2; expected as many"),
-        (facts(free_bytes=10**8), "node2: 0.10 GB free for runs/; expected more than 1.1 GB"),
+        (facts(free_bytes=2 * 10**9), "node2: 2.00 GB free for runs/; expected 7.5 GB or more"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else "",
 )
@@ -80,6 +82,7 @@ def test_what_cannot_work_is_an_error_with_its_remedy(changed: HostFacts, words:
     ("changed", "words"),
     [
         (facts(code=code(changed=3)), "uncommitted changes on node2 (up to 3 files): nobody can"),
+        (facts(free_bytes=7 * 10**9), "node2: 7.00 GB free for runs/; expected 7.5 GB or more"),
         (facts(gpus=(Gpu("NVIDIA A100", 40960),) * 2), "2 x NVIDIA A100 40 GB on node2; each step"),
         (
             facts(interfaces=(Interface("eth0", "10.0.0.2", 9000),)),
@@ -166,5 +169,21 @@ def test_one_machine_alone_is_compared_with_nothing() -> None:
     assert found(alone) == []
 
 
+def test_a_small_network_wants_a_disk_all_the_same() -> None:
+    full = facts(free_bytes=10**9)
+    text = the_only_one(hosts(full), Severity.ERROR, checkpoint_bytes=50_000_000)
+    assert text.startswith("node2: 1.00 GB free for runs/; expected 1.1 GB or more")
+
+
 def test_a_hundred_hosts_are_named_in_one_short_line() -> None:
     assert named([f"n{number}" for number in range(100)]) == "n0, n1, n2, n3 and 96 more"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "megabytes"), [("AdamW", 28.7), ("OneBitAdam", 50.9), ("OneBitLamb", 65.4)]
+)
+def test_a_checkpoint_is_taken_for_no_smaller_than_it_is(optimizer: str, megabytes: float) -> None:
+    """Sizes of the demo's own, found on disk."""
+    resolved = prepare("recipes/demo.yaml", [f"optimizer.type={optimizer}"]).resolved
+    size = case_of(resolved, Inspection((), "", {})).checkpoint_bytes / 1e6
+    assert megabytes <= size < 1.5 * megabytes

@@ -7,11 +7,16 @@ from typing import TypeVar
 
 from yolo.inspection.facts import HostFacts
 from yolo.inspection.inspection import Inspection
+from yolo.recipe.architecture import parameter_count
 from yolo.recipe.finding import Severity
 from yolo.recipe.resolve import ResolvedRecipe
+from yolo.recipe.sections.optimizer import ONE_BIT
 
 Value = TypeVar("Value")
 HERE = "this machine"
+CHECKPOINT_BYTES, ONE_BIT_CHECKPOINT_BYTES = 17, 37
+"""For each parameter, rounded up: checkpoints of the demo's 1.77 million are 28.7 MB with AdamW, and with the 1-bit
+optimizers, which keep what they have not sent yet, up to 65.4 MB (OneBitLamb)."""
 MOST_NAMES = 4
 """Of hosts in one line; the table has them all."""
 
@@ -35,6 +40,10 @@ class Case:
     processes: int
     """On each host."""
     backend: str
+    checkpoint_bytes: int
+    """About, of one."""
+    checkpoints: int
+    """That are on disk at once: those that are kept, and one that is being written."""
     hostfile: str | None = None
     folder: str = ""
     """Of the repository, the same on all hosts."""
@@ -85,13 +94,16 @@ def warning(text: str, *hosts: str) -> Finding:
 
 def case_of(resolved: ResolvedRecipe, inspection: Inspection) -> Case:
     """The inspection beside the recipe's wishes."""
-    cluster = resolved.recipe.cluster
+    recipe, cluster = resolved.recipe, resolved.recipe.cluster
+    each = ONE_BIT_CHECKPOINT_BYTES if recipe.optimizer.type in ONE_BIT else CHECKPOINT_BYTES
     assert cluster.processes_per_node != "auto"
     return Case(
         inspection=inspection,
         nodes=cluster.nodes,
         processes=cluster.processes_per_node,
         backend=cluster.backend,
+        checkpoint_bytes=each * parameter_count(recipe.model.variant, 80),
+        checkpoints=recipe.checkpoint.keep + 1,
         hostfile=cluster.hostfile,
         folder=str(Path.cwd()),
     )

@@ -12,7 +12,7 @@ from yolo.inspection.facts import Content, HostFacts
 from yolo.inspection.finding import Case, Finding, agreement, error, named, odd_ones, rule, warning
 
 ALMOST_NO_DISK_BYTES = 2**30
-"""yolov5s with its optimizer's state takes 0.1 GB a checkpoint, yolov5x 1.4 GB, and two of them are kept."""
+"""Whatever the network: logs, pictures and weights want room beside the checkpoints."""
 MOST_SKEW_SECONDS = 0.5
 FAR_BELOW = 0.5
 """Of the other links' median: less than half is no noise of the measurement, which is a second long."""
@@ -233,11 +233,15 @@ def slots_hold_the_processes(case: Case) -> Iterator[Finding]:
 
 @rule
 def enough_disk(case: Case) -> Iterator[Finding]:
+    least = max(ALMOST_NO_DISK_BYTES, case.checkpoint_bytes)
+    wanted = max(least, case.checkpoints * case.checkpoint_bytes)
     for host, facts in case.answered():
-        if facts.free_bytes < ALMOST_NO_DISK_BYTES:
-            yield error(
-                f"{host}: {facts.free_bytes / 1e9:.2f} GB free for runs/; expected more than "
-                f"{ALMOST_NO_DISK_BYTES / 1e9:.1f} GB: remove old runs, or link runs/ to a larger disk",
+        if facts.free_bytes < wanted:
+            tell = error if facts.free_bytes < least else warning
+            yield tell(
+                f"{host}: {facts.free_bytes / 1e9:.2f} GB free for runs/; expected {wanted / 1e9:.1f} GB or more, as a "
+                f"checkpoint takes about {case.checkpoint_bytes / 1e9:.2f} GB and {case.checkpoints} are there at once: "
+                "remove old runs, link runs/ to a larger disk, or lower checkpoint.keep",
                 host,
             )
 
