@@ -28,6 +28,10 @@ class LaunchError(YoloError):
     """The launcher could not start, or a run ended without reaching its end."""
 
 
+class ClusterError(YoloError):
+    """Hosts that cannot run a recipe together, or a list of hosts that cannot be read."""
+
+
 class BenchError(YoloError):
     """The emulated cluster cannot be built on this machine, is not as slow as asked for, or a host of it failed."""
 

@@ -64,12 +64,32 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = command(commands, "check", _check, text)
     add_recipe(parser, several=True)
     add_world_size(parser)
+    parser.add_argument(
+        "--cluster",
+        action="store_true",
+        help="also look at the hosts of one recipe (this machine, or the first cluster.nodes of cluster.hostfile by ssh)",
+    )
+    parser.add_argument("--json", action="store_true", help="with --cluster: all figures as JSON")
+    parser.add_argument(
+        "--timeout",
+        type=count,
+        default=60,
+        metavar="SECONDS",
+        help="with --cluster: for each answer of a host (default 60)",
+    )
 
 
 def _check(options: argparse.Namespace) -> None:
     from yolo.recipe import prepare
     from yolo.recipe.needs import missing_here, missing_hosts
 
+    if options.cluster:
+        _check_cluster(options)
+        return
+    if options.json:
+        raise RecipeError(
+            "--json: expected --cluster with it; `yolo config --json` prints a recipe"
+        )
     recipes, overrides = recipes_and_overrides(options)
     problems = []
     for path in recipes:
@@ -87,6 +107,18 @@ def _check(options: argparse.Namespace) -> None:
         print(f"{path}: good for {resolved.world_size} ranks{needs}")
     if problems:
         raise RecipeError("\n".join(problems))
+
+
+def _check_cluster(options: argparse.Namespace) -> None:
+    from yolo.inspection.command import check_hosts
+    from yolo.recipe import prepare
+    from yolo.tracking.progress import CountProgress
+
+    recipe, overrides = one_recipe(options)
+    prepared = prepare(recipe, overrides, options.world_size)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    check_hosts(prepared.resolved, options.timeout, options.json, CountProgress)
 
 
 def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -8,7 +8,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
-from yolo.data.image_file import SUFFIXES, UnusableImage, image_size
+from yolo.data.image_file import UnusableImage, image_size
+from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.errors import DataError
 
 
@@ -19,13 +20,7 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
     """
     content = _load(data_yaml)
     names = _class_names(content, data_yaml)
-    if split not in content:
-        raise DataError(
-            f"{data_yaml}: has no `{split}:`; it names the folder of that split's images"
-        )
-    base = Path(str(content.get("path", ".")))
-    root = base if base.is_absolute() else data_yaml.parent / base
-    images = _image_files(content[split], root, data_yaml, split)
+    images = _images_of_split(content, data_yaml, split)
     report = DataReport(f"{data_yaml} ({split})", images=len(images))
     records = []
     for image_id, path in enumerate(images):
@@ -48,6 +43,11 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
             + "\n  ".join(report.lines())
         )
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
+
+
+def images_of_split(data_yaml: Path, split: str) -> list[Path]:
+    """The image files of one split of a data.yaml, none of them opened. Raises DataError where it cannot be read."""
+    return _images_of_split(_load(data_yaml), data_yaml, split)
 
 
 def label_path(image: Path) -> Path:
@@ -92,6 +92,16 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _images_of_split(content: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
+    if split not in content:
+        raise DataError(
+            f"{data_yaml}: has no `{split}:`; it names the folder of that split's images"
+        )
+    base = Path(str(content.get("path", ".")))
+    root = base if base.is_absolute() else data_yaml.parent / base
+    return _image_files(content[split], root, data_yaml, split)
+
+
 def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Path]:
     """The images of a split: folders, text files that list images, or a list of either."""
     files: list[Path] = []
@@ -102,7 +112,7 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
             )
         path = root / place
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         elif path.suffix == ".txt" and path.is_file():
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo.data.image_file import SUFFIXES, UnusableImage, read_image
+from yolo.data.image_file import UnusableImage, read_image
+from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.data.letterbox import letterbox
 from yolo.data.samples import to_network
 from yolo.errors import DataError
@@ -37,7 +38,9 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            files += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+            files += sorted(
+                path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+            )
         elif place.exists():
             files.append(place)
         else:
@@ -45,7 +48,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     if not files:
         raise DataError(
             f"{', '.join(map(str, places)) or 'nothing'}: no images there; "
-            f"expected files with one of {', '.join(sorted(SUFFIXES))}"
+            f"expected files with one of {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return files
 
