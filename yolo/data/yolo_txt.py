@@ -112,7 +112,9 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
             )
         path = root / place
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            files += sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
+            )
         elif path.suffix == ".txt" and path.is_file():
             try:
                 lines = path.read_text(encoding="utf-8").splitlines()

@@ -76,7 +76,7 @@ class WandbRun:
             from yolo.tracking.wandb_media import comparison_table
 
             figures = {"plan/predicted_and_measured": comparison_table(found)}
-            _log(run, step, epoch, figures, is_row_done=True)
+            _log(run, step + 1, epoch, figures, is_row_done=True)  # the last step's row is complete
             for each in found:
                 run.summary[f"plan/{each.what}_predicted"] = each.predicted
                 run.summary[f"plan/{each.what}_measured"] = each.measured
