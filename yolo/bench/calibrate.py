@@ -35,7 +35,7 @@ def calibrate(
     before = read_profile(out) if out.exists() else None
     resolved = prepare(path, overrides).resolved
     data = data_of(resolved.recipe, classes=classes)
-    arguments = ["--recipe", str(path), "--classes", str(data.classes)]
+    arguments = ["--recipe", str(path), "--classes", str(data.classes), "--loads-data"]
     if bandwidth_gbps:
         arguments += ["--bandwidth-gbps", str(bandwidth_gbps)]
     measured = ask_ranks(

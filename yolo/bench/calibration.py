@@ -8,26 +8,23 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import deepspeed.comm as dist
-import psutil
 import torch
 
+from yolo.bench.curves import NetworkCalibration
 from yolo.bench.hushed import hushed_collectives
+from yolo.bench.loading import loader_images_per_second
 from yolo.bench.strategies import COMPUTE, STRATEGIES, Strategy
 from yolo.bench.trainer import Job, Stopwatch, Trainer
-from yolo.communication.framing import gloo_interface, tcp_bytes_per_payload_byte
-from yolo.communication.wire import sent_share
-from yolo.planner.collectives import BF16
 from yolo.planner.local import strategy_key
 from yolo.planner.prediction import expected_maximum
-from yolo.planner.profile import Measurement, Point, Workload
+from yolo.planner.profile import Measurement, Workload
 from yolo.recipe import prepare
 from yolo.recipe.sections.optimizer import ONE_BIT
 from yolo.training.ranks import (
@@ -52,20 +49,7 @@ ALL_STRATEGIES = (
     *("overlapped_bf16", "powersgd", "onebit_adam", "zero_one_adam", "onebit_lamb"),
     *("zero_one_adam_local", "local_steps", "local_steps_one_bit"),
 )
-SMALLEST_BYTES = 64
-GROWTH = 4
-"""From one size of a collective to the next."""
-LONGEST_CALL_SECONDS = 4.0
-"""A collective of a size that takes longer ends the series."""
 READY_POINTS = 20
-OTHER_ELEMENTS = 2**24
-"""64 MiB, more than caches hold."""
-BUSY_SECONDS = 0.2
-"""To watch the cores, whose clock ticks every 10 ms."""
-LARGE_STEPS = 3
-SMALL_CALLS = 20
-SMALL_BYTES = 1024
-SETTLED_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +66,21 @@ class Timed:
 class Calibration:
     """The measurements of one rank; all methods are collective."""
 
-    def __init__(self, job: Job, ranks: Ranks, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        ranks: Ranks,
+        tell: Callable[[str], None],
+        loads_data: bool = False,
+        strategies: Sequence[str] = ALL_STRATEGIES,
+    ) -> None:
+        """`loads_data` where steps will wait for images: benchmarks compute on made-up ones."""
+        self.strategies = strategies
+        self.loads_data = loads_data
         self.job = job
         self.ranks = ranks
         self.tell = tell
-        self._ranks_here = self._ranks_on_this_machine()
-        self._other_work = torch.zeros(OTHER_ELEMENTS, device=ranks.device)
+        self.network = NetworkCalibration(job, ranks)
 
     def measure(self, bandwidth_gbps: float | None) -> Measurement:
         """Everything, in the order in which it stands in a profile."""
@@ -107,9 +100,13 @@ class Calibration:
         del trainer
         gc.collect()
         self.tell("collectives")
-        collectives = self._collectives(elements)
-        framing, sent_gbps = self._framing(elements)
-        beside = self._bytes_beside(collectives, framing)
+        collectives = self.network.collectives(elements)
+        framing, sent_gbps = self.network.framing(elements)
+        beside = self.network.bytes_beside(collectives, framing)
+        images_per_second = None
+        if self.loads_data:
+            self.tell("loading images")
+            images_per_second = loader_images_per_second(recipe, self.ranks, self.tell)
         scale = computing / sum(parts.values())
         assert recipe.train.micro_batch != "auto"
         micro_steps = recipe.train.gradient_accumulation_steps
@@ -133,15 +130,11 @@ class Calibration:
             ready=ready,
             local_seconds={key: self._mean(seconds - computing) for key, seconds in local.items()},
             collectives=collectives,
+            loader_images_per_second=images_per_second,
         )
 
     def _mean(self, value: float) -> float:
         return statistics.mean(from_all(self.ranks, value))
-
-    def _spared(self, key: str, update_seconds: float) -> float:
-        """Sharded optimizers step through the rank's own part only, which the planner knows."""
-        is_sharded = key in ("stage1", "stage2", "stage3")
-        return update_seconds * (1 - 1 / self.ranks.world_size) if is_sharded else 0.0
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
@@ -266,7 +259,7 @@ class Calibration:
         ).resolved.recipe
         if self.ranks.world_size == 1:
             return []
-        wanted = [STRATEGIES[name] for name in ALL_STRATEGIES]
+        wanted = [STRATEGIES[name] for name in self.strategies]
         if recipe.precision.dtype == "fp16":
             left_out = (*ONE_BIT, "powersgd", "sync_every")
             wanted = [
@@ -276,158 +269,6 @@ class Calibration:
             ]
         return wanted
 
-    # --- the network --------------------------------------------------------------------------------------------
-
-    def _collectives(self, elements: int) -> dict[str, list[Point]]:
-        if self.ranks.world_size == 1:
-            return {}
-        whole = 4 * elements
-        most = {
-            "all_reduce": whole,
-            f"all_reduce{BF16}": whole // 2,
-            "all_gather": whole,
-            "reduce_scatter": whole // 2,
-            "reduce": whole // 2,
-            "all_to_all": whole // 16,
-            "broadcast": whole // 64,
-        }
-        return {kind: self._curve(kind, size) for kind, size in most.items()}
-
-    def _curve(self, kind: str, most_bytes: int) -> list[Point]:
-        """A collective at sizes up to `most_bytes`."""
-        sizes = []
-        size = SMALLEST_BYTES
-        while size < most_bytes:
-            sizes.append(size)
-            size *= GROWTH
-        points: list[Point] = []
-        for size in [*sizes, most_bytes]:
-            call, payload = self._call(kind, size)
-            seconds, share = self._timed(call)
-            points.append(Point(payload_bytes=payload, seconds=seconds, core_share=share))
-            if seconds > LONGEST_CALL_SECONDS:
-                break
-        return points
-
-    def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
-        """The slowest rank's median seconds, as a step finds them, and the share of a rank's core that was busy.
-
-        A step has computed before: what it sends lies in no cache, and nobody has been waiting for a message.
-        """
-        started = time.perf_counter()
-        call()
-        self._synchronise()
-        once = time.perf_counter() - started
-        repeats = from_first(self.ranks, round(max(5.0, min(25.0, 0.3 / once))))
-        seconds: list[float] = []
-        for _ in range(repeats):
-            self._other_work.add_(1.0)
-            dist.barrier()
-            started = time.perf_counter()
-            call()
-            self._synchronise()
-            seconds.append(time.perf_counter() - started)
-        dist.barrier()
-        busy, begun = _busy_seconds(), time.perf_counter()
-        for _ in range(from_first(self.ranks, round(max(2.0, min(50.0, BUSY_SECONDS / once))))):
-            call()
-        self._synchronise()
-        elapsed = time.perf_counter() - begun
-        cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
-        available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
-        figures = from_all(self.ranks, (statistics.median(seconds), cores / available))
-        slowest = max(
-            seconds for seconds, _ in figures
-        )  # whose result the next step of the work needs
-        share = statistics.mean(share for _, share in figures)
-        return slowest, min(1.0, max(0.0, share))
-
-    def _ranks_on_this_machine(self) -> int:
-        """Emulated hosts share one kernel: their boot is the same."""
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        own = boot.read_text() if boot.exists() else str(self.ranks.rank)
-        return from_all(self.ranks, own).count(own)
-
-    def _call(self, kind: str, size: int) -> tuple[Callable[[], None], int]:
-        """A function that runs the collective once, and the payload's bytes: `size`, rounded so that ranks share it."""
-        ranks, device = self.ranks.world_size, self.ranks.device
-        dtype = torch.bfloat16 if kind.endswith(BF16) else torch.float32
-        width = torch.finfo(dtype).bits // 8
-        count = max(1, size // width // ranks) * ranks
-        whole = torch.ones(count, dtype=dtype, device=device)
-        part = torch.ones(count // ranks, dtype=dtype, device=device)
-        result = torch.ones_like(whole)
-        calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: dist.all_reduce(whole),
-            "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
-            "reduce": lambda: dist.reduce(whole, 0),
-            "all_to_all": lambda: dist.all_to_all_single(result, whole),
-            "broadcast": lambda: dist.broadcast(whole, 0),
-        }
-        return calls[kind.removesuffix(BF16)], count * width
-
-    def _framing(self, elements: int) -> tuple[float, float]:
-        """Interface bytes for each payload byte sent, and Gbit/s on the link, of real steps that send whole gradients."""
-        if self.ranks.world_size == 1:
-            return 1.0, 1.0
-        is_gloo = torch.distributed.get_backend() == "gloo"
-        whole = 4 * elements * sent_share("all_reduce", self.ranks.world_size, is_gloo)
-        trainer = Trainer(STRATEGIES["zero0"], self.job, self.ranks)
-        trainer.step()
-        sent, seconds = self._sent(trainer.step, LARGE_STEPS)
-        del trainer
-        gc.collect()
-        factor = sent / whole
-        if not self._has_own_counter or not 1.0 <= factor <= 1.5:
-            factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
-        return factor, whole * factor * 8e-9 / seconds
-
-    @property
-    def _has_own_counter(self) -> bool:
-        """Not where several ranks of a machine send through one interface."""
-        return self.ranks.local_world_size == 1
-
-    def _bytes_beside(self, kinds: Iterable[str], factor: float) -> dict[str, float]:
-        """Interface bytes of a collective beside those of its payload: from messages that one frame holds."""
-        if not self._has_own_counter:
-            return {}
-        is_gloo = torch.distributed.get_backend() == "gloo"
-        found = {}
-        for kind in kinds:
-            call, payload = self._call(kind, SMALL_BYTES)
-            call()
-            sent, _ = self._sent(call, SMALL_CALLS)
-            share = sent_share(kind.removesuffix(BF16), self.ranks.world_size, is_gloo)
-            found[kind] = max(0.0, sent - payload * share * factor)
-        return found
-
-    def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:
-        """Bytes that a rank's interface sends in a call, and the seconds that it takes; means over the ranks."""
-        counter = _sent_bytes_of(gloo_interface())
-        dist.barrier()
-        before, started = counter(), time.perf_counter()
-        for _ in range(times):
-            call()
-        self._synchronise()
-        seconds = (time.perf_counter() - started) / times
-        time.sleep(SETTLED_SECONDS)  # the last acknowledgements
-        sent = (counter() - before) / times
-        return self._mean(sent), self._mean(seconds)
-
-
-def _busy_seconds() -> float:
-    """Of all cores of the machine, in whatever process: the network's work is done in the kernel."""
-    times = psutil.cpu_times()
-    return float(
-        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-    )
-
-
-def _sent_bytes_of(interface: str | None) -> Callable[[], int]:
-    path = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
-    return lambda: int(path.read_text()) if path.exists() else 0
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write a measurement."""
@@ -435,6 +276,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--classes", type=int, required=True)
     parser.add_argument("--bandwidth-gbps", type=float, help="of a node's link, where known")
+    parser.add_argument(
+        "--strategies", default=",".join(ALL_STRATEGIES), help="names, separated by commas"
+    )
+    parser.add_argument("--loads-data", action="store_true", help="measure the data loader too")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--local_rank")
     parser.add_argument("overrides", nargs="*")
@@ -449,7 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if ranks.is_first:
             print(f"calibrating: {what}", flush=True)
 
-    measured = Calibration(job, ranks, tell).measure(options.bandwidth_gbps)
+    calibration = Calibration(job, ranks, tell, options.loads_data, options.strategies.split(","))
+    measured = calibration.measure(options.bandwidth_gbps)
     if ranks.is_first:
         temporary = options.out.with_name(f".{options.out.name}.part")
         temporary.write_text(json.dumps(measured.model_dump(mode="json")), encoding="utf-8")

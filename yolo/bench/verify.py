@@ -64,7 +64,7 @@ def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list
     return [
         Verified(
             each.label,
-            each.prediction.step_seconds,
+            each.prediction.step_seconds - each.prediction.data_wait_seconds,  # on made-up images
             found["step_seconds"],
             each.prediction.wire_bytes,
             found["metered_bytes_per_rank_per_step"],

@@ -50,6 +50,11 @@ def images_of_split(data_yaml: Path, split: str) -> list[Path]:
     return _images_of_split(_load(data_yaml), data_yaml, split)
 
 
+def class_names(data_yaml: Path) -> tuple[str, ...]:
+    """The classes of a data.yaml, in their order. Raises DataError where it cannot be read."""
+    return _class_names(_load(data_yaml), data_yaml)
+
+
 def label_path(image: Path) -> Path:
     """images/a/b.jpg -> labels/a/b.txt: the last folder named `images` becomes `labels`."""
     parts = list(image.parts)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from yolo.errors import DataError
 from yolo.planner.network import CLASSES
 from yolo.planner.prediction import Data
 from yolo.recipe.schema import Recipe
@@ -21,10 +22,21 @@ def data_of(recipe: Recipe, images: int | None = None, classes: int | None = Non
 
 
 def _of_annotations(path: Path, kind: str) -> Data | None:
-    if kind != "coco" or not path.is_file() or path.stat().st_size > LARGEST_BYTES:
+    """None where there is nothing to read, or it is wrong: training says what is."""
+    if not path.is_file() or path.stat().st_size > LARGEST_BYTES:
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return Data(len(content["images"]), max(1, len(content["categories"])))
-    except (ValueError, KeyError, TypeError):
-        return None  # training says what is wrong with it
+        return _of_yolo(path) if kind == "yolo" else _of_coco(path)
+    except (ValueError, KeyError, TypeError, DataError):
+        return None
+
+
+def _of_coco(path: Path) -> Data:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return Data(len(content["images"]), max(1, len(content["categories"])))
+
+
+def _of_yolo(path: Path) -> Data:
+    from yolo.data.yolo_txt import class_names, images_of_split  # opens OpenCV, which takes time
+
+    return Data(len(images_of_split(path, "train")), len(class_names(path)))

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
 from statistics import NormalDist
 
 from yolo.planner.collectives import (
@@ -31,8 +32,8 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
-    """Of a step of the phase that a run stays in, and of the run as a whole."""
+class Step:
+    """What one optimizer step costs, in the mean of a phase."""
 
     step_seconds: float
     compute_seconds: float
@@ -44,21 +45,50 @@ class Prediction:
     straggler_seconds: float
     """Waiting for the slowest rank."""
     data_wait_seconds: float
+    sent_bytes: float
+    """Of payload that a rank sends: exact."""
+    wire_bytes: float
+    """The same with headers and acknowledgements, as many as were measured or are usual."""
+    collectives: float
+
+    @staticmethod
+    def mean(parts: Sequence[tuple[float, "Step"]]) -> "Step":
+        """Of steps with the share that each has of all; shares add up to 1."""
+        return Step(
+            *(
+                sum(share * getattr(step, each.name) for share, step in parts)
+                for each in fields(Step)
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction(Step):
+    """A step of the phase that a run stays in, and the run as a whole."""
+
     images_per_second: float
     """Over all ranks."""
     efficiency: float
     """Of that many ranks that neither wait nor pack."""
-    sent_bytes: float
-    """Of payload that a rank sends in a step: exact."""
-    wire_bytes: float
-    """The same with headers and acknowledgements, as many as were measured or are usual."""
-    collectives: float
-    """In a step."""
     memory: Memory
+    phases: tuple[tuple[float, Step], ...]
+    """In their order, each with its share of the run's steps."""
     run_steps: int
     run_hours: float
     """Of the training steps of all phases; evaluations are not in it."""
     gpu_hours: float
+
+    def at(self, step: int) -> Step:
+        """The phase that optimizer step `step` of the run, counted from 1, falls into."""
+        ends = accumulate(share for share, _ in self.phases)
+        return next(
+            (
+                phase
+                for end, (_, phase) in zip(ends, self.phases, strict=True)
+                if step <= end * self.run_steps
+            ),
+            self.phases[-1][1],
+        )
 
 
 def steps_of(recipe: Recipe, data: Data) -> int:
@@ -98,48 +128,51 @@ def _warmup_share(recipe: Recipe, steps: int) -> float:
 
 def predict_run(profile: ClusterProfile, situation: Situation, run: Sequence[Phase]) -> Prediction:
     """A run of some phases, whatever network it trains."""
-    recipe, network, work = situation.recipe, situation.network, situation.work
-    steady = run[-1]
-    times = [_phase_seconds(profile, situation, phase) for phase in run]
-    time, straggler = times[-1]
-    step = time.seconds + straggler
-    wait = _data_wait(recipe, work, step)
-    mean_step = sum(
-        phase.share * (of_phase.seconds + late + _data_wait(recipe, work, of_phase.seconds + late))
-        for phase, (of_phase, late) in zip(run, times, strict=True)
-    )
-    computing = sum(s for part, s in time.computing.items() if part != "codec")
-    hooks = work.extra_seconds if work.is_extra_in_backward and profile.ranks > 1 else 0.0
-    alone = _alone_seconds(recipe, work)
-    global_batch = recipe.train.global_batch
-    seconds = step + wait
+    recipe, work = situation.recipe, situation.work
+    costs = tuple((phase.share, _step(profile, situation, phase)) for phase in run)
+    steady = costs[-1][1]
+    hours = Step.mean(costs).step_seconds * situation.steps / 3600
     return Prediction(
-        step_seconds=seconds,
-        compute_seconds=computing - hooks,
-        codec_seconds=time.computing.get("codec", 0.0) + hooks,
-        exposed_seconds=time.exposed_seconds,
-        straggler_seconds=straggler,
-        data_wait_seconds=wait,
-        images_per_second=global_batch / seconds,
-        efficiency=alone / seconds,
-        sent_bytes=_bytes_of(profile, steady, sent_bytes),
-        wire_bytes=_bytes_of(profile, steady, wire_bytes),
-        collectives=sum(isinstance(e, Exchange) for e in steady.events) / steady.period,
-        memory=memory_of(recipe, network, profile.ranks),
+        **asdict(steady),
+        images_per_second=recipe.train.global_batch / steady.step_seconds,
+        efficiency=_alone_seconds(recipe, work) / steady.step_seconds,
+        memory=memory_of(recipe, situation.network, profile.ranks),
+        phases=costs,
         run_steps=situation.steps,
-        run_hours=mean_step * situation.steps / 3600,
-        gpu_hours=mean_step * situation.steps / 3600 * profile.ranks,
+        run_hours=hours,
+        gpu_hours=hours * profile.ranks,
     )
 
 
-def _phase_seconds(
-    profile: ClusterProfile, situation: Situation, phase: Phase
-) -> tuple[StepTime, float]:
-    """A step's time in the mean of a period, and the wait for the slowest rank beside it."""
+def _step(profile: ClusterProfile, situation: Situation, phase: Phase) -> Step:
+    recipe, work = situation.recipe, situation.work
+    time = _phase_seconds(profile, phase)
+    per_deviation = work.jitter * sum(time.computing.values()) / math.sqrt(phase.period)
+    # Measured strategies have waited for the slowest of their ranks: that much of their own work is this.
+    heard = sum(weight * expected_maximum(m.ranks) for weight, m in nearest_in_ranks(profile))
+    late = per_deviation * max(0.0, expected_maximum(profile.ranks) - heard)
+    hooks = work.extra_seconds if work.is_extra_in_backward and profile.ranks > 1 else 0.0
+    own_work = time.computing.get("codec", 0.0) + hooks
+    waited = min(own_work, per_deviation * min(heard, expected_maximum(profile.ranks)))
+    computing = sum(s for part, s in time.computing.items() if part != "codec")
+    wait = _data_wait(recipe, work, time.seconds + late)
+    return Step(
+        step_seconds=time.seconds + late + wait,
+        compute_seconds=computing - hooks,
+        codec_seconds=own_work - waited,
+        exposed_seconds=time.exposed_seconds,
+        straggler_seconds=late + waited,
+        data_wait_seconds=wait,
+        sent_bytes=_bytes_of(profile, phase, sent_bytes),
+        wire_bytes=_bytes_of(profile, phase, wire_bytes),
+        collectives=sum(isinstance(e, Exchange) for e in phase.events) / phase.period,
+    )
+
+
+def _phase_seconds(profile: ClusterProfile, phase: Phase) -> StepTime:
+    """A step's time in the mean of a period, on ranks that are equally fast."""
     costs: dict[tuple[str, float], Cost] = {}
-    # Measured strategies have waited for tiny collectives already, and with them for the slowest rank.
-    spared = tiny_seconds(profile)
-    ranks_heard = sum(weight * expected_maximum(m.ranks) for weight, m in nearest_in_ranks(profile))
+    spared = tiny_seconds(profile)  # measured strategies have waited for tiny collectives already
 
     def cost_of(event: Event) -> Cost:
         if not isinstance(event, Exchange):
@@ -153,10 +186,7 @@ def _phase_seconds(
     timeline = Timeline(profile.accelerator.overlap_slowdown)
     whole = timeline.play((event, cost_of(event)) for event in phase.events)
     computing = {part: seconds / phase.period for part, seconds in whole.computing.items()}
-    time = StepTime(whole.seconds / phase.period, computing)
-    late = max(0.0, expected_maximum(profile.ranks) - ranks_heard)
-    late *= situation.work.jitter * sum(computing.values())
-    return time, late / math.sqrt(phase.period)
+    return StepTime(whole.seconds / phase.period, computing)
 
 
 NO_COST = Cost(0.0)
@@ -181,7 +211,9 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
     micro_steps, images = recipe.train.gradient_accumulation_steps, recipe.train.micro_batch
     assert micro_steps != "auto"
     assert images != "auto"
-    return max(0.0, micro_steps * images / work.data_images_per_second - step_seconds)
+    loading = micro_steps * images / work.data_images_per_second
+    is_beside = recipe.data.workers > 0  # else the rank loads, and computes afterwards
+    return max(0.0, loading - step_seconds) if is_beside else loading
 
 
 def _bytes_of(

@@ -8,7 +8,7 @@ import torch
 
 from yolo.errors import PlanError
 from yolo.planner.choice import profile_of
-from yolo.planner.prediction import Data, Prediction, predict
+from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
 from yolo.tracking.expectation import Comparison
 from yolo.training.memory import optimizer_bytes, parameter_bytes
@@ -38,16 +38,9 @@ class Expectation:
         prediction = predict(profile, resolved.recipe, data)
         return cls(prediction, resolved.recipe.train.global_batch)
 
-    def figures(self) -> dict[str, float]:
-        """Of a step, by name."""
-        predicted = self.prediction
-        return {
-            "step_seconds": predicted.step_seconds,
-            "exposed_communication_seconds": predicted.exposed_seconds
-            + predicted.straggler_seconds,
-            "data_wait_seconds": predicted.data_wait_seconds,
-            "wire_bytes": predicted.wire_bytes,
-        }
+    def figures(self, step: int) -> dict[str, float]:
+        """Of optimizer step `step`, counted from 1, by name."""
+        return _figures(self.prediction.at(step))
 
     def measured(self, log: StepLog) -> dict[str, float]:
         """The same of what was logged."""
@@ -59,14 +52,15 @@ class Expectation:
         }
 
     def comparisons(self, total: Span, engine: Any, ranks: Ranks) -> list[Comparison]:
-        """Of the whole run: the step's parts, bytes, memory."""
+        """Of the whole run: the step's parts and bytes in the mean over its phases, memory."""
         steps = max(1, total.steps)
         predicted = self.prediction
+        mean = Step.mean(predicted.phases)
         seconds = total.seconds / steps
         exposed = total.traffic.exposed_seconds / steps
         wait = total.data_wait_seconds / steps
-        figures = self.figures()
-        computing = predicted.compute_seconds + predicted.codec_seconds
+        figures = _figures(mean)
+        computing = mean.compute_seconds + mean.codec_seconds
         found = [
             Comparison("step", "seconds", figures["step_seconds"], seconds),
             Comparison("computing_and_packing", "seconds", computing, seconds - exposed - wait),
@@ -91,6 +85,15 @@ class Expectation:
             peak = float(torch.cuda.max_memory_allocated(ranks.device))
             found.append(Comparison("memory_at_its_fullest", "bytes", predicted.memory.total, peak))
         return found
+
+
+def _figures(predicted: Step) -> dict[str, float]:
+    return {
+        "step_seconds": predicted.step_seconds,
+        "exposed_communication_seconds": predicted.exposed_seconds + predicted.straggler_seconds,
+        "data_wait_seconds": predicted.data_wait_seconds,
+        "wire_bytes": predicted.wire_bytes,
+    }
 
 
 def as_json(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:

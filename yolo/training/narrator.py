@@ -77,7 +77,8 @@ class Narrator:
             self._progress.update(log.step, log.epoch, log.loss, log.images_per_second)
             beside: dict[str, float] = {}
             if self.expectation is not None:
-                beside = plan_figures(self.expectation.figures(), self.expectation.measured(log))
+                expected = self.expectation
+                beside = plan_figures(expected.figures(log.step), expected.measured(log))
             self._log.step(log, beside)
             self._wandb.log_step(log, beside)
 

@@ -1,0 +1,62 @@
+"""How many images a rank's data loader delivers while all ranks load at once."""
+
+import time
+from collections.abc import Callable
+
+import deepspeed.comm as dist
+
+from yolo.data.loader import TrainingLoader
+from yolo.data.loading import load_split
+from yolo.errors import DataError
+from yolo.recipe.schema import Recipe
+from yolo.training.ranks import Ranks, from_all
+
+SECONDS = 5.0
+"""At most, of each of two passes."""
+
+
+def loader_images_per_second(
+    recipe: Recipe, ranks: Ranks, tell: Callable[[str], None]
+) -> float | None:
+    """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
+    loader: TrainingLoader | str
+    try:
+        loader = TrainingLoader(
+            load_split(recipe.data, "train"), recipe, ranks.rank, ranks.world_size
+        )
+    except DataError as error:
+        loader = str(error)
+    if lacks := [each for each in from_all(ranks, _lack(loader)) if each]:
+        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        return None
+    assert isinstance(loader, TrainingLoader)
+    dist.barrier()
+    rate: float | str
+    try:
+        _pass(loader)  # `cache: ram` keeps what it reads
+        dist.barrier()
+        rate = _pass(loader)
+    except DataError as error:
+        rate = str(error)
+    rates = from_all(ranks, rate)
+    if lacks := [each for each in rates if isinstance(each, str)]:
+        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        return None
+    return sum(rates) / len(rates)
+
+
+def _lack(loader: TrainingLoader | str) -> str:
+    return loader if isinstance(loader, str) else ""
+
+
+def _pass(loader: TrainingLoader) -> float:
+    """Images a second, from the first step's arrival on where there are more: workers start before it."""
+    begun = time.perf_counter()
+    arrivals: list[tuple[float, int]] = []
+    for micro_batches in loader.epoch(0):
+        arrivals.append((time.perf_counter(), sum(len(batch.images) for batch in micro_batches)))
+        if arrivals[-1][0] - begun > SECONDS:
+            break
+    if len(arrivals) > 1:
+        begun, arrivals = arrivals[0][0], arrivals[1:]
+    return sum(images for _, images in arrivals) / max(1e-6, arrivals[-1][0] - begun)
