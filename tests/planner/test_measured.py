@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY, free_port
-from tests.training.conftest import SMALL, Ended, run, small_demo, start
 from tests.tracking.wandb_file import history, records
+from tests.training.conftest import SMALL, Ended, run, small_demo, start
 from yolo.planner.local import PASSES
 from yolo.planner.profile import ClusterProfile, read_profile
 

@@ -21,12 +21,9 @@ from tests.rules.of_deepspeed import OF_DEEPSPEED
 from tests.rules.pair import RanksOfTest
 from tests.training.conftest import Ended
 from yolo.planner.choice import choose
-from yolo.recipe import prepare
 from yolo.recipe.finding import RULES
 from yolo.recipe.loading import load_recipe
 from yolo.recipe.resolve import ResolvedRecipe, resolve
-from yolo.training.launch import launch_of
-from yolo.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 Run = Callable[..., Ended]

@@ -25,11 +25,11 @@ def exchanges(group: torch.distributed.ProcessGroup | None) -> int:
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
         mock.patch.object(batchnorm.sync_batch_norm, "apply", exchanged),
+        torch.device("cuda"),
     ):
-        with torch.device("cuda"):
-            model = YOLOv5("n", 3)
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-            model(torch.empty(1, 3, 64, 64))
+        model = YOLOv5("n", 3)
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
+        model(torch.empty(1, 3, 64, 64))
     return counted
 
 

@@ -89,7 +89,6 @@ class Calibration:
         recipe = trainer.recipe
         elements = sum(parameter.numel() for parameter in trainer.model.parameters())
         before = self._steps(trainer)
-        together = self._steps_together(trainer)
         parts = self._parts(trainer)
         ready = self._ready(trainer)
         del trainer
@@ -126,7 +125,7 @@ class Calibration:
             forward_seconds=self._mean(parts["forward"] * scale / micro_steps),
             backward_seconds=self._mean(parts["backward"] * scale / micro_steps),
             update_seconds=self._mean(parts["update"] * scale),
-            jitter=self._jitter(before, together),
+            jitter=self._jitter(before),
             ready=ready,
             local_seconds={key: self._mean(seconds - computing) for key, seconds in local.items()},
             collectives=collectives,
@@ -162,25 +161,14 @@ class Calibration:
                 seconds.append((time.perf_counter() - started) / period)
         return Timed(seconds)
 
-    def _steps_together(self, trainer: Trainer) -> Timed:
-        """Steps that end for all at once, by the smallest of messages."""
-        token = torch.zeros(1, device=self.ranks.device)
-        dist.all_reduce(token)
-        seconds = []
-        for _ in range(2 * STEPS):
-            started = time.perf_counter()
-            trainer.step()
-            dist.all_reduce(token)
-            self._synchronise()
-            seconds.append(time.perf_counter() - started)
-        return Timed(seconds)
-
-    def _jitter(self, alone: Timed, together: Timed) -> float:
-        """The deviation that explains what waiting for the slowest rank adds to a step; the message itself is tiny."""
+    def _jitter(self, alone: Timed) -> float:
+        """Standard deviation of a rank's step: by how far the slowest of them is from their mean, step by step."""
         if self.ranks.world_size == 1:
             return statistics.stdev(alone.seconds) / alone.median
-        late = self._mean(together.median) - self._mean(alone.median)
-        return max(0.0, late / self._mean(alone.median) / expected_maximum(self.ranks.world_size))
+        steps = list(zip(*from_all(self.ranks, alone.seconds), strict=True))
+        late = statistics.median(max(step) - statistics.mean(step) for step in steps)
+        mean = statistics.mean(statistics.mean(step) for step in steps)
+        return late / mean / expected_maximum(self.ranks.world_size)
 
     def _synchronise(self) -> None:
         if self.ranks.device.type == "cuda":

@@ -1,7 +1,7 @@
-"""Collectives that send next to nothing: what is left of a step is what ranks do by themselves, and their waiting.
+"""Collectives that send nothing: what is left of a step is what a rank does by itself.
 
-Each collective is replaced by the smallest of all-reduces, waited for or not as it was. So a rank still waits for the
-slowest as often as under the real strategy, threads are woken as often, and only the bytes are missing.
+Each collective is over at once, whether it is waited for or not. What a strategy computes, packs and copies around it is
+done as ever; ranks go their own ways meanwhile.
 """
 
 import inspect
@@ -16,8 +16,6 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed import distributed_c10d
 
 from yolo.communication.meter import COLLECTIVES
-
-_all_reduce = distributed_c10d.all_reduce
 
 
 @contextmanager
@@ -46,8 +44,7 @@ def hushed_collectives() -> Iterator[None]:
 
 def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     """The same for DistributedDataParallel: a communication hook."""
-    future = _all_reduce(_token(bucket.buffer()), async_op=True).get_future()
-    return future.then(lambda _: bucket.buffer())
+    return _done(bucket.buffer())
 
 
 def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,14 +58,9 @@ def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(output, torch.Tensor) and isinstance(source, torch.Tensor):
             _fill(output.view(-1), source.reshape(-1))
         result = output if isinstance(output, torch.Tensor) else given["tensor"]
-        work = _all_reduce(_token(result), async_op=bool(given.get("async_op")))
-        return _Hushed(work, result) if given.get("async_op") else None
+        return _Hushed(result) if given.get("async_op") else None
 
     return hushed
-
-
-def _token(like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(1, device=like.device)
 
 
 def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
@@ -80,15 +72,25 @@ def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
 
 
 class _Hushed:
-    """The small collective under way, with the large one's result."""
+    """A collective under way that is over."""
 
-    def __init__(self, work: Any, result: torch.Tensor) -> None:
-        self._work = work
+    def __init__(self, result: torch.Tensor) -> None:
         self._result = result
 
-    def get_future(self) -> Any:
-        """Of what the large one would have made."""
-        return self._work.get_future().then(lambda _: [self._result])
+    def wait(self, *_: Any) -> bool:
+        """Of nothing."""
+        return True
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)
+    def is_completed(self) -> bool:
+        """From the start."""
+        return True
+
+    def get_future(self) -> Any:
+        """Of what the collective would have made."""
+        return _done([self._result])
+
+
+def _done(value: Any) -> Any:
+    future: torch.futures.Future[Any] = torch.futures.Future()
+    future.set_result(value)
+    return future

@@ -4,7 +4,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from yolo.communication.wire import sent_share
 from yolo.planner.measurements import crowding_of, nearest
@@ -35,20 +34,6 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
         sum(weight * cost.seconds for weight, cost in costs),
         sum(weight * cost.core_share for weight, cost in costs),
     )
-
-
-def tiny_seconds(profile: ClusterProfile) -> float:
-    """Of the smallest all-reduces, as measured: what each of a strategy's collectives has already cost in its own work."""
-    return sum(weight * _tiny(each) for weight, each in nearest(profile, "all_reduce"))
-
-
-TINY_BYTES = 4096
-"""Payloads up to here take as long as one of a few bytes; their median is steadier than a single point."""
-
-
-def _tiny(measured: Measurement) -> float:
-    kinds = (measured.collectives[kind] for kind in ("all_reduce", f"all_reduce{BF16}"))
-    return median(p.seconds for points in kinds for p in points if p.payload_bytes <= TINY_BYTES)
 
 
 def sent_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:

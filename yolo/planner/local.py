@@ -131,7 +131,7 @@ def _as_measured(profile: ClusterProfile, recipe: Recipe, network: Network, key:
         backward_seconds=mean(lambda part: part.backward_seconds),
         update_seconds=mean(lambda part: part.update_seconds),
         extra_seconds=mean(lambda part: part.extra_seconds),
-        is_extra_in_backward=False,
+        is_extra_in_backward=key in IN_BACKWARD,
         jitter=mean(lambda part: part.jitter),
         ready=tuple(
             mean(lambda part, index=index: part.ready[index])  # type: ignore[misc]
@@ -164,7 +164,7 @@ def _scaled(
         backward_seconds=measured.backward_seconds * computing,
         update_seconds=measured.update_seconds * vectors,
         extra_seconds=max(0.0, extra) * vectors,
-        is_extra_in_backward=False,  # some of it is waiting, behind which nothing hides
+        is_extra_in_backward=key in IN_BACKWARD,
         jitter=measured.jitter,
         ready=_ready_as_measured(network, measured.ready),
         data_images_per_second=measured.loader_images_per_second,

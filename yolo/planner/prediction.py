@@ -10,11 +10,9 @@ from yolo.planner.collectives import (
     Cost,
     collective_cost,
     sent_bytes,
-    tiny_seconds,
     wire_bytes,
 )
 from yolo.planner.local import LocalWork, local_work
-from yolo.planner.measurements import nearest_in_ranks
 from yolo.planner.memory import Memory, memory_of
 from yolo.planner.network import yolov5
 from yolo.planner.profile import ClusterProfile
@@ -148,20 +146,16 @@ def _step(profile: ClusterProfile, situation: Situation, phase: Phase) -> Step:
     recipe, work = situation.recipe, situation.work
     time = _phase_seconds(profile, phase)
     per_deviation = work.jitter * sum(time.computing.values()) / math.sqrt(phase.period)
-    # Measured strategies have waited for the slowest of their ranks: that much of their own work is this.
-    heard = sum(weight * expected_maximum(m.ranks) for weight, m in nearest_in_ranks(profile))
-    late = per_deviation * max(0.0, expected_maximum(profile.ranks) - heard)
+    late = per_deviation * expected_maximum(profile.ranks)
     hooks = work.extra_seconds if work.is_extra_in_backward and profile.ranks > 1 else 0.0
-    own_work = time.computing.get("codec", 0.0) + hooks
-    waited = min(own_work, per_deviation * min(heard, expected_maximum(profile.ranks)))
     computing = sum(s for part, s in time.computing.items() if part != "codec")
     wait = _data_wait(recipe, work, time.seconds + late)
     return Step(
         step_seconds=time.seconds + late + wait,
         compute_seconds=computing - hooks,
-        codec_seconds=own_work - waited,
+        codec_seconds=time.computing.get("codec", 0.0) + hooks,
         exposed_seconds=time.exposed_seconds,
-        straggler_seconds=late + waited,
+        straggler_seconds=late,
         data_wait_seconds=wait,
         sent_bytes=_bytes_of(profile, phase, sent_bytes),
         wire_bytes=_bytes_of(profile, phase, wire_bytes),
@@ -172,15 +166,13 @@ def _step(profile: ClusterProfile, situation: Situation, phase: Phase) -> Step:
 def _phase_seconds(profile: ClusterProfile, phase: Phase) -> StepTime:
     """A step's time in the mean of a period, on ranks that are equally fast."""
     costs: dict[tuple[str, float], Cost] = {}
-    spared = tiny_seconds(profile)  # measured strategies have waited for tiny collectives already
 
     def cost_of(event: Event) -> Cost:
         if not isinstance(event, Exchange):
             return NO_COST
         key = event.kind, event.payload_bytes
         if key not in costs:
-            cost = collective_cost(profile, *key)
-            costs[key] = Cost(max(0.0, cost.seconds - spared), cost.core_share)
+            costs[key] = collective_cost(profile, *key)
         return costs[key]
 
     timeline = Timeline(profile.accelerator.overlap_slowdown)

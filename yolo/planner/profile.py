@@ -106,11 +106,11 @@ class Measurement(Section):
     update_seconds: NotNegative = setting(unit="seconds")
     """Clipping and the optimizer's step."""
     jitter: NotNegative = setting()
-    """Standard deviation of a rank's step as a share of it: what steps that end together take longer than steps alone."""
+    """Standard deviation of a rank's step as a share of it, all ranks busy: a step waits for the slowest."""
     ready: list[tuple[Share, Share]] = setting()
     """How backward goes: (share of its time, share of the gradients that are complete)."""
     local_seconds: dict[str, float] = setting()
-    """What a strategy adds to a rank's step with its collectives made tiny: hooks, copies, packing, and waiting for each other; seconds by strategy."""
+    """What a strategy adds to a rank's step when its collectives send nothing: hooks, copies, packing; seconds by strategy."""
     collectives: dict[str, list[Point]] = setting()
     """By kind, sizes rising."""
     loader_images_per_second: Positive | None = setting(None, unit="images a second")
