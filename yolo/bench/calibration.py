@@ -129,6 +129,7 @@ class Calibration:
             ready=ready,
             local_seconds={key: self._mean(seconds - computing) for key, seconds in local.items()},
             collectives=collectives,
+            seconds_behind=self.network.behind(),
             loader_images_per_second=images_per_second,
         )
 

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ LARGE_STEPS = 3
 SMALL_CALLS = 20
 SMALL_BYTES = 1024
 SETTLED_SECONDS = 0.1
+BEHIND = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
+"""Kinds that strategies have many of under way at once."""
+ROUNDS = 5
 
 
 class NetworkCalibration:
@@ -76,9 +79,10 @@ class NetworkCalibration:
         return points
 
     def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
-        """The slowest rank's median seconds, as a step finds them, and the share of a rank's core that was busy.
+        """Mean seconds of a call as steps meet it, and the share of a rank's core that was busy.
 
-        A step has computed before: what it sends lies in no cache, and nobody has been waiting for a message.
+        A step has computed before, so that what it sends lies in no cache. No barrier stands before it: gloo's ranks fall
+        into a rhythm in which the one that begins first sends first, and ends up to twice as late as with one.
         """
         started = time.perf_counter()
         call()
@@ -88,7 +92,7 @@ class NetworkCalibration:
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
-            dist.barrier()
+            self._synchronise()
             started = time.perf_counter()
             call()
             self._synchronise()
@@ -101,12 +105,26 @@ class NetworkCalibration:
         elapsed = time.perf_counter() - begun
         cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
         available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
-        figures = from_all(self.ranks, (statistics.median(seconds), cores / available))
-        slowest = max(
-            seconds for seconds, _ in figures
-        )  # whose result the next step of the work needs
-        share = statistics.mean(share for _, share in figures)
-        return slowest, min(1.0, max(0.0, share))
+        share = min(1.0, max(0.0, self._mean(cores / available)))
+        return self._mean(_without_extremes(seconds)), share
+
+    def behind(self) -> dict[str, float]:
+        """Seconds that a small collective takes behind others that are under way, by kind."""
+        if self.ranks.world_size == 1:
+            return {}
+        return {kind: self._behind(kind) for kind in BEHIND}
+
+    def _behind(self, kind: str) -> float:
+        calls = [self._call(kind, SMALL_BYTES, is_async=True)[0] for _ in range(SMALL_CALLS)]
+        seconds = []
+        for _ in range(ROUNDS):
+            dist.barrier()
+            started = time.perf_counter()
+            for work in [call() for call in calls]:
+                work.wait()
+            self._synchronise()
+            seconds.append((time.perf_counter() - started) / SMALL_CALLS)
+        return self._mean(statistics.median(seconds))
 
     def _ranks_on_this_machine(self) -> int:
         """Emulated hosts share one kernel: their boot is the same."""
@@ -114,7 +132,7 @@ class NetworkCalibration:
         own = boot.read_text() if boot.exists() else str(self.ranks.rank)
         return from_all(self.ranks, own).count(own)
 
-    def _call(self, kind: str, size: int) -> tuple[Callable[[], None], int]:
+    def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
         """A function that runs the collective once, and the payload's bytes: `size`, rounded so that ranks share it."""
         ranks, device = self.ranks.world_size, self.ranks.device
         dtype = torch.bfloat16 if kind.endswith(BF16) else torch.float32
@@ -124,12 +142,12 @@ class NetworkCalibration:
         part = torch.ones(count // ranks, dtype=dtype, device=device)
         result = torch.ones_like(whole)
         calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: dist.all_reduce(whole),
-            "all_gather": lambda: dist.all_gather_into_tensor(whole, part),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole),
-            "reduce": lambda: dist.reduce(whole, 0),
-            "all_to_all": lambda: dist.all_to_all_single(result, whole),
-            "broadcast": lambda: dist.broadcast(whole, 0),
+            "all_reduce": lambda: dist.all_reduce(whole, async_op=is_async),
+            "all_gather": lambda: dist.all_gather_into_tensor(whole, part, async_op=is_async),
+            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole, async_op=is_async),
+            "reduce": lambda: dist.reduce(whole, 0, async_op=is_async),
+            "all_to_all": lambda: dist.all_to_all_single(result, whole, async_op=is_async),
+            "broadcast": lambda: dist.broadcast(whole, 0, async_op=is_async),
         }
         return calls[kind.removesuffix(BF16)], count * width
 
@@ -187,6 +205,12 @@ class NetworkCalibration:
     def _synchronise(self) -> None:
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
+
+
+def _without_extremes(seconds: Sequence[float]) -> float:
+    """The mean of the middle four fifths."""
+    cut = len(seconds) // 10
+    return statistics.mean(sorted(seconds)[cut : len(seconds) - cut])
 
 
 def _busy_seconds() -> float:

@@ -20,6 +20,8 @@ class Cost:
     seconds: float
     core_share: float = 0.0
     """Of a rank's core that it keeps busy meanwhile, from computing."""
+    spared_behind: float = 0.0
+    """Seconds less, where it begins while others are under way."""
 
 
 def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) -> Cost:
@@ -33,6 +35,7 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
     return Cost(
         sum(weight * cost.seconds for weight, cost in costs),
         sum(weight * cost.core_share for weight, cost in costs),
+        sum(weight * cost.spared_behind for weight, cost in costs),
     )
 
 
@@ -97,30 +100,32 @@ TREE_EFFICIENCY = 0.92
 def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size: float) -> Cost:
     """From one measurement to the profile's ranks and bandwidth.
 
-    A collective's steps take their latency. Of the rest, the link's time and the processor's work go on side by side, so
-    that the longer decides; the link's alone goes with the bandwidth. Bytes grow with the ranks as the algorithm has it.
+    A collective's steps take their latency. Of the rest, the link's time and the processor's work go on side by side and
+    hold each other up where they are alike: the root of their squares. Bytes grow with the ranks as the algorithm has it.
     """
     points = measured.collectives[kind]
     seconds, core_share = _interpolated(points, size)
+    plain = kind.removesuffix(BF16)
     here, there = measured.ranks, profile.ranks
     latency = min(points[0].seconds, seconds)
-    moving = seconds - latency
-    working = core_share * moving
-    on_the_link = (moving**SIDE_BY_SIDE - working**SIDE_BY_SIDE) ** (1 / SIDE_BY_SIDE)
-    is_gloo = profile.backend == "gloo"
-    plain = kind.removesuffix(BF16)
-    growth = sent_share(plain, there, is_gloo) / sent_share(plain, here, is_gloo)
+    working = core_share * (seconds - latency)
+    sent_here, sent_there = (
+        size * sent_share(plain, ranks, profile.backend == "gloo") for ranks in (here, there)
+    )
+    byte_seconds = measured.wire_bytes_per_payload_byte * 8e-9
+    on_link_here = sent_here * byte_seconds / measured.bandwidth_gbps
+    on_link_there = sent_there * byte_seconds / profile.between.bandwidth_gbps
     crowding = crowding_of(profile, there) / crowding_of(profile, here)
-    working *= growth * crowding
-    on_the_link *= growth * measured.bandwidth_gbps / profile.between.bandwidth_gbps
-    total = latency * (there - 1) / (here - 1)
-    total += (on_the_link**SIDE_BY_SIDE + working**SIDE_BY_SIDE) ** (1 / SIDE_BY_SIDE)
-    return Cost(total, min(1.0, working / total) if total else 0.0)
-
-
-SIDE_BY_SIDE = 4
-"""How sharply the longer of two decides: 1 would be their sum, infinity their maximum. Between 100 and 1000 Mbit/s gloo's
-all-reduce of 7 MB goes from the link's time to the processor's as with 4."""
+    working_there = working * crowding * sent_there / sent_here
+    scale = math.hypot(on_link_there, working_there) / math.hypot(on_link_here, working)
+    steps = (there - 1) / (here - 1)
+    total = latency * steps + (seconds - latency) * scale
+    behind = measured.seconds_behind.get(plain, latency)
+    return Cost(
+        total,
+        min(1.0, working_there / total) if total else 0.0,
+        max(0.0, latency - behind) * steps,
+    )
 
 
 def _interpolated(points: Sequence[Point], size: float) -> tuple[float, float]:

@@ -66,7 +66,7 @@ class Point(Section):
     payload_bytes: Count = setting(unit="bytes")
     """Handed over by a rank."""
     seconds: Positive = setting(unit="seconds")
-    """Median."""
+    """Mean, as steps meet it."""
     core_share: NotNegative = setting(0.0)
     """Of a core, that a rank's process and its share of the network's work kept busy meanwhile."""
 
@@ -113,6 +113,8 @@ class Measurement(Section):
     """What a strategy adds to a rank's step when its collectives send nothing: hooks, copies, packing; seconds by strategy."""
     collectives: dict[str, list[Point]] = setting()
     """By kind, sizes rising."""
+    seconds_behind: dict[str, Positive] = setting({}, unit="seconds")
+    """Of a small collective that begins behind others under way, by kind: threads and steps of theirs overlap."""
     loader_images_per_second: Positive | None = setting(None, unit="images a second")
     """What a rank's data loader delivers, all ranks loading at once."""
 

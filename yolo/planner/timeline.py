@@ -1,7 +1,7 @@
 """A training step as a line of time: computing, collectives under way, and the waiting that computing does not hide."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from yolo.planner.collectives import Cost
 
@@ -78,7 +78,9 @@ class Timeline:
 
     def _begin(self, cost: Cost) -> None:
         if cost.seconds > 0:
-            if not self._under_way:
+            if self._under_way:
+                cost = replace(cost, seconds=cost.seconds - cost.spared_behind)
+            else:
                 self._left = cost.seconds
             self._under_way.append(cost)
 
