@@ -46,7 +46,9 @@ def test_the_meter_agrees_with_the_interface_and_flat_collectives_with_plain_one
         row = found[name]
         assert row["calls"] == 1, name
         assert row["payload_bytes"] == payload, name
-        assert row["wire_bytes"] == pytest.approx(payload * SHARES_ON_TWO_RANKS[kind] * framing)
+        sent = payload * SHARES_ON_TWO_RANKS[kind]
+        # And gloo's own of each message, 144 bytes.
+        assert sent < row["wire_bytes"] / framing < sent + 20 * 144, name
         assert row["interface"] == pytest.approx(row["wire_bytes"], rel=0.02), name
         assert row["seconds"] > 0, name
         assert list(row["by_kind"]) == [kind], name

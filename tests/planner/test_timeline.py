@@ -37,6 +37,12 @@ def test_collectives_take_turns() -> None:
     assert time.seconds == pytest.approx(4.0)
 
 
+def test_who_begins_behind_others_spares_some_of_its_latency() -> None:
+    cost = Cost(2.0, spared_behind=0.5)
+    each = (Exchange("all_reduce", 1, False), cost)
+    assert play(each, each, each, (Wait(), NOTHING)).seconds == pytest.approx(2.0 + 1.5 + 1.5)
+
+
 def test_a_gpu_computes_slower_beside_a_collective() -> None:
     time = play(send(1.0), compute(2.0), (Wait(), NOTHING), slowdown=0.25)
     # In 1 s of sending 0.8 s of work are done; the other 1.2 s go alone.

@@ -14,7 +14,7 @@ import torch
 from yolo.bench.strategies import STRATEGIES
 from yolo.bench.trainer import Job, Trainer
 from yolo.communication.framing import gloo_interface, tcp_bytes_per_payload_byte
-from yolo.communication.wire import sent_share
+from yolo.communication.wire import sent_bytes
 from yolo.planner.collectives import BF16
 from yolo.planner.profile import Point
 from yolo.training.ranks import Ranks, from_all, from_first
@@ -88,7 +88,7 @@ class NetworkCalibration:
         call()
         self._synchronise()
         once = time.perf_counter() - started
-        repeats = from_first(self.ranks, round(max(5.0, min(25.0, 0.3 / once))))
+        repeats = from_first(self.ranks, round(max(3.0, min(25.0, 0.3 / once))))
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
@@ -99,7 +99,7 @@ class NetworkCalibration:
             seconds.append(time.perf_counter() - started)
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
-        for _ in range(from_first(self.ranks, round(max(2.0, min(50.0, BUSY_SECONDS / once))))):
+        for _ in range(from_first(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))):
             call()
         self._synchronise()
         elapsed = time.perf_counter() - begun
@@ -156,7 +156,7 @@ class NetworkCalibration:
         if self.ranks.world_size == 1:
             return 1.0, 1.0
         is_gloo = torch.distributed.get_backend() == "gloo"
-        whole = 4 * elements * sent_share("all_reduce", self.ranks.world_size, is_gloo)
+        whole = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, is_gloo)
         trainer = Trainer(STRATEGIES["zero0"], self.job, self.ranks)
         trainer.step()
         sent, seconds = self._sent(trainer.step, LARGE_STEPS)
@@ -182,8 +182,10 @@ class NetworkCalibration:
             call, payload = self._call(kind, SMALL_BYTES)
             call()
             sent, _ = self._sent(call, SMALL_CALLS)
-            share = sent_share(kind.removesuffix(BF16), self.ranks.world_size, is_gloo)
-            found[kind] = max(0.0, sent - payload * share * factor)
+            handed_over = sent_bytes(
+                kind.removesuffix(BF16), payload, self.ranks.world_size, is_gloo
+            )
+            found[kind] = max(0.0, sent - handed_over * factor)
         return found
 
     def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:

@@ -6,7 +6,10 @@ Started on every host by the deepspeed launcher; the first rank appends one JSON
 import argparse
 import gc
 import json
+import re
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +22,7 @@ import torch
 
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.bench.trainer import Job, Stopwatch, Trainer
-from yolo.communication.framing import FRAME_BYTES, gloo_interface
+from yolo.communication.framing import gloo_interface
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare
 from yolo.training.memory import gradient_bytes, optimizer_bytes, parameter_bytes
@@ -53,7 +56,7 @@ class Measured:
     wire_bytes_per_rank_per_step: float
     """Sent by this host's interface: headers and acknowledgements included; mean over the ranks."""
     sent_bytes_per_rank_per_step: float
-    """The same without headers and acknowledgements, by the interface's count of frames: what TCP was given to send."""
+    """The same without headers and acknowledgements, by the kernel's count: what TCP was given to send."""
     metered_bytes_per_rank_per_step: float
     """By our own meter; torch DDP's reducer goes past it."""
     collectives_per_step: float
@@ -169,15 +172,20 @@ def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
 
 
 def _sent() -> np.ndarray:
-    """Bytes on the wire and bytes of payload that this host's interface has sent; 0 where nobody knows which it is.
+    """Bytes on the wire by this host's interface, and those handed to its TCP; 0 where nothing counts them.
 
-    Every frame has the same headers, also one that only acknowledges.
+    What is sent again after a loss counts once among the second.
     """
-    folder = Path(f"/sys/class/net/{gloo_interface()}/statistics")
-    if not folder.exists():
-        return np.zeros(2)
-    sent, frames = (int((folder / name).read_text()) for name in ("tx_bytes", "tx_packets"))
-    return np.array([sent, sent - frames * FRAME_BYTES], dtype=float)
+    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
+    on_the_wire = int(counter.read_text()) if counter.exists() else 0
+    said = ""
+    if shutil.which("ss"):
+        said = subprocess.run(["ss", "-tinH"], capture_output=True, text=True, check=True).stdout
+    sent, again = (
+        sum(map(int, re.findall(rf"\b{word}:(\d+)", said)))
+        for word in ("bytes_sent", "bytes_retrans")
+    )
+    return np.array([on_the_wire, sent - again], dtype=float)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from rich.progress import (
 from yolo.bench import gate
 from yolo.bench.calibrate import MODULE as CALIBRATION
 from yolo.bench.calibrate import add_measurement, new_profile
+from yolo.bench.calibration import ALL_STRATEGIES
 from yolo.bench.cells import Line, machine_words, numbers, run_cell
 from yolo.bench.cluster import EmulatedCluster
 from yolo.bench.measure import CLASSES, RECIPE, job_of
@@ -131,7 +132,7 @@ def _measure(
                 progress.update(task, description=f"{hosts} hosts, {mbps:g} Mbit/s")
                 gate.check(cluster)
                 if (hosts, mbps) in calibrated:
-                    found = _calibration(cluster, mbps, workload, Path(folder))
+                    found = _calibration(cluster, mbps, strategies, workload, Path(folder))
                     resolved = prepare(RECIPE, job_of(workload, hosts).overrides, hosts, 1).resolved
                     profile = add_measurement(
                         profile or new_profile("emulated", resolved, found, count_cores()), found
@@ -150,16 +151,27 @@ def _measure(
 
 
 def _calibration(
-    cluster: EmulatedCluster, mbps: float, workload: Workload, folder: Path
+    cluster: EmulatedCluster,
+    mbps: float,
+    strategies: Sequence[Strategy],
+    workload: Workload,
+    folder: Path,
 ) -> Measurement:
     out = folder / "calibration.json"
     job = job_of(workload, len(cluster.hosts))
+    names = [name for name in ALL_STRATEGIES if _is_of(name, strategies)]
     arguments = [
         *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
+        *("--strategies", ",".join(names)),
         *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out), *job.overrides),
     ]
     cluster.wait(cluster.launch(arguments, folder / "calibration"), CALIBRATION_SECONDS)
     return Measurement.model_validate_json(out.read_text())
+
+
+def _is_of(name: str, strategies: Sequence[Strategy]) -> bool:
+    """Whether a strategy's own work is that of one of these, which may have other buckets."""
+    return any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
 
 
 def _row(

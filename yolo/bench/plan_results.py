@@ -34,8 +34,8 @@ class PlanRow:
     """Third quartile."""
     predicted_wire_bytes: float
     measured_wire_bytes: float
-    """Of TCP's payload, by the hosts' interfaces: their bytes less the headers of their frames. How many frames only
-    acknowledge depends on how busy the processors are, and no formula knows it."""
+    """Handed to TCP, by the kernel's count for each connection. How many frames only acknowledge depends on how busy the
+    processors are, and no formula knows it."""
     predicted_interface_bytes: float
     measured_interface_bytes: float
     """Headers and acknowledgements included."""

@@ -21,7 +21,7 @@ import torch
 from torch.distributed import distributed_c10d
 
 from yolo.communication.framing import tcp_bytes_per_payload_byte
-from yolo.communication.wire import sent_share
+from yolo.communication.wire import sent_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +183,8 @@ class TrafficMeter:
                 return work  # this rank is not in the group
             size = sum(tensor.numel() * tensor.element_size() for tensor in payload)
             is_gloo = torch.distributed.get_backend(given.get("group")) == "gloo"
-            wire_bytes = (
-                size
-                * sent_share(collective.kind, ranks, is_gloo)
-                * (self._framing if is_gloo else 1)
-            )
+            sent = sent_bytes(collective.kind, size, ranks, is_gloo) if size else 0.0
+            wire_bytes = sent * (self._framing if is_gloo else 1)
             self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
             self._is_on_gpu = is_on_gpu
             if work is None or isinstance(work, distributed_c10d._IllegalWork):

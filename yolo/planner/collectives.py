@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from yolo.communication import wire
 from yolo.communication.wire import sent_share
 from yolo.planner.measurements import crowding_of, nearest
 from yolo.planner.profile import ClusterProfile, Measurement, Point
@@ -40,9 +41,9 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
 
 
 def sent_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:
-    """Of payload that a rank sends in a collective: exact, by the algorithm's formula."""
-    share = sent_share(kind.removesuffix(BF16), profile.ranks, profile.backend == "gloo")
-    return payload_bytes * share
+    """That a rank hands to the network in a collective: exact, by the algorithm's formula."""
+    plain = kind.removesuffix(BF16)
+    return wire.sent_bytes(plain, payload_bytes, profile.ranks, profile.backend == "gloo")
 
 
 def wire_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:
@@ -109,9 +110,8 @@ def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size
     here, there = measured.ranks, profile.ranks
     latency = min(points[0].seconds, seconds)
     working = core_share * (seconds - latency)
-    sent_here, sent_there = (
-        size * sent_share(plain, ranks, profile.backend == "gloo") for ranks in (here, there)
-    )
+    is_gloo = profile.backend == "gloo"
+    sent_here, sent_there = (wire.sent_bytes(plain, size, n, is_gloo) for n in (here, there))
     byte_seconds = measured.wire_bytes_per_payload_byte * 8e-9
     on_link_here = sent_here * byte_seconds / measured.bandwidth_gbps
     on_link_there = sent_there * byte_seconds / profile.between.bandwidth_gbps
