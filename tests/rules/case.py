@@ -47,6 +47,8 @@ class Observation:
     """Of the loss, under fp16."""
     traffic: dict[str, tuple[float, float]]
     """Calls and payload bytes of the last step, by the kind of collective."""
+    wire_bytes: float
+    """Sent by this rank in the last step."""
     early: dict[str, tuple[float, float]]
     """Those begun before the last step's last gradient was there."""
     waits_for_the_device: int
@@ -54,3 +56,5 @@ class Observation:
     """Of the parameters, on this rank."""
     optimizer: str
     """The class of DeepSpeed's optimizer."""
+    basic_optimizer: str
+    """Of the one within."""

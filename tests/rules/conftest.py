@@ -1,5 +1,9 @@
 """The fixtures that start whole runs are those of the tests of training."""
 
-from tests.training.conftest import run, small_demo, start
+import pytest
+
+pytest.register_assert_rewrite("tests.rules.evidence", "tests.rules.of_deepspeed")
+
+from tests.training.conftest import run, small_demo, start  # noqa: E402
 
 __all__ = ["run", "small_demo", "start"]

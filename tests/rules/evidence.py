@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.rules.case import Case, Observation
-from tests.rules.pair import RanksOfTest, Refused
+from tests.rules.pair import RanksDied, RanksOfTest, Refused
 
 Settings = tuple[str, ...]
 Json = Mapping[str, Any]
@@ -77,6 +77,16 @@ def ignored(
             assert (with_it.weights, with_it.traffic) != (without.weights, without.traffic)
 
     return Evidence(name, (*where, *setting.recipe), holds, ranks)
+
+
+def hangs(name: str, settings: Settings, case: Case) -> Evidence:
+    """A rank waits for a message that never comes."""
+
+    def holds(ranks: RanksOfTest) -> None:
+        with pytest.raises(RanksDied, match="Timed out|closed|timeout"):
+            ranks(case)
+
+    return Evidence(name, settings, holds)
 
 
 def shown(name: str, settings: Settings, holds: Callable[[RanksOfTest], None]) -> Evidence:

@@ -1,6 +1,8 @@
 """Ranks started once by the real launcher, that take one case after another."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing.connection import Connection, Listener
@@ -19,6 +21,10 @@ class Refused(Exception):
     """DeepSpeed, torch or our engine raised."""
 
 
+class RanksDied(AssertionError):
+    """One of them ended, or waits for the others for ever."""
+
+
 class RanksOfTest:
     """A context manager: the ranks run from its begin to its end."""
 
@@ -28,6 +34,10 @@ class RanksOfTest:
         self._seen: dict[str, list[Observation | str]] = {}
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def _start(self) -> None:
         self.listener = Listener(("127.0.0.1", 0))
         launcher = Path(sys.executable).with_name("deepspeed")
         with self.log.open("w") as log:
@@ -43,10 +53,17 @@ class RanksOfTest:
                 | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.listener._listener._socket.settimeout(STARTUP_SECONDS)  # type: ignore[attr-defined]
         self.connection: Connection = self.listener.accept()
-        return self
+
+    def _stop(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.connection.close()
+        self.listener.close()
 
     def __exit__(
         self,
@@ -54,26 +71,25 @@ class RanksOfTest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.connection.send(None)
             self.process.wait(60)
-        except (OSError, subprocess.TimeoutExpired):
-            self.process.kill()
-        self.connection.close()
-        self.listener.close()
+        self._stop()
 
     def every(self, case: Case) -> list[Observation | str]:
         """What each rank saw, or said when it refused."""
         key = repr(case)
         if key not in self._seen:
             self.connection.send(case)
-            if not self.connection.poll(CASE_SECONDS):
-                raise AssertionError(f"{case}: no answer\n{self.log.read_text()[-4000:]}")
             try:
+                if not self.connection.poll(CASE_SECONDS):
+                    raise EOFError
                 self._seen[key] = self.connection.recv()
-            except EOFError:
+            except (EOFError, ConnectionError):
                 said = self.log.read_text()[-4000:]
-                raise AssertionError(f"{case}: the ranks died\n{said}") from None
+                self._stop()
+                self._start()  # for the next case
+                raise RanksDied(f"{case}: the ranks died or hang\n{said}") from None
         return self._seen[key]
 
     def __call__(self, case: Case) -> Observation:

@@ -70,6 +70,23 @@ def test_a_rule_says_what_happens(
     evidence.holds(started(evidence.ranks))
 
 
+def test_powersgd_follows_plain_averaging_under_fp16_too(
+    started: Callable[[int], RanksOfTest],
+) -> None:
+    """No rule forbids it: an overflow empties its error feedback."""
+    fp16 = ("precision.dtype=fp16", "train.gradient_clipping=1000")
+    whole = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
+    overflow = tuple((rank, 5, 1e9) for rank in (0, 1))
+    seen = [
+        started(2)(Case((*fp16, *how), steps=8, factors=overflow))
+        for how in ((), (*whole, "communication.powersgd_rank=1000"))
+    ]
+    assert seen[0].taken == seen[1].taken
+    assert not seen[0].taken[5]
+    assert seen[0].taken[-2:] == [True, True]
+    assert seen[1].moved == pytest.approx(seen[0].moved, rel=0.01)
+
+
 # --- rules on the run around the exchange: whole runs, with and without what is said to do nothing ----------------
 
 PLAIN = (

@@ -33,13 +33,15 @@ from yolo.training.engine import OverflowWatch, start_engine, start_exchange
 from yolo.training.ranks import Ranks, from_all, from_first, join, leave
 
 CLASSES = 3
+TIMEOUT_MINUTES = 0.25
+"""Of a collective: some cases are there to show that ranks wait for each other for ever."""
 
 
 def main() -> None:
     parser = worker_arguments()
     parser.add_argument("--listener", type=int)
     options = parser.parse_args()
-    ranks = join(_recipe(Case(("communication.timeout_minutes=1",)), None))
+    ranks = join(_recipe(Case((f"communication.timeout_minutes={TIMEOUT_MINUTES}",)), None))
     meter = TrafficMeter().attach()
     test = Client(("127.0.0.1", options.listener)) if ranks.is_first else None
     for case in _cases(test, ranks):
@@ -148,10 +150,12 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
         norm=None if norm is None else float(norm),
         scale=yolo.training.engine.loss_scale(engine),
         traffic={kind: (part.calls, part.payload_bytes) for kind, part in traffic.by_kind.items()},
+        wire_bytes=traffic.wire_bytes,
         early={k: (part.calls, part.payload_bytes) for k, part in backward.early.by_kind.items()},
         waits_for_the_device=waits,
         kept_elements=sum(parameter.numel() for parameter in engine.module.parameters()),
         optimizer=type(engine.optimizer).__name__,
+        basic_optimizer=type(engine.basic_optimizer).__name__,
     )
 
 

@@ -250,7 +250,7 @@ class Calibration:
             return []
         wanted = [STRATEGIES[name] for name in self.strategies]
         if recipe.precision.dtype == "fp16":
-            left_out = (*ONE_BIT, "powersgd", "sync_every")
+            left_out = (*ONE_BIT, "sync_every")
             wanted = [
                 s
                 for s in wanted

@@ -112,14 +112,14 @@ def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     yield one(
         "overlapped, bf16 wire", "communication.reducer=overlapped", bf16, learns=Learns.ROUNDED
     )
-    if is_scaled:
-        return
     for rank in (2, 4):
         yield one(
             f"PowerSGD rank {rank}",
             *("communication.reducer=powersgd", f"communication.powersgd_rank={rank}"),
             learns=Learns.COMPRESSED,
         )
+    if is_scaled:
+        return
     is_adam = optimizer in ADAM_FAMILY
     compressed = Learns.COMPRESSED if is_adam else Learns.OTHERWISE
     local = Learns.LOCAL if is_adam else Learns.OTHERWISE

@@ -34,17 +34,6 @@ def one_bit_wants_a_loss_that_is_not_scaled(resolved: ResolvedRecipe) -> Iterato
 
 
 @rule
-def powersgd_wants_a_loss_that_is_not_scaled(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
-    if recipe.communication.reducer == "powersgd" and recipe.precision.dtype == "fp16":
-        yield error(
-            "precision.dtype",
-            "fp16 lets gradients overflow until its loss scale fits, and PowerSGD's error feedback remembers them at the old "
-            "scale; set bf16 or fp32",
-        )
-
-
-@rule
 def steps_taken_alone_and_sync_batchnorm_exclude_each_other(
     resolved: ResolvedRecipe,
 ) -> Iterator[Finding]:
@@ -158,17 +147,6 @@ def _strategy(resolved: ResolvedRecipe) -> str:
 
 
 @rule
-def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _strategy(resolved) in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
-        for word in ("prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op"):
-            if word in resolved.recipe.deepspeed:
-                yield warning(
-                    f"deepspeed.{word}",
-                    f"has no effect: DeepSpeed averages nothing under {_strategy(resolved)}",
-                )
-
-
-@rule
 def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     bucket = recipe.communication.bucket_size
@@ -177,8 +155,8 @@ def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[F
     if recipe.communication.reducer == "overlapped" and bucket > parameters // 2:
         yield warning(
             "communication.bucket_size",
-            f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} parameters, so next "
-            "to nothing is hidden; leave it at auto",
+            f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} parameters, so one "
+            "bucket at most fills before backward is over; leave it at auto",
         )
 
 

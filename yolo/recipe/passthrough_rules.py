@@ -16,8 +16,14 @@ def _passed(resolved: ResolvedRecipe, *words: str) -> object:
     return found
 
 
+def _divides_before_the_sum(resolved: ResolvedRecipe) -> bool:
+    """DeepSpeed's path for that, which its default of `reduce_scatter` shuts."""
+    is_opened = _passed(resolved, "zero_optimization", "reduce_scatter") is False
+    return resolved.recipe.zero.stage > 0 and is_opened
+
+
 @rule
-def prescaling_excludes_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def prescaling_wants_no_reduce_scatter(resolved: ResolvedRecipe) -> Iterator[Finding]:
     stage = resolved.recipe.zero.stage
     factor = _passed(resolved, "gradient_predivide_factor")
     asked = {
@@ -25,22 +31,18 @@ def prescaling_excludes_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
         "gradient_predivide_factor": factor is not None and factor != 1.0,
     }
     for key in (key for key, is_asked in asked.items() if is_asked):
-        if stage == 1:
-            yield warning(
-                f"deepspeed.{key}", "has no effect: stage 1 divides by the world size first"
-            )
-        if stage >= 2:
+        if stage < 2 and not _divides_before_the_sum(resolved):
+            why = "0 averages" if stage == 0 else "1 divides by the world size first"
+            yield warning(f"deepspeed.{key}", f"has no effect: stage {why}")
+        if stage >= 2 and not _divides_before_the_sum(resolved):
             yield error(f"deepspeed.{key}", f"DeepSpeed refuses it at stage {stage}; remove it")
 
 
 @rule
 def a_predivide_factor_divides(resolved: ResolvedRecipe) -> Iterator[Finding]:
     factor = _passed(resolved, "gradient_predivide_factor")
-    if isinstance(factor, int | float) and not factor > 0:
-        yield error(
-            "deepspeed.gradient_predivide_factor",
-            f"gradients are divided by it, and {factor} is no divisor; expected more than 0",
-        )
+    if factor == 0 and _divides_before_the_sum(resolved):
+        yield error("deepspeed.gradient_predivide_factor", "gradients are divided by it; remove it")
 
 
 @rule

@@ -107,7 +107,8 @@ def a_bucket_must_fill_to_overlap(resolved: ResolvedRecipe) -> Iterator[Finding]
             yield warning(
                 "zero.reduce_bucket_size",
                 f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} "
-                "parameters, so overlap_comm hides next to nothing; leave it at auto",
+                "parameters, so one bucket at most fills before backward is over, and overlap_comm hides little; leave it "
+                "at auto",
             )
 
 
@@ -131,24 +132,27 @@ def stage_3_gathers_parameters(resolved: ResolvedRecipe) -> Iterator[Finding]:
         millions = parameter_count(recipe.model.variant, 80) / 1e6
         yield warning(
             "zero.stage",
-            f"stage 3 sends the parameters twice a step to save memory, of which {millions:.1f} million parameters "
-            "take little beside a detector's activations; stage 0 or 1 is faster",
+            f"stage 3 gathers the parameters anew in every micro step, tensor by tensor the small ones, to save memory, of which "
+            f"{millions:.1f} million parameters take little beside a detector's activations; stage 0 or 1 is faster",
         )
 
 
 @rule
-def offloading_wants_adamw_and_a_stage(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
-    if recipe.zero.offload_optimizer == "none":
-        return
-    if recipe.zero.stage == 0:
+def offloading_wants_a_stage(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    zero = resolved.recipe.zero
+    if zero.offload_optimizer != "none" and zero.stage == 0:
         yield error(
             "zero.offload_optimizer", "stage 0 offloads nothing; set zero.stage to 1 or more"
         )
-    if recipe.optimizer.type != "AdamW":
-        yield error(
+
+
+@rule
+def offloading_is_made_for_adamw(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.zero.offload_optimizer != "none" and recipe.optimizer.type == "SGD":
+        yield warning(
             "zero.offload_optimizer",
-            f"DeepSpeed has no form of {recipe.optimizer.type} for host memory; set optimizer.type to AdamW",
+            "DeepSpeed's fast step in host memory is AdamW's; SGD takes torch's own there",
         )
 
 
@@ -169,8 +173,12 @@ def autocast_decides_the_wire_under_zero(resolved: ResolvedRecipe) -> Iterator[F
 
 @rule
 def one_rank_sends_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.world_size == 1:
-        yield from without_effect(resolved, ("communication.data_type",), "there is one rank")
+    data_type = resolved.recipe.communication.data_type
+    if resolved.world_size == 1 and resolved.is_set(("communication", "data_type")):
+        yield warning(
+            "communication.data_type",
+            f"saves nothing: there is one rank, whose gradients become {data_type} all the same",
+        )
 
 
 @rule

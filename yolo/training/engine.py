@@ -33,6 +33,10 @@ ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
 """DeepSpeed dropped its own in 0.19.7; it takes ours as an optimizer object, and its JSON names them as before."""
 
 
+LONGEST_REASON = 400
+"""Characters of what DeepSpeed says: Pydantic ends with an address."""
+
+
 def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
     """DeepSpeed's engine around the model, with the optimizer and the exchange that the recipe asks for.
 
@@ -61,7 +65,7 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
                 dist_init_required=False,
             )
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        reason = (str(error) or type(error).__name__).strip().splitlines()[0]
+        reason = " ".join((str(error) or type(error).__name__).split())[:LONGEST_REASON]
         raise LaunchError(
             f"DeepSpeed {deepspeed.__version__} refuses the configuration: {reason}"
         ) from error
