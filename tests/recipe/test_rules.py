@@ -66,7 +66,7 @@ WARNINGS = [
     ("communication: {sync_every: 4, outer_one_bit: true, data_type: bf16}", "sends signs"),
     (
         "communication: {reducer: overlapped}\ndeepspeed: {prescale_gradients: true}",
-        "deepspeed.prescale_gradients: has no effect: stage 0 averages",
+        "DeepSpeed averages nothing under communication.reducer overlapped",
     ),
     ("zero: {stage: 1, offload_optimizer: cpu}", "SGD takes torch's own there"),
     (

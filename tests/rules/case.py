@@ -52,6 +52,7 @@ class Observation:
     early: dict[str, tuple[float, float]]
     """Those begun before the last step's last gradient was there."""
     waits_for_the_device: int
+    """Synchronisations, and timers read: on a GPU each waits for its event."""
     kept_elements: int
     """Of the parameters, on this rank."""
     optimizer: str

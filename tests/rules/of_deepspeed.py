@@ -171,7 +171,7 @@ def a_factor_of_nothing(number: int) -> Callable[[RanksOfTest], None]:
     """It divides there: 3 changes roundings, and 0 makes every gradient infinite or an error."""
 
     def holds(ranks: RanksOfTest) -> None:
-        path = (*stage(number), *NO_REDUCE_SCATTER)
+        path = (*stage(number), *(NO_REDUCE_SCATTER if number else ()))
         for seen in ranks.every(Case((*path, *predivide(0).recipe))):
             if isinstance(seen, Observation):
                 assert not any(seen.taken)
@@ -328,6 +328,11 @@ OF_DEEPSPEED: list[Evidence] = [
             ("data_type=bf16", (*LOCAL_STEPS, "communication.outer_one_bit=true"), LOCAL_STEPS),
         )
     ),
+    *(
+        ignored("our_reducers_do_not_prescale", setting, where, works, steps=3)
+        for setting, works in ((passed("prescale_gradients", True), None), (predivide(3), ()))
+        for where in (OVERLAPPED, POWERSGD, LOCAL_STEPS)
+    ),
     shown(
         "an_overlapped_bucket_must_fill_early",
         our_bucket(2 * PARAMETERS),
@@ -345,9 +350,8 @@ OF_DEEPSPEED: list[Evidence] = [
     ),
     # --- keys handed through
     *(
-        ignored("prescaling_wants_no_reduce_scatter", setting, where)
-        for setting in (passed("prescale_gradients", True), predivide(3))
-        for where in ((), OVERLAPPED, LOCAL_STEPS, stage(1))
+        ignored("prescaling_wants_no_reduce_scatter", setting, stage(1), works)
+        for setting, works in ((passed("prescale_gradients", True), None), (predivide(3), ()))
     ),
     *(
         refused(
@@ -361,10 +365,10 @@ OF_DEEPSPEED: list[Evidence] = [
     *(
         shown(
             "a_predivide_factor_divides",
-            (*stage(number), *NO_REDUCE_SCATTER, *predivide(0).recipe),
+            (*stage(number), *(NO_REDUCE_SCATTER if number else ()), *predivide(0).recipe),
             a_factor_of_nothing(number),
         )
-        for number in (1, 2, 3)
+        for number in (0, 1, 2, 3)
     ),
     *(
         ignored("zero_keys_want_a_stage", passed(f"zero_optimization.{key}", value), works=works)

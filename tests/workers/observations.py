@@ -19,6 +19,7 @@ import deepspeed.comm.comm as deepspeed_comm
 import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime import torch_autocast
+from deepspeed.utils.timer import SynchronizedWallClockTimer
 
 import yolo.training.engine
 from tests.rules.case import Case, Observation
@@ -33,6 +34,7 @@ from yolo.training.engine import OverflowWatch, start_engine, start_exchange
 from yolo.training.ranks import Ranks, from_all, from_first, join, leave
 
 CLASSES = 3
+Timer = SynchronizedWallClockTimer.Timer
 TIMEOUT_MINUTES = 0.25
 """Of a collective: some cases are there to show that ranks wait for each other for ever."""
 
@@ -120,9 +122,10 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
     backward.watch(engine.module)
     taken, traffic = [], Traffic()
     meter.take()
-    with mock.patch.object(
-        get_accelerator(), "synchronize", wraps=get_accelerator().synchronize
-    ) as synchronize:
+    with (
+        mock.patch.object(get_accelerator(), "synchronize") as synchronize,
+        mock.patch.object(Timer, "elapsed", autospec=True, return_value=1.0) as elapsed,
+    ):
         for step in range(case.steps):
             factor = case.factor(ranks.rank, step)
             backward.whole = Traffic()
@@ -138,7 +141,7 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
             taken.append(watch.was_step_applied())
             traffic = backward.whole
             traffic.add(meter.take())
-        waits = synchronize.call_count
+        waits = synchronize.call_count + elapsed.call_count
     norm = engine.get_global_grad_norm()
     with _whole(engine, recipe.zero.stage) as parameters:
         flat = torch.cat([parameter.detach().float().reshape(-1) for parameter in parameters])

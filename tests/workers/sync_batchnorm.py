@@ -1,6 +1,7 @@
 """When torch's SyncBatchNorm exchanges statistics, counted on a made-up GPU: on a processor it refuses to run at all."""
 
 import json
+from collections.abc import Callable
 from unittest import mock
 
 import torch
@@ -13,33 +14,36 @@ from yolo.recipe import prepare
 from yolo.training.ranks import join, leave
 
 
-def exchanges(group: torch.distributed.ProcessGroup | None) -> int:
-    """Calls that exchange statistics, in one forward pass of YOLOv5n."""
-    counted = 0
+def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:
+    """Whether a layer exchanges statistics with a group, or normalises by itself."""
+    taken: list[bool] = []
 
-    def exchanged(input: torch.Tensor, *_: object) -> torch.Tensor:
-        nonlocal counted
-        counted += 1
-        return input
+    def way(is_exchange: bool) -> Callable[..., torch.Tensor]:
+        def go(input: torch.Tensor, *_: object) -> torch.Tensor:
+            taken.append(is_exchange)
+            return input
+
+        return go
 
     with (
-        FakeTensorMode(allow_non_fake_inputs=True),
-        mock.patch.object(batchnorm.sync_batch_norm, "apply", exchanged),
-        torch.device("cuda"),
+        FakeTensorMode(),
+        mock.patch.object(batchnorm.sync_batch_norm, "apply", way(True)),
+        mock.patch.object(batchnorm.F, "batch_norm", way(False)),
     ):
-        model = YOLOv5("n", 3)
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-        model(torch.empty(1, 3, 64, 64))
-    return counted
+        torch.nn.SyncBatchNorm(4, process_group=group, device="cuda")(
+            torch.empty(2, 4, 8, 8, device="cuda")
+        )
+    (is_exchange,) = taken
+    return is_exchange
 
 
 def main() -> None:
     options = worker_arguments().parse_args()
     ranks = join(prepare("recipes/demo.yaml", ["train.global_batch=4"], 2).resolved.recipe)
     groups = [torch.distributed.new_group([rank]) for rank in range(2)]
-    layers = sum(isinstance(m, torch.nn.BatchNorm2d) for m in YOLOv5("n", 3).modules())
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(YOLOv5("n", 3))
     found = {
-        "layers": layers,
+        "layers": sum(isinstance(m, torch.nn.SyncBatchNorm) for m in converted.modules()),
         "of two ranks": exchanges(None),
         "of one rank": exchanges(groups[ranks.rank]),
     }

@@ -147,6 +147,17 @@ def _strategy(resolved: ResolvedRecipe) -> str:
 
 
 @rule
+def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    if _strategy(resolved) in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
+        for word in ("prescale_gradients", "gradient_predivide_factor"):
+            if word in resolved.recipe.deepspeed:
+                yield warning(
+                    f"deepspeed.{word}",
+                    f"has no effect: DeepSpeed averages nothing under {_strategy(resolved)}",
+                )
+
+
+@rule
 def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     bucket = recipe.communication.bucket_size

@@ -31,17 +31,18 @@ def prescaling_wants_no_reduce_scatter(resolved: ResolvedRecipe) -> Iterator[Fin
         "gradient_predivide_factor": factor is not None and factor != 1.0,
     }
     for key in (key for key, is_asked in asked.items() if is_asked):
-        if stage < 2 and not _divides_before_the_sum(resolved):
-            why = "0 averages" if stage == 0 else "1 divides by the world size first"
-            yield warning(f"deepspeed.{key}", f"has no effect: stage {why}")
+        if stage == 1 and not _divides_before_the_sum(resolved):
+            yield warning(
+                f"deepspeed.{key}", "has no effect: stage 1 divides by the world size first"
+            )
         if stage >= 2 and not _divides_before_the_sum(resolved):
             yield error(f"deepspeed.{key}", f"DeepSpeed refuses it at stage {stage}; remove it")
 
 
 @rule
 def a_predivide_factor_divides(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    factor = _passed(resolved, "gradient_predivide_factor")
-    if factor == 0 and _divides_before_the_sum(resolved):
+    is_used = resolved.recipe.zero.stage == 0 or _divides_before_the_sum(resolved)
+    if _passed(resolved, "gradient_predivide_factor") == 0 and is_used:
         yield error("deepspeed.gradient_predivide_factor", "gradients are divided by it; remove it")
 
 
