@@ -262,9 +262,8 @@ def mosaic_must_have_epochs_left(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def mixup_blends_mosaics(resolved: ResolvedRecipe) -> Iterator[Finding]:
     augmentation = resolved.recipe.data.augmentation
     if augmentation.mosaic == 0:
-        words = ("mixup", "mosaic_off_epochs")
-        keys = tuple(f"data.augmentation.{word}" for word in words)
-        yield from without_effect(resolved, keys, "data.augmentation.mosaic is 0")
+        key = "data.augmentation.mixup"
+        yield from without_effect(resolved, (key,), "data.augmentation.mosaic is 0")
 
 
 @rule

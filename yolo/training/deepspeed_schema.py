@@ -87,7 +87,9 @@ def schema_of_default(default: Any) -> dict[str, Any]:
         return {"type": "number"}
     if isinstance(default, str):
         return {"type": "string"}
-    return {}
+    if isinstance(default, dict):
+        return {"type": "object"}
+    return {"type": "array"} if isinstance(default, list) else {}
 
 
 def schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
