@@ -140,12 +140,12 @@ def passthrough_values() -> dict[str, list[Any]]:
 
 def of_type(schema: dict[str, Any]) -> list[Any]:
     """Values that a schema allows, and where it allows everything some of all kinds."""
+    if "enum" in schema:
+        return [*schema["enum"], "x"]
     kinds = [each.get("type") for each in schema.get("anyOf", [schema])]
     found: list[Any] = []
     for kind in kinds:
-        if "enum" in schema:
-            found += schema["enum"]
-        elif kind == "boolean":
+        if kind == "boolean":
             found += [True, False]
         elif kind == "integer":
             found += [0, 1, 2, 100_000]

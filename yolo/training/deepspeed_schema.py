@@ -16,6 +16,7 @@ from deepspeed.comm.config import CommsLoggerConfig
 from deepspeed.compile.config import CompileConfig
 from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.runtime import config as deepspeed_config
+from deepspeed.runtime.constants import CHECKPOINT_TAG_VALIDATION_MODES
 from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, TypeAdapter
@@ -34,6 +35,18 @@ SECTION_MODELS: dict[str, type[BaseModel]] = {
     "comet": CometConfig,
 }
 WATCHED_SECTIONS = ("flops_profiler", "checkpoint", "activation_checkpointing", "data_types", "aio")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+REFINED: dict[str, dict[str, dict[str, Any]]] = {
+    "checkpoint": {
+        "tag_validation": {
+            "enum": [
+                word for mode in CHECKPOINT_TAG_VALIDATION_MODES for word in (mode, mode.title())
+            ]
+        },
+        "writer": {"type": ["object", "null"]},
+    },
+}
+"""What a default does not tell of a key: found by handing DeepSpeed values drawn at random."""
 NEVER_READ = ("vocabulary_size", "bfloat16", "sequence_parallel_size")
 
 
@@ -123,7 +136,9 @@ def snapshot() -> dict[str, Any]:
     schemas = {key: schema_of_default(default) for key, default in top_level.items()}
     for name, keys in sections.items():
         properties = {key: schema_of_default(default) for key, default in keys.items()}
+        properties |= REFINED.get(name, {})
         schemas[name] = {"type": "object", "properties": properties, "additionalProperties": False}
+    schemas["log_level"] = {"enum": [None, *LOG_LEVELS]}
     schemas |= {name: schema_of_model(model) for name, model in SECTION_MODELS.items()}
     for key in (*removed, *NEVER_READ):
         schemas.pop(key, None)
