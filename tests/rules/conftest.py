@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.rules.evidence", "tests.rules.of_deepspeed")
+pytest.register_assert_rewrite("tests.rules.evidence", "tests.rules.observed")
 
 from tests.training.conftest import run, small_demo, start  # noqa: E402
 
