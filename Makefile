@@ -65,8 +65,9 @@ bench-communication: setup ## every strategy at several BANDWIDTHS, on emulated 
 	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES) --ratio $(RATIO)
 
 bench-plan: HOSTS = 2,3,4
-bench-plan: setup ## is the planner right? calibrate, predict and measure on emulated clusters of HOSTS (as root)
-	@$(PYTHON) -m yolo.bench.plan --hosts $(HOSTS) --bandwidths $(BANDWIDTHS)
+bench-plan: CALIBRATE = 2:100,2:1000,4:100,4:1000
+bench-plan: setup ## is the planner right? calibrate, predict and measure on emulated clusters of HOSTS (as root); CALIBRATE=2:100 for some cells
+	@$(PYTHON) -m yolo.bench.plan --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --calibrate $(CALIBRATE)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests
