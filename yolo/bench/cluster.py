@@ -28,7 +28,7 @@ LEAST_BURST_BYTES = 1600
 QUEUE_BYTES = 256 * 2**20
 """More than TCP has under way at any time, so that the shaper drops nothing."""
 
-TOOLS = ("ip", "tc", "ss", "unshare", "nsenter", "setpriv", "mount")
+TOOLS = ("ip", "ss", "tc", "unshare", "nsenter", "setpriv", "mount")
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 2.0
 """After a host has failed, for those to speak that failed first but end later."""
