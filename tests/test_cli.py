@@ -151,7 +151,7 @@ def test_train_prints_the_launchers_command() -> None:
         ),
         (
             ("check", "recipes/demo.yaml", "deepspeed.gradient_predivide_factor=0.0"),
-            "0.0 is no divisor; expected more than 0",
+            "gradients are divided by it; remove it",
         ),
         (("recipes", "tests/recipe"), "no recipes (*.yaml) there"),
         (("train", "recipes/demo.yaml", "checkpoint.resume=nowhere"), "no such run"),
