@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo.data.augmentation import Augmentation, Labelled, blend, flip, mosaic, recolour, warp
+from yolo.data.augmentation import Augmentation, blend, flip, mosaic, random_view, recolour_into
+from yolo.data.geometry import Labelled, Tile, View, compose
 from yolo.data.letterbox import letterbox
 
 NONE = dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)
@@ -17,6 +18,15 @@ def rectangle(box: tuple[int, int, int, int], width: int = SIZE, height: int = S
     left, top, right, bottom = box
     image[top:bottom, left:right] = 255
     return Labelled(image, np.array([box], dtype=np.float32), np.array([2]))
+
+
+def tile_of(labelled: Labelled) -> Tile:
+    rows, columns = labelled.image.shape[:2]
+    return Tile(lambda: labelled.image, rows, columns, labelled.boxes, labelled.classes)
+
+
+def warp(labelled: Labelled, settings_: Augmentation, random: np.random.Generator) -> Labelled:
+    return compose([tile_of(labelled)], random_view(SIZE, SIZE, settings_, random))
 
 
 def found_in(image: np.ndarray) -> np.ndarray:
@@ -41,7 +51,7 @@ def test_a_warped_box_lies_around_its_pixels(
     box: tuple[int, int, int, int], seed: int, scale: float, translate: float, degrees: float
 ) -> None:
     values = NONE | {"scale": scale, "translate": translate}
-    moved = warp(rectangle(box), SIZE, Augmentation(**values), np.random.default_rng(seed))
+    moved = warp(rectangle(box), Augmentation(**values), np.random.default_rng(seed))
     np.testing.assert_allclose(moved.boxes[0], found_in(moved.image), atol=2.0)
 
 
@@ -56,9 +66,8 @@ def test_a_turned_box_holds_all_its_pixels(
     seed: int, degrees: float, shear: float, bend: float
 ) -> None:
     values = NONE | {"degrees": degrees, "shear": shear, "perspective": bend}
-    moved = warp(
-        rectangle((48, 48, 80, 80)), SIZE, Augmentation(**values), np.random.default_rng(seed)
-    )
+    random = np.random.default_rng(seed)
+    moved = warp(rectangle((48, 48, 80, 80)), Augmentation(**values), random)
     seen, box = found_in(moved.image), moved.boxes[0]
     assert (box[:2] <= seen[:2] + 1.5).all()
     assert (box[2:] >= seen[2:] - 1.5).all()
@@ -79,7 +88,8 @@ def test_a_box_in_a_mosaic_lies_on_its_tiles_pixels(seed: int, which: int) -> No
     )
     tiles = [empty] * 4
     tiles[which] = rectangle((20, 20, 100, 80), SIZE, 96)
-    canvas = mosaic(tiles, SIZE, np.random.default_rng(seed))
+    placed = mosaic([tile_of(tile) for tile in tiles], SIZE, np.random.default_rng(seed))
+    canvas = compose(placed, View(2 * SIZE, np.eye(3), 1.0, 2 * SIZE))
     assert canvas.image.shape == (2 * SIZE, 2 * SIZE, 3)
     if len(canvas.boxes):
         np.testing.assert_allclose(canvas.boxes[0], found_in(canvas.image), atol=1.0)
@@ -112,13 +122,15 @@ def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
         np.array([[0, 0, 1.5, 60], [0, 0, 60, 60]], dtype=np.float32),
         np.array([0, 1]),
     )
-    kept = warp(labelled, SIZE, Augmentation(**NONE), np.random.default_rng(0))
+    kept = warp(labelled, Augmentation(**NONE), np.random.default_rng(0))
     assert kept.classes.tolist() == [1]
 
 
 def test_without_reach_colours_stay() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    assert recolour(image, Augmentation(**NONE), np.random.default_rng(0)) is image
+    out = np.empty_like(image)
+    recolour_into(image, Augmentation(**NONE), np.random.default_rng(0), out)
+    np.testing.assert_array_equal(out, image[..., ::-1])
 
 
 def test_mixup_keeps_the_boxes_of_both() -> None:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from yolo.data.dataset import DetectionDataset, Problem, refuse_if_bad
 from yolo.data.demo import DemoSettings, generate_demo
+from yolo.data.kept_images import KeptImages
 from yolo.data.loader import TrainingLoader, evaluation_loader
 from yolo.data.loading import load_annotated, load_split
+from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
 from yolo.data.samples import TrainingBatch, TrainingSamples
 from yolo.data.verification import verify_images
@@ -35,8 +37,19 @@ def recipe_for(root: Path, *overrides: str, world_size: int = 1) -> Recipe:
     return prepare(DEMO, [*common, *augmented, *overrides], world_size).resolved.recipe
 
 
+def images_of(dataset: DetectionDataset, recipe: Recipe | None = None) -> ResizedImages:
+    """Kept in memory unless the recipe says otherwise."""
+    is_kept = recipe is not None and recipe.data.cache == "ram"
+    kept = KeptImages.in_memory(dataset.records, 64, 10**9) if is_kept else None
+    return ResizedImages(dataset.records, 64, kept)
+
+
+def samples_of(dataset: DetectionDataset, recipe: Recipe) -> TrainingSamples:
+    return TrainingSamples(images_of(dataset, recipe), recipe)
+
+
 def batches(dataset: DetectionDataset, recipe: Recipe) -> list[list[list[TrainingBatch]]]:
-    loader = TrainingLoader(dataset, recipe, 0, 1)
+    loader = TrainingLoader(images_of(dataset, recipe), recipe, 0, 1)
     return [list(loader.epoch(epoch)) for epoch in range(2)]
 
 
@@ -54,18 +67,18 @@ def test_every_shape_of_the_demo_lies_in_its_picture(root: Path) -> None:
     dataset = load_split(recipe_for(root).data, "train")
     assert dataset.class_names == ("circle", "square", "triangle", "star")
     assert dataset.report.lines() == []
-    assert verify_images(dataset) == {}
+    assert verify_images(images_of(dataset)) == {}
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(root: Path) -> None:
     dataset = load_split(recipe_for(root).data, "train")
-    samples = TrainingSamples(dataset, recipe_for(root))
-    again = TrainingSamples(dataset, recipe_for(root, "data.cache=none"))
+    samples = samples_of(dataset, recipe_for(root))
+    again = samples_of(dataset, recipe_for(root, "data.cache=none"))
     for key in (SampleKey(0, 3), SampleKey(5, 3), SampleKey(0, 4)):
         assert torch.equal(samples[key].image, again[key].image)
         assert torch.equal(samples[key].targets, again[key].targets)
     assert not torch.equal(samples[SampleKey(0, 3)].image, samples[SampleKey(1, 3)].image)
-    other_seed = TrainingSamples(dataset, recipe_for(root, "train.seed=9"))
+    other_seed = samples_of(dataset, recipe_for(root, "train.seed=9"))
     assert not torch.equal(samples[SampleKey(0, 3)].image, other_seed[SampleKey(0, 3)].image)
 
 
@@ -91,7 +104,7 @@ def test_the_last_epochs_can_be_without_mosaic(root: Path) -> None:
         *("data.augmentation.mixup=0.0", "data.augmentation.mosaic_off_epochs=1"),
     )
     dataset = load_split(recipe.data, "train")
-    samples = TrainingSamples(dataset, recipe)
+    samples = samples_of(dataset, recipe)
     whole = samples[SampleKey(3, 0)]
     assert len(whole.targets) == len(dataset.records[0].boxes)
     expected = dataset.records[0].boxes / 96
@@ -158,7 +171,7 @@ def test_crowds_are_not_trained_on(root: Path) -> None:
         dataset,
         records=tuple(replace(r, crowd=np.ones(len(r.boxes), bool)) for r in dataset.records),
     )
-    samples = TrainingSamples(crowded, recipe_for(root))
+    samples = samples_of(crowded, recipe_for(root))
     assert sum(len(samples[SampleKey(0, index)].targets) for index in range(5)) == 0
 
 
@@ -169,7 +182,7 @@ def test_bad_images_are_known_by_name_and_left_out(tmp_path: Path) -> None:
     broken = path / "images" / "train-0005.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     dataset = load_split(recipe_for(path).data, "train")
-    problems = verify_images(dataset, 0, 2) | verify_images(dataset, 1, 2)
+    problems = verify_images(images_of(dataset), 0, 2) | verify_images(images_of(dataset), 1, 2)
     assert {index: problem for index, (problem, _) in problems.items()} == {
         2: Problem.MISSING_IMAGE,
         5: Problem.CORRUPT_IMAGE,

@@ -5,10 +5,14 @@ from collections.abc import Callable
 
 import deepspeed.comm as dist
 
+from yolo.data.dataset import DetectionDataset
 from yolo.data.loader import TrainingLoader
 from yolo.data.loading import load_split
+from yolo.data.resized_images import ResizedImages
 from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
+from yolo.training.datasets import SHARE_OF_CACHE
+from yolo.training.image_cache import open_cache
 from yolo.training.ranks import Ranks, from_all
 
 SECONDS = 5.0
@@ -19,21 +23,23 @@ def loader_images_per_second(
     recipe: Recipe, ranks: Ranks, tell: Callable[[str], None]
 ) -> float | None:
     """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
-    loader: TrainingLoader | str
+    dataset: DetectionDataset | str
     try:
-        loader = TrainingLoader(
-            load_split(recipe.data, "train"), recipe, ranks.rank, ranks.world_size
-        )
+        dataset = load_split(recipe.data, "train")
     except DataError as error:
-        loader = str(error)
-    if lacks := [each for each in from_all(ranks, _lack(loader)) if each]:
+        dataset = str(error)
+    lack = dataset if isinstance(dataset, str) else ""
+    if lacks := [each for each in from_all(ranks, lack) if each]:
         tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
         return None
-    assert isinstance(loader, TrainingLoader)
+    assert isinstance(dataset, DetectionDataset)
+    kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
+    images = ResizedImages(dataset.records, recipe.model.image_size, kept)
+    loader = TrainingLoader(images, recipe, ranks.rank, ranks.world_size)
     dist.barrier()
     rate: float | str
     try:
-        _pass(loader)  # `cache: ram` keeps what it reads
+        _pass(loader)  # what it reads is kept
         dist.barrier()
         rate = _pass(loader)
     except DataError as error:
@@ -43,10 +49,6 @@ def loader_images_per_second(
         tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
         return None
     return sum(rates) / len(rates)
-
-
-def _lack(loader: TrainingLoader | str) -> str:
-    return loader if isinstance(loader, str) else ""
 
 
 def _pass(loader: TrainingLoader) -> float:

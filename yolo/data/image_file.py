@@ -10,6 +10,13 @@ from yolo.data.dataset import Problem
 from yolo.errors import DataError
 
 EXIF_ORIENTATION = 0x0112
+COLOUR_AT = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+"""How to decode at a fraction of the size: a JPEG's blocks are then never computed whole."""
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damage is reported here
 
@@ -22,11 +29,14 @@ class UnusableImage(DataError):
         self.problem = problem
 
 
-def read_image(path: Path, width: int | None = None, height: int | None = None) -> np.ndarray:
+def read_image(
+    path: Path, width: int | None = None, height: int | None = None, long_side: int | None = None
+) -> np.ndarray:
     """An image as (H, W, 3) uint8, blue green red, whatever its file holds (grey, palette, CMYK, alpha, 16 bits).
 
     A camera's rotation mark is obeyed, unless the annotated width and height say that the boxes were drawn in the
-    unrotated frame. Raises UnusableImage naming the file.
+    unrotated frame. With `long_side`, and width and height, it is decoded at 1/2, 1/4 or 1/8 where that side is still
+    that long: a JPEG then never becomes larger in memory than it must. Raises UnusableImage naming the file.
     """
     try:
         content = path.read_bytes()
@@ -34,18 +44,46 @@ def read_image(path: Path, width: int | None = None, height: int | None = None) 
         raise UnusableImage(f"{path}: {error.strerror or error}", Problem.MISSING_IMAGE) from error
     except ValueError as error:  # a name that no file can have
         raise UnusableImage(f"{str(path)!r}: {error}", Problem.MISSING_IMAGE) from error
+    return decode_image(content, str(path), width, height, long_side)
+
+
+def decode_image(
+    content: bytes,
+    name: str,
+    width: int | None = None,
+    height: int | None = None,
+    long_side: int | None = None,
+) -> np.ndarray:
+    """An image file's bytes, as `read_image` has them; `name` is for its messages."""
     if _is_cut_off(content):
-        raise UnusableImage(f"{path}: is cut off: its end is missing", Problem.CORRUPT_IMAGE)
+        raise UnusableImage(f"{name}: is cut off: its end is missing", Problem.CORRUPT_IMAGE)
     buffer = np.frombuffer(content, dtype=np.uint8)
-    image = _decode(buffer, cv2.IMREAD_COLOR, path)
-    if width is None or height is None or image.shape[:2] == (height, width):
+    if width is None or height is None:
+        return _decode(buffer, cv2.IMREAD_COLOR, name)
+    reduction = _reduction(max(width, height), long_side)
+    expected = (-(-height // reduction), -(-width // reduction))
+    colour = COLOUR_AT[reduction]
+    image = _decode(buffer, colour, name)
+    if image.shape[:2] == expected:
         return image
-    unrotated = _decode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION, path)
-    if unrotated.shape[:2] == (height, width):
+    unrotated = _decode(buffer, colour | cv2.IMREAD_IGNORE_ORIENTATION, name)
+    if unrotated.shape[:2] == expected:
         return unrotated
+    whole = _decode(buffer, cv2.IMREAD_COLOR, name)
+    if reduction > 1 and (height, width) in (whole.shape[:2], whole.shape[1::-1]):
+        return decode_image(content, name, width, height)  # a format that rounds otherwise
     raise UnusableImage(
-        f"{path}: is {image.shape[1]}x{image.shape[0]}, annotated as {width}x{height}",
+        f"{name}: is {whole.shape[1]}x{whole.shape[0]}, annotated as {width}x{height}",
         Problem.SIZE_MISMATCH,
+    )
+
+
+def _reduction(side: int, long_side: int | None) -> int:
+    """By how much a side may shrink and not fall below `long_side`: 1, 2, 4 or 8."""
+    if long_side is None:
+        return 1
+    return max(
+        reduction for reduction in COLOUR_AT if reduction == 1 or side >= reduction * long_side
     )
 
 
@@ -88,11 +126,11 @@ def _is_cut_off(content: bytes) -> bool:
     return content.find(b"\xff\xd9", position) < 0
 
 
-def _decode(buffer: np.ndarray, flags: int, path: Path) -> np.ndarray:
+def _decode(buffer: np.ndarray, flags: int, name: str) -> np.ndarray:
     try:
         image = cv2.imdecode(buffer, flags) if len(buffer) else None
     except cv2.error as error:
-        raise UnusableImage(f"{path}: {error.err}", Problem.CORRUPT_IMAGE) from error
+        raise UnusableImage(f"{name}: {error.err}", Problem.CORRUPT_IMAGE) from error
     if image is None:
-        raise UnusableImage(f"{path}: cannot be decoded", Problem.CORRUPT_IMAGE)
+        raise UnusableImage(f"{name}: cannot be decoded", Problem.CORRUPT_IMAGE)
     return image

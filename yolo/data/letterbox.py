@@ -41,13 +41,20 @@ def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
     return square, Letterbox(size / max(height, width), left, top, width, height)
 
 
-def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
-    """The image with its long side at `size` pixels."""
-    height, width = image.shape[:2]
+def size_at_long_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Rows and columns of an image of which the long side becomes `size` pixels."""
     scale = size / max(height, width)
-    if scale == 1:
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_long_side(
+    image: np.ndarray, size: int, original: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The image with its long side at `size` pixels; `original` are its rows and columns where it was decoded smaller."""
+    rows, columns = size_at_long_side(*(original or image.shape[:2]), size)
+    if image.shape[:2] == (rows, columns):
         return image
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(
-        image, target, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
+    # Below a factor of two the two nearest pixels say what the area's mean does, in a fifth of the time.
+    is_much_smaller = 2 * rows < image.shape[0] if original else rows < image.shape[0]
+    method = cv2.INTER_AREA if is_much_smaller else cv2.INTER_LINEAR
+    return cv2.resize(image, (columns, rows), interpolation=method)

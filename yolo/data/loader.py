@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from yolo.data.dataset import DetectionDataset
 from yolo.data.image_file import UnusableImage
+from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
 from yolo.data.samples import (
     EvaluationBatch,
@@ -17,7 +18,6 @@ from yolo.data.samples import (
     TrainingBatch,
     TrainingSamples,
     collate_evaluation,
-    collate_training,
 )
 from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
@@ -39,13 +39,11 @@ class _EpochBatches(Sampler[list[SampleKey]]):
 class TrainingLoader:
     """This rank's training batches, optimizer step by optimizer step."""
 
-    def __init__(
-        self, dataset: DetectionDataset, recipe: Recipe, rank: int, world_size: int
-    ) -> None:
+    def __init__(self, images: ResizedImages, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
         assert train.micro_batch != "auto"
         self.steps = StepSampler(
-            len(dataset.records),
+            len(images),
             train.global_batch,
             train.micro_batch,
             rank,
@@ -54,10 +52,11 @@ class TrainingLoader:
         )
         self._batches = _EpochBatches(self.steps)
         workers = recipe.data.workers
+        assert workers != "auto"
         self._loader = DataLoader(
-            TrainingSamples(dataset, recipe),
+            TrainingSamples(images, recipe),
             batch_sampler=self._batches,
-            collate_fn=collate_training,
+            collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -120,6 +119,10 @@ def evaluation_loader(
             worker_init_fn=_one_thread,
         )
     )
+
+
+def _as_it_is(batch: TrainingBatch) -> TrainingBatch:
+    return batch
 
 
 def _one_thread(_: int) -> None:

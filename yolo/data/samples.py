@@ -1,17 +1,28 @@
 """Samples as the network takes them, one by one and in batches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
-from yolo.data.augmentation import Augmentation, Labelled, blend, flip, mosaic, recolour, warp
-from yolo.data.dataset import DetectionDataset, ImageRecord
+from yolo.data.augmentation import (
+    Augmentation,
+    blend,
+    centred,
+    flip,
+    mosaic,
+    random_view,
+    recolour_into,
+)
+from yolo.data.dataset import DetectionDataset
+from yolo.data.geometry import Labelled, compose
 from yolo.data.image_file import read_image
-from yolo.data.letterbox import Letterbox, letterbox, resize_long_side
+from yolo.data.letterbox import Letterbox, letterbox
+from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey
 from yolo.recipe.schema import Recipe
 
@@ -45,75 +56,66 @@ class EvaluationBatch:
     image_ids: tuple[int, ...]
 
 
-class ResizedImages:
-    """Images with their long side at the network's size, kept decoded where the recipe says so."""
-
-    def __init__(self, records: Sequence[ImageRecord], size: int, must_keep: bool) -> None:
-        self.records = records
-        self.size = size
-        self.must_keep = must_keep
-        self.kept: dict[int, np.ndarray] = {}
-
-    def __getitem__(self, index: int) -> Labelled:
-        """An image and its boxes in its own pixels, crowds left out."""
-        record = self.records[index]
-        image = self.kept.get(index)
-        if image is None:
-            image = resize_long_side(
-                read_image(record.path, record.width, record.height), self.size
-            )
-            if self.must_keep:
-                self.kept[index] = image
-        scale = self.size / max(record.width, record.height)
-        is_single = ~record.crowd
-        return Labelled(image, record.boxes[is_single] * scale, record.classes[is_single])
-
-
 class TrainingSamples(Dataset[Sample]):
     """Augmented samples: what comes out depends on (seed, epoch, index) alone, whichever rank or worker draws it."""
 
-    def __init__(self, dataset: DetectionDataset, recipe: Recipe) -> None:
+    def __init__(self, images: ResizedImages, recipe: Recipe) -> None:
         section = recipe.data.augmentation
-        self.images = ResizedImages(
-            dataset.records, recipe.model.image_size, recipe.data.cache == "ram"
-        )
+        self.images = images
         self.size = recipe.model.image_size
         self.seed = recipe.train.seed
         self.augmentation = Augmentation.from_section(section)
         self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
 
     def __len__(self) -> int:
-        return len(self.images.records)
+        return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
+        pixels = torch.empty(self.size, self.size, 3, dtype=torch.uint8)
+        return Sample(pixels.permute(2, 0, 1), torch.from_numpy(self._draw_into(pixels, key)))
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> TrainingBatch:
+        """A batch at once: each sample is drawn where the batch has its place."""
+        shape = (len(keys), self.size, self.size, 3)
+        pixels = _new_batch(shape)
+        targets = [self._draw_into(place, key) for place, key in zip(pixels, keys, strict=True)]
+        owners = np.repeat(np.arange(len(keys)), [len(rows) for rows in targets])
+        rows = np.column_stack([owners, np.concatenate(targets)]).astype(np.float32)
+        return TrainingBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(rows))
+
+    def _draw_into(self, pixels: torch.Tensor, key: SampleKey) -> np.ndarray:
+        """Draw a sample into pixels (S, S, 3), red green blue; returns its targets (M, 5)."""
         random = np.random.default_rng((self.seed, key.epoch, key.image))
         settings = self.augmentation
         is_mosaic = key.epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
-        labelled = self._draw(key.image, is_mosaic, random)
+        labelled = self._compose(key.image, is_mosaic, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(self)))
-            labelled = blend(labelled, self._draw(other, is_mosaic, random), random)
+            labelled = blend(labelled, self._compose(other, is_mosaic, random), random)
         labelled = flip(labelled, settings, random)
-        return self._finished(
-            Labelled(recolour(labelled.image, settings, random), labelled.boxes, labelled.classes)
-        )
+        recolour_into(labelled.image, settings, random, pixels.numpy())
+        boxes = labelled.boxes
+        centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
+        return targets.astype(np.float32)
 
-    def _draw(self, index: int, is_mosaic: bool, random: np.random.Generator) -> Labelled:
+    def _compose(self, index: int, is_mosaic: bool, random: np.random.Generator) -> Labelled:
         if is_mosaic:
             indices = [index, *(int(other) for other in random.integers(len(self), size=3))]
             random.shuffle(indices)
-            canvas = mosaic([self.images[i] for i in indices], self.size, random)
+            tiles = mosaic([self.images.tile(i) for i in indices], self.size, random)
         else:
-            plain = self.images[index]
-            image, placed = letterbox(plain.image, self.size)
-            canvas = Labelled(image, placed.boxes_into(plain.boxes), plain.classes)
-        return warp(canvas, self.size, self.augmentation, random)
+            tiles = [centred(self.images.tile(index), self.size)]
+        plane = 2 * self.size if is_mosaic else self.size
+        return compose(tiles, random_view(plane, self.size, self.augmentation, random))
 
-    def _finished(self, labelled: Labelled) -> Sample:
-        boxes = labelled.boxes.reshape(-1, 4)
-        centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
-        return Sample(_to_tensor(labelled.image), torch.from_numpy(targets.astype(np.float32)))
+
+def _new_batch(shape: tuple[int, ...]) -> torch.Tensor:
+    """Room for a batch's bytes; in a worker, in memory that the rank sees too."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
 
 
 class EvaluationSamples(Dataset[EvaluationBatch]):
@@ -132,15 +134,6 @@ class EvaluationSamples(Dataset[EvaluationBatch]):
         return EvaluationBatch(_to_tensor(image)[None], (placed,), (record.image_id,))
 
 
-def collate_training(samples: Sequence[Sample]) -> TrainingBatch:
-    """Samples as one batch."""
-    targets = [
-        torch.cat([torch.full((len(sample.targets), 1), float(index)), sample.targets], dim=1)
-        for index, sample in enumerate(samples)
-    ]
-    return TrainingBatch(torch.stack([sample.image for sample in samples]), torch.cat(targets))
-
-
 def collate_evaluation(samples: Sequence[EvaluationBatch]) -> EvaluationBatch:
     """Batches of one as one batch."""
     return EvaluationBatch(
@@ -150,10 +143,15 @@ def collate_evaluation(samples: Sequence[EvaluationBatch]) -> EvaluationBatch:
     )
 
 
-def to_network(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images (B, 3, H, W) uint8 as floats in 0..1 on the device, channels last, which convolutions prefer."""
-    moved = images.to(device, non_blocking=True).to(memory_format=torch.channels_last)
-    return moved.float().div_(255.0)
+def to_network(
+    images: torch.Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Images (B, 3, H, W) uint8 as numbers in 0..1 on the device, channels last, which convolutions prefer.
+
+    In the type that they are computed in, autocast need not convert them; 0 to 255 are exact in each.
+    """
+    moved = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return moved.to(dtype).div_(255.0)
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

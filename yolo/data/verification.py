@@ -3,15 +3,16 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from yolo.data.counting import Advance
-from yolo.data.dataset import DetectionDataset, Problem
-from yolo.data.image_file import UnusableImage, read_image
+from yolo.data.dataset import Problem
+from yolo.data.image_file import UnusableImage
+from yolo.data.resized_images import ResizedImages
 
 Problems = dict[int, tuple[Problem, str]]
 """Index of a record -> what is wrong with its image, and an example for the report."""
 
 
 def verify_images(
-    dataset: DetectionDataset,
+    images: ResizedImages,
     rank: int = 0,
     world_size: int = 1,
     threads: int = 2,
@@ -19,14 +20,14 @@ def verify_images(
 ) -> Problems:
     """Decode the images of one rank's share (every `world_size`-th) and say which cannot be used.
 
+    Where images are kept, those that are sound are kept from then on, and those kept already are not decoded again.
     `advance` is told after each image that it was one. Put the ranks' answers together for `DetectionDataset.without`.
     """
-    indices = range(rank, len(dataset.records), world_size)
+    indices = range(rank, len(images), world_size)
 
     def check(index: int) -> tuple[int, UnusableImage | None]:
-        record = dataset.records[index]
         try:
-            read_image(record.path, record.width, record.height)
+            images[index]
         except UnusableImage as error:
             return index, error
         return index, None

@@ -13,6 +13,7 @@ from yolo.data.counting import Counting, uncounted
 from yolo.data.dataset import DetectionDataset
 from yolo.data.loader import evaluation_loader
 from yolo.data.loading import load_annotated
+from yolo.data.resized_images import ResizedImages
 from yolo.data.verification import verify_images
 from yolo.errors import DataError, WeightsError
 from yolo.evaluation.detections import GroundTruth
@@ -53,7 +54,8 @@ def evaluate_weights(
             f"{data}: its classes {list(dataset.class_names)} are not those of {weights}: {list(class_names)}"
         )
     with counting("verifying images", len(dataset.records)) as advance:
-        dataset = dataset.without(verify_images(dataset, threads=count_cores(), advance=advance))
+        images = ResizedImages(dataset.records, image_size, None)
+        dataset = dataset.without(verify_images(images, threads=count_cores(), advance=advance))
     yield from (f"warning: {line}" for line in dataset.report.lines())
     metrics = _evaluate(model, dataset, image_size, batch, counting)
     if json_path is not None:

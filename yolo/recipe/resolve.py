@@ -24,6 +24,8 @@ FLUSHES = 4
 OVERLAPPED_BUCKETS = 8
 """The overlapped reducer's: more cost more latency, fewer leave more to send when backward ends."""
 CPU_PROCESSES = 2
+MOST_WORKERS = 8
+"""Loading processes of a rank: the public YOLOv5's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,16 @@ def _threads(recipe: Recipe, _: _Situation) -> Computed:
     return max(1, cores // processes), f"{cores} cores / {processes} processes"
 
 
+def _workers(recipe: Recipe, _: _Situation) -> Computed:
+    threads = recipe.cluster.threads_per_process
+    assert threads != "auto"
+    if recipe.cluster.backend == "nccl":
+        return min(MOST_WORKERS, threads), f"{threads} cores a rank, up to {MOST_WORKERS}"
+    if threads == 1:
+        return 0, "a rank has one core, and a second process would only share it"
+    return 1, f"{threads} cores a rank compute, and hardly wait for one process beside them"
+
+
 AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,
@@ -226,6 +238,7 @@ AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
     ("tracking", "wandb", "upload_weights"): _upload_weights,
     ("cluster", "backend"): _backend,
     ("cluster", "threads_per_process"): _threads,
+    ("data", "workers"): _workers,
 }
 """In the order in which they build on each other; `model.anchors` waits for the data and is settled by training."""
 

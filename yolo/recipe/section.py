@@ -81,5 +81,8 @@ Momentum = Annotated[
 ImageSize = Annotated[
     int, Field(ge=64, le=4096), BeforeValidator(whole), AfterValidator(_multiple_of_32)
 ]
+Gigabytes = Annotated[
+    float, Field(gt=0.0, le=100_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
 Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(whole)]
 OneLine = Annotated[str, AfterValidator(_no_line_breaks), Field(min_length=1, max_length=200)]

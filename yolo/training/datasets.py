@@ -8,14 +8,19 @@ import numpy as np
 from yolo.data.counting import Counting
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
 from yolo.data.loading import load_split
+from yolo.data.resized_images import ResizedImages
 from yolo.data.verification import Problems, verify_images
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
 from yolo.recipe.architecture import COCO_ANCHORS
 from yolo.recipe.machine import count_cores
 from yolo.recipe.schema import Recipe
+from yolo.training.image_cache import open_cache
 from yolo.training.ranks import Ranks, from_all, from_first
 from yolo.training.run_directory import RunDirectory
+
+SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
+"""COCO's validation split has a twentieth of the images, but is read at every evaluation."""
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 """Three levels of three (width, height) in pixels."""
@@ -27,6 +32,8 @@ class Datasets:
 
     train: DetectionDataset
     val: DetectionDataset
+    train_images: ResizedImages
+    val_images: ResizedImages
     anchors: Anchors
 
     @property
@@ -46,15 +53,15 @@ def open_datasets(
 
     Raises DataError on all ranks where too much of a split cannot be used.
     """
-    splits = [_verified(recipe, split, ranks, counting) for split in ("train", "val")]
-    reports = [split.report for split in splits]
+    images = [_verified(recipe, split, ranks, tell, counting) for split in ("train", "val")]
+    reports = [split.report for split, _ in images]
     if ranks.is_first:
         write_report(reports, run.data_report)
     for report in reports:
         for line in report.lines():
             tell(f"data: {line}")
         refuse_if_bad(report, recipe.data.max_bad_share, run.data_report)
-    train, val = splits
+    (train, train_images), (val, val_images) = images
     if train.class_names != val.class_names:
         raise DataError(
             f"{val.source}: its classes {list(val.class_names)} are not those of {train.source}: "
@@ -68,10 +75,12 @@ def open_datasets(
         f"data: {len(train.records)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
-    return Datasets(train, val, _anchors(recipe, train, ranks, tell))
+    return Datasets(train, val, train_images, val_images, _anchors(recipe, train, ranks, tell))
 
 
-def _verified(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> DetectionDataset:
+def _verified(
+    recipe: Recipe, split: str, ranks: Ranks, tell: Callable[[str], None], counting: Counting
+) -> tuple[DetectionDataset, ResizedImages]:
     dataset = load_split(recipe.data, split)
     read = from_all(ranks, dataset.fingerprint)
     others = [rank for rank, fingerprint in enumerate(read) if fingerprint != read[0]]
@@ -80,14 +89,18 @@ def _verified(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> D
             f"{dataset.source}: ranks {others} read other images or boxes in it than rank 0; "
             "every machine needs the same copy"
         )
+    kept = open_cache(dataset, SHARE_OF_CACHE[split], recipe, ranks, tell)
+    size = recipe.model.image_size
+    images = ResizedImages(dataset.records, size, kept)
     threads = max(1, count_cores() // ranks.local_world_size)
-    share = len(range(ranks.rank, len(dataset.records), ranks.world_size))
+    share = len(range(ranks.rank, len(images), ranks.world_size))
     problems: Problems = {}
     with counting(f"verifying {split} images", share) as advance:
-        mine = verify_images(dataset, ranks.rank, ranks.world_size, threads, advance)
+        mine = verify_images(images, ranks.rank, ranks.world_size, threads, advance)
     for found in from_all(ranks, mine):
         problems |= found
-    return dataset.without(problems)
+    sound = dataset.without(problems)
+    return sound, ResizedImages(sound.records, size, kept)
 
 
 def _anchors(

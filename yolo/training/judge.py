@@ -49,7 +49,7 @@ class Judge:
         self.run = run
         self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
-        assert recipe.train.micro_batch != "auto"
+        assert recipe.train.micro_batch != "auto" and recipe.data.workers != "auto"
         self.batches = evaluation_loader(
             datasets.val,
             recipe.model.image_size,

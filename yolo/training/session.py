@@ -94,7 +94,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     engine = start_engine(model, recipe, ranks)
     exchange = start_exchange(engine, recipe)
     average = WeightAverage(engine.module, recipe.train)
-    loader = TrainingLoader(datasets.train, recipe, ranks.rank, ranks.world_size)
+    loader = TrainingLoader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
     schedule = Schedule(recipe, len(loader))
     if concern := exchange.plan(schedule.warmup_steps, schedule.steps):
         narrator.tell(f"warning: {concern}")

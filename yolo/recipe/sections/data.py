@@ -3,7 +3,7 @@
 from types import MappingProxyType
 from typing import Literal
 
-from yolo.recipe.section import Auto, CountOrZero, Degrees, Section, Share, setting
+from yolo.recipe.section import Auto, CountOrZero, Degrees, Gigabytes, Section, Share, setting
 
 Preset = Literal["none", "low", "medium", "high"]
 
@@ -83,9 +83,13 @@ class DataSection(Section):
     """coco: the folder of the validation images; `auto` takes `images`."""
     augmentation: AugmentationSection = AugmentationSection()
     """How training images are altered."""
-    workers: CountOrZero = setting(1, unit="processes a rank")
-    """Processes that read and alter images beside each rank; 0 does it in the rank itself."""
-    cache: Literal["none", "ram"] = setting("none")
-    """`ram` keeps images decoded and fitted to `model.image_size`, once a rank and worker."""
+    workers: Auto | CountOrZero = setting("auto", unit="processes a rank")
+    """Processes that read and alter images beside each rank; 0 does it in the rank itself. `auto` divides the cores among the ranks: on GPUs up to 8 each, on processors 1 where a rank has more than one core."""
+    cache: Literal["ram", "disk", "none"] = setting("ram")
+    """Keep images decoded and fitted to `model.image_size`, once a machine: in memory that ends with the run, or in a file that later runs find again."""
+    cache_gb: Auto | Gigabytes = setting("auto", unit="GB a machine")
+    """Room for them; images beyond it are decoded each time. `auto` is a quarter of the free memory, or half of the free disk."""
+    cache_folder: Auto | str = setting("auto")
+    """disk: a local folder. `auto` is yolo-images in the user's cache folder."""
     max_bad_share: Share = setting(0.01, unit="share of the images, and of the boxes")
     """Training stops before it starts when more of the images are corrupt or missing, or more of the boxes malformed."""

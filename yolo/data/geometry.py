@@ -1,0 +1,165 @@
+"""Images laid through an affine or perspective map into one square, and their boxes with them.
+
+Coordinates are continuous: pixel (0, 0) covers the square from 0 to 1, as boxes have it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from yolo.data.letterbox import GREY
+
+MIN_SIDE_PIXELS = 2.0
+MIN_AREA_SHARE = 0.1
+MAX_ASPECT = 100.0
+TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
+"""OpenCV's warps count from the middle of the first pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An image (H, W, 3) uint8 with its boxes (M, 4) xyxy in pixels and classes (M,)."""
+
+    image: np.ndarray
+    boxes: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An image to be laid into the plane, read only where some of it is seen."""
+
+    read: Callable[[], np.ndarray]
+    """Gives the image (rows, columns, 3) uint8."""
+    rows: int
+    columns: int
+    boxes: np.ndarray
+    """(M, 4) xyxy in its own pixels."""
+    classes: np.ndarray
+    """(M,)"""
+    left: int = 0
+    top: int = 0
+    """Of its upper left corner in the plane."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a plane is seen in a square."""
+
+    plane: int
+    """Side of the plane; of tiles that reach beyond it the rest is cut off."""
+    matrix: np.ndarray
+    """(3, 3) from the plane's coordinates to the square's."""
+    magnification: float
+    size: int
+    """Side of the square, pixels."""
+
+
+def compose(tiles: Sequence[Tile], view: View) -> Labelled:
+    """The plane's tiles as the view shows them, with their boxes; what no tile covers is grey.
+
+    Each tile goes from its own pixels into the square in one step, with no plane in between. Boxes become the upright
+    boxes around their moved corners; those left too small, too thin, or of which less than a tenth is still visible are
+    dropped.
+    """
+    square = np.full((view.size, view.size, 3), GREY, dtype=np.uint8)
+    boxes, classes = [np.zeros((0, 4))], [np.zeros(0, np.int64)]
+    for tile in tiles:
+        x1, y1 = max(-tile.left, 0), max(-tile.top, 0)  # the part of it that lies in the plane
+        x2, y2 = min(view.plane - tile.left, tile.columns), min(view.plane - tile.top, tile.rows)
+        matrix = view.matrix @ _shift(tile.left + x1, tile.top + y1)
+        part = np.array([[0.0, 0.0, x2 - x1, y2 - y1]])
+        left, top, right, bottom = _around_corners(part, matrix)[0]
+        is_seen = left < view.size and top < view.size and right > 0 and bottom > 0
+        if x2 <= x1 or y2 <= y1 or not is_seen:
+            continue
+        laid = _lay(tile.read()[y1:y2, x1:x2], matrix, square)
+        inside = np.clip(tile.boxes - np.array([x1, y1, x1, y1]), 0, np.tile(part[0, 2:], 2))
+        moved = np.clip(_around_corners(inside, laid), 0, view.size)
+        kept = _is_still_visible(inside * view.magnification, moved)
+        boxes.append(moved[kept])
+        classes.append(tile.classes[kept])
+    return Labelled(square, np.concatenate(boxes).astype(np.float32), np.concatenate(classes))
+
+
+def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Paint an image into the square through a map; returns the map that was really taken."""
+    if _is_upright(matrix):
+        return _stretch(image, matrix, square)
+    size = square.shape[0]
+    corners = _around_corners(np.array([[0.0, 0.0, *image.shape[1::-1]]]), matrix)[0]
+    left, top = np.clip(np.floor(corners[:2]), 0, size - 1).astype(int)
+    right, bottom = np.clip(np.ceil(corners[2:]), 1, size).astype(int)
+    if right <= left or bottom <= top:
+        return matrix
+    place = square[top:bottom, left:right]
+    centred = TO_CENTRES @ _shift(-left, -top) @ matrix @ np.linalg.inv(TO_CENTRES)
+    is_bent = bool(matrix[2, :2].any())
+    warp = cv2.warpPerspective if is_bent else cv2.warpAffine
+    warp(
+        image,
+        centred if is_bent else centred[:2],
+        (right - left, bottom - top),
+        dst=place,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_TRANSPARENT,
+    )
+    return matrix
+
+
+def _is_upright(matrix: np.ndarray) -> bool:
+    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any())
+
+
+def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Without rotation, shear or bend a map is a resize, which takes a third of a warp's time.
+
+    Edges fall on whole pixels of both images; the map returned says where.
+    """
+    laid = np.eye(3)
+    cuts = []
+    for axis in (0, 1):
+        scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
+        side, length = square.shape[0], image.shape[1 - axis]
+        start = min(max(round(shift), 0), side)
+        stop = min(max(round(shift + scale * length), 0), side)
+        first = min(max(round((start - shift) / scale), 0), length - 1)
+        last = min(max(round((stop - shift) / scale), first + 1), length)
+        if stop > start:
+            scale = (stop - start) / (last - first)
+            shift = start - first * scale
+        laid[axis, axis], laid[axis, 2] = scale, shift
+        cuts.append((start, stop, first, last))
+    (x1, x2, first_x, last_x), (y1, y2, first_y, last_y) = cuts
+    if x2 > x1 and y2 > y1:
+        part = image[first_y:last_y, first_x:last_x]
+        cv2.resize(part, (x2 - x1, y2 - y1), dst=square[y1:y2, x1:x2])
+    return laid
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+
+
+def _around_corners(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Upright boxes around the moved corners of boxes (M, 4)."""
+    if _is_upright(matrix):
+        scale, shift = np.diagonal(matrix)[:2], matrix[:2, 2]
+        return boxes * np.tile(scale, 2) + np.tile(shift, 2)
+    corners = np.ones((len(boxes), 4, 3))
+    corners[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
+    moved = corners @ matrix.T
+    points = moved[..., :2] / moved[..., 2:]
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).reshape(-1, 4)
+
+
+def _is_still_visible(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Which boxes (M, 4) are still worth learning; `before` is scaled to the same magnification."""
+    old, new = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
+    is_wide = (new > MIN_SIDE_PIXELS).all(axis=1)
+    safe = np.maximum(new, 1e-9)
+    is_visible = new.prod(axis=1) > MIN_AREA_SHARE * np.maximum(old.prod(axis=1), 1e-9)
+    is_plump = np.maximum(safe[:, 0] / safe[:, 1], safe[:, 1] / safe[:, 0]) < MAX_ASPECT
+    return is_wide & is_visible & is_plump

@@ -1,0 +1,47 @@
+"""A data set's images at the network's size."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from yolo.data.dataset import ImageRecord
+from yolo.data.geometry import Tile
+from yolo.data.image_file import read_image
+from yolo.data.kept_images import KeptImages
+from yolo.data.letterbox import resize_long_side, size_at_long_side
+
+
+class ResizedImages:
+    """Images with their long side at `size` pixels, taken from where they are kept or decoded no larger than need be."""
+
+    def __init__(self, records: Sequence[ImageRecord], size: int, kept: KeptImages | None) -> None:
+        self.records = records
+        self.size = size
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8, blue green red, not to be written to.
+
+        Raises UnusableImage naming the file.
+        """
+        record = self.records[index]
+        image = self.kept.get(record) if self.kept else None
+        if image is None:
+            image = read_image(record.path, record.width, record.height, self.size)
+            image = resize_long_side(image, self.size, (record.height, record.width))
+            if self.kept:
+                self.kept.keep(record, image)
+        return image
+
+    def tile(self, index: int) -> Tile:
+        """An image and its boxes in its own pixels, crowds left out, to be read where it is seen."""
+        record = self.records[index]
+        rows, columns = size_at_long_side(record.height, record.width, self.size)
+        is_single = ~record.crowd
+        scale = self.size / max(record.width, record.height)
+        boxes, classes = record.boxes[is_single] * scale, record.classes[is_single]
+        return Tile(partial(self.__getitem__, index), rows, columns, boxes, classes)
