@@ -51,7 +51,8 @@ def resize_long_side(
     image: np.ndarray, size: int, original: tuple[int, int] | None = None
 ) -> np.ndarray:
     """The image with its long side at `size` pixels; `original` are its rows and columns where it was decoded smaller."""
-    rows, columns = size_at_long_side(*(original or image.shape[:2]), size)
+    height, width = original or image.shape[:2]
+    rows, columns = size_at_long_side(height, width, size)
     if image.shape[:2] == (rows, columns):
         return image
     # Below a factor of two the two nearest pixels say what the area's mean does, in a fifth of the time.

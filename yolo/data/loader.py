@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -121,7 +121,8 @@ def evaluation_loader(
     )
 
 
-def _as_it_is(batch: TrainingBatch) -> TrainingBatch:
+def _as_it_is(batch: Any) -> Any:
+    """`TrainingSamples.__getitems__` has put it together."""
     return batch
 
 

@@ -204,6 +204,7 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
     assert micro_steps != "auto"
     assert images != "auto"
     loading = micro_steps * images / work.data_images_per_second
+    assert recipe.data.workers != "auto"
     is_beside = recipe.data.workers > 0  # else the rank loads, and computes afterwards
     return max(0.0, loading - step_seconds) if is_beside else loading
 

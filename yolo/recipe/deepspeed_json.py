@@ -64,6 +64,9 @@ def _optimizer(recipe: Recipe) -> Json:
     if recipe.optimizer.type == "AdamW" and recipe.zero.offload_optimizer == "none":
         # torch's own, because DeepSpeed's FusedAdam compiles C++ or CUDA at the first start.
         params["torch_adam"] = True
+        params["fused"] = True  # one pass over all tensors instead of several over each
+    if recipe.optimizer.type == "SGD":
+        params["fused"] = True
     return {"type": recipe.optimizer.type, "params": params}
 
 

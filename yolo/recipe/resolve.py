@@ -224,7 +224,12 @@ def _workers(recipe: Recipe, _: _Situation) -> Computed:
     return 1, f"{threads} cores a rank compute, and hardly wait for one process beside them"
 
 
+def _dtype(recipe: Recipe, _: _Situation) -> Computed:
+    return "fp32", "until the ranks start: they measure whether bf16 is faster"
+
+
 AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
+    ("precision", "dtype"): _dtype,
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,
     ("train", "warmup_bias_lr"): _warmup_bias_lr,

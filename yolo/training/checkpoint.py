@@ -104,6 +104,14 @@ class _State:
             raise CheckpointError(_unreadable(path, error)) from error
 
 
+def saved_setting(folder: Path, key: str) -> Any:
+    """A value of the recipe that a checkpoint was saved with; None where it is not known: loading says why."""
+    try:
+        return _State.read(folder / STATE).identity.settings.get(key)
+    except CheckpointError:
+        return None
+
+
 def save_checkpoint(
     engine: Any,
     exchange: Exchange,

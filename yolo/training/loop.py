@@ -14,6 +14,7 @@ from yolo.errors import YoloError
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.training.averaging import WeightAverage
 from yolo.training.engine import OverflowWatch
+from yolo.training.multi_scale import ImageSizes, scaled
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import Recorder, StepLog
 from yolo.training.schedule import Schedule
@@ -38,6 +39,8 @@ class Loop:
         average: WeightAverage,
         recorder: Recorder,
         ranks: Ranks,
+        sizes: ImageSizes,
+        dtype: torch.dtype,
         log_every_steps: int,
         check_weights_every: int,
     ) -> None:
@@ -48,6 +51,8 @@ class Loop:
         self.average = average
         self.recorder = recorder
         self.ranks = ranks
+        self.sizes = sizes
+        self.dtype = dtype
         self.log_every_steps = log_every_steps
         self.check_weights_every = check_weights_every
         self.overflows = OverflowWatch(engine)
@@ -71,13 +76,18 @@ class Loop:
                 break
             self.recorder.images_arrived()
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step)
+            size = self.sizes.at(self.step)
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
-            assignments = [self.criterion.assign(b.targets, b.images.shape) for b in micro_batches]
+            assignments = [
+                self.criterion.assign(batch.targets, (len(batch.images), 3, size, size))
+                for batch in micro_batches
+            ]
             # The sum over the ranks travels while the network computes.
             is_alone = self.exchange.steps_alone
             matches, exchange = self._count_matches(assignments, is_alone)
             for batch, assignment in zip(micro_batches, assignments, strict=True):
-                predictions = self.engine(to_network(batch.images, self.ranks.device))
+                images = to_network(batch.images, self.ranks.device, self.dtype)
+                predictions = self.engine(scaled(images, size))
                 if exchange is not None:
                     exchange.wait()
                     exchange = None

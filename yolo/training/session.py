@@ -1,8 +1,9 @@
 """One run on one rank, from the recipe to the summary: everything is set up here, and the loop is called."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import deepspeed
 import torch
@@ -15,7 +16,7 @@ from yolo.model.loss import DetectionLoss
 from yolo.model.weights import load_weights
 from yolo.planner.choice import choose
 from yolo.planner.prediction import Data
-from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config, prepare
+from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.effective import effective_yaml
 from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
@@ -25,19 +26,17 @@ from yolo.training.engine import start_engine, start_exchange
 from yolo.training.expectation import Expectation, as_json
 from yolo.training.judge import Judge, Verdict
 from yolo.training.loop import Loop
+from yolo.training.multi_scale import ImageSizes
 from yolo.training.narrator import Narrator
-from yolo.training.ranks import (
-    Ranks,
-    from_first,
-    join,
-    leave,
-    local_world_size_from_launcher,
-    world_size_from_launcher,
-)
+from yolo.training.precision import TORCH_DTYPES
+from yolo.training.ranks import Ranks, from_first, join, leave
 from yolo.training.recorder import Recorder
 from yolo.training.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.schedule import Schedule
+from yolo.training.settlement import Asked, settle_precision
 from yolo.training.summary import RunSummary
+
+Result = TypeVar("Result")
 
 
 def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
@@ -45,26 +44,28 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
     Raises YoloError for whatever the user can put right.
     """
-    prepared = prepare(
-        recipe_path, overrides, world_size_from_launcher(), local_world_size_from_launcher()
-    )
+    asked = Asked(recipe_path, tuple(overrides))
+    prepared = asked.prepare()
     choice = None
     if prepared.resolved.recipe.strategy == "auto":
         choice = choose(recipe_path, overrides, prepared.resolved)
-        prepared = prepare(
-            recipe_path,
-            [*overrides, *choice.overrides],
-            world_size_from_launcher(),
-            local_world_size_from_launcher(),
-        )
+        asked = asked.with_overrides(*choice.overrides)
+        prepared = asked.prepare()
+    ranks = join(prepared.resolved.recipe)
+    run = _open_run(prepared.resolved, ranks, run_path)
+    precision = None
+    if prepared.resolved.loaded.recipe.precision.dtype == "auto":
+        precision = settle_precision(asked, prepared.resolved.recipe, ranks, run)
+        prepared = asked.with_overrides(f"precision.dtype={precision.dtype}").prepare()
     resolved = prepared.resolved
-    ranks = join(resolved.recipe)
-    run = _open_run(resolved, ranks, run_path)
+    _by_first(ranks, lambda: _write_down(resolved, run))
     narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
+        if precision is not None:
+            narrator.tell(precision.reason)
         if choice is not None:
             for reason in choice.reasons:
                 narrator.tell(reason)
@@ -127,6 +128,8 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         average,
         recorder,
         ranks,
+        ImageSizes(recipe, plain.stride[-1]),
+        TORCH_DTYPES[recipe.precision.dtype],
         log_every_steps=recipe.tracking.log_every_steps,
         check_weights_every=recipe.communication.check_weights_every,
     )
@@ -189,21 +192,38 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
 
 def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
     """The run's folder, chosen by the first rank and made there; errors reach every rank."""
-    chosen: RunDirectory | CheckpointError | None = None
+    resume = resolved.recipe.checkpoint.resume
+
+    def choose_and_create() -> RunDirectory:
+        chosen = named_run(path, resume) if path else choose_run(resolved.name, resume)
+        try:
+            chosen.create()
+        except OSError as error:
+            raise CheckpointError(f"{chosen.path}: {error}") from error
+        return chosen
+
+    return _by_first(ranks, choose_and_create)
+
+
+def _write_down(resolved: ResolvedRecipe, run: RunDirectory) -> None:
+    try:
+        run.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
+        run.deepspeed_json.write_text(
+            canonical_text(deepspeed_config(resolved.recipe)), encoding="utf-8"
+        )
+    except OSError as error:
+        raise CheckpointError(f"{run.path}: {error}") from error
+
+
+def _by_first(ranks: Ranks, work: Callable[[], Result]) -> Result:
+    """What the first rank's work gives, on every rank; its CheckpointError reaches all."""
+    outcome: Result | CheckpointError | None = None
     if ranks.is_first:
         try:
-            resume = resolved.recipe.checkpoint.resume
-            chosen = named_run(path, resume) if path else choose_run(resolved.name, resume)
-            chosen.create()
-            chosen.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
-            chosen.deepspeed_json.write_text(
-                canonical_text(deepspeed_config(resolved.recipe)), encoding="utf-8"
-            )
-        except (CheckpointError, OSError) as error:
-            chosen = CheckpointError(
-                f"{path or 'runs'}: {error}" if isinstance(error, OSError) else str(error)
-            )
-    agreed: RunDirectory | CheckpointError = from_first(ranks, chosen)
+            outcome = work()
+        except CheckpointError as error:
+            outcome = error
+    agreed: Result | CheckpointError = from_first(ranks, outcome)
     if isinstance(agreed, CheckpointError):
         raise agreed
     return agreed

@@ -47,6 +47,8 @@ class TrainSection(Section):
     """Learning rate of the biases at the first step; `auto` is 0.1 for SGD and 0 for Adam's kind, whose steps do not shrink with the gradient."""
     gradient_clipping: Clipping = setting(10.0, unit="gradient norm")
     """Longer gradients are scaled down to this norm; 0 clips nothing. Always written out: DeepSpeed's own default is 1.0."""
+    multi_scale: Share = setting(0.0, unit="share of model.image_size")
+    """Each step's images are scaled by a random factor between 1 minus and 1 plus this, the same on all ranks, so that none waits for one with larger ones; the public YOLOv5's is 0.5."""
     ema: bool = setting(True)
     """Evaluate and keep an exponential moving average of the weights."""
     ema_decay: Momentum = setting(0.9999)
