@@ -96,6 +96,18 @@ def test_workers_change_nothing(root: Path, workers: int) -> None:
         assert torch.equal(one[0].targets, two[0].targets)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_goes_on_at_a_step_as_if_it_had_never_stopped(root: Path, workers: int) -> None:
+    recipe = recipe_for(root, f"data.workers={workers}")
+    dataset = load_split(recipe.data, "train")
+    whole = list(TrainingLoader(images_of(dataset), recipe, 0, 1).epoch(1))
+    rest = list(TrainingLoader(images_of(dataset), recipe, 0, 1).epoch(1, first_step=1))
+    assert len(whole) == 3
+    for [one], [two] in zip(whole[1:], rest, strict=True):
+        assert torch.equal(one.images, two.images)
+        assert torch.equal(one.targets, two.targets)
+
+
 def test_the_last_epochs_can_be_without_mosaic(root: Path) -> None:
     recipe = recipe_for(
         root,

@@ -26,14 +26,15 @@ Batch = TypeVar("Batch", TrainingBatch, EvaluationBatch)
 
 
 class _EpochBatches(Sampler[list[SampleKey]]):
-    """The DataLoader asks for batches anew at each epoch; which one it is stands here."""
+    """The DataLoader asks for batches anew at each epoch; which one it is, and from where on, stands here."""
 
     def __init__(self, steps: StepSampler) -> None:
         self.steps = steps
         self.epoch = 0
+        self.first_step = 0
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self.steps.micro_batches(self.epoch)
+        return self.steps.micro_batches(self.epoch, self.first_step)
 
 
 class TrainingLoader:
@@ -67,12 +68,12 @@ class TrainingLoader:
         """Optimizer steps of an epoch."""
         return len(self.steps)
 
-    def epoch(self, epoch: int) -> Iterator[list[TrainingBatch]]:
-        """The micro batches of each step of an epoch.
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
+        """The micro batches of each step of an epoch, from `first_step` on.
 
         Raises DataError naming a file that has become unreadable since it was verified.
         """
-        self._batches.epoch = epoch
+        self._batches.epoch, self._batches.first_step = epoch, first_step
         batches = _readable(self._loader)
         while micro_batches := list(islice(batches, self.steps.accumulation)):
             yield micro_batches

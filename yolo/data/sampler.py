@@ -55,10 +55,10 @@ class StepSampler:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
         return np.resize(order, len(self) * self.global_batch)
 
-    def micro_batches(self, epoch: int) -> Iterator[list[SampleKey]]:
-        """This rank's micro batches of an epoch, in order."""
+    def micro_batches(self, epoch: int, first_step: int = 0) -> Iterator[list[SampleKey]]:
+        """This rank's micro batches of an epoch from some step on, in order."""
         steps = self.order(epoch).reshape(len(self), self.global_batch)
-        for step in steps:
+        for step in steps[first_step:]:
             mine = step[self.rank * self.share : (self.rank + 1) * self.share]
             for micro in mine.reshape(self.accumulation, self.micro_batch):
                 yield [SampleKey(epoch, int(index)) for index in micro]

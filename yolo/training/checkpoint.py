@@ -34,12 +34,26 @@ class Progress:
     """How far a run has come."""
 
     epochs_done: int = 0
+    steps_into_epoch: int = 0
+    """Of the epoch after those; 0 at an epoch's end."""
     steps_done: int = 0
     average_updates: int = 0
     best_ap: float = -1.0
     wall_seconds: float = 0.0
     total: Span = field(default_factory=Span)
     """What the training steps so far cost."""
+
+    @property
+    def position(self) -> str:
+        """In words."""
+        within = f" and {self.steps_into_epoch} steps of the next" if self.steps_into_epoch else ""
+        return f"epoch {self.epochs_done}{within}"
+
+    @property
+    def tag(self) -> str:
+        """The checkpoint's name; names sort as the run goes."""
+        within = f"-step-{self.steps_into_epoch:07d}" if self.steps_into_epoch else ""
+        return f"epoch-{self.epochs_done:04d}{within}"
 
     @classmethod
     def of(cls, raw: dict[str, Any]) -> "Progress":
@@ -56,6 +70,8 @@ MUST_STAY = (
     "train.gradient_clipping",
 )
 """And `optimizer` but for its lr: DeepSpeed takes these from the checkpoint, or cannot load another's."""
+MUST_STAY_WITHIN_EPOCH = ("data.format", "train.seed")
+"""Or the rest of the epoch would hold other images than were left of it."""
 MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "communication.timeout")
 
 
@@ -77,9 +93,12 @@ class RunIdentity:
         settings = {".".join(key): value for key, value in values}
         return cls(settings, list(train.class_names), len(train.records), ranks.world_size)
 
-    def must_equal(self) -> dict[str, Any]:
+    def must_equal(self, is_within_epoch: bool) -> dict[str, Any]:
         """What another identity must have alike, by its name in a message."""
-        fixed = {key: value for key, value in self.settings.items() if _must_stay(key)}
+        within = MUST_STAY_WITHIN_EPOCH if is_within_epoch else ()
+        fixed = {
+            key: value for key, value in self.settings.items() if _must_stay(key) or key in within
+        }
         return fixed | {
             "classes": self.class_names,
             "number of training images": self.training_images,
@@ -125,21 +144,20 @@ def save_checkpoint(
 
     `plain` holds the averaged weights (`WeightAverage.write_into` was called on it). The `keep` newest stay.
     """
-    tag = f"epoch-{progress.epochs_done:04d}"
     scaler = engine.torch_autocast_z0_gradscaler  # DeepSpeed forgets it
     client_state = {LOSS_SCALER: scaler.state_dict()} if scaler is not None else {}
     engine.save_checkpoint(
-        str(run.checkpoints), tag=tag, client_state=client_state, save_latest=False
+        str(run.checkpoints), tag=progress.tag, client_state=client_state, save_latest=False
     )
-    folder = run.checkpoints / tag
+    folder = run.checkpoints / progress.tag
     kept = {"kind": exchange.kind, "state": exchange.rank_state()}
     torch.save(kept, folder / RANK_STATE.format(dist.get_rank()))
     dist.barrier()  # `latest` may name it only once all ranks' files are there
     if dist.get_rank() == 0:
         save_weights(folder / AVERAGE, plain, {})
         _write_whole(folder / STATE, json.dumps(asdict(_State(identity, progress)), indent=1))
-        _write_whole(run.checkpoints / "latest", tag)
-        _remove_older(run.checkpoints, tag, keep)
+        _write_whole(run.checkpoints / "latest", progress.tag)
+        _remove_older(run.checkpoints, progress.tag, keep)
     dist.barrier()
 
 
@@ -159,7 +177,7 @@ def load_checkpoint(
     run that this one cannot go on with: never does a run start anew in silence.
     """
     state = _agreed_state(folder, ranks)
-    _check_fit(folder, state.identity, identity)
+    _check_fit(folder, state, identity)
     for key, asked in identity.settings.items():
         saved = state.identity.settings.get(key, "not known")
         if asked != saved and not key.startswith(MAY_CHANGE_UNSAID):
@@ -214,8 +232,9 @@ def _agreed_state(folder: Path, ranks: Ranks) -> _State:
     return state
 
 
-def _check_fit(folder: Path, saved: RunIdentity, asked: RunIdentity) -> None:
-    before, now = saved.must_equal(), asked.must_equal()
+def _check_fit(folder: Path, saved: _State, asked: RunIdentity) -> None:
+    is_within_epoch = saved.progress.steps_into_epoch > 0
+    before, now = saved.identity.must_equal(is_within_epoch), asked.must_equal(is_within_epoch)
     # An optimizer of another type has other parameters; its type says all.
     for what in sorted(before.keys() | now.keys(), key=lambda key: (key != "optimizer.type", key)):
         if before.get(what) != now.get(what):

@@ -43,6 +43,7 @@ class Loop:
         dtype: torch.dtype,
         log_every_steps: int,
         check_weights_every: int,
+        save_every_steps: int,
     ) -> None:
         self.engine = engine
         self.exchange = exchange
@@ -55,15 +56,28 @@ class Loop:
         self.dtype = dtype
         self.log_every_steps = log_every_steps
         self.check_weights_every = check_weights_every
+        self.save_every_steps = save_every_steps
         self.overflows = OverflowWatch(engine)
         self.step = 0
         """Optimizer steps taken, those before a resume included."""
         self._unaveraged = 0
         """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
         self._is_check_due = False
+        self._is_save_due = False
+
+    @property
+    def must_save(self) -> bool:
+        """Whether a checkpoint within the epoch is due and ranks have the same weights; told by `has_saved`."""
+        return self._is_save_due and self.exchange.steps_behind == 0
+
+    def has_saved(self) -> None:
+        """A checkpoint was written after the newest step."""
+        self._is_save_due = False
 
     def epoch(self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]) -> Iterator[StepLog]:
-        """Train one epoch; yields a log every `log_every_steps` steps and at the epoch's end.
+        """Train one epoch, or what is left of it; yields a log every `log_every_steps` steps and at the epoch's end.
+
+        A log comes also where `must_save` has become true.
 
         Raises TrainingDiverged on all ranks alike.
         """
@@ -112,7 +126,9 @@ class Loop:
                 self._is_check_due = True
             if self._is_check_due and self.exchange.steps_behind == 0:
                 self.check_agreement()
-            if self.step % self.log_every_steps == 0:
+            if self.save_every_steps and self.step % self.save_every_steps == 0:
+                self._is_save_due = True
+            if self.step % self.log_every_steps == 0 or self.must_save:
                 yield self._log(rates.lr)
         self.recorder.step_begins()
         self.exchange.settle()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -108,7 +109,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             checkpoint, engine, exchange, average, plain, identity, ranks, narrator.tell
         )
         recorder.total = progress.total
-        narrator.tell(f"going on after epoch {progress.epochs_done} of {run.path}")
+        narrator.tell(f"going on after {progress.position} of {run.path}")
     elif recipe.checkpoint.resume == "auto":
         narrator.tell(
             "checkpoint.resume auto: no unfinished run with a checkpoint since the last finished one; beginning anew"
@@ -132,6 +133,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         TORCH_DTYPES[recipe.precision.dtype],
         log_every_steps=recipe.tracking.log_every_steps,
         check_weights_every=recipe.communication.check_weights_every,
+        save_every_steps=recipe.checkpoint.every_steps,
     )
     loop.step = progress.steps_done
     loop.check_agreement()
@@ -146,17 +148,39 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     narrator.training_starts(schedule.steps, progress.steps_done)
     verdict = None
     phase = ""
+
+    def save(progress: Progress) -> None:
+        if ranks.is_first:
+            judge.save(plain, run.last_weights)
+        loop.check_agreement()
+        save_checkpoint(engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep)
+        loop.has_saved()
+
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         meter.take()  # evaluations and checkpoints are not training
-        for log in loop.epoch(progress.steps_done, loader.epoch(epoch)):
+        steps = loader.epoch(epoch, progress.steps_into_epoch)
+        for log in loop.epoch(progress.steps_done, steps):
             narrator.step(log)
             if exchange.phase != phase:
                 phase = exchange.phase
                 narrator.tell(f"step {log.step}: ranks exchange {phase}")
+            steps_into_epoch = loop.step - epoch * len(loader)
+            if loop.must_save and steps_into_epoch < len(loader):
+                average.write_into(plain)
+                progress = replace(
+                    progress,
+                    steps_into_epoch=steps_into_epoch,
+                    steps_done=loop.step,
+                    average_updates=average.updates,
+                    wall_seconds=time.perf_counter() - started,
+                    total=recorder.total,
+                )
+                save(progress)
+                meter.take()
         done = epoch + 1
         is_last = done == recipe.train.epochs
         must_judge = is_last or done % recipe.evaluation.every_epochs == 0
-        must_save = is_last or done % recipe.checkpoint.every_epochs == 0
+        must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
         if must_judge or must_save:
             average.write_into(plain)
         best_ap = progress.best_ap
@@ -173,12 +197,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             total=recorder.total,
         )
         if must_save:
-            if ranks.is_first:
-                judge.save(plain, run.last_weights)
-            loop.check_agreement()
-            save_checkpoint(
-                engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep
-            )
+            save(progress)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)

@@ -1,6 +1,6 @@
 """`checkpoint`: what is kept, and where a run goes on from."""
 
-from yolo.recipe.section import Count, Section, setting
+from yolo.recipe.section import Count, CountOrZero, Section, setting
 
 
 class CheckpointSection(Section):
@@ -8,6 +8,8 @@ class CheckpointSection(Section):
 
     every_epochs: Count = setting(1, unit="epochs")
     """Save after every so many epochs, and after the last."""
+    every_steps: CountOrZero = setting(0, unit="optimizer steps")
+    """Save also within an epoch, after every so many steps of the run (where ranks then differ, once they have met again); a resumed run sees the epoch's remaining images. 0: not within an epoch."""
     keep: Count = setting(2, unit="checkpoints")
     """The newest that stay on disk; the best weights are kept beside them as weights/best.safetensors."""
     resume: str = setting("never")
