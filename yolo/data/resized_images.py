@@ -1,6 +1,6 @@
 """A data set's images at the network's size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -39,9 +39,12 @@ class ResizedImages:
 
     def tile(self, index: int) -> Tile:
         """An image and its boxes in its own pixels, crowds left out, to be read where it is seen."""
-        record = self.records[index]
-        rows, columns = size_at_long_side(record.height, record.width, self.size)
-        is_single = ~record.crowd
-        scale = self.size / max(record.width, record.height)
-        boxes, classes = record.boxes[is_single] * scale, record.classes[is_single]
-        return Tile(partial(self.__getitem__, index), rows, columns, boxes, classes)
+        return tile_of(self.records[index], self.size, partial(self.__getitem__, index))
+
+
+def tile_of(record: ImageRecord, size: int, read: Callable[[], np.ndarray]) -> Tile:
+    """An image that `read` gives with its long side at `size` pixels, and its boxes there, crowds left out."""
+    rows, columns = size_at_long_side(record.height, record.width, size)
+    is_single = ~record.crowd
+    scale = size / max(record.width, record.height)
+    return Tile(read, rows, columns, record.boxes[is_single] * scale, record.classes[is_single])

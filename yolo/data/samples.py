@@ -9,19 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from yolo.data.augmentation import (
-    Augmentation,
-    blend,
-    centred,
-    flip,
-    mosaic,
-    random_view,
-    recolour_into,
-)
 from yolo.data.dataset import DetectionDataset
-from yolo.data.geometry import Labelled, compose
 from yolo.data.image_file import read_image
 from yolo.data.letterbox import Letterbox, letterbox
+from yolo.data.painting import Painter
 from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey
 from yolo.recipe.schema import Recipe
@@ -60,57 +51,36 @@ class TrainingSamples(Dataset[Sample]):
     """Augmented samples: what comes out depends on (seed, epoch, index) alone, whichever rank or worker draws it."""
 
     def __init__(self, images: ResizedImages, recipe: Recipe) -> None:
-        section = recipe.data.augmentation
         self.images = images
-        self.size = recipe.model.image_size
         self.seed = recipe.train.seed
-        self.augmentation = Augmentation.from_section(section)
-        self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
+        self.painter = Painter(recipe)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        pixels = torch.empty(self.size, self.size, 3, dtype=torch.uint8)
+        pixels = torch.empty(self.painter.size, self.painter.size, 3, dtype=torch.uint8)
         return Sample(pixels.permute(2, 0, 1), torch.from_numpy(self._draw_into(pixels, key)))
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> TrainingBatch:
         """A batch at once: each sample is drawn where the batch has its place."""
-        shape = (len(keys), self.size, self.size, 3)
-        pixels = _new_batch(shape)
+        pixels = new_batch((len(keys), self.painter.size, self.painter.size, 3))
         targets = [self._draw_into(place, key) for place, key in zip(pixels, keys, strict=True)]
-        owners = np.repeat(np.arange(len(keys)), [len(rows) for rows in targets])
-        rows = np.column_stack([owners, np.concatenate(targets)]).astype(np.float32)
-        return TrainingBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(rows))
+        return batch_of(pixels, targets)
 
     def _draw_into(self, pixels: torch.Tensor, key: SampleKey) -> np.ndarray:
-        """Draw a sample into pixels (S, S, 3), red green blue; returns its targets (M, 5)."""
         random = np.random.default_rng((self.seed, key.epoch, key.image))
-        settings = self.augmentation
-        is_mosaic = key.epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
-        labelled = self._compose(key.image, is_mosaic, random)
-        if is_mosaic and random.random() < settings.mixup:
-            other = int(random.integers(len(self)))
-            labelled = blend(labelled, self._compose(other, is_mosaic, random), random)
-        labelled = flip(labelled, settings, random)
-        recolour_into(labelled.image, settings, random, pixels.numpy())
-        boxes = labelled.boxes
-        centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
-        return targets.astype(np.float32)
-
-    def _compose(self, index: int, is_mosaic: bool, random: np.random.Generator) -> Labelled:
-        if is_mosaic:
-            indices = [index, *(int(other) for other in random.integers(len(self), size=3))]
-            random.shuffle(indices)
-            tiles = mosaic([self.images.tile(i) for i in indices], self.size, random)
-        else:
-            tiles = [centred(self.images.tile(index), self.size)]
-        plane = 2 * self.size if is_mosaic else self.size
-        return compose(tiles, random_view(plane, self.size, self.augmentation, random))
+        return self.painter.draw_into(pixels.numpy(), self.images, key.image, key.epoch, random)
 
 
-def _new_batch(shape: tuple[int, ...]) -> torch.Tensor:
+def batch_of(pixels: torch.Tensor, targets: Sequence[np.ndarray]) -> TrainingBatch:
+    """Samples' pixels (B, S, S, 3) and targets, (M, 5) each, as one batch."""
+    owners = np.repeat(np.arange(len(targets)), [len(rows) for rows in targets])
+    rows = np.column_stack([owners, np.concatenate(targets)]).astype(np.float32)
+    return TrainingBatch(pixels.permute(0, 3, 1, 2), torch.from_numpy(rows))
+
+
+def new_batch(shape: tuple[int, ...]) -> torch.Tensor:
     """Room for a batch's bytes; in a worker, in memory that the rank sees too."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=torch.uint8)

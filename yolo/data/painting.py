@@ -1,0 +1,71 @@
+"""Drawing an augmented sample from some images, wherever those come from."""
+
+from typing import Protocol
+
+import numpy as np
+
+from yolo.data.augmentation import (
+    Augmentation,
+    blend,
+    centred,
+    flip,
+    mosaic,
+    random_view,
+    recolour_into,
+)
+from yolo.data.geometry import Labelled, Tile, compose
+from yolo.recipe.schema import Recipe
+
+
+class Tiles(Protocol):
+    """Images that a sample may be drawn from, by number."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def tile(self, index: int) -> Tile:
+        """An image and its boxes, at the network's size."""
+        ...
+
+
+class Painter:
+    """Draws samples as a recipe's augmentation has them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        section = recipe.data.augmentation
+        self.size = recipe.model.image_size
+        self.augmentation = Augmentation.from_section(section)
+        self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
+
+    def draw_into(
+        self, pixels: np.ndarray, images: Tiles, index: int, epoch: int, random: np.random.Generator
+    ) -> np.ndarray:
+        """Draw a sample into pixels (S, S, 3), red green blue; returns its targets (M, 5).
+
+        It shows image `index` and, in a mosaic, others of the same images.
+        """
+        settings = self.augmentation
+        is_mosaic = epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
+        labelled = self._compose(images, index, is_mosaic, random)
+        if is_mosaic and random.random() < settings.mixup:
+            other = int(random.integers(len(images)))
+            labelled = blend(labelled, self._compose(images, other, is_mosaic, random), random)
+        labelled = flip(labelled, settings, random)
+        recolour_into(labelled.image, settings, random, pixels)
+        boxes = labelled.boxes
+        centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
+        return targets.astype(np.float32)
+
+    def _compose(
+        self, images: Tiles, index: int, is_mosaic: bool, random: np.random.Generator
+    ) -> Labelled:
+        if is_mosaic:
+            indices = [index, *(int(other) for other in random.integers(len(images), size=3))]
+            random.shuffle(indices)
+            tiles = mosaic([images.tile(i) for i in indices], self.size, random)
+        else:
+            tiles = [centred(images.tile(index), self.size)]
+        plane = 2 * self.size if is_mosaic else self.size
+        return compose(tiles, random_view(plane, self.size, self.augmentation, random))
