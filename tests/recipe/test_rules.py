@@ -28,6 +28,8 @@ WARNINGS = [
         "mosaic_off_epochs covers the whole run",
     ),
     ("data: {format: yolo, images: x}", "data.yaml says where the images are"),
+    ("data: {format: shards, images: x}", "data.images: has no effect: shards hold the images"),
+    ("data: {shuffle_buffer: 9}", "images of data.format coco are drawn from the whole data set"),
     ("tracking: {wandb: {mode: disabled, project: x}}", "tracking.wandb.mode is disabled"),
     ("deepspeed: {zero_optimization: {sub_group_size: 9}}", "has no effect: zero.stage is 0"),
     (

@@ -110,7 +110,8 @@ WITHOUT_EFFECT = {
         "evaluation.every_epochs=5",
         "checkpoint.every_epochs=5",
     ),
-    "yolo_format_finds_its_own_images": ("data.images=no_such_folder", "data.val_images=none"),
+    "only_coco_has_folders_of_images": ("data.images=no_such_folder", "data.val_images=none"),
+    "only_shards_are_shuffled_in_a_buffer": ("data.shuffle_buffer=1",),
 }
 MOSAIC_OFF = "data.augmentation.mosaic_off_epochs=2"
 

@@ -18,6 +18,7 @@ from yolo.cli.arguments import (
     share,
 )
 from yolo.cli.planning import add_calibrate, add_plan
+from yolo.cli.shard import add_shard
 from yolo.errors import RecipeError, exit_code_of
 
 RECIPES = Path("recipes")
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_schema,
         add_plan,
         add_calibrate,
+        add_shard,
         _add_train,
         _add_eval,
         _add_detect,

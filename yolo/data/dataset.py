@@ -136,6 +136,19 @@ class DetectionDataset:
     records: tuple[ImageRecord, ...]
     report: DataReport
 
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.records)
+
+    def box_shapes(self, size: int) -> np.ndarray:
+        """Widths and heights (M, 2) of the boxes, in pixels where the image's long side has `size`; crowds left out."""
+        shapes = [
+            (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
+            * (size / max(record.width, record.height))
+            for record in self.records
+        ]
+        return np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])
+
     def without(self, problems: Mapping[int, tuple[Problem, str]]) -> "DetectionDataset":
         """The data set without some images, by their index in `records`; the report counts them."""
         for problem, example in problems.values():

@@ -15,6 +15,8 @@ def load_split(section: DataSection, split: str) -> DetectionDataset:
 
     Raises DataError where it cannot be read.
     """
+    if section.format == "shards":
+        raise DataError("data.format: is shards, which are streamed; expected coco or yolo here")
     if lack := missing_root(section):
         raise DataError(lack)
     root = Path(section.root)

@@ -5,18 +5,23 @@ from pathlib import Path
 from yolo.inspection.facts import Question
 from yolo.recipe.origin import Source
 from yolo.recipe.resolve import ResolvedRecipe
+from yolo.recipe.sections.data import is_url
+from yolo.recipe.shard_index import INDEX, shard_location
 
 
 def question_of(resolved: ResolvedRecipe, seconds: int) -> Question:
     """Of all hosts alike."""
     recipe, root = resolved.recipe, Path(resolved.recipe.data.root)
     named = [str(root / recipe.data.train), str(root / recipe.data.val)]
+    if recipe.data.format == "shards":
+        places = [shard_location(recipe.data, split) for split in ("train", "val")]
+        named = [f"{place}/{INDEX}" for place in places if not is_url(place)]
     if recipe.model.weights is not None:
         named.append(recipe.model.weights)
     folders, splits = [], []
     if recipe.data.format == "yolo":
         splits = [(named[0], "train"), (named[1], "val")]
-    else:
+    elif recipe.data.format == "coco":
         folders = [str(root / recipe.data.images), str(root / recipe.data.val_images)]
     return Question(
         files=list(dict.fromkeys([*recipe_files(resolved), *named])),

@@ -7,6 +7,7 @@ from yolo.errors import DataError
 from yolo.planner.network import CLASSES
 from yolo.planner.prediction import Data
 from yolo.recipe.schema import Recipe
+from yolo.recipe.shard_index import local_index
 
 COCO_IMAGES = 118_287
 """Of train2017."""
@@ -16,9 +17,20 @@ LARGEST_BYTES = 30_000_000
 
 def data_of(recipe: Recipe, images: int | None = None, classes: int | None = None) -> Data:
     """What is given, else what the annotations say, else COCO's numbers."""
-    found = _of_annotations(Path(recipe.data.root) / recipe.data.train, recipe.data.format)
+    if recipe.data.format == "shards":
+        found = _of_shards(recipe)
+    else:
+        found = _of_annotations(Path(recipe.data.root) / recipe.data.train, recipe.data.format)
     found = found or Data(COCO_IMAGES, CLASSES)
     return Data(images or found.images, classes or found.classes)
+
+
+def _of_shards(recipe: Recipe) -> Data | None:
+    try:
+        index = local_index(recipe.data, "train")
+    except DataError:
+        return None
+    return None if index is None else Data(index.images, len(index.class_names))
 
 
 def _of_annotations(path: Path, kind: str) -> Data | None:

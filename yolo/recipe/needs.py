@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from yolo.errors import DataError
 from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.cluster import ClusterSection
 from yolo.recipe.sections.data import DataSection
+from yolo.recipe.shard_index import local_index, refuse_if_few, shard_location
 
 
 def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
@@ -15,7 +17,9 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
     other machines may have what it names.
     """
     recipe = resolved.recipe
-    if lack := missing_root(recipe.data):
+    if recipe.data.format == "shards":
+        yield from _missing_shards(resolved)
+    elif lack := missing_root(recipe.data):
         yield lack
     else:
         for split in ("train", "val"):
@@ -25,6 +29,19 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
     weights = recipe.model.weights
     if not goes_on and weights is not None and not Path(weights).is_file():
         yield f"model.weights: {weights}: no such file; expected a .safetensors file"
+
+
+def _missing_shards(resolved: ResolvedRecipe) -> Iterator[str]:
+    """Of those that lie on this machine; what lies elsewhere is not asked for in a check."""
+    data = resolved.recipe.data
+    for split in ("train", "val"):
+        try:
+            index = local_index(data, split)
+            if index is not None and split == "train":
+                place = shard_location(data, split)
+                refuse_if_few(index, place, resolved.recipe, resolved.world_size)
+        except DataError as error:
+            yield str(error)
 
 
 def missing_root(data: DataSection) -> str | None:

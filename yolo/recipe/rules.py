@@ -284,10 +284,18 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
 
 
 @rule
-def yolo_format_finds_its_own_images(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.data.format == "yolo":
-        keys = ("data.images", "data.val_images")
-        yield from without_effect(resolved, keys, "data.yaml says where the images are")
+def only_coco_has_folders_of_images(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    where = {"yolo": "data.yaml says where the images are", "shards": "shards hold the images"}
+    if why := where.get(resolved.recipe.data.format):
+        yield from without_effect(resolved, ("data.images", "data.val_images"), why)
+
+
+@rule
+def only_shards_are_shuffled_in_a_buffer(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    kind = resolved.recipe.data.format
+    if kind != "shards":
+        why = f"images of data.format {kind} are drawn from the whole data set"
+        yield from without_effect(resolved, ("data.shuffle_buffer",), why)
 
 
 @rule

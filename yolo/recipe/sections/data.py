@@ -1,9 +1,21 @@
 """`data`: which images, and how they are altered on the way to the network."""
 
+import re
 from types import MappingProxyType
-from typing import Literal
+from typing import Annotated, Literal
 
-from yolo.recipe.section import Auto, CountOrZero, Degrees, Gigabytes, Section, Share, setting
+from pydantic import AfterValidator
+
+from yolo.recipe.section import (
+    Auto,
+    Count,
+    CountOrZero,
+    Degrees,
+    Gigabytes,
+    Section,
+    Share,
+    setting,
+)
 
 Preset = Literal["none", "low", "medium", "high"]
 
@@ -66,17 +78,40 @@ class AugmentationSection(Section):
     """No mosaic and no mixup in this many last epochs, so that training ends on whole images."""
 
 
+def is_url(place: str) -> bool:
+    """Whether a place is named by a scheme, as https://host/path and pipe:command are, and not by a path."""
+    return re.match(r"pipe:|[a-z][a-z0-9+.-]+://|file:", place) is not None
+
+
+def _one_that_opens(place: str) -> str:
+    if place.startswith("pipe:"):
+        if place.count("{}") != 1:
+            raise ValueError(
+                "is a command without a place for a file's name; write {} there once, as in "
+                "pipe:aws s3 cp s3://bucket/folder/{} -"
+            )
+    elif is_url(place) and not re.match(r"https?://|file:", place):
+        raise ValueError(
+            "cannot be opened; expected a path, http://, https://, or a command such as "
+            "pipe:aws s3 cp s3://bucket/folder/{} -"
+        )
+    return place
+
+
+Place = Annotated[str, AfterValidator(_one_that_opens)]
+
+
 class DataSection(Section):
     """The data set."""
 
-    format: Literal["coco", "yolo"] = setting("coco")
-    """`coco`: one JSON of annotations a split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` an image."""
-    root: str = setting("data/demo")
-    """The data set's folder; the other paths are relative to it, and it to where the command runs."""
-    train: str = setting("annotations/instances_train.json")
-    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is taken."""
-    val: str = setting("annotations/instances_val.json")
-    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is taken."""
+    format: Literal["coco", "yolo", "shards"] = setting("coco")
+    """`coco`: one JSON of annotations a split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` an image. `shards`: what `yolo shard` wrote; training images are streamed from it and need not fit the machine, validation images are fetched once into data.cache_folder."""
+    root: Place = setting("data/demo")
+    """The data set's folder; the other paths are relative to it, and it to where the command runs. shards: also http(s)://, or `pipe:` and a shell command that prints the file whose name stands for {}."""
+    train: Place = setting("annotations/instances_train.json")
+    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is taken. shards: the folder of the training split's shards, or a place such as `root` may be."""
+    val: Place = setting("annotations/instances_val.json")
+    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is taken. shards: as `train`."""
     images: str = setting("images")
     """coco: the folder of the training images. yolo: not used."""
     val_images: Auto | str = setting("auto")
@@ -85,11 +120,13 @@ class DataSection(Section):
     """How training images are altered."""
     workers: Auto | CountOrZero = setting("auto", unit="processes a rank")
     """Processes that read and alter images beside each rank; 0 does it in the rank itself. `auto` divides the cores among the ranks: on GPUs up to 8 each, on processors 1 where a rank has more than one core."""
+    shuffle_buffer: Count = setting(256, unit="images a worker")
+    """shards: images kept ready, of which the next is drawn at random and a mosaic's others are taken; decoded they take 3 bytes a pixel."""
     cache: Literal["ram", "disk", "none"] = setting("ram")
-    """Keep images decoded and fitted to `model.image_size`, once a machine: in memory that ends with the run, or in a file that later runs find again."""
+    """Keep images decoded and fitted to `model.image_size`, once a machine: in memory that ends with the run, or in a file that later runs find again. shards: the validation images only."""
     cache_gb: Auto | Gigabytes = setting("auto", unit="GB a machine")
     """Room for them; images beyond it are decoded each time. `auto` is a quarter of the free memory, or half of the free disk."""
     cache_folder: Auto | str = setting("auto")
-    """disk: a local folder. `auto` is yolo-images in the user's cache folder."""
+    """disk, and shards' validation images: a local folder. `auto` is yolo-images in the user's cache folder."""
     max_bad_share: Share = setting(0.01, unit="share of the images, and of the boxes")
     """Training stops before it starts when more of the images are corrupt or missing, or more of the boxes malformed."""
