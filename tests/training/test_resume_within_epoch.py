@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.conftest import REPOSITORY
 from tests.training.conftest import Ended
 from tests.training.test_runs import losses, wait_until
 
@@ -34,6 +36,30 @@ def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
     run: Run, start: Start, tmp_path: Path, strategy: tuple[str, ...]
 ) -> None:
     goes_on_as_if_never_stopped(run, start, tmp_path, *strategy)
+
+
+def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
+    run: Run, start: Start, small_demo: Path, tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    written = subprocess.run(
+        [
+            *(sys.executable, "-m", "yolo", "shard", str(REPOSITORY / "recipes" / "demo.yaml")),
+            *(str(shards), "--shards", "5", f"data.root={small_demo}"),
+        ],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert written.returncode == 0, written.stderr
+    data = (
+        *("data.format=shards", f"data.root={shards}", "data.train=train", "data.val=val"),
+        *("data.workers=2", "data.shuffle_buffer=5", f"data.cache_folder={tmp_path / 'cache'}"),
+    )
+    ended = goes_on_as_if_never_stopped(run, start, tmp_path, *data)
+    assert "data: 24 training and 9 validation images" in ended.output
+    curve = losses(ended)
+    assert curve[-1] < curve[0]
 
 
 def goes_on_as_if_never_stopped(run: Run, start: Start, folder: Path, *settings: str) -> Ended:

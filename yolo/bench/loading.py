@@ -9,6 +9,8 @@ from yolo.data.dataset import DetectionDataset
 from yolo.data.loader import TrainingLoader
 from yolo.data.loading import load_split
 from yolo.data.resized_images import ResizedImages
+from yolo.data.shards import Shards, open_shards
+from yolo.data.streaming import StreamingLoader, training_loader
 from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
 from yolo.training.datasets import SHARE_OF_CACHE
@@ -23,19 +25,24 @@ def loader_images_per_second(
     recipe: Recipe, ranks: Ranks, tell: Callable[[str], None]
 ) -> float | None:
     """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
-    dataset: DetectionDataset | str
+    dataset: DetectionDataset | Shards | str
     try:
-        dataset = load_split(recipe.data, "train")
+        is_streamed = recipe.data.format == "shards"
+        dataset = (open_shards if is_streamed else load_split)(recipe.data, "train")
     except DataError as error:
         dataset = str(error)
     lack = dataset if isinstance(dataset, str) else ""
     if lacks := [each for each in from_all(ranks, lack) if each]:
         tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
         return None
-    assert isinstance(dataset, DetectionDataset)
-    kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
-    images = ResizedImages(dataset.records, recipe.model.image_size, kept)
-    loader = TrainingLoader(images, recipe, ranks.rank, ranks.world_size)
+    images: ResizedImages | Shards
+    if isinstance(dataset, DetectionDataset):
+        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
+        images = ResizedImages(dataset.records, recipe.model.image_size, kept)
+    else:
+        assert isinstance(dataset, Shards)
+        images = dataset
+    loader = training_loader(images, recipe, ranks.rank, ranks.world_size)
     dist.barrier()
     rate: float | str
     try:
@@ -51,7 +58,7 @@ def loader_images_per_second(
     return sum(rates) / len(rates)
 
 
-def _pass(loader: TrainingLoader) -> float:
+def _pass(loader: TrainingLoader | StreamingLoader) -> float:
     """Images a second, from the first step's arrival on where there are more: workers start before it."""
     begun = time.perf_counter()
     arrivals: list[tuple[float, int]] = []

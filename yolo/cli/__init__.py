@@ -83,7 +83,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _check(options: argparse.Namespace) -> None:
     from yolo.recipe import prepare
-    from yolo.recipe.needs import missing_here, missing_hosts
+    from yolo.recipe.needs import missing_here, missing_hosts, unfit_here
 
     if options.cluster:
         _check_cluster(options)
@@ -103,6 +103,9 @@ def _check(options: argparse.Namespace) -> None:
         for warning in prepared.warnings:
             print(f"warning: {warning}")
         resolved = prepared.resolved
+        if unfit := list(unfit_here(resolved)):
+            problems += unfit
+            continue
         lacks = [*missing_here(resolved), missing_hosts(resolved.recipe.cluster)]
         missing = "; ".join(filter(None, lacks))
         needs = f"; not on this machine: {missing}" if missing else ""
@@ -228,7 +231,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _train(options: argparse.Namespace) -> None:
     from yolo.errors import LaunchError
     from yolo.recipe import prepare
-    from yolo.recipe.needs import missing_here
+    from yolo.recipe.needs import missing_here, unfit_here
     from yolo.training.launch import launch_of, run_to_the_end
     from yolo.training.run_directory import choose_run
 
@@ -240,8 +243,10 @@ def _train(options: argparse.Namespace) -> None:
         print(launch)
         return
     missing = list(missing_here(resolved, goes_on=run.newest_checkpoint is not None))
-    if missing and resolved.recipe.cluster.nodes == 1:
-        raise LaunchError("\n".join(missing))
+    if resolved.recipe.cluster.nodes == 1:
+        missing += unfit_here(resolved)
+        if missing:
+            raise LaunchError("\n".join(missing))
     print(launch, flush=True)
     run_to_the_end(launch, run)
 

@@ -1,5 +1,6 @@
 """Loading samples beside the training: worker processes, batches, optimizer steps."""
 
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -57,11 +58,11 @@ class TrainingLoader:
         self._loader = DataLoader(
             TrainingSamples(images, recipe),
             batch_sampler=self._batches,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class TrainingLoader:
         Raises DataError naming a file that has become unreadable since it was verified.
         """
         self._batches.epoch, self._batches.first_step = epoch, first_step
-        batches = _readable(self._loader)
+        batches = readable(self._loader)
         while micro_batches := list(islice(batches, self.steps.accumulation)):
             yield micro_batches
 
@@ -89,16 +90,20 @@ class EvaluationLoader:
         self._batches = batches
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
-        return _readable(self._batches)
+        return readable(self._batches)
 
 
-def _readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; what a worker could not read is a DataError of one line."""
     try:
         yield from batches
-    except UnusableImage as error:
+    except DataError as error:
         # From a worker it comes with the worker's traceback in its text; the last line is the message.
-        message = str(error).strip().splitlines()[-1].split("UnusableImage: ")[-1]
-        raise DataError(f"{message}; it could be read when the work began") from error
+        message = re.split(r"(?:UnusableImage|DataError): ", str(error).strip().splitlines()[-1])[
+            -1
+        ]
+        advice = "; it could be read when the work began"
+        raise DataError(message + advice * isinstance(error, UnusableImage)) from error
 
 
 def evaluation_loader(
@@ -117,16 +122,16 @@ def evaluation_loader(
             sampler=evaluation_indices(len(dataset.records), rank, world_size),
             collate_fn=collate_evaluation,
             num_workers=workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
     )
 
 
-def _as_it_is(batch: Any) -> Any:
+def as_it_is(batch: Any) -> Any:
     """`TrainingSamples.__getitems__` has put it together."""
     return batch
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
     """Workers are many already; OpenCV's own threads would fight with the ranks' for the cores."""
     cv2.setNumThreads(0)

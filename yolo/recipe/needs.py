@@ -7,7 +7,7 @@ from yolo.errors import DataError
 from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.cluster import ClusterSection
 from yolo.recipe.sections.data import DataSection
-from yolo.recipe.shard_index import local_index, refuse_if_few, shard_location
+from yolo.recipe.shard_index import local_index, shard_location, too_few
 
 
 def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
@@ -18,7 +18,7 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
     """
     recipe = resolved.recipe
     if recipe.data.format == "shards":
-        yield from _missing_shards(resolved)
+        yield from _missing_shards(recipe.data)
     elif lack := missing_root(recipe.data):
         yield lack
     else:
@@ -31,17 +31,26 @@ def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[st
         yield f"model.weights: {weights}: no such file; expected a .safetensors file"
 
 
-def _missing_shards(resolved: ResolvedRecipe) -> Iterator[str]:
-    """Of those that lie on this machine; what lies elsewhere is not asked for in a check."""
-    data = resolved.recipe.data
+def _missing_shards(data: DataSection) -> Iterator[str]:
+    """Of what lies elsewhere nothing is known in a check."""
     for split in ("train", "val"):
         try:
-            index = local_index(data, split)
-            if index is not None and split == "train":
-                place = shard_location(data, split)
-                refuse_if_few(index, place, resolved.recipe, resolved.world_size)
+            local_index(data, split)
         except DataError as error:
             yield str(error)
+
+
+def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
+    """A line for each thing that is on this machine and with which the recipe cannot work."""
+    data = resolved.recipe.data
+    if data.format == "shards":
+        try:
+            index = local_index(data, "train")
+        except DataError:
+            return
+        if index is not None:
+            place = shard_location(data, "train")
+            yield from too_few(index, place, resolved.recipe, resolved.world_size)
 
 
 def missing_root(data: DataSection) -> str | None:

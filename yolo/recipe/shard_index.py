@@ -1,5 +1,6 @@
 """What a sharded split says of itself, and where a recipe finds it. Needs no torch."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
@@ -100,14 +101,14 @@ def streams_of(recipe: Recipe) -> int:
     return max(1, recipe.data.workers)
 
 
-def refuse_if_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> None:
-    """Raise DataError where there are fewer shards than processes that read them."""
+def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> Iterator[str]:
+    """A line where there are fewer shards than processes that read them."""
     workers = streams_of(recipe)
     wanted = world_size * workers
     if len(index.shards) < wanted:
         share = sum(shard.bytes for shard in index.shards) / 1e6 / wanted
         smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
-        raise DataError(
+        yield (
             f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers read shards of "
             f"their own; write them anew with `python -m yolo shard --shards {4 * wanted}` {smaller}or lower data.workers"
         )

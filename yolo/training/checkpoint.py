@@ -13,6 +13,7 @@ import torch
 from yolo.communication.exchange import Exchange
 from yolo.communication.meter import KindTraffic, Traffic
 from yolo.data.dataset import DetectionDataset
+from yolo.data.shards import Shards
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.weights import load_weights, save_weights
@@ -72,6 +73,8 @@ MUST_STAY = (
 """And `optimizer` but for its lr: DeepSpeed takes these from the checkpoint, or cannot load another's."""
 MUST_STAY_WITHIN_EPOCH = ("data.format", "train.seed")
 """Or the rest of the epoch would hold other images than were left of it."""
+AND_OF_SHARDS = ("data.workers", "data.shuffle_buffer", "train.micro_batch")
+"""Each worker streams its own shards."""
 MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "communication.timeout")
 
 
@@ -87,15 +90,17 @@ class RunIdentity:
     world_size: int
 
     @classmethod
-    def of(cls, recipe: Recipe, train: DetectionDataset, ranks: Ranks) -> "RunIdentity":
+    def of(cls, recipe: Recipe, train: DetectionDataset | Shards, ranks: Ranks) -> "RunIdentity":
         """The identity of the run at hand."""
         values = flatten(recipe.model_dump(mode="json"))
         settings = {".".join(key): value for key, value in values}
-        return cls(settings, list(train.class_names), len(train.records), ranks.world_size)
+        return cls(settings, list(train.class_names), len(train), ranks.world_size)
 
     def must_equal(self, is_within_epoch: bool) -> dict[str, Any]:
         """What another identity must have alike, by its name in a message."""
-        within = MUST_STAY_WITHIN_EPOCH if is_within_epoch else ()
+        within: tuple[str, ...] = MUST_STAY_WITHIN_EPOCH if is_within_epoch else ()
+        if is_within_epoch and self.settings["data.format"] == "shards":
+            within += AND_OF_SHARDS
         fixed = {
             key: value for key, value in self.settings.items() if _must_stay(key) or key in within
         }

@@ -3,19 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from yolo.data.counting import Counting
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
 from yolo.data.loading import load_split
 from yolo.data.resized_images import ResizedImages
+from yolo.data.shards import Shards, open_shards
+from yolo.data.unpacking import read_unpacked, unpack
 from yolo.data.verification import Problems, verify_images
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
 from yolo.recipe.architecture import COCO_ANCHORS
 from yolo.recipe.machine import count_cores
 from yolo.recipe.schema import Recipe
-from yolo.training.image_cache import open_cache
+from yolo.recipe.shard_index import shard_location, too_few
+from yolo.training.image_cache import cache_folder, open_cache
 from yolo.training.ranks import Ranks, from_all, from_first
 from yolo.training.run_directory import RunDirectory
 
@@ -30,9 +31,9 @@ Anchors = tuple[tuple[tuple[float, float], ...], ...]
 class Datasets:
     """Both splits, bad images left out, and the anchors."""
 
-    train: DetectionDataset
+    train: DetectionDataset | Shards
     val: DetectionDataset
-    train_images: ResizedImages
+    train_images: ResizedImages | Shards
     val_images: ResizedImages
     anchors: Anchors
 
@@ -53,15 +54,20 @@ def open_datasets(
 
     Raises DataError on all ranks where too much of a split cannot be used.
     """
-    images = [_verified(recipe, split, ranks, tell, counting) for split in ("train", "val")]
-    reports = [split.report for split, _ in images]
+    train: DetectionDataset | Shards
+    train_images: ResizedImages | Shards
+    if recipe.data.format == "shards":
+        train = train_images = _streamed(recipe, ranks)
+    else:
+        train, train_images = _verified(recipe, "train", ranks, tell, counting)
+    val, val_images = _verified(recipe, "val", ranks, tell, counting)
+    reports = [train.report, val.report]
     if ranks.is_first:
         write_report(reports, run.data_report)
     for report in reports:
         for line in report.lines():
             tell(f"data: {line}")
         refuse_if_bad(report, recipe.data.max_bad_share, run.data_report)
-    (train, train_images), (val, val_images) = images
     if train.class_names != val.class_names:
         raise DataError(
             f"{val.source}: its classes {list(val.class_names)} are not those of {train.source}: "
@@ -72,23 +78,56 @@ def open_datasets(
             "\n  ".join([f"{train.source}: no box to learn from", *train.report.lines()])
         )
     tell(
-        f"data: {len(train.records)} training and {len(val.records)} validation images, "
+        f"data: {len(train)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
     return Datasets(train, val, train_images, val_images, _anchors(recipe, train, ranks, tell))
 
 
-def _verified(
-    recipe: Recipe, split: str, ranks: Ranks, tell: Callable[[str], None], counting: Counting
-) -> tuple[DetectionDataset, ResizedImages]:
-    dataset = load_split(recipe.data, split)
-    read = from_all(ranks, dataset.fingerprint)
+def _streamed(recipe: Recipe, ranks: Ranks) -> Shards:
+    """The training split's shards, of which nothing but the index is read yet."""
+    shards = open_shards(recipe.data, "train")
+    place = shard_location(recipe.data, "train")
+    for concern in too_few(shards.index, place, recipe, ranks.world_size):
+        raise DataError(concern)
+    _refuse_if_different(shards, ranks)
+    return shards
+
+
+def _unpacked(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> DetectionDataset:
+    """A split's shards as files, fetched by the first rank of each machine."""
+    shards = open_shards(recipe.data, split)
+    folder = cache_folder(recipe) / f"{shards.fingerprint[:16]}-files"
+    problem = None
+    if ranks.local_rank == 0:
+        try:
+            unpack(shards, folder, counting)
+        except (DataError, OSError) as error:
+            problem = str(error)
+    for found in from_all(ranks, problem):
+        if found is not None:
+            raise DataError(found)
+    return read_unpacked(folder, shards)
+
+
+def _refuse_if_different(split: DetectionDataset | Shards, ranks: Ranks) -> None:
+    read = from_all(ranks, split.fingerprint)
     others = [rank for rank, fingerprint in enumerate(read) if fingerprint != read[0]]
     if others:
         raise DataError(
-            f"{dataset.source}: ranks {others} read other images or boxes in it than rank 0; "
+            f"{split.source}: ranks {others} read other images or boxes in it than rank 0; "
             "every machine needs the same copy"
         )
+
+
+def _verified(
+    recipe: Recipe, split: str, ranks: Ranks, tell: Callable[[str], None], counting: Counting
+) -> tuple[DetectionDataset, ResizedImages]:
+    if recipe.data.format == "shards":
+        dataset = _unpacked(recipe, split, ranks, counting)
+    else:
+        dataset = load_split(recipe.data, split)
+    _refuse_if_different(dataset, ranks)
     kept = open_cache(dataset, SHARE_OF_CACHE[split], recipe, ranks, tell)
     size = recipe.model.image_size
     images = ResizedImages(dataset.records, size, kept)
@@ -104,23 +143,19 @@ def _verified(
 
 
 def _anchors(
-    recipe: Recipe, train: DetectionDataset, ranks: Ranks, tell: Callable[[str], None]
+    recipe: Recipe, train: DetectionDataset | Shards, ranks: Ranks, tell: Callable[[str], None]
 ) -> Anchors:
     if recipe.model.anchors == "default":
         return COCO_ANCHORS
     if recipe.model.anchors != "auto":
         return recipe.model.anchors
     size = recipe.model.image_size
-    shapes = [
-        (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
-        * (size / max(record.width, record.height))
-        for record in train.records
-    ]
-    shapes_pixels = np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])  # (M, 2)
     # By the first rank for all: k-means may round differently on another machine.
     choice = from_first(
         ranks,
-        choose_anchors(shapes_pixels, size, recipe.model.anchor_threshold, recipe.train.seed)
+        choose_anchors(
+            train.box_shapes(size), size, recipe.model.anchor_threshold, recipe.train.seed
+        )
         if ranks.is_first
         else None,
     )

@@ -10,7 +10,7 @@ import deepspeed
 import torch
 
 from yolo.communication.meter import TrafficMeter
-from yolo.data.loader import TrainingLoader
+from yolo.data.streaming import training_loader
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss
@@ -96,7 +96,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     engine = start_engine(model, recipe, ranks)
     exchange = start_exchange(engine, recipe)
     average = WeightAverage(engine.module, recipe.train)
-    loader = TrainingLoader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
+    loader = training_loader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
     schedule = Schedule(recipe, len(loader))
     if concern := exchange.plan(schedule.warmup_steps, schedule.steps):
         narrator.tell(f"warning: {concern}")
@@ -115,9 +115,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             "checkpoint.resume auto: no unfinished run with a checkpoint since the last finished one; beginning anew"
         )
     resumed_from = progress.epochs_done
-    expectation = Expectation.of(
-        resolved, Data(len(datasets.train.records), len(datasets.class_names))
-    )
+    expectation = Expectation.of(resolved, Data(len(datasets.train), len(datasets.class_names)))
     narrator.expectation = expectation
 
     criterion = _criterion(plain, recipe)
