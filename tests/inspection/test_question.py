@@ -35,6 +35,12 @@ def test_of_yolo_data_both_splits() -> None:
     assert question.folders == []
 
 
+def test_of_shards_the_index_of_those_that_lie_on_the_hosts() -> None:
+    question = asked("data.format=shards", "data.root=d", "data.train=t", "data.val=http://host/v")
+    assert question.files[1:] == ["d/t/index.json"]
+    assert question.folders == question.splits == []
+
+
 @pytest.mark.parametrize("key", ["model.weights", "cluster.profile"])
 def test_other_files_that_every_rank_reads_are_asked_for(key: str, tmp_path: Path) -> None:
     file = tmp_path / "file.safetensors"

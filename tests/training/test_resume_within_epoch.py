@@ -27,15 +27,27 @@ SIX_STEPS = (
 """24 images in steps of 4: checkpoints after steps 4 and 2 of the first two epochs, not at their ends."""
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [("data.workers=1",), ("communication.sync_every=3", "data.workers=0")],
-    ids=["plain", "local steps, which wait for the next exchange"],
-)
 def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
-    run: Run, start: Start, tmp_path: Path, strategy: tuple[str, ...]
+    run: Run, start: Start, tmp_path: Path
 ) -> None:
-    goes_on_as_if_never_stopped(run, start, tmp_path, *strategy)
+    ended = goes_on_as_if_never_stopped(run, start, tmp_path, "data.workers=1")
+    # With another seed the epoch's other images would not be those that are left of it.
+    (ended.folder / "finished").unlink()
+    (ended.folder / "checkpoints" / "latest").write_text("epoch-0002-step-0000004")
+    other = ("data.workers=1", "checkpoint.resume=auto", "train.seed=5")
+    again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
+    assert "was saved with train.seed 0, and this run has 5" in again.output
+    assert "Traceback" not in again.output
+
+
+def test_a_checkpoint_within_an_epoch_waits_until_ranks_have_the_same_weights(
+    run: Run, start: Start, tmp_path: Path
+) -> None:
+    """They exchange every 3 steps: what is due after step 8, 2 in its epoch, is saved after 9."""
+    ended = goes_on_as_if_never_stopped(
+        run, start, tmp_path, "communication.sync_every=3", "checkpoint.keep=9"
+    )
+    assert (ended.folder / "checkpoints" / "epoch-0001-step-0000003").is_dir()
 
 
 def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
@@ -60,6 +72,12 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     assert "data: 24 training and 9 validation images" in ended.output
     curve = losses(ended)
     assert curve[-1] < curve[0]
+    # Another number of workers would share the rest of the epoch out otherwise.
+    (ended.folder / "finished").unlink()
+    (ended.folder / "checkpoints" / "latest").write_text("epoch-0002-step-0000004")
+    other = (*data, "data.workers=1", "checkpoint.resume=auto")
+    again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
+    assert "was saved with data.workers 2, and this run has 1" in again.output
 
 
 def goes_on_as_if_never_stopped(run: Run, start: Start, folder: Path, *settings: str) -> Ended:
@@ -88,15 +106,3 @@ def goes_on_as_if_never_stopped(run: Run, start: Start, folder: Path, *settings:
     for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
     return resumed
-
-
-def test_within_an_epoch_the_seed_must_stay(run: Run) -> None:
-    """The epoch's other images would not be those that are left of it."""
-    settings = (*SIX_STEPS, "train.epochs=1", "checkpoint.every_steps=5", "checkpoint.keep=9")
-    ended = run("recipes/demo.yaml", *settings)
-    (ended.folder / "finished").unlink()
-    (ended.folder / "checkpoints" / "latest").write_text("epoch-0000-step-0000005")
-    other = ("checkpoint.resume=auto", "train.seed=5")
-    again = run("recipes/demo.yaml", *settings, *other, fails=True)
-    assert "was saved with train.seed 0, and this run has 5" in again.output
-    assert "Traceback" not in again.output
