@@ -291,10 +291,11 @@ def test_what_comes_before_a_resume_is_not_read_again(written: Path) -> None:
 
 
 class Ranges(SimpleHTTPRequestHandler):
-    """As object storage does: gives the bytes that are asked for. Stumbles the first time."""
+    """As object storage does: gives the bytes that are asked for. Can fail, and break off."""
 
     directory_served = ""
     failures = 0
+    breaks = 0
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, directory=self.directory_served, **keywords)
@@ -317,6 +318,9 @@ class Ranges(SimpleHTTPRequestHandler):
         self.send_response(206)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        if type(self).breaks > 0:
+            type(self).breaks -= 1
+            content = content[: len(content) // 2]
         self.wfile.write(content)
 
 
@@ -330,17 +334,19 @@ class WholeFiles(Ranges):
 
 @pytest.fixture(params=[Ranges, WholeFiles])
 def server(request: pytest.FixtureRequest, written: Path) -> Iterator[str]:
-    handler = type("Handler", (request.param,), {"directory_served": str(written), "failures": 0})
+    handler = type("Handler", (request.param,), {"directory_served": str(written)})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as serving:
         thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
-        handler.failures = 1
+        handler.failures = handler.breaks = 1
         yield f"http://127.0.0.1:{serving.server_address[1]}"
         serving.shutdown()
         thread.join()
 
 
-def test_a_web_server_gives_the_same_batches_as_the_folder(server: str, written: Path) -> None:
+def test_a_web_server_that_stumbles_gives_the_same_batches_as_the_folder(
+    server: str, written: Path
+) -> None:
     expected = list(loader_for(written).epoch(0, 3))
     loader = loader_for(server, "data.workers=1")
     assert_same(list(loader.epoch(0, 3)), expected)

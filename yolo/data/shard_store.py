@@ -14,7 +14,7 @@ from yolo.errors import DataError
 from yolo.recipe.sections.data import is_url
 
 TRIES = 4
-"""To open a file of a server before that is an error; the waits between are 1, 2 and 4 seconds."""
+"""To open a file of a server, or to read on in it, before that is an error; the waits between are 1, 2 and 4 seconds."""
 TIMEOUT_SECONDS = 60.0
 BLOCK = 1 << 20
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -39,22 +39,10 @@ class ShardStore:
     def open(self, name: str, first: int = 0, stop: int | None = None) -> "Part":
         """Bytes `first` to `stop` of a file.
 
-        Raises DataError naming it. Of a server only that range is asked for; of a command, whose output begins at the
-        file's first byte, what comes before is thrown away.
+        Of a server only that range is asked for; of a command, whose output begins at the file's first byte, what comes
+        before is thrown away. Raises DataError naming the file.
         """
-        place = self.place(name)
-        stream, position = _open_url(place, first, stop) if _is_web(place) else (_open(place), 0)
-        if position < first and hasattr(stream, "seek") and not is_url(place):
-            stream.seek(first)
-            position = first
-        skipped = first - position
-        part = Part(stream, place, None if stop is None else stop - position)
-        while skipped > 0:
-            got = len(part.read(min(skipped, BLOCK)))
-            if not got:
-                raise DataError(f"{place}: ends before its byte {first}; {_ANEW}")
-            skipped -= got
-        return part
+        return Part(self.place(name), first, stop)
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises DataError naming it."""
@@ -62,29 +50,43 @@ class ShardStore:
             return part.read()
 
 
-_ANEW = "copy it again, or write the shards anew with `python -m yolo shard`"
+ANEW = "copy it again, or write the shards anew with `python -m yolo shard`"
 
 
 class Part:
-    """A stream that ends where it should, and counts; DataError where it breaks."""
+    """A stretch of a file, which counts what was read of it. A server that breaks off is asked for the rest."""
 
-    def __init__(self, stream: Any, place: str, length: int | None) -> None:
-        self._stream = stream
+    def __init__(self, place: str, first: int, stop: int | None) -> None:
+        """Raises DataError where it cannot be opened."""
         self._place = place
-        self._left = length
-        self.bytes_read = 0
+        self._position = first
+        self._stop = stop
+        self._stream, skipped = _open_at(place, first, stop)
+        self.bytes_read = skipped
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, as of a file."""
-        if self._left is not None:
-            size = self._left if size < 0 else min(size, self._left)
-        try:
-            content: bytes = self._stream.read(size)
-        except (OSError, HTTPException) as error:
-            raise DataError(f"{self._place}: cannot be read on: {error}") from error
+        """Up to `size` bytes, as of a file. Raises DataError where there is no reading on."""
+        if self._stop is not None:
+            left = self._stop - self._position
+            size = left if size < 0 else min(size, left)
+        content = b""
+        for attempt in range(TRIES):
+            problem: object = "it ends too early"
+            try:
+                content = self._stream.read(size)
+            except (OSError, HTTPException) as error:
+                problem = error
+            else:
+                if content or size == 0 or self._stop is None or not _is_web(self._place):
+                    break
+            if not _is_web(self._place) or attempt == TRIES - 1:
+                raise DataError(f"{self._place}: cannot be read on: {problem}")
+            time.sleep(2**attempt)
+            self._stream.close()
+            self._stream, skipped = _open_at(self._place, self._position, self._stop)
+            self.bytes_read += skipped
+        self._position += len(content)
         self.bytes_read += len(content)
-        if self._left is not None:
-            self._left -= len(content)
         return content
 
     def __enter__(self) -> "Part":
@@ -93,6 +95,27 @@ class Part:
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):  # a command that was not heard to its end
             self._stream.close()
+
+
+def _open_at(place: str, first: int, stop: int | None) -> tuple[Any, int]:
+    """A stream that stands at byte `first`, and how many bytes were read to get there."""
+    position = 0
+    if _is_web(place):
+        stream, position = _open_url(place, first, stop)
+    else:
+        stream = _open(place)
+        if not is_url(place):
+            position = stream.seek(first)
+    begun = position
+    while position < first:
+        try:
+            got = len(stream.read(min(first - position, BLOCK)))
+        except (OSError, HTTPException) as error:
+            raise DataError(f"{place}: cannot be read on: {error}") from error
+        if not got:
+            raise DataError(f"{place}: ends before its byte {first}; {ANEW}")
+        position += got
+    return stream, position - begun
 
 
 def _is_web(place: str) -> bool:

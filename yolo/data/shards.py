@@ -12,7 +12,7 @@ import numpy as np
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from yolo.data.dataset import DataReport, ImageRecord
-from yolo.data.shard_store import ShardStore
+from yolo.data.shard_store import ANEW, ShardStore
 from yolo.errors import DataError
 from yolo.recipe.sections.data import DataSection
 from yolo.recipe.shard_index import ARRAYS, INDEX, ShardIndex, parse_index, shard_location
@@ -101,14 +101,11 @@ class Shards:
                     counted = part.bytes_read
                     yield _sample(raw, place)
         except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: is damaged: {error}; {_ANEW}") from error
+            raise DataError(f"{place}: is damaged: {error}; {ANEW}") from error
         if found != stop - first:
             raise DataError(
-                f"{place}: ends after sample {first + found} of {entry.samples}; {_ANEW}"
+                f"{place}: ends after sample {first + found} of {entry.samples}; {ANEW}"
             )
-
-
-_ANEW = "copy it again, or write the shards anew with `python -m yolo shard`"
 
 
 def open_shards(section: DataSection, split: str) -> Shards:
@@ -120,10 +117,10 @@ def open_shards(section: DataSection, split: str) -> Shards:
         with np.load(io.BytesIO(store.read(ARRAYS)), allow_pickle=False) as arrays:
             offsets, shapes = arrays["offsets"], arrays["shapes"]
     except (ValueError, KeyError, OSError) as error:
-        raise DataError(f"{place}: cannot be read: {error}; {_ANEW}") from error
+        raise DataError(f"{place}: cannot be read: {error}; {ANEW}") from error
     ends = np.cumsum([shard.samples + 1 for shard in index.shards])
     if offsets.shape != (ends[-1],) or shapes.ndim != 2:
-        raise DataError(f"{place}: does not belong to the {INDEX} beside it; {_ANEW}")
+        raise DataError(f"{place}: does not belong to the {INDEX} beside it; {ANEW}")
     return Shards(store, index, tuple(np.split(offsets, ends[:-1])), shapes)
 
 
