@@ -18,7 +18,7 @@ from yolo.evaluation.detections import Detections, GroundTruth
 
 def faster_stats(truth: GroundTruth, detections: tuple[Detections, ...]) -> np.ndarray:
     """COCO's 12 figures (12,) by the library that the evaluation uses."""
-    judge = average_precision.judged(detections, truth)
+    judge = average_precision.judged(detections, truth, range(len(truth.class_names)))
     judge.summarize()
     return np.array(judge.stats[:12])
 
