@@ -2,13 +2,14 @@ import functools
 import operator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo.data.dataset import DetectionDataset, Problem, refuse_if_bad
+from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_bad
 from yolo.data.demo import DemoSettings, generate_demo
 from yolo.data.kept_images import KeptImages
 from yolo.data.loader import TrainingLoader, evaluation_loader
@@ -166,13 +167,51 @@ def test_evaluation_sees_every_image_on_exactly_one_rank(length: int, world_size
 
 def test_evaluation_batches_hold_every_image_once(root: Path) -> None:
     dataset = load_split(recipe_for(root).data, "val")
+    images = ResizedImages(dataset.records, 64, None)
     seen = [
         image_id
         for rank in range(2)
-        for batch in evaluation_loader(dataset, 64, 2, 0, rank, 2)
+        for batch in evaluation_loader(images, 2, 0, 32, rank, 2)
         for image_id in batch.image_ids
     ]
     assert sorted(seen) == [record.image_id for record in dataset.records]
+
+
+def test_rectangular_batches_hold_one_shape_and_lead_back_to_the_originals(tmp_path: Path) -> None:
+    records = []
+    for number, (width, height) in enumerate([(100, 50), (50, 100), (100, 52), (96, 96)]):
+        image = np.full((height, width, 3), 10, np.uint8)
+        image[height // 2 :, width // 2 :] = 250  # bright in the lower right quarter
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+        box = np.array([[width / 2, height / 2, width, height]], np.float32)
+        nothing = np.zeros(1, np.int64)
+        records.append(
+            ImageRecord(
+                number,
+                tmp_path / f"{number}.png",
+                width,
+                height,
+                box,
+                nothing,
+                nothing > 0,
+                box[:, 0],
+            )
+        )
+    images = ResizedImages(records, 64, None)
+    batches = list(evaluation_loader(images, 8, 0, stride=32))
+    shapes = {batch.image_ids: tuple(batch.images.shape[2:]) for batch in batches}
+    # 100 x 52 becomes 64 x 33 (W x H), which needs two strides
+    assert shapes == {(0,): (32, 64), (1,): (64, 32), (2, 3): (64, 64)}
+    for batch in batches:
+        for pixels, placed, number in zip(
+            batch.images, batch.letterboxes, batch.image_ids, strict=True
+        ):
+            y, x = (pixels[0] > 200).nonzero(as_tuple=True)
+            bright = [[x.min(), y.min(), x.max() + 1, y.max() + 1]]
+            back = placed.boxes_back(np.array(bright, np.float32))
+            np.testing.assert_allclose(back, records[number].boxes, atol=2.5)
+    (square,) = evaluation_loader(images, 8, 0, stride=None)
+    assert square.images.shape == (4, 3, 64, 64)
 
 
 def test_crowds_are_not_trained_on(root: Path) -> None:

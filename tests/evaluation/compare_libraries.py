@@ -3,69 +3,21 @@
 `python -m tests.evaluation.compare_libraries`
 """
 
-import contextlib
-import io
 import time
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from tests.evaluation.generated import generate
+from yolo.bench.baseline.evaluation import coco_figures
+from yolo.bench.speed.generated import generate
 from yolo.evaluation import average_precision
 from yolo.evaluation.detections import Detections, GroundTruth
 
 
 def faster_stats(truth: GroundTruth, detections: tuple[Detections, ...]) -> np.ndarray:
     """COCO's 12 figures (12,) by the library that the evaluation uses."""
-    judge = average_precision.judged(detections, truth)
+    judge = average_precision.judged(detections, truth, range(len(truth.class_names)))
     judge.summarize()
     return np.array(judge.stats[:12])
-
-
-def pycocotools_stats(truth: GroundTruth, detections: tuple[Detections, ...]) -> np.ndarray:
-    """COCO's 12 figures (12,) by COCO's own code; the box files are written by the book here."""
-    annotations, results = [], []
-    for image in truth.images:
-        for box, kind, crowd, area in zip(
-            image.boxes, image.classes, image.crowd, image.areas, strict=True
-        ):
-            left, top, right, bottom = (float(value) for value in box)
-            width, height = right - left, bottom - top
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.image_id,
-                    "category_id": int(kind),
-                    "bbox": [left, top, width, height],
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    for found in detections:
-        for box, kind, score in zip(found.boxes, found.classes, found.scores, strict=True):
-            left, top, right, bottom = (float(value) for value in box)
-            results.append(
-                {
-                    "image_id": found.image_id,
-                    "category_id": int(kind),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": float(score),
-                }
-            )
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": image.image_id} for image in truth.images],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
-            "annotations": annotations,
-        }
-        coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return judge.stats
 
 
 def main() -> None:
@@ -78,7 +30,7 @@ def main() -> None:
         for _ in range(3):
             for name, compute in (
                 ("faster-coco-eval", faster_stats),
-                ("pycocotools", pycocotools_stats),
+                ("pycocotools", coco_figures),
             ):
                 started = time.perf_counter()
                 stats[name] = compute(truth, detections)

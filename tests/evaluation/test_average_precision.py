@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.compare_libraries import faster_stats, pycocotools_stats
-from tests.evaluation.generated import generate
+from tests.evaluation.compare_libraries import faster_stats
+from yolo.bench.baseline.evaluation import coco_figures
+from yolo.bench.speed.generated import generate
 from yolo.evaluation.average_precision import measure
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
 
@@ -29,7 +30,7 @@ def found(*rows: tuple[list[float], float, int]) -> tuple[Detections, ...]:
 @pytest.mark.parametrize(("classes", "seed"), [(1, 0), (3, 1), (30, 2)])
 def test_all_twelve_figures_are_those_of_pycocotools(classes: int, seed: int) -> None:
     truth, detections = generate(60, classes, max_detections=150, crowd_share=0.1, seed=seed)
-    expected = pycocotools_stats(truth, detections)
+    expected = coco_figures(truth, detections)
     np.testing.assert_allclose(faster_stats(truth, detections), expected, rtol=0, atol=1e-6)
 
     metrics = measure(detections, truth)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.evaluation.generated import generate
+from yolo.bench.speed.generated import generate
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.detections import Detections, GroundTruth
 

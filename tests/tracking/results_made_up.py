@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tests.evaluation.generated import generate
+from yolo.bench.speed.generated import generate
 from yolo.communication.meter import KindTraffic
 from yolo.evaluation.average_precision import measure
 from yolo.evaluation.metrics import Metrics

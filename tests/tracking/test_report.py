@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.evaluation.generated import generate
 from tests.tracking.results_made_up import evaluation, sample
+from yolo.bench.speed.generated import generate
 from yolo.evaluation.average_precision import measure
 from yolo.tracking import charts
 from yolo.tracking.history import History, LossPoint, PrecisionPoint

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord
+from yolo.data.resized_images import ResizedImages
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.recipe.architecture import COCO_ANCHORS
@@ -24,8 +25,9 @@ def test_samples_are_shown_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
     record = ImageRecord(1, tmp_path / "a.jpg", 60, 40, box, kind, crowd, np.array([1500.0]))
     dataset = DetectionDataset("x", ("thing",), (1,), (record,), DataReport("x"))
     recipe = prepare("recipes/demo.yaml", ["data.workers=0"], 1).resolved.recipe
+    images = ResizedImages(dataset.records, recipe.model.image_size, None)
     judge = Judge(
-        Datasets(dataset, dataset, COCO_ANCHORS),
+        Datasets(dataset, dataset, images, images, COCO_ANCHORS),
         recipe,
         Ranks(0, 0, 1, 1, torch.device("cpu")),
         RunDirectory(tmp_path / "run"),

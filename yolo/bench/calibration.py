@@ -20,8 +20,9 @@ import torch
 from yolo.bench.curves import NetworkCalibration
 from yolo.bench.hushed import hushed_collectives
 from yolo.bench.loading import loader_images_per_second
+from yolo.bench.stopwatch import Stopwatch
 from yolo.bench.strategies import COMPUTE, STRATEGIES, Strategy
-from yolo.bench.trainer import Job, Stopwatch, Trainer
+from yolo.bench.trainer import Job, Trainer
 from yolo.planner.local import strategy_key
 from yolo.planner.prediction import expected_maximum
 from yolo.planner.profile import Measurement, Workload

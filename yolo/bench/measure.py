@@ -20,8 +20,9 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
+from yolo.bench.stopwatch import Stopwatch
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
-from yolo.bench.trainer import Job, Stopwatch, Trainer
+from yolo.bench.trainer import Job, Trainer
 from yolo.communication.framing import gloo_interface
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.recipe import prepare

@@ -1,8 +1,7 @@
 """A training step on a made-up batch, under one strategy: what benchmarks and calibration time."""
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import deepspeed.comm as dist
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from yolo.bench.hushed import hand_back
+from yolo.bench.stopwatch import Stopwatch
 from yolo.bench.strategies import Strategy
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
@@ -33,30 +33,6 @@ class Job:
         overrides = (*self.overrides, *strategy.overrides)
         prepared = prepare(self.recipe, overrides, ranks.world_size, ranks.local_world_size)
         return prepared.resolved.recipe
-
-
-@dataclass(slots=True)
-class Stopwatch:
-    """Seconds of a step by part, summed up over steps."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = 0.0
-
-    def start(self) -> None:
-        """Begin a step."""
-        self._last = self._now()
-
-    def stop(self, part: str) -> None:
-        """A part is over."""
-        now = self._now()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
-        self._last = now
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""Fitting an image into a square without changing its proportions."""
+"""Fitting an image into a rectangle without changing its proportions."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ GREY = 114
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Where an image came to lie in its square."""
+    """Where an image came to lie in its rectangle."""
 
     scale: float
     left: int
@@ -21,24 +21,36 @@ class Letterbox:
     height: int
 
     def boxes_into(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (M, 4) xyxy from the image's pixels to the square's."""
+        """Boxes (M, 4) xyxy from the image's pixels to the rectangle's."""
         return boxes * self.scale + np.array([self.left, self.top] * 2, dtype=np.float32)
 
     def boxes_back(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (M, 4) xyxy from the square's pixels to the image's, clipped to the image."""
+        """Boxes (M, 4) xyxy from the rectangle's pixels to the image's, clipped to the image."""
         back = (boxes - np.array([self.left, self.top] * 2, dtype=np.float32)) / self.scale
         return np.clip(back, 0, np.array([self.width, self.height] * 2, dtype=np.float32))
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
     """An image (H, W, 3) in the middle of a grey square (size, size, 3), its long side as long as the square's."""
-    height, width = image.shape[:2]
-    resized = resize_long_side(image, size)
-    rows, columns = resized.shape[:2]
-    top, left = (size - rows) // 2, (size - columns) // 2
-    square = np.full((size, size, 3), GREY, dtype=np.uint8)
-    square[top : top + rows, left : left + columns] = resized
-    return square, Letterbox(size / max(height, width), left, top, width, height)
+    return lay_in_middle(resize_long_side(image, size), size, size, image.shape[:2])
+
+
+def lay_in_middle(
+    resized: np.ndarray, rows: int, columns: int, original: tuple[int, ...]
+) -> tuple[np.ndarray, Letterbox]:
+    """A resized image in the middle of a grey rectangle (rows, columns, 3); `original` are its rows and columns before."""
+    height, width = original
+    top, left = (rows - resized.shape[0]) // 2, (columns - resized.shape[1]) // 2
+    rectangle = np.full((rows, columns, 3), GREY, dtype=np.uint8)
+    rectangle[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
+    scale = max(resized.shape[:2]) / max(height, width)
+    return rectangle, Letterbox(scale, left, top, width, height)
+
+
+def rectangle_around(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
+    """Rows and columns, multiples of `stride`, that hold an image of which the long side becomes `size` pixels."""
+    rows, columns = size_at_long_side(height, width, size)
+    return -(-rows // stride) * stride, -(-columns // stride) * stride
 
 
 def size_at_long_side(height: int, width: int, size: int) -> tuple[int, int]:

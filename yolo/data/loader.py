@@ -9,16 +9,19 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from yolo.data.dataset import DetectionDataset
 from yolo.data.image_file import UnusableImage
 from yolo.data.resized_images import ResizedImages
-from yolo.data.sampler import SampleKey, StepSampler, evaluation_indices
+from yolo.data.sampler import (
+    SampleKey,
+    StepSampler,
+    batches_of_one_shape,
+    evaluation_indices,
+)
 from yolo.data.samples import (
     EvaluationBatch,
     EvaluationSamples,
     TrainingBatch,
     TrainingSamples,
-    collate_evaluation,
 )
 from yolo.errors import DataError
 from yolo.recipe.schema import Recipe
@@ -107,28 +110,31 @@ def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def evaluation_loader(
-    dataset: DetectionDataset,
-    image_size: int,
+    images: ResizedImages,
     batch: int,
     workers: int,
+    stride: int | None,
     rank: int = 0,
     world_size: int = 1,
 ) -> EvaluationLoader:
-    """This rank's share of the images."""
+    """This rank's share of the images; `stride` as `EvaluationSamples` has it."""
+    samples = EvaluationSamples(images, stride)
+    mine = evaluation_indices(len(images), rank, world_size)
     return EvaluationLoader(
         DataLoader(
-            EvaluationSamples(dataset, image_size),
-            batch_size=batch,
-            sampler=evaluation_indices(len(dataset.records), rank, world_size),
-            collate_fn=collate_evaluation,
+            samples,
+            batch_sampler=batches_of_one_shape(mine, samples.shape, batch),
+            collate_fn=as_it_is,
             num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
             worker_init_fn=one_thread,
         )
     )
 
 
 def as_it_is(batch: Any) -> Any:
-    """`TrainingSamples.__getitems__` has put it together."""
+    """`__getitems__` has put it together."""
     return batch
 
 

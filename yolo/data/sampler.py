@@ -1,6 +1,7 @@
 """Which image is drawn when, by which rank: from the seed and the position alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -67,3 +68,14 @@ class StepSampler:
 def evaluation_indices(length: int, rank: int, world_size: int) -> range:
     """The images that a rank evaluates: every image on exactly one rank."""
     return range(rank, length, world_size)
+
+
+def batches_of_one_shape(
+    indices: Iterable[int], shape: Callable[[int], tuple[int, int]], batch: int
+) -> list[list[int]]:
+    """Batches of up to `batch` images of one shape, the shapes in order."""
+    ordered = sorted(indices, key=shape)  # stable: within a shape the images keep their order
+    groups = (list(group) for _, group in groupby(ordered, key=shape))
+    return [
+        group[start : start + batch] for group in groups for start in range(0, len(group), batch)
+    ]

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from yolo.data.dataset import DetectionDataset
-from yolo.data.image_file import read_image
-from yolo.data.letterbox import Letterbox, letterbox
+from yolo.data.letterbox import Letterbox, lay_in_middle, rectangle_around
 from yolo.data.painting import Painter
 from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey
@@ -40,11 +38,15 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationBatch:
-    """Letterboxed images (B, 3, S, S) uint8, and what leads back to each original."""
+    """Letterboxed images (B, 3, H, W) uint8, and what leads back to each original."""
 
     images: torch.Tensor
     letterboxes: tuple[Letterbox, ...]
     image_ids: tuple[int, ...]
+
+    def pin_memory(self) -> "EvaluationBatch":
+        """The batch in memory that a GPU can fetch from by itself."""
+        return EvaluationBatch(self.images.pin_memory(), self.letterboxes, self.image_ids)
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -91,26 +93,37 @@ def new_batch(shape: tuple[int, ...]) -> torch.Tensor:
 class EvaluationSamples(Dataset[EvaluationBatch]):
     """Letterboxed images, unaltered otherwise."""
 
-    def __init__(self, dataset: DetectionDataset, image_size: int) -> None:
-        self.records = dataset.records
-        self.size = image_size
+    def __init__(self, images: ResizedImages, stride: int | None) -> None:
+        """`stride`: each image lies in the smallest rectangle of its multiples; None: in a square."""
+        self.images = images
+        self.stride = stride
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.images)
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """Rows and columns that an image's sample has."""
+        record, size = self.images.records[index], self.images.size
+        if self.stride is None:
+            return size, size
+        return rectangle_around(record.height, record.width, size, self.stride)
 
     def __getitem__(self, index: int) -> EvaluationBatch:
-        record = self.records[index]
-        image, placed = letterbox(read_image(record.path, record.width, record.height), self.size)
-        return EvaluationBatch(_to_tensor(image)[None], (placed,), (record.image_id,))
+        return self.__getitems__([index])
 
-
-def collate_evaluation(samples: Sequence[EvaluationBatch]) -> EvaluationBatch:
-    """Batches of one as one batch."""
-    return EvaluationBatch(
-        torch.cat([sample.images for sample in samples]),
-        tuple(sample.letterboxes[0] for sample in samples),
-        tuple(sample.image_ids[0] for sample in samples),
-    )
+    def __getitems__(self, indices: Sequence[int]) -> EvaluationBatch:
+        """A batch of images that all have one shape."""
+        rows, columns = self.shape(indices[0])
+        pixels = new_batch((len(indices), rows, columns, 3))
+        letterboxes = []
+        records = [self.images.records[index] for index in indices]
+        for place, index, record in zip(pixels.numpy(), indices, records, strict=True):
+            original = record.height, record.width
+            image, placed = lay_in_middle(self.images[index], rows, columns, original)
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=place)
+            letterboxes.append(placed)
+        ids = tuple(record.image_id for record in records)
+        return EvaluationBatch(pixels.permute(0, 3, 1, 2), tuple(letterboxes), ids)
 
 
 def to_network(
@@ -122,12 +135,3 @@ def to_network(
     """
     moved = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
     return moved.to(dtype).div_(255.0)
-
-
-def _to_tensor(image: np.ndarray) -> torch.Tensor:
-    """(S, S, 3) blue green red to (3, S, S) red green blue."""
-    return torch.from_numpy(
-        np.ascontiguousarray(
-            cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_BGR2RGB).transpose(2, 0, 1)
-        )
-    )

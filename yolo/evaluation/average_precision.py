@@ -9,13 +9,16 @@ a shared 2-core machine. `python -m tests.evaluation.compare_libraries` reproduc
          80              2.0 s        20.2 s   0
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.curves import BestPoint, best_f1, mean_curve
 from yolo.evaluation.detections import Detections, GroundTruth
-from yolo.evaluation.metrics import ClassMetrics, Curve, Metrics
+from yolo.evaluation.metrics import ClassMetrics, ConfusionMatrix, Curve, Metrics
 
 # COCO's tables: precision (IoU, recall, class, size, detections), recall (IoU, class, size, detections).
 IOU_50, IOU_75 = 0, 5
@@ -24,16 +27,79 @@ MOST_DETECTIONS = -1
 """100 of a class in an image: COCO's limit."""
 
 
-def measure(detections: tuple[Detections, ...], truth: GroundTruth) -> Metrics:
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassTables:
+    """What COCO's evaluation leaves of some classes, with up to 100 detections of each in an image; -1 where the truth has nothing."""
+
+    classes: np.ndarray
+    """(C,) their indices."""
+    precision: np.ndarray
+    """(10, 101, C, 4): IoU, recall, class, size."""
+    recall: np.ndarray
+    """(10, C, 4): IoU, class, size."""
+    scores: np.ndarray
+    """(101, C): the confidence at each recall, boxes matched at IoU 0.5."""
+
+    @classmethod
+    def of_no_class(cls) -> "ClassTables":
+        """Of a rank that judges none."""
+        return cls(
+            np.zeros(0, np.int64),
+            np.zeros((10, 101, 0, 4)),
+            np.zeros((10, 0, 4)),
+            np.zeros((101, 0)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["ClassTables"]) -> "ClassTables":
+        """Those of all classes, in their order."""
+        classes = np.concatenate([part.classes for part in parts])
+        order = classes.argsort()
+        return cls(
+            classes[order],
+            np.concatenate([part.precision for part in parts], axis=2)[:, :, order],
+            np.concatenate([part.recall for part in parts], axis=1)[:, order],
+            np.concatenate([part.scores for part in parts], axis=1)[:, order],
+        )
+
+
+def measure(detections: Sequence[Detections], truth: GroundTruth) -> Metrics:
     """COCO's figures, the P-R curves and the confusion matrix.
 
     `detections`: one entry an image, in the order of the truth's images, as `merge` gives them.
     """
-    tables = judged(detections, truth).eval
-    precision = tables["precision"][..., MOST_DETECTIONS]  # (IoU, recall, class, size)
-    scores = tables["scores"][IOU_50, :, :, ALL, MOST_DETECTIONS]  # (recall, class)
+    tables = judge(detections, truth, range(len(truth.class_names)))
+    counts = confusion_matrix(detections, truth).counts
+    return summarise(tables, counts, sum(map(len, detections)), truth)
+
+
+def judge(
+    detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
+) -> ClassTables:
+    """COCO's tables of some classes; detections and boxes of others are passed over."""
+    tables = judged(detections, truth, classes).eval
+    return ClassTables(
+        np.array(classes, dtype=np.int64),
+        tables["precision"][..., MOST_DETECTIONS],
+        tables["recall"][..., MOST_DETECTIONS],
+        tables["scores"][IOU_50, :, :, ALL, MOST_DETECTIONS],
+    )
+
+
+def summarise(
+    tables: ClassTables, confusion: np.ndarray, detections: int, truth: GroundTruth
+) -> Metrics:
+    """The figures that the tables of all classes hold; `confusion` (C + 1, C + 1) and `detections` are counts."""
+    precision = tables.precision
+    boxes, images = _counts(truth)
     per_class = tuple(
-        _class_metrics(index, name, precision[:, :, index, ALL], scores[:, index], truth)
+        _class_metrics(
+            name,
+            precision[:, :, index, ALL],
+            tables.scores[:, index],
+            int(boxes[index]),
+            int(images[index]),
+        )
         for index, name in enumerate(truth.class_names)
     )
     curves = tuple(
@@ -48,59 +114,67 @@ def measure(detections: tuple[Detections, ...], truth: GroundTruth) -> Metrics:
         ap_small=_mean(precision[..., SMALL]),
         ap_medium=_mean(precision[..., MEDIUM]),
         ap_large=_mean(precision[..., LARGE]),
-        ar100=_mean(tables["recall"][:, :, ALL, MOST_DETECTIONS]),
+        ar100=_mean(tables.recall[..., ALL]),
         images=len(truth.images),
-        boxes=sum(found.boxes for found in per_class),
-        detections=sum(len(found) for found in detections),
+        boxes=int(boxes.sum()),
+        detections=detections,
         per_class=per_class,
         curves=curves,
         mean_curve=mean_curve(curves),
-        confusion=confusion_matrix(detections, truth),
+        confusion=ConfusionMatrix((*truth.class_names, "background"), confusion),
     )
 
 
-def judged(detections: tuple[Detections, ...], truth: GroundTruth) -> COCOeval_faster:
-    """The library's judge after its work; it prints nothing."""
-    judge = COCOeval_faster(_coco_truth(truth), _coco_detections(detections, truth), "bbox")
+def judged(
+    detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
+) -> COCOeval_faster:
+    """The library's judge of some classes after its work; it prints nothing."""
+    judge = COCOeval_faster(
+        _coco_truth(truth, classes), _coco_detections(detections, truth, classes), "bbox"
+    )
     judge.evaluate()
     return judge
 
 
-def _coco_truth(truth: GroundTruth) -> COCO:
+def _coco_truth(truth: GroundTruth, classes: Sequence[int]) -> COCO:
     annotations = [
         _annotation(image.image_id, box, category, float(area), iscrowd=int(crowd))
         for image in truth.images
         for box, category, crowd, area in zip(
-            _xywh(image.boxes), image.classes, image.crowd, image.areas, strict=True
+            _xywh(image.boxes), image.classes.tolist(), image.crowd, image.areas, strict=True
         )
+        if category in classes
     ]
-    return _coco(truth, annotations)
+    return _coco(truth, classes, annotations)
 
 
-def _coco_detections(detections: tuple[Detections, ...], truth: GroundTruth) -> COCO:
+def _coco_detections(
+    detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
+) -> COCO:
     annotations = [
-        _annotation(found.image_id, box, category, box[2] * box[3], iscrowd=0, score=float(score))
+        _annotation(found.image_id, box, category, box[2] * box[3], iscrowd=0, score=score)
         for found in detections
         for box, category, score in zip(
-            _xywh(found.boxes), found.classes, found.scores, strict=True
+            _xywh(found.boxes), found.classes.tolist(), found.scores.tolist(), strict=True
         )
+        if category in classes
     ]
-    return _coco(truth, annotations)
+    return _coco(truth, classes, annotations)
 
 
 def _annotation(
     image_id: int, box: list[float], category: int, area: float, **more: float
 ) -> dict[str, object]:
-    return {"image_id": image_id, "category_id": int(category), "bbox": box, "area": area, **more}
+    return {"image_id": image_id, "category_id": category, "bbox": box, "area": area, **more}
 
 
-def _coco(truth: GroundTruth, annotations: list[dict[str, object]]) -> COCO:
+def _coco(truth: GroundTruth, classes: Sequence[int], annotations: list[dict[str, object]]) -> COCO:
     for number, annotation in enumerate(annotations, start=1):  # 0 would mean "not matched"
         annotation["id"] = number
     return COCO(
         {
             "images": [{"id": image.image_id} for image in truth.images],
-            "categories": [{"id": i, "name": name} for i, name in enumerate(truth.class_names)],
+            "categories": [{"id": i, "name": truth.class_names[i]} for i in classes],
             "annotations": annotations,
         }
     )
@@ -115,12 +189,21 @@ def _xywh(boxes: np.ndarray) -> list[list[float]]:
     return rows
 
 
+def _counts(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
+    """Of each class, (C,): its boxes, and the images that have some; crowds are not counted."""
+    classes = len(truth.class_names)
+    boxes, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+    for image in truth.images:
+        own = np.bincount(image.classes[~image.crowd], minlength=classes)
+        boxes += own
+        images += own > 0
+    return boxes, images
+
+
 def _class_metrics(
-    index: int, name: str, precision: np.ndarray, scores: np.ndarray, truth: GroundTruth
+    name: str, precision: np.ndarray, scores: np.ndarray, boxes: int, images: int
 ) -> ClassMetrics:
     """precision (IoU, recall) and scores (recall,) at IoU 0.5, both of this class."""
-    counts = [int(((image.classes == index) & ~image.crowd).sum()) for image in truth.images]
-    boxes, images = sum(counts), sum(count > 0 for count in counts)
     best = best_f1(precision[IOU_50], scores) if boxes else BestPoint(None, None, None)
     return ClassMetrics(
         name=name,

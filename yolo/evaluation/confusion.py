@@ -1,5 +1,7 @@
 """The confusion matrix: each detection is paired with at most one box, whatever their classes say."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
@@ -11,7 +13,7 @@ IOU = 0.45
 
 
 def confusion_matrix(
-    detections: tuple[Detections, ...],
+    detections: Sequence[Detections],
     truth: GroundTruth,
     confidence: float = CONFIDENCE,
     iou: float = IOU,
@@ -26,12 +28,16 @@ def confusion_matrix(
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     for found, image in zip(detections, truth.images, strict=True):
         found = found.above(confidence)
-        boxes, classes = image.boxes[~image.crowd], image.classes[~image.crowd]
+        has_crowd = bool(image.crowd.any())
+        is_single = ~image.crowd
+        boxes, classes = image.boxes[is_single], image.classes[is_single]
         paired_boxes, paired_detections = _pairs(box_overlaps(boxes, found.boxes), iou)
         np.add.at(counts, (classes[paired_boxes], found.classes[paired_detections]), 1)
         missed = np.delete(classes, paired_boxes)
         np.add.at(counts[:, background], missed, 1)
-        is_invented = ~_lies_in_crowd(found, image, iou)
+        is_invented = np.ones(len(found), dtype=bool)
+        if has_crowd:
+            is_invented &= ~_lies_in_crowd(found, image, iou)
         is_invented[paired_detections] = False
         np.add.at(counts[background], found.classes[is_invented], 1)
     return ConfusionMatrix((*truth.class_names, "background"), counts)
@@ -70,10 +76,12 @@ def _lies_in_crowd(found: Detections, image: ImageTruth, share: float) -> np.nda
 def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     upper_left = np.maximum(first[:, None, :2], second[None, :, :2])
     lower_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared: np.ndarray = np.clip(lower_right - upper_left, 0, None).prod(axis=-1)
+    sides = np.maximum(lower_right - upper_left, 0)
+    shared: np.ndarray = sides[..., 0] * sides[..., 1]
     return shared
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    areas: np.ndarray = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=-1)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas: np.ndarray = sides[:, 0] * sides[:, 1]
     return areas

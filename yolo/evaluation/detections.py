@@ -1,6 +1,6 @@
 """The two sides of an evaluation in one typed form: what was detected, and what is there."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,10 @@ class Detections:
     def above(self, confidence: float) -> "Detections":
         """Those with a score of at least `confidence`."""
         return self._at(self.scores >= confidence)
+
+    def of_classes(self, classes: Sequence[int]) -> "Detections":
+        """Those of some classes."""
+        return self._at(np.isin(self.classes, classes))
 
     def ordered(self) -> "Detections":
         """From the most certain down; ties in an order that depends on the boxes alone."""
@@ -67,15 +71,25 @@ class GroundTruth:
         ]
         return cls(dataset.class_names, tuple(sorted(images, key=lambda image: image.image_id)))
 
+    def only(self, image_ids: Collection[int]) -> "GroundTruth":
+        """Some of the images."""
+        chosen = tuple(image for image in self.images if image.image_id in image_ids)
+        return GroundTruth(self.class_names, chosen)
+
 
 def merge(parts: Iterable[Sequence[Detections]], truth: GroundTruth) -> tuple[Detections, ...]:
     """All ranks' detections in the order of the truth's images, each image's in a canonical order.
 
-    The result does not depend on how the images were shared out. An image that two ranks evaluated counts once.
-    ValueError for an image that no rank evaluated, or that the truth does not know.
+    The result does not depend on how the images were shared out. ValueError for an image that no rank evaluated, that
+    was evaluated twice, or that the truth does not know.
     """
-    by_image = {found.image_id: found for part in parts for found in part}
+    found_in = [found for part in parts for found in part]
+    by_image = {found.image_id: found for found in found_in}
     wanted = [image.image_id for image in truth.images]
+    if len(found_in) > len(by_image):
+        raise ValueError(
+            f"{len(found_in) - len(by_image)} images were evaluated more than once: expected each on one rank"
+        )
     if by_image.keys() != set(wanted):
         missing = sorted(set(wanted) - by_image.keys())
         unknown = sorted(by_image.keys() - set(wanted))

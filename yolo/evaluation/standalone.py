@@ -147,13 +147,16 @@ def _evaluate(
     model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int, counting: Counting
 ) -> Metrics:
     device = _device()
+    settings = EvaluationSection()
+    images = ResizedImages(dataset.records, image_size, None)
+    stride = model.stride[-1] if settings.rectangular else None
     workers = min(MAX_WORKERS, count_cores() - 1)
     with counting("evaluating images", len(dataset.records)) as advance:
         metrics = evaluate(
             model.to(device),
-            evaluation_loader(dataset, image_size, batch, workers),
+            evaluation_loader(images, batch, workers, stride),
             GroundTruth.of(dataset),
-            EvaluationSection(),
+            settings,
             device,
             advance=advance,
         )

@@ -81,7 +81,12 @@ def open_datasets(
         f"data: {len(train)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
-    return Datasets(train, val, train_images, val_images, _anchors(recipe, train, ranks, tell))
+    # By the first rank for all: k-means may round differently on another machine.
+    own = settled_anchors(recipe, train) if ranks.is_first else None
+    anchors, reason = from_first(ranks, own)
+    if reason:
+        tell(reason)
+    return Datasets(train, val, train_images, val_images, anchors)
 
 
 def _streamed(recipe: Recipe, ranks: Ranks) -> Shards:
@@ -142,23 +147,14 @@ def _verified(
     return sound, ResizedImages(sound.records, size, kept)
 
 
-def _anchors(
-    recipe: Recipe, train: DetectionDataset | Shards, ranks: Ranks, tell: Callable[[str], None]
-) -> Anchors:
+def settled_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
+    """The anchors that the recipe asks for, and how they were chosen, a line that is empty where it says them itself."""
     if recipe.model.anchors == "default":
-        return COCO_ANCHORS
+        return COCO_ANCHORS, ""
     if recipe.model.anchors != "auto":
-        return recipe.model.anchors
+        return recipe.model.anchors, ""
     size = recipe.model.image_size
-    # By the first rank for all: k-means may round differently on another machine.
-    choice = from_first(
-        ranks,
-        choose_anchors(
-            train.box_shapes(size), size, recipe.model.anchor_threshold, recipe.train.seed
-        )
-        if ranks.is_first
-        else None,
-    )
-    tell(f"anchors: {choice.reason}")
+    shapes = train.box_shapes(size)
+    choice = choose_anchors(shapes, size, recipe.model.anchor_threshold, recipe.train.seed)
     anchors: Anchors = tuple(tuple((w, h) for w, h in level) for level in choice.anchors.tolist())
-    return anchors
+    return anchors, f"anchors: {choice.reason}"

@@ -12,10 +12,12 @@ from yolo.data.image_file import read_image
 from yolo.data.loader import evaluation_loader
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.detector import detect
-from yolo.evaluation.evaluator import evaluate, gather_to_first_rank
+from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics
+from yolo.evaluation.peers import Alone, ProcessGroup
 from yolo.model import YOLOv5
 from yolo.model.weights import save_weights
+from yolo.recipe.architecture import strides
 from yolo.recipe.schema import Recipe
 from yolo.tracking.results import SampleBox, SamplePicture
 from yolo.training.datasets import Datasets
@@ -51,10 +53,10 @@ class Judge:
         self.truth = GroundTruth.of(datasets.val)
         assert recipe.train.micro_batch != "auto" and recipe.data.workers != "auto"
         self.batches = evaluation_loader(
-            datasets.val,
-            recipe.model.image_size,
+            datasets.val_images,
             recipe.train.micro_batch,
             recipe.data.workers,
+            strides(recipe.model.variant)[-1] if recipe.evaluation.rectangular else None,
             ranks.rank,
             ranks.world_size,
         )
@@ -64,9 +66,9 @@ class Judge:
 
         The best weights so far are written. A split without boxes has no AP, and its last weights are its best.
         """
-        gather = gather_to_first_rank if self.ranks.world_size > 1 else lambda mine: [mine]
+        peers = ProcessGroup() if self.ranks.world_size > 1 else Alone()
         metrics = evaluate(
-            model, self.batches, self.truth, self.recipe.evaluation, self.ranks.device, gather
+            model, self.batches, self.truth, self.recipe.evaluation, self.ranks.device, peers
         )
         ap, ap50 = from_first(self.ranks, metrics and (metrics.ap, metrics.ap50))
         is_best = ap is None or ap > best_ap

@@ -14,6 +14,8 @@ from yolo.training.ranks import Ranks, from_all
 IMAGES = 4
 """At most, computed at once: enough to fill a processor, and a matter of a second for the small networks."""
 REPEATS = 3
+TOO_SLOW = 4.0
+"""Times fp32's, for a single image: a whole batch will not make up for it."""
 CLASSES = 80
 """As many as COCO has; the data is not known yet, and the head is a twentieth of the work."""
 LEAST_GAIN = 1.05
@@ -39,10 +41,9 @@ def measure_precision(
     """
     if not is_allowed("bf16"):
         return PrecisionChoice("fp32", "precision auto: fp32, the recipe's other settings want it")
-    if ranks.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        mine = {"fp32": 0.0}
-    else:
-        mine = {dtype: _seconds(recipe, ranks.device, dtype) for dtype in ("fp32", "bf16")}
+    mine = {"fp32": _seconds(recipe, ranks.device, "fp32")}
+    if ranks.device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
+        mine["bf16"] = _seconds(recipe, ranks.device, "bf16", limit=TOO_SLOW * mine["fp32"])
     measured = from_all(ranks, mine)
     if not all("bf16" in seconds for seconds in measured):
         return PrecisionChoice("fp32", "precision auto: fp32, these GPUs have no bf16")
@@ -61,23 +62,34 @@ def _images(recipe: Recipe) -> int:
     return min(IMAGES, recipe.train.micro_batch)
 
 
-def _seconds(recipe: Recipe, device: torch.device, dtype: str) -> float:
-    """Of one forward and backward, the fastest of a few after one that warms up."""
+def _seconds(
+    recipe: Recipe, device: torch.device, dtype: str, limit: float = float("inf")
+) -> float:
+    """Of one forward and backward, the fastest of a few after one that warms up.
+
+    Where a single image already takes so long that a batch would take more than `limit`, that is the answer: processors
+    without bf16 emulate it, up to fifty times as slowly.
+    """
     model = YOLOv5(recipe.model.variant, CLASSES).to(device)
-    size = recipe.model.image_size
-    pixels = torch.randint(0, 256, (_images(recipe), 3, size, size), dtype=torch.uint8)
-    fastest = float("inf")
-    for _ in range(1 + REPEATS):
+    size, images = recipe.model.image_size, _images(recipe)
+    pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
+
+    def once(count: int) -> float:
         _finish(device)
         started = time.perf_counter()
-        images = to_network(pixels, device, TORCH_DTYPES[dtype])
+        inputs = to_network(pixels[:count], device, TORCH_DTYPES[dtype])
         with torch.autocast(device.type, TORCH_DTYPES[dtype], enabled=dtype != "fp32"):
-            raw_levels = model(images)
+            raw_levels = model(inputs)
         sum(level.float().square().mean() for level in raw_levels).backward()
         model.zero_grad()
         _finish(device)
-        fastest = min(fastest, time.perf_counter() - started)
-    return fastest
+        return time.perf_counter() - started
+
+    once(1)
+    if (at_a_glance := images * once(1)) > limit:
+        return at_a_glance
+    once(images)
+    return min(once(images) for _ in range(REPEATS))
 
 
 def _finish(device: torch.device) -> None:

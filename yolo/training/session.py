@@ -13,15 +13,15 @@ from yolo.communication.meter import TrafficMeter
 from yolo.data.streaming import training_loader
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
-from yolo.model.loss import DetectionLoss
 from yolo.model.weights import load_weights
 from yolo.planner.choice import choose
 from yolo.planner.prediction import Data
-from yolo.recipe import Recipe, ResolvedRecipe, canonical_text, deepspeed_config
+from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.effective import effective_yaml
 from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Progress, RunIdentity, load_checkpoint, save_checkpoint
+from yolo.training.criterion import detection_loss
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
 from yolo.training.expectation import Expectation, as_json
@@ -118,7 +118,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     expectation = Expectation.of(resolved, Data(len(datasets.train), len(datasets.class_names)))
     narrator.expectation = expectation
 
-    criterion = _criterion(plain, recipe)
+    criterion = detection_loss(plain, recipe)
     loop = Loop(
         engine,
         exchange,
@@ -244,20 +244,6 @@ def _by_first(ranks: Ranks, work: Callable[[], Result]) -> Result:
     if isinstance(agreed, CheckpointError):
         raise agreed
     return agreed
-
-
-def _criterion(model: YOLOv5, recipe: Recipe) -> DetectionLoss:
-    return DetectionLoss(
-        anchors=model.anchors,
-        strides=model.stride,
-        classes=model.classes,
-        image_size=recipe.model.image_size,
-        box=recipe.loss.box,
-        obj=recipe.loss.obj,
-        cls=recipe.loss.cls,
-        anchor_threshold=recipe.model.anchor_threshold,
-        label_smoothing=recipe.loss.label_smoothing,
-    )
 
 
 def _summary(

@@ -14,3 +14,5 @@ class EvaluationSection(Section):
     """Of two boxes of one class that overlap more than this, the less certain is dropped."""
     max_detections: Count = setting(300, unit="detections an image")
     """The most certain are kept."""
+    rectangular: bool = setting(True)
+    """Each image lies in the smallest rectangle that the network takes, not in a square: less grey to compute."""

@@ -1,0 +1,41 @@
+"""Train a recipe with the baseline: `python -m yolo.bench.baseline --out run.json recipes/bccd.yaml data.root=...`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from yolo.bench.baseline.training import train_plainly
+from yolo.data.loading import load_split
+from yolo.errors import exit_code_of
+from yolo.recipe import prepare
+from yolo.training.datasets import settled_anchors
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train in this process and write what it came to; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m yolo.bench.baseline", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    parser.add_argument("--out", type=Path, required=True, metavar="JSON")
+    options = parser.parse_args(arguments)
+    return exit_code_of(lambda: _train(options), "bench")
+
+
+def _train(options: argparse.Namespace) -> None:
+    recipe = prepare(options.recipe, options.overrides, 1, 1).resolved.recipe
+    assert recipe.data.workers != "auto" and recipe.cluster.threads_per_process != "auto"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(recipe.cluster.threads_per_process)
+    train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
+    anchors, _ = settled_anchors(recipe, train)
+    run = train_plainly(recipe, train, val, anchors, recipe.data.workers, device)
+    options.out.write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

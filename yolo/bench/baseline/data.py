@@ -1,0 +1,193 @@
+"""The baseline's images: read, altered and put together one after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from yolo.data.augmentation import Augmentation, random_view
+from yolo.data.dataset import ImageRecord
+from yolo.data.letterbox import GREY
+from yolo.recipe.schema import Recipe
+
+Labels = np.ndarray
+"""(M, 5): class and corners in pixels."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Images (B, 3, S, S) uint8 and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
+
+
+class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """Mosaic, affine or perspective map, colour and flips by the recipe's settings."""
+
+    def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
+        self.records = records
+        self.size = recipe.model.image_size
+        self.settings = Augmentation.from_section(recipe.data.augmentation)
+        self.has_mosaic = True
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        random = np.random.default_rng(int(torch.randint(2**62, ())))
+        settings = self.settings
+        is_mosaic = self.has_mosaic and random.random() < settings.mosaic
+        image, labels = self._altered(index, is_mosaic, random)
+        if is_mosaic and random.random() < settings.mixup:
+            other = int(random.integers(len(self)))
+            other_image, other_labels = self._altered(other, is_mosaic, random)
+            share = random.beta(32, 32)
+            image = (image * share + other_image * (1 - share)).astype(np.uint8)
+            labels = np.concatenate([labels, other_labels])
+        image = self._recoloured(image, random)
+        if random.random() < settings.flipud:
+            image = np.flipud(image)
+            labels[:, [2, 4]] = self.size - labels[:, [4, 2]]
+        if random.random() < settings.fliplr:
+            image = np.fliplr(image)
+            labels[:, [1, 3]] = self.size - labels[:, [3, 1]]
+        targets = np.zeros((len(labels), 6), dtype=np.float32)
+        targets[:, 1] = labels[:, 0]
+        targets[:, 2:4] = (labels[:, 1:3] + labels[:, 3:5]) / 2 / self.size
+        targets[:, 4:6] = (labels[:, 3:5] - labels[:, 1:3]) / self.size
+        pixels = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
+        return torch.from_numpy(pixels), torch.from_numpy(targets)
+
+    def read(self, index: int) -> tuple[np.ndarray, Labels]:
+        """An image (H, W, 3) with its long side at the network's size, and its labels."""
+        record = self.records[index]
+        image = cv2.imread(str(record.path))
+        if image is None:
+            raise OSError(f"{record.path}: cannot be read")
+        scale = self.size / max(image.shape[:2])
+        sides = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        resized = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
+        is_single = ~record.crowd
+        return resized, np.column_stack(
+            [record.classes[is_single], record.boxes[is_single] * scale]
+        ).astype(np.float32)
+
+    def _altered(
+        self, index: int, is_mosaic: bool, random: np.random.Generator
+    ) -> tuple[np.ndarray, Labels]:
+        canvas, labels = self._mosaic(index, random) if is_mosaic else self._single(index)
+        view = random_view(canvas.shape[0], self.size, self.settings, random)
+        sides = (self.size, self.size)
+        grey = (GREY, GREY, GREY)
+        if self.settings.perspective:
+            image = cv2.warpPerspective(canvas, view.matrix, sides, borderValue=grey)
+        else:
+            image = cv2.warpAffine(canvas, view.matrix[:2], sides, borderValue=grey)
+        corners = np.ones((len(labels) * 4, 3))
+        corners[:, :2] = labels[:, [1, 2, 3, 2, 3, 4, 1, 4]].reshape(-1, 2)
+        moved = corners @ view.matrix.T
+        points = (moved[:, :2] / moved[:, 2:]).reshape(-1, 4, 2)
+        boxes = np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
+        boxes = boxes.clip(0, self.size)
+        before = (labels[:, 3:5] - labels[:, 1:3]).prod(axis=1) * view.magnification**2
+        width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+        kept = (width > 2) & (height > 2) & (width * height > 0.1 * before)
+        return image, np.column_stack([labels[kept, 0], boxes[kept]]).astype(np.float32)
+
+    def _mosaic(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, Labels]:
+        size = self.size
+        middle_x, middle_y = (int(m) for m in random.uniform(0.5 * size, 1.5 * size, 2))
+        canvas = np.full((2 * size, 2 * size, 3), GREY, dtype=np.uint8)
+        all_labels = []
+        indices = [index, *(int(other) for other in random.integers(len(self), size=3))]
+        for place, chosen in enumerate(indices):
+            image, labels = self.read(chosen)
+            height, width = image.shape[:2]
+            left = middle_x - width if place % 2 == 0 else middle_x
+            top = middle_y - height if place < 2 else middle_y
+            x1, y1 = max(left, 0), max(top, 0)
+            x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
+            canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
+            labels[:, 1:] += np.array([left, top, left, top])
+            labels[:, 1:] = labels[:, 1:].clip(0, 2 * size)
+            all_labels.append(labels)
+        return canvas, np.concatenate(all_labels)
+
+    def _single(self, index: int) -> tuple[np.ndarray, Labels]:
+        image, labels = self.read(index)
+        return _in_square(image, labels, self.size)
+
+    def _recoloured(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        reach = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
+        gains = 1 + random.uniform(-1, 1, 3) * reach
+        levels = np.arange(256)
+        hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+        hue = cv2.LUT(hue, (levels * gains[0] % 180).astype(np.uint8))
+        saturation = cv2.LUT(saturation, (levels * gains[1]).clip(0, 255).astype(np.uint8))
+        value = cv2.LUT(value, (levels * gains[2]).clip(0, 255).astype(np.uint8))
+        return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2BGR)
+
+
+@dataclass(frozen=True, slots=True)
+class SquareImage:
+    """An image to be judged."""
+
+    pixels: torch.Tensor
+    """(3, S, S) uint8, red green blue."""
+    scale: float
+    left: int
+    top: int
+    record: ImageRecord
+
+
+class PlainSquares(Dataset[SquareImage]):
+    """The validation images, each in the middle of a square."""
+
+    def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
+        self.samples = PlainSamples(records, recipe)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> SquareImage:
+        image, labels = self.samples.read(index)
+        size, record = self.samples.size, self.samples.records[index]
+        square, _ = _in_square(image, labels, size)
+        pixels = np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))
+        return SquareImage(
+            torch.from_numpy(pixels),
+            size / max(record.width, record.height),
+            (size - image.shape[1]) // 2,
+            (size - image.shape[0]) // 2,
+            record,
+        )
+
+
+def plain_loader(samples: PlainSamples, batch: int, workers: int) -> "DataLoader[Batch]":
+    """Shuffled batches; the last of an epoch may be smaller."""
+    return DataLoader(
+        samples,
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        collate_fn=_together,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _together(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+    for number, (_, targets) in enumerate(samples):
+        targets[:, 0] = number
+    images = torch.stack([pixels for pixels, _ in samples])
+    return images, torch.cat([targets for _, targets in samples])
+
+
+def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
+    square = np.full((size, size, 3), GREY, dtype=np.uint8)
+    height, width = image.shape[:2]
+    left, top = (size - width) // 2, (size - height) // 2
+    square[top : top + height, left : left + width] = image
+    labels[:, 1:] += np.array([left, top, left, top])
+    return square, labels
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)

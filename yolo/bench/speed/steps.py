@@ -1,0 +1,186 @@
+"""A training step without its images, ours and the baseline's in turns, as the one rank that the launcher started."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from yolo.bench.baseline.training import PlainStep
+from yolo.bench.stopwatch import Stopwatch
+from yolo.data.samples import to_network
+from yolo.errors import exit_code_of
+from yolo.model import YOLOv5
+from yolo.model.loss import Normaliser
+from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.schema import Recipe
+from yolo.training.averaging import WeightAverage
+from yolo.training.criterion import detection_loss
+from yolo.training.engine import start_engine
+from yolo.training.precision import TORCH_DTYPES, measure_precision
+from yolo.training.ranks import Ranks, join, leave
+from yolo.training.settlement import Asked
+
+CLASSES = 3
+BOXES_PER_IMAGE = 8
+WARM_UP = 2
+MATRIX = 8192
+"""Side of the matrices whose product shows what a GPU can do."""
+
+
+class OurStep:
+    """A step as the training loop takes it, on one rank."""
+
+    def __init__(self, recipe: Recipe, ranks: Ranks) -> None:
+        plain = YOLOv5(recipe.model.variant, CLASSES, COCO_ANCHORS)
+        self.criterion = detection_loss(plain, recipe)
+        self.device = ranks.device
+        self.dtype = TORCH_DTYPES[recipe.precision.dtype]
+        self.engine = start_engine(plain, recipe, ranks)
+        self.average = WeightAverage(self.engine.module, recipe.train)
+
+    def __call__(
+        self, images: torch.Tensor, targets: torch.Tensor, watch: Stopwatch
+    ) -> torch.Tensor:
+        """Take a step on images (B, 3, S, S) uint8 and targets (M, 6); returns the loss, still on the device."""
+        assignment = self.criterion.assign(targets, images.shape)
+        matches = assignment.matches.to(self.device, torch.float32, non_blocking=True)
+        predictions = self.engine(to_network(images, self.device, self.dtype))
+        assignment = assignment.to(self.device, non_blocking=True)
+        loss, parts = self.criterion(predictions, assignment, Normaliser(matches, len(images), 1))
+        watch.stop("forward and loss")
+        self.engine.backward(loss)
+        watch.stop("backward")
+        self.engine.step()
+        self.average.update()
+        watch.stop("optimizer and average")
+        return parts.stacked()
+
+
+class Unwatched(Stopwatch):
+    """Lets a GPU run ahead: its parts are not told apart."""
+
+    def stop(self, part: str) -> None:
+        """Nothing waits."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and write JSON; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="yolo.bench.speed.steps", description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5, help="a round and side")
+    parser.add_argument("--out", type=Path, required=True)
+    options, _ = parser.parse_known_args(arguments)
+    return exit_code_of(lambda: _measure(options), "bench")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    asked = Asked(options.recipe, tuple(options.overrides))
+    recipe = asked.prepare().resolved.recipe
+    ranks = join(recipe)
+    reason = f"precision {recipe.precision.dtype}, as the recipe says"
+    if asked.prepare().resolved.loaded.recipe.precision.dtype == "auto":
+        choice = measure_precision(recipe, ranks, lambda _: True)
+        reason = choice.reason
+        recipe = asked.with_overrides(f"precision.dtype={choice.dtype}").prepare().resolved.recipe
+    torch.manual_seed(0)
+    images, targets = _made_up(recipe)
+    sides: dict[str, Any] = {
+        "ours": OurStep(recipe, ranks),
+        "baseline": PlainStep(recipe, CLASSES, COCO_ANCHORS, ranks.device),
+    }
+    rates: dict[str, list[float]] = {side: [] for side in sides}
+    parts: dict[str, dict[str, float]] = {}
+    memory = {}
+    for side, step in sides.items():
+        _reset_memory(ranks.device)
+        for _ in range(WARM_UP):
+            step(images, targets, Stopwatch(ranks.device))
+        memory[side] = _memory(ranks.device)
+    for _ in range(options.rounds):
+        for side, step in sides.items():
+            whole, unwatched = Stopwatch(ranks.device), Unwatched(ranks.device)
+            whole.start()
+            for _ in range(options.steps):
+                step(images, targets, unwatched)
+            whole.stop("whole")
+            rates[side].append(len(images) * options.steps / whole.seconds["whole"])
+    for side, step in sides.items():
+        watch = Stopwatch(ranks.device)
+        for _ in range(options.steps):
+            watch.start()
+            step(images, targets, watch)
+        parts[side] = {part: value / options.steps for part, value in watch.seconds.items()}
+    found = {
+        "precision": reason,
+        "images_per_second": rates,
+        "step_seconds": parts,
+        "peak_memory_bytes": memory,
+        "gpu": _gpu_facts(recipe, ranks.device, max(rates["ours"])),
+    }
+    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    leave()
+
+
+def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of noise, with boxes."""
+    batch, size = recipe.train.global_batch, recipe.model.image_size
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
+    boxes = torch.rand(batch * BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
+    kinds = torch.randint(CLASSES, (len(boxes), 1), generator=generator)
+    owners = torch.arange(batch).repeat_interleave(BOXES_PER_IMAGE)[:, None]
+    return images.permute(0, 3, 1, 2), torch.cat([owners, kinds, boxes], dim=1)
+
+
+def _gpu_facts(recipe: Recipe, device: torch.device, images_per_second: float) -> dict[str, Any]:
+    """Which GPU, and what share of the rate of a large bf16 matrix product the step reached; empty on a processor."""
+    if device.type != "cuda":
+        return {}
+    size = recipe.model.image_size
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        model = YOLOv5(recipe.model.variant, CLASSES)
+        model(torch.zeros(1, 3, size, size))
+    operations = (
+        3 * counter.get_total_flops()
+    )  # backward takes two products for each one of forward
+    peak = _product_rate(device)
+    return {
+        "name": torch.cuda.get_device_name(device),
+        "operations_per_image": operations,
+        "product_operations_per_second": peak,
+        "share_of_peak": operations * images_per_second / peak,
+    }
+
+
+def _product_rate(device: torch.device) -> float:
+    """Operations a second of a bf16 matrix product, the fastest of some."""
+    a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=torch.bfloat16) for _ in range(2))
+    fastest = float("inf")
+    for _ in range(8):
+        watch = Stopwatch(device)
+        watch.start()
+        _ = a @ b
+        watch.stop("product")
+        fastest = min(fastest, watch.seconds["product"])
+    return 2 * MATRIX**3 / fastest
+
+
+def _reset_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _memory(device: torch.device) -> int | None:
+    """The most that tensors took, bytes."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

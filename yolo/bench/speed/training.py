@@ -1,0 +1,96 @@
+"""Whole training runs of one process, ours through the launcher and the baseline, in turns."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolo.bench.speed.results import Comparison
+from yolo.errors import BenchError
+from yolo.recipe import prepare
+from yolo.training.launch import launch_module
+from yolo.training.run_directory import RunDirectory, new_run
+
+ONE_PROCESS = ("cluster.processes_per_node=1", "tracking.wandb.mode=disabled")
+LAST_LINES = 25
+
+
+@dataclass(slots=True)
+class Runs:
+    """Both sides' runs, in the order of the rounds."""
+
+    ours: list[dict[str, Any]] = field(default_factory=list)
+    """summary.json of each."""
+    baseline: list[dict[str, Any]] = field(default_factory=list)
+    """`PlainRun` of each."""
+
+    def comparisons(self) -> list[Comparison]:
+        """Images a second of the steps, and the wall time of the whole run."""
+        aps = [", ".join(f"{run['ap']:.3f}" for run in side) for side in (self.ours, self.baseline)]
+        note = f"AP {aps[0]}, and the baseline's {aps[1]}"
+        return [
+            self._compared("training, loader included", "images/s", "images_per_second", ""),
+            self._compared("a whole run, evaluations included", "s", "wall_seconds", note),
+        ]
+
+    def _compared(self, name: str, unit: str, key: str, note: str) -> Comparison:
+        ours, baseline = (
+            tuple(float(run[key]) for run in side) for side in (self.ours, self.baseline)
+        )
+        return Comparison(name, unit, unit != "s", ours, baseline, note)
+
+
+def compare_training(
+    recipe: Path, overrides: Sequence[str], rounds: int, advance: Callable[[], None]
+) -> Runs:
+    """Train the recipe on one process with the seeds 0, 1, ...; both sides get the same threads and loader workers.
+
+    `advance` is called after each run. Raises BenchError where a run fails.
+    """
+    runs = Runs()
+    for seed in range(rounds):
+        settings = [*ONE_PROCESS, *overrides, f"train.seed={seed}"]
+        runs.ours.append(run_ours(recipe, settings))
+        advance()
+        runs.baseline.append(run_baseline(recipe, settings))
+        advance()
+    return runs
+
+
+def run_ours(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """A run through the launcher; its summary.json."""
+    run = RunDirectory(new_run("bench").path.resolve())
+    resolved = prepare(recipe, settings, 1).resolved
+    arguments = ["--recipe", str(recipe), "--run", str(run.path), *settings]
+    launch = launch_module(resolved, "yolo.train", arguments)
+    _call(launch.command, dict(launch.environment))
+    return dict(json.loads(run.summary.read_text(encoding="utf-8")))
+
+
+def run_baseline(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
+    """A run of the baseline in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run.json"
+        _call(
+            (sys.executable, "-m", "yolo.bench.baseline", "--out", str(out), str(recipe), *settings)
+        )
+        return dict(json.loads(out.read_text(encoding="utf-8")))
+
+
+def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = "\n".join(done.stdout.splitlines()[-LAST_LINES:])
+        raise BenchError(f"{command[0]} ended with exit code {done.returncode}:\n{lines}")
