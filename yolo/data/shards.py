@@ -100,8 +100,13 @@ class Shards:
                     count_bytes(part.bytes_read - counted)
                     counted = part.bytes_read
                     yield _sample(raw, place)
-        except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{place}: is damaged: {error}; {ANEW}") from error
+        except (DataError, tarfile.TarError, KeyError, TypeError, ValueError) as error:
+            said = str(error.args[0]).split(" @ ")[
+                0
+            ]  # webdataset adds the stream as it stands in memory
+            if isinstance(error, DataError):
+                raise DataError(said) from error
+            raise DataError(f"{place}: is damaged: {said}; {ANEW}") from error
         if found != stop - first:
             raise DataError(
                 f"{place}: ends after sample {first + found} of {entry.samples}; {ANEW}"
