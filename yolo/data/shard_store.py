@@ -79,6 +79,8 @@ class Part:
             else:
                 if content or size == 0 or self._stop is None or not _is_web(self._place):
                     break
+            if self._place.startswith("pipe:"):
+                problem = "the command failed"
             if not _is_web(self._place) or attempt == TRIES - 1:
                 raise DataError(f"{self._place}: cannot be read on: {problem}")
             time.sleep(2**attempt)
