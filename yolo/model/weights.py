@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from yolo.errors import WeightsError
 from yolo.model.network import YOLOv5
 
-ANCHORS = "model.24.anchors"
 NAMED = 4
 """Tensors named in a message before it says how many more there are."""
 
@@ -82,7 +81,7 @@ def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWe
         )
     left = {name for name, _ in skipped}
     matched = tuple(name for name in state if name not in left)
-    if not any(name != ANCHORS for name in matched):
+    if all(_is_anchors(name) for name in matched):
         raise WeightsError(
             f"{path}: no tensor fits the network ({_listed(skipped)}); use YOLOv5 weights,"
             " best of the same variant"
@@ -123,6 +122,11 @@ def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[
         ) from error
 
 
+def _is_anchors(name: str) -> bool:
+    """`model.24.anchors`, in the P6 family `model.33.anchors`: chosen for data, not learnt."""
+    return name.endswith(".anchors")
+
+
 def _misfits(
     tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], keep_anchors: bool
 ) -> tuple[tuple[str, str], ...]:
@@ -134,7 +138,7 @@ def _misfits(
         elif found.shape != own.shape:
             shapes = f"{tuple(found.shape)} in the file, {tuple(own.shape)} in the network"
             misfits.append((name, shapes))
-        elif keep_anchors and name == ANCHORS and not torch.equal(found.to(own), own):
+        elif keep_anchors and _is_anchors(name) and not torch.equal(found.to(own), own):
             misfits.append((name, "the network keeps its own anchors"))
     misfits += [(name, "not in the network") for name in tensors if name not in state]
     return tuple(misfits)

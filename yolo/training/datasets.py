@@ -12,7 +12,7 @@ from yolo.data.resized_images import ResizedImages
 from yolo.data.verification import Problems, verify_images
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
-from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.architecture import Anchors, family
 from yolo.recipe.machine import count_cores
 from yolo.recipe.schema import Recipe
 from yolo.training.image_cache import open_cache
@@ -21,9 +21,6 @@ from yolo.training.run_directory import RunDirectory
 
 SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
 """COCO's validation split has a twentieth of the images, but is read at every evaluation."""
-
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
-"""Three levels of three (width, height) in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +104,10 @@ def _anchors(
     recipe: Recipe, train: DetectionDataset, ranks: Ranks, tell: Callable[[str], None]
 ) -> Anchors:
     if recipe.model.anchors == "default":
-        return COCO_ANCHORS
+        return family(recipe.model.variant).anchors
     if recipe.model.anchors != "auto":
         return recipe.model.anchors
-    size = recipe.model.image_size
+    variant, size = recipe.model.variant, recipe.model.image_size
     shapes = [
         (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
         * (size / max(record.width, record.height))
@@ -120,7 +117,9 @@ def _anchors(
     # By the first rank for all: k-means may round differently on another machine.
     choice = from_first(
         ranks,
-        choose_anchors(shapes_pixels, size, recipe.model.anchor_threshold, recipe.train.seed)
+        choose_anchors(
+            shapes_pixels, variant, size, recipe.model.anchor_threshold, recipe.train.seed
+        )
         if ranks.is_first
         else None,
     )
