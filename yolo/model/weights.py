@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,7 @@ class LoadedWeights:
     def summary(self) -> str:
         """One line for the log."""
         text = f"{len(self.matched)} tensors loaded"
-        return (
-            f"{text}, {len(self.skipped)} left: {_listed(self.skipped)}" if self.skipped else text
-        )
+        return f"{text}, {len(self.skipped)} left: {listed(self.skipped)}" if self.skipped else text
 
 
 def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None:
@@ -73,17 +71,19 @@ def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWe
     """
     _, tensors = _open(path, with_tensors=True)
     state = model.state_dict()
-    skipped = _misfits(tensors, state, keep_anchors=allow_mismatch)
+    skipped = misfits(_shapes(tensors), _shapes(state))
+    if allow_mismatch:
+        skipped += _other_anchors(tensors, state)
     if skipped and not allow_mismatch:
         raise WeightsError(
-            f"{path}: does not fit the network: {_listed(skipped)}; use weights of the same variant"
+            f"{path}: does not fit the network: {listed(skipped)}; use weights of the same variant"
             " and number of classes"
         )
     left = {name for name, _ in skipped}
     matched = tuple(name for name in state if name not in left)
     if all(_is_anchors(name) for name in matched):
         raise WeightsError(
-            f"{path}: no tensor fits the network ({_listed(skipped)}); use YOLOv5 weights,"
+            f"{path}: no tensor fits the network ({listed(skipped)}); use YOLOv5 weights,"
             " best of the same variant"
         )
     with torch.no_grad():
@@ -127,24 +127,38 @@ def _is_anchors(name: str) -> bool:
     return name.endswith(".anchors")
 
 
-def _misfits(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], keep_anchors: bool
+def _other_anchors(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[tuple[str, str], ...]:
-    misfits = []
-    for name, own in state.items():
-        found = tensors.get(name)
-        if found is None:
-            misfits.append((name, "not in the file"))
-        elif found.shape != own.shape:
-            shapes = f"{tuple(found.shape)} in the file, {tuple(own.shape)} in the network"
-            misfits.append((name, shapes))
-        elif keep_anchors and _is_anchors(name) and not torch.equal(found.to(own), own):
-            misfits.append((name, "the network keeps its own anchors"))
-    misfits += [(name, "not in the network") for name in tensors if name not in state]
-    return tuple(misfits)
+    return tuple(
+        (name, "the network keeps its own anchors")
+        for name, own in state.items()
+        if _is_anchors(name) and name in tensors and tensors[name].shape == own.shape
+        if not torch.equal(tensors[name].to(own), own)
+    )
 
 
-def _listed(items: tuple[tuple[str, str], ...]) -> str:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def misfits(
+    found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> tuple[tuple[str, str], ...]:
+    """Names whose shapes in a file differ from the network's, or that only one of them has, each with the reason."""
+    reasons = []
+    for name, shape in expected.items():
+        if name not in found:
+            reasons.append((name, "not in the file"))
+        elif tuple(found[name]) != tuple(shape):
+            both = f"{tuple(found[name])} in the file, {tuple(shape)} in the network"
+            reasons.append((name, both))
+    reasons += [(name, "not in the network") for name in found if name not in expected]
+    return tuple(reasons)
+
+
+def listed(items: tuple[tuple[str, str], ...]) -> str:
+    """The first names with their reasons, and how many more there are."""
     named = ", ".join(f"{name} ({reason})" for name, reason in items[:NAMED])
     more = len(items) - NAMED
     return f"{named} and {more} more" if more > 0 else named
