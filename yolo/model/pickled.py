@@ -53,20 +53,17 @@ OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How torch's files began before release 1.6."""
 
 
-class _Fixed(type):
-    """A class that a pickle cannot change: its BUILD may set attributes of whatever it holds."""
-
-    def __setattr__(cls, name: str, value: object) -> NoReturn:
-        raise TypeError(f"an attribute {name} for the class {cls.__qualname__}")
-
-
 def _unchangeable(self: object, state: object) -> NoReturn:
     """The `__setstate__` of what was checked when it was made: BUILD would set its attributes unchecked."""
     raise TypeError(f"a state for the finished {type(self).__name__}")
 
 
-class Stub(metaclass=_Fixed):
-    """Stands for an object of a class that is not looked up: keeps what the pickle says of it, and does nothing."""
+class Stub:
+    """Stands for an object of a class that is not looked up: keeps what the pickle says of it, and does nothing.
+
+    A `__setstate__` also keeps a pickle from changing the class itself: BUILD calls it on whatever it is given, without
+    an object to set the state of.
+    """
 
     __slots__ = ("arguments", "state")
     arguments: tuple[Any, ...]
@@ -91,7 +88,7 @@ class Stub(metaclass=_Fixed):
         return self.state.get(name) if isinstance(self.state, dict) else None
 
 
-class PickledDict(dict[Any, Any], metaclass=_Fixed):
+class PickledDict(dict[Any, Any]):
     """An OrderedDict, without the attributes that one may have."""
 
     __slots__ = ()
@@ -249,8 +246,7 @@ class _Unpickler(pickle.Unpickler):
         if known not in KNOWN_NAMES:
             self._refuse_unless_a_class(module, name)
         if known not in self._stubs:
-            stub: Any = _Fixed(name, (Stub,), {"__slots__": (), "__module__": module})
-            self._stubs[known] = stub
+            self._stubs[known] = type(name, (Stub,), {"__slots__": (), "__module__": module})
         return self._stubs[known]
 
     def persistent_load(self, pid: Any) -> Storage:
