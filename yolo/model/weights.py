@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,9 +47,19 @@ def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None
         "anchors": json.dumps(model.anchors.tolist()),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with written_whole(path) as temporary:
+        temporary.write_bytes(save(tensors, described))  # save_file's are readable to nobody else
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes `path` where all went well, and nothing where not.
+
+    WeightsError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(save(tensors, described))  # save_file's are readable to nobody else
+        yield temporary
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from error
@@ -104,6 +115,33 @@ def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
         ) from error
     load_weights(path, model, allow_mismatch=False)
     return model, metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A network with what is needed to use it on images."""
+
+    model: YOLOv5
+    class_names: tuple[str, ...]
+    image_size: int
+    """Side of the square that it was trained on, in pixels."""
+
+
+def load_detector(path: Path) -> Detector:
+    """The network of a file whose metadata name its classes and image size, as a run's do. WeightsError otherwise."""
+    model, metadata = build_from_weights(path)
+    try:
+        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
+        image_size = int(metadata["image_size"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: its metadata lack class_names or image_size ({error}); use a run's weights/*.safetensors"
+        ) from error
+    if len(class_names) != model.classes:
+        raise WeightsError(
+            f"{path}: names {len(class_names)} classes for a network of {model.classes}"
+        )
+    return Detector(model, class_names, image_size)
 
 
 def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
