@@ -77,7 +77,8 @@ def export_weights(
     for bit.
 
     onnx, torchscript: images (B, 3, H, W) in 0..1, RGB, fp32, to decoded predictions (B, N, 5 + classes) as
-    `YOLOv5.decode` has them, before non-maximum suppression. TorchScript takes other sizes too, on processors.
+    `YOLOv5.decode` has them, before non-maximum suppression. TorchScript takes other sizes too, and runs
+    on processors, whose memory its trace names.
     """
     detector = load_detector(weights)
     if out.exists() and out.samefile(weights):

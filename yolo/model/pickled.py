@@ -168,7 +168,8 @@ class PickledFile:
             flat = torch.frombuffer(content, dtype=storage.dtype, count=storage.elements)
         except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
             raise _damaged(self._path, error) from error
-        return flat.as_strided(pickled.size, pickled.stride, pickled.offset).contiguous().clone()
+        shaped = flat.as_strided(pickled.size, pickled.stride, pickled.offset)
+        return shaped.clone(memory_format=torch.contiguous_format)
 
     def _storage(self, kind: object, key: object, elements: object) -> Storage:
         if not isinstance(kind, StorageType) or not isinstance(key, str):
