@@ -187,7 +187,8 @@ def test_an_option_out_of_range_is_named(arguments: tuple[str, ...], message: st
 
 
 @pytest.mark.parametrize(
-    "command", ["check", "config", "recipes", "schema", "train", "eval", "detect"]
+    "command",
+    ["check", "config", "recipes", "schema", "train", "eval", "detect", "import", "export"],
 )
 def test_every_command_explains_itself(command: str) -> None:
     ran = yolo(command, "--help")

@@ -150,7 +150,7 @@ def test_anchors_follow_from_shards_as_from_the_files(
     written: Path, source: DetectionDataset
 ) -> None:
     chosen = [
-        choose_anchors(split.box_shapes(64), 64, 4.0, 0).anchors
+        choose_anchors(split.box_shapes(64), "n", 64, 4.0, 0).anchors
         for split in (source, opened(written))
     ]
     np.testing.assert_allclose(chosen[1], chosen[0], rtol=1e-4)

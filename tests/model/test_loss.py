@@ -6,7 +6,7 @@ from torch import Tensor
 
 from yolo.model import YOLOv5
 from yolo.model.loss import Assignment, DetectionLoss, LossParts, Normaliser
-from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.architecture import COCO_ANCHORS, COCO_ANCHORS_P6, Anchors
 
 STRIDES = (8, 16, 32)
 HEIGHT, WIDTH, CLASSES = 64, 96, 3
@@ -91,11 +91,27 @@ def test_the_gradient_does_not_depend_on_how_the_global_batch_is_cut(
     torch.testing.assert_close(summed, parts.stacked(), rtol=1e-12, atol=1e-14)
 
 
-def test_one_shard_equals_a_slow_textbook_loss() -> None:
-    fast, slow = _predictions(4), _predictions(4)
-    total, parts = _whole(_criterion(), fast, TARGETS)
+@pytest.mark.parametrize("anchors", [COCO_ANCHORS, COCO_ANCHORS_P6], ids=["P5", "P6"])
+def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
+    strides = [8 * 2**level for level in range(len(anchors))]
+    generator = torch.Generator().manual_seed(3)
+    levels = [
+        torch.randn(
+            (4, 3, 2 * HEIGHT // stride, 2 * WIDTH // stride, 5 + CLASSES),
+            generator=generator,
+            dtype=torch.float64,
+        )
+        for stride in strides
+    ]
+    fast, slow = ([level.clone().requires_grad_() for level in levels] for _ in range(2))
+    criterion = DetectionLoss(
+        torch.tensor(anchors), strides, CLASSES, image_size=320, label_smoothing=0.1
+    )
+    assignment = criterion.assign(TARGETS, (4, 3, 2 * HEIGHT, 2 * WIDTH))
+    assert (assignment.matches > 0).sum() >= 3
+    total, parts = criterion(fast, assignment, Normaliser(assignment.matches, 4, shards=1))
     total.backward()
-    box, obj, cls = _slow_loss(slow, TARGETS, label_smoothing=0.1, image_size=320)
+    box, obj, cls = _slow_loss(slow, TARGETS, anchors, label_smoothing=0.1, image_size=320)
     ((box + obj + cls) * 4).backward()
     torch.testing.assert_close(parts.stacked(), torch.stack((box, obj, cls)).detach())
     torch.testing.assert_close(total, (box + obj + cls) * 4)
@@ -177,19 +193,24 @@ def test_predictions_of_another_size_than_assigned_are_refused() -> None:
 
 
 def _slow_loss(
-    predictions: list[Tensor], targets: Tensor, label_smoothing: float, image_size: int
+    predictions: list[Tensor],
+    targets: Tensor,
+    anchors: Anchors,
+    label_smoothing: float,
+    image_size: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Box by box and cell by cell, as the facts of the public code state it."""
     zero = torch.zeros((), dtype=torch.float64)
     box_loss, obj_loss, cls_loss = zero, zero, zero
-    for level, stride in enumerate(STRIDES):
-        raw = predictions[level]
+    levels = len(anchors)
+    for level, raw in enumerate(predictions):
+        stride = 8 * 2**level
         images, _, rows, columns, _ = raw.shape
         boxes, classes, objectness = [], [], {}
         for image, category, cx, cy, w, h in targets.tolist():
             x, y, w, h = cx * columns, cy * rows, w * columns, h * rows
             for anchor in range(3):
-                aw, ah = (side / stride for side in COCO_ANCHORS[level][anchor])
+                aw, ah = (side / stride for side in anchors[level][anchor])
                 if max(w / aw, aw / w, h / ah, ah / h) >= 4:
                     continue
                 cells = [(math.floor(x), math.floor(y))]
@@ -223,12 +244,15 @@ def _slow_loss(
             for r in range(rows)
             for c in range(columns)
         ]
-        balance = (4.0, 1.0, 0.4)[level]
+        balance = ((4.0, 1.0, 0.4) if levels == 3 else (4.0, 1.0, 0.25, 0.06, 0.02))[level]
         obj_loss = obj_loss + balance * torch.stack(cell_losses).mean()
         if boxes:
             box_loss = box_loss + torch.stack(boxes).mean()
             cls_loss = cls_loss + torch.stack(classes).mean()
-    return 0.05 * box_loss, (image_size / 640) ** 2 * obj_loss, 0.5 * CLASSES / 80 * cls_loss
+    gains = (0.05, (image_size / 640) ** 2, 0.5 * CLASSES / 80)
+    sums = (box_loss, obj_loss, cls_loss)
+    box, obj, cls = (gain * 3 / levels * total for gain, total in zip(gains, sums, strict=True))
+    return box, obj, cls
 
 
 def _slow_bce(logit: Tensor, wanted: float) -> Tensor:

@@ -5,9 +5,18 @@ import torch
 from torch import Tensor
 
 from yolo.model import YOLOv5
-from yolo.recipe.architecture import COCO_ANCHORS, VARIANTS, layer_parameter_counts, parameter_count
+from yolo.recipe.architecture import (
+    COCO_ANCHORS,
+    COCO_ANCHORS_P6,
+    VARIANTS,
+    layer_parameter_counts,
+    parameter_count,
+)
 
-KEYS = {"n": 349, "s": 349, "m": 481, "l": 613, "x": 745}
+KEYS = {
+    **{"n": 349, "s": 349, "m": 481, "l": 613, "x": 745},
+    **{"n6": 459, "s6": 459, "m6": 627, "l6": 795, "x6": 963},
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +60,32 @@ def test_the_state_dict_has_the_public_names_and_shapes() -> None:
     assert {name.split(".")[0] for name in state} == {"model"}
 
 
+def test_the_state_dict_of_the_p6_family_has_the_public_names_and_shapes() -> None:
+    with torch.device("meta"):
+        state = YOLOv5("n6").state_dict()
+    shapes = {
+        "model.8.cv3.conv.weight": (192, 192, 1, 1),
+        "model.11.cv2.conv.weight": (256, 512, 1, 1),
+        "model.29.m.0.cv2.conv.weight": (96, 96, 3, 3),
+        "model.33.anchors": (4, 3, 2),
+        "model.33.m.2.weight": (255, 192, 1, 1),
+        "model.33.m.3.bias": (255,),
+    }
+    assert {name: tuple(state[name].shape) for name in shapes} == shapes
+
+
 def test_anchors_are_kept_in_grid_units_and_shown_in_pixels(network: YOLOv5) -> None:
     assert network.state_dict()["model.24.anchors"][0, 0].tolist() == [10 / 8, 13 / 8]
     torch.testing.assert_close(network.anchors, torch.tensor(COCO_ANCHORS))
+    p6 = YOLOv5("n6", 1)
+    assert p6.state_dict()["model.33.anchors"][3, 0].tolist() == [436 / 64, 615 / 64]
+    torch.testing.assert_close(p6.anchors, torch.tensor(COCO_ANCHORS_P6))
 
 
 def test_the_score_biases_start_from_rare_objects() -> None:
     torch.manual_seed(0)
-    bias = torch.stack([head.bias.view(3, -1).mean(0) for head in YOLOv5("s", 20).model[-1].m])
-    expected = torch.tensor([-6.6846, -5.2983, -3.9120])
+    bias = torch.stack([head.bias.view(3, -1).mean(0) for head in YOLOv5("s6", 20).model[-1].m])
+    expected = torch.tensor([-6.6846, -5.2983, -3.9120, -2.5257])
     torch.testing.assert_close(bias[:, 4], expected, atol=0.1, rtol=0)
     assert bias[:, 5:].mean().item() == pytest.approx(-3.4553, abs=0.05)
 
@@ -77,6 +103,19 @@ def test_training_gives_raw_logits_of_three_levels(network: YOLOv5) -> None:
         (2, 3, 4, 6, 8),
         (2, 3, 2, 3, 8),
     ]
+
+
+def test_the_p6_family_has_a_fourth_level() -> None:
+    torch.manual_seed(0)
+    network = YOLOv5("n6", classes=3)
+    raw = network(torch.rand(2, 3, 128, 192))
+    assert [tuple(level.shape) for level in raw] == [
+        (2, 3, 128 // stride, 192 // stride, 8) for stride in (8, 16, 32, 64)
+    ]
+    cells = 16 * 24 + 8 * 12 + 4 * 6 + 2 * 3
+    assert network.eval()(torch.rand(1, 3, 128, 192)).shape == (1, 3 * cells, 8)
+    with pytest.raises(ValueError, match=r"96 x 128 pixels .* multiples of 64"):
+        network(torch.rand(1, 3, 96, 128))
 
 
 def test_decoding_a_rectangle_equals_a_slow_loop(network: YOLOv5) -> None:
@@ -130,6 +169,8 @@ def test_images_without_three_channels_are_refused(network: YOLOv5) -> None:
 def test_anchors_of_another_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(1, 1, 2\): expected \(3, 3, 2\)"):
         YOLOv5("n", 80, (((1.0, 2.0),),))
+    with pytest.raises(ValueError, match=r"expected \(4, 3, 2\).* yolov5n6's 4 levels"):
+        YOLOv5("n6", 80, COCO_ANCHORS)
 
 
 def test_no_classes_are_refused() -> None:

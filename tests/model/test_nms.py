@@ -36,7 +36,7 @@ def test_suppression_equals_the_plain_greedy_algorithm(
     padded = [image + empty * (longest - len(image)) for image in rows]
     predictions = torch.tensor(padded, dtype=torch.float64).view(len(rows), longest, 7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nms, "BLOCK", block)  # several blocks even for few boxes
+        patch.setattr(nms, "BLOCK", {"cpu": block})  # several blocks even for few boxes
         found = non_maximum_suppression(predictions, confidence, iou, max_detections, multi_label)
     expected = [_greedy(image, confidence, iou, max_detections, multi_label) for image in padded]
     assert [image.tolist() for image in found] == expected

@@ -63,7 +63,7 @@ def test_a_misspelt_word_names_the_nearest_right_one(refusal: Refusal) -> None:
         ("communication: {data_type: fp7}", ("communication.data_type", "Did you mean 'fp")),
         ("precision: {dtype: bf61}", ("Did you mean 'bf16'?",)),
         ("model: {image_size: 100}", ("must be a multiple of 32", "96 or 128")),
-        ("model: {variant: nano}", ("model.variant", '"n", "s", "m", "l", "x"')),
+        ("model: {variant: nano}", ("model.variant", '"n", "s", "m", "l", "x", "n6"')),
         ("model: {anchors: [[1, 2]]}", ("model.anchors",)),
         ("model: 3", ("model: found 3, expected a section of keys",)),
         ("data: {max_bad_share: 2}", ("data.max_bad_share", "from 0 to 1")),

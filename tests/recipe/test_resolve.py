@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from yolo.errors import RecipeError
 from yolo.recipe import load_recipe, resolve
+from yolo.recipe.architecture import VARIANTS
 from yolo.recipe.origin import Source
 from yolo.recipe.resolve import IMAGES_ON_16_GB
 
@@ -17,7 +18,7 @@ DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 @given(
     batch=st.integers(1, 1024),
     ranks=st.integers(1, 64),
-    variant=st.sampled_from("nsmlx"),
+    variant=st.sampled_from(sorted(VARIANTS)),
     size=st.sampled_from([320, 640, 1280]),
 )
 def test_the_global_batch_is_kept_for_every_number_of_ranks(
@@ -47,7 +48,7 @@ def test_a_batch_that_contradicts_its_parts_shows_the_sum(write: Write) -> None:
         resolve(load_recipe(write(text)), 2)
 
 
-@pytest.mark.parametrize("variant", list("nsmlx"))
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_buckets_flush_at_least_four_times_in_a_backward_pass(write: Write, variant: str) -> None:
     from yolo.recipe.architecture import parameter_count
 

@@ -85,6 +85,14 @@ WARNINGS = [
     ("deepspeed: {flops_profiler: {enabled: true}}", "waits for the device at every step"),
 ]
 ERRORS = [
+    (
+        "model: {variant: n6, image_size: 160}",
+        "160 is no multiple of 64, the largest stride of yolov5n6; set it to 128 or 192",
+    ),
+    (
+        "model: {variant: s6, anchors: [[[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]]]}",
+        "model.anchors: they are for 3 levels, and yolov5s6 has 4",
+    ),
     ("optimizer: {momentum: 0}", "nothing to look ahead by"),
     (
         "zero: {stage: 3}\nprecision: {dtype: bf16}\n"

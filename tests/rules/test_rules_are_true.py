@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
@@ -21,7 +22,9 @@ from tests.rules.evidence import Evidence
 from tests.rules.of_deepspeed import OF_DEEPSPEED
 from tests.rules.pair import RanksOfTest
 from tests.training.conftest import Ended
+from yolo.model import YOLOv5
 from yolo.planner.choice import choose
+from yolo.recipe.architecture import COCO_ANCHORS
 from yolo.recipe.finding import RULES
 from yolo.recipe.loading import load_recipe
 from yolo.recipe.resolve import ResolvedRecipe, resolve
@@ -241,12 +244,25 @@ def test_nothing_can_be_chosen_without_a_profile() -> None:
         choose(Case().recipe, Case().overrides, unruled(("strategy=auto",)))
 
 
+def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
+    assert findings(
+        "images_must_fill_the_largest_cells", ("model.variant=n6", "model.image_size=96")
+    )
+    with pytest.raises(ValueError, match="multiples of 64"):
+        YOLOv5("n6", 3)(torch.rand(1, 3, 96, 96))
+    anchors = f"model.anchors={json.dumps(COCO_ANCHORS)}"
+    assert findings("anchors_must_be_for_every_level", ("model.variant=n6", anchors))
+    with pytest.raises(ValueError, match=r"expected \(4, 3, 2\)"):
+        YOLOv5("n6", 3, COCO_ANCHORS)
+
+
 def test_no_rule_is_without_evidence() -> None:
     shown = {each.name for each in OF_DEEPSPEED} | set(WITHOUT_EFFECT)
     shown |= {
         *("mosaic_must_have_epochs_left", "warm_up_must_end", "sync_batchnorm_needs_company"),
         "steps_taken_alone_and_sync_batchnorm_exclude_each_other",
         *("the_launcher_forwards_no_key", "an_automatic_strategy_wants_a_profile"),
+        *("images_must_fill_the_largest_cells", "anchors_must_be_for_every_level"),
     }
     assert shown == set(BY_NAME)
     assert len(shown) >= 40

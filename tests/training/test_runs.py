@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
@@ -31,6 +32,17 @@ def losses(ended: Ended) -> list[float]:
         for row in ended.metrics()
         if "train/loss_box" in row
     ]
+
+
+def test_a_network_of_four_levels_trains(run: Run) -> None:
+    ended = run("recipes/demo.yaml", "model.variant=n6", "model.image_size=128", "train.epochs=1")
+    rows = [row for row in ended.metrics() if "train/loss_box" in row]
+    assert rows and all(math.isfinite(row["train/loss_box"]) for row in rows)
+    trained = load_file(ended.folder / "weights" / "last.safetensors")
+    assert len(trained) == 459
+    assert trained["model.33.anchors"].shape == (4, 3, 2)
+    payload = parameter_count("n6", 4) * 4 + 4 * 4
+    assert ended.read("summary.json")["payload_bytes_per_step_per_rank"] == payload
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

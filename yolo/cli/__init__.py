@@ -19,6 +19,7 @@ from yolo.cli.arguments import (
 )
 from yolo.cli.planning import add_calibrate, add_plan
 from yolo.cli.shard import add_shard
+from yolo.cli.weights import add_export, add_import
 from yolo.errors import RecipeError, exit_code_of
 
 RECIPES = Path("recipes")
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _add_train,
         _add_eval,
         _add_detect,
+        add_import,
+        add_export,
     ):
         add(commands)
     options = _parsed(parser, arguments)

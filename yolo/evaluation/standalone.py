@@ -15,7 +15,7 @@ from yolo.data.loader import evaluation_loader
 from yolo.data.loading import load_annotated
 from yolo.data.resized_images import ResizedImages
 from yolo.data.verification import verify_images
-from yolo.errors import DataError, WeightsError
+from yolo.errors import DataError
 from yolo.evaluation.detections import GroundTruth
 from yolo.evaluation.detector import DetectedImage, detect_images, detections_to_json, image_files
 from yolo.evaluation.drawing import draw_detections
@@ -23,7 +23,7 @@ from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.metrics_json import metrics_to_json
 from yolo.model import YOLOv5
-from yolo.model.weights import build_from_weights
+from yolo.model.weights import load_detector
 from yolo.recipe.machine import count_cores
 from yolo.recipe.sections.evaluation import EvaluationSection
 
@@ -47,7 +47,8 @@ def evaluate_weights(
     """
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
-    model, class_names, image_size = _load(weights)
+    detector = load_detector(weights)
+    model, class_names, image_size = detector.model, detector.class_names, detector.image_size
     dataset = load_annotated(data)
     if dataset.class_names != class_names:
         raise DataError(
@@ -75,7 +76,8 @@ def detect_and_draw(
 
     Writes each image with its boxes, and detections.json, into `out`. Raises WeightsError and DataError.
     """
-    model, class_names, image_size = _load(weights)
+    detector = load_detector(weights)
+    model, class_names, image_size = detector.model, detector.class_names, detector.image_size
     device = _device()
     out.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -125,22 +127,6 @@ def metric_lines(metrics: Metrics) -> Iterator[str]:
             f"{found.name:<{width}}  {found.images:6}  {found.boxes:6}  {_figure(found.ap):>5}  {_figure(found.ap50):>5}"
             f"  {_figure(found.precision):>9}  {_figure(found.recall):>6}"
         )
-
-
-def _load(weights: Path) -> tuple[YOLOv5, tuple[str, ...], int]:
-    model, metadata = build_from_weights(weights)
-    try:
-        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
-        image_size = int(metadata["image_size"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise WeightsError(
-            f"{weights}: its metadata lack class_names or image_size ({error}); use a run's weights/*.safetensors"
-        ) from error
-    if len(class_names) != model.classes:
-        raise WeightsError(
-            f"{weights}: names {len(class_names)} classes for a network of {model.classes}"
-        )
-    return model, class_names, image_size
 
 
 def _evaluate(

@@ -6,14 +6,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.cluster.vq import kmeans
 
-from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.architecture import ANCHORS_PER_LEVEL, family
 
 Array = npt.NDArray[np.float64]
 
 ENOUGH_RECALL = 0.98
 """Share of boxes that must find an anchor before COCO's are kept: the public YOLOv5's."""
 
-ANCHORS = 9
 SMALLEST_SIDE = 2.0
 """Pixels; smaller boxes are noise, and are not fitted to."""
 
@@ -32,7 +31,7 @@ class AnchorChoice:
     """The anchors to train with, and why."""
 
     anchors: Array
-    """(3, 3, 2) widths and heights in pixels, smallest first."""
+    """(levels, 3, 2) widths and heights in pixels, smallest first."""
     recall: float
     """Share of the boxes that match at least one of them."""
     refitted: bool
@@ -40,16 +39,18 @@ class AnchorChoice:
     """One line for the log."""
 
 
-def choose_anchors(wh: npt.ArrayLike, image_size: int, threshold: float, seed: int) -> AnchorChoice:
-    """COCO's anchors, unless too few boxes (M, 2), in pixels at `image_size`, find one and fitted ones do better."""
-    default = np.array(COCO_ANCHORS)
+def choose_anchors(
+    wh: npt.ArrayLike, variant: str, image_size: int, threshold: float, seed: int
+) -> AnchorChoice:
+    """The variant's anchors for COCO, unless too few boxes (M, 2), in pixels at `image_size`, find one and fitted ones do better."""
+    default = np.array(family(variant).anchors)
     sizes = _sizes(wh)
     if len(sizes) == 0:
         return AnchorChoice(default, 1.0, False, "no boxes to fit anchors to: COCO's")
     recall = best_possible_recall(sizes, default, threshold)
     if recall > ENOUGH_RECALL:
         return AnchorChoice(default, recall, False, f"COCO's anchors fit {recall:.2%} of the boxes")
-    fitted = fit_anchors(sizes, image_size, threshold, seed)
+    fitted = fit_anchors(sizes, variant, image_size, threshold, seed)
     fitted_recall = best_possible_recall(sizes, fitted, threshold)
     if fitted_recall <= recall:
         reason = f"COCO's anchors fit {recall:.2%} of the boxes, and fitted ones no more"
@@ -69,35 +70,39 @@ def best_possible_recall(wh: npt.ArrayLike, anchors: npt.ArrayLike, threshold: f
     return float((_likeness(sizes, _sizes(anchors)) > 1 / threshold).mean())
 
 
-def fit_anchors(wh: npt.ArrayLike, image_size: int, threshold: float, seed: int) -> Array:
-    """Nine anchors for boxes (M, 2) in pixels at `image_size`: (3, 3, 2), ascending by area.
+def fit_anchors(
+    wh: npt.ArrayLike, variant: str, image_size: int, threshold: float, seed: int
+) -> Array:
+    """Three anchors a level of the variant for boxes (M, 2) in pixels at `image_size`: (levels, 3, 2), ascending by area.
 
     K-means of the sides, then random mutations, each kept where the fitness grows: the mean over the boxes of the
     likeness of their best anchor, 0 where that does not match. The same arguments give the same anchors. With too few
-    different boxes for nine clusters the mutations start from COCO's anchors, scaled to `image_size`.
+    different boxes for as many clusters the mutations start from COCO's anchors, scaled to `image_size`.
     """
     generator = np.random.default_rng(seed)
     sizes = _sizes(wh)
     sizes = sizes[(sizes >= SMALLEST_SIDE).any(axis=1)]
     if len(sizes) > FITTED_BOXES:
         sizes = sizes[generator.choice(len(sizes), FITTED_BOXES, replace=False)]
-    anchors = _clusters(sizes, generator)
+    default = family(variant)
+    count = len(default.anchors) * ANCHORS_PER_LEVEL
+    anchors = _clusters(sizes, count, generator)
     if anchors is None:
-        anchors = _sizes(COCO_ANCHORS) * image_size / 640
+        anchors = _sizes(default.anchors) * image_size / default.image_size
     anchors = _mutated(anchors, sizes, float(image_size), threshold, generator)
     by_area = anchors.prod(axis=1).argsort(kind="stable")
-    fitted: Array = anchors[by_area].reshape(3, 3, 2)
+    fitted: Array = anchors[by_area].reshape(-1, ANCHORS_PER_LEVEL, 2)
     return fitted
 
 
-def _clusters(sizes: Array, generator: np.random.Generator) -> Array | None:
-    """Nine centres (9, 2) of k-means, or None where the boxes do not have nine."""
-    if len(np.unique(sizes, axis=0)) < ANCHORS:
+def _clusters(sizes: Array, count: int, generator: np.random.Generator) -> Array | None:
+    """The centres (count, 2) of k-means, or None where the boxes do not have so many."""
+    if len(np.unique(sizes, axis=0)) < count:
         return None
     spread = sizes.std(axis=0)
     spread[spread == 0] = 1.0
-    centres, _ = kmeans(sizes / spread, ANCHORS, iter=KMEANS_RUNS, rng=generator)
-    return centres * spread if len(centres) == ANCHORS else None
+    centres, _ = kmeans(sizes / spread, count, iter=KMEANS_RUNS, rng=generator)
+    return centres * spread if len(centres) == count else None
 
 
 def _mutated(

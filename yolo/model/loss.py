@@ -12,8 +12,10 @@ from yolo.model.head import at_least_fp32, box_shape, cell_offset
 from yolo.model.matching import LevelMatches, match_level
 from yolo.recipe.architecture import ANCHORS_PER_LEVEL
 
-OBJECTNESS_BALANCE = (4.0, 1.0, 0.4)
-"""Weight of each level's objectness, from stride 8 to 32: the public YOLOv5's."""
+OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
+"""By number of levels: weight of each one's objectness, from stride 8 on: the public YOLOv5's."""
+GAINS_LEVELS = 3
+"""For which the gains are stated; with more levels each one's share is less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Assignment:
 
     @property
     def matches(self) -> Tensor:
-        """Number of matches on each level, (3,) int64: to be added up over the micro batches and the ranks."""
+        """Number of matches on each level, (levels,) int64: to be added up over the micro batches and the ranks."""
         device = self.levels[0].image.device
         return torch.tensor([len(level) for level in self.levels], device=device)
 
@@ -43,7 +45,7 @@ class Normaliser:
     """What a shard must know of the whole global batch."""
 
     matches: Tensor
-    """Number of matches on each level, (3,), in the whole global batch."""
+    """Number of matches on each level, (levels,), in the whole global batch."""
     images: int
     """In the whole global batch."""
     shards: int
@@ -67,7 +69,7 @@ class LossParts:
 
 
 class DetectionLoss:
-    """CIoU of the boxes, cross-entropy of objectness and of classes, summed over three levels.
+    """CIoU of the boxes, cross-entropy of objectness and of classes, summed over the levels.
 
     A mean over one rank's matches would give a box among few more weight than a box among many, so that the gradient
     changed with the number of ranks and accumulation steps. Here every sum over a shard is divided by the *global*
@@ -93,16 +95,18 @@ class DetectionLoss:
         anchor_threshold: float = 4.0,
         label_smoothing: float = 0.0,
     ):
-        """anchors (3, 3, 2) and image_size in pixels; classes counts them, and strides are pixels per cell.
+        """anchors (levels, 3, 2) and image_size in pixels; classes counts them, and strides are pixels per cell.
 
         box, obj and cls are the gains as the public code states them: for 3 levels, 80 classes and 640 pixels.
         """
         self.strides = tuple(strides)
         self.classes = classes
         self.anchors = anchors.detach().cpu() / torch.tensor(self.strides).view(-1, 1, 1)  # cells
-        self.box_gain = box
-        self.obj_gain = obj * (image_size / 640) ** 2
-        self.cls_gain = cls * classes / 80
+        self.balance = OBJECTNESS_BALANCE[len(self.strides)]
+        share = GAINS_LEVELS / len(self.strides)
+        self.box_gain = box * share
+        self.obj_gain = obj * share * (image_size / 640) ** 2
+        self.cls_gain = cls * share * classes / 80
         self.anchor_threshold = anchor_threshold
         self.positive = 1 - label_smoothing / 2
         self.negative = label_smoothing / 2
@@ -127,7 +131,7 @@ class DetectionLoss:
     ) -> tuple[Tensor, LossParts]:
         """The loss to call backward on, and its parts; fp32 whatever the predictions' type and autocast.
 
-        predictions: the network's raw logits, three of (B, 3, rows, columns, 5 + classes). Without any match box and
+        predictions: the network's raw logits, a level (B, 3, rows, columns, 5 + classes). Without any match box and
         class terms are sums over nothing: 0, and every output still has its (zero) gradient on every rank.
         """
         box, obj, cls = [], [], []
@@ -141,7 +145,7 @@ class DetectionLoss:
                 box_sum, obj_sum, cls_sum = self._level(logits, assignment.levels[index])
                 cells = normaliser.images * logits[0, ..., 4].numel()
                 box.append(box_sum / counts[index])
-                obj.append(obj_sum * OBJECTNESS_BALANCE[index] / cells)
+                obj.append(obj_sum * self.balance[index] / cells)
                 cls.append(cls_sum / (counts[index] * self.classes))
             box_loss = self.box_gain * torch.stack(box).sum()
             obj_loss = self.obj_gain * torch.stack(obj).sum()

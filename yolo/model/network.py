@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from yolo.model.head import Detect
 from yolo.model.layers import C3, SPPF, Concat, Conv
-from yolo.recipe.architecture import COCO_ANCHORS, Block, Layer, layers, strides
+from yolo.recipe.architecture import ANCHORS_PER_LEVEL, Block, Layer, family, layers, strides
 
 Anchors = Sequence[Sequence[Sequence[float]]]
 
@@ -16,8 +16,9 @@ Anchors = Sequence[Sequence[Sequence[float]]]
 class YOLOv5(nn.Module):
     """The detector; its state dict has the public code's names and shapes, `model.0.conv.weight` to `model.24.m.2.bias`.
 
-    `variant` is n, s, m, l or x; `anchors` (3, 3, 2) are widths and heights in pixels for the strides 8, 16 and 32,
-    COCO's where None. ValueError for an unknown variant, no classes or anchors of another shape.
+    `variant` is n, s, m, l or x, with three levels of strides 8, 16 and 32, or n6 to x6, with a fourth of stride 64;
+    `anchors` (levels, 3, 2) are widths and heights in pixels, COCO's where None. ValueError for an unknown variant, no
+    classes or anchors of another shape.
     """
 
     def __init__(self, variant: str = "n", classes: int = 80, anchors: Anchors | None = None):
@@ -34,20 +35,28 @@ class YOLOv5(nn.Module):
             for source in layer.sources
             if source != index - 1
         }
-        sizes = _anchor_tensor(COCO_ANCHORS if anchors is None else anchors)
+        sizes = torch.as_tensor(
+            family(variant).anchors if anchors is None else anchors, dtype=torch.float32
+        )
+        expected = (len(self.stride), ANCHORS_PER_LEVEL, 2)
+        if sizes.shape != expected:
+            raise ValueError(
+                f"anchors of shape {tuple(sizes.shape)}: expected {expected}, a width and a height in pixels for each of"
+                f" {ANCHORS_PER_LEVEL} anchors on each of yolov5{variant}'s {len(self.stride)} levels"
+            )
         *body, head = self._layers
         self.model = nn.ModuleList(_module(layer) for layer in body)
         self.model.append(Detect(head.in_channels, self.stride, classes, sizes))
 
     @property
     def anchors(self) -> Tensor:
-        """Anchor widths and heights, (3, 3, 2), in pixels."""
+        """Anchor widths and heights, (levels, 3, 2), in pixels."""
         return self._detect.anchors_pixels
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Raw logits a level while training, decoded predictions after `eval()`.
 
-        images: (B, 3, H, W) in 0..1, H and W multiples of 32 (else ValueError). Training: three tensors
+        images: (B, 3, H, W) in 0..1, H and W multiples of the largest stride (else ValueError). Training: a tensor a level,
         (B, 3, H / s, W / s, 5 + classes). Evaluation: as `decode` gives them.
         """
         self._check(images)
@@ -65,7 +74,7 @@ class YOLOv5(nn.Module):
         """What training returns, as predictions (B, N, 5 + classes) in fp32.
 
         Centre x, centre y, width and height in pixels of the images, then objectness and class scores in 0..1;
-        N is 3 times the cells of all levels, 25,200 at 640 x 640.
+        N is 3 times the cells of all levels, with three levels 25,200 at 640 x 640.
         """
         return self._detect.decode(raw_levels)
 
@@ -84,16 +93,6 @@ class YOLOv5(nn.Module):
             raise ValueError(
                 f"images of {height} x {width} pixels (H x W): expected multiples of {coarsest}"
             )
-
-
-def _anchor_tensor(anchors: Anchors) -> Tensor:
-    sizes = torch.as_tensor(anchors, dtype=torch.float32)
-    if sizes.shape != (3, 3, 2):
-        raise ValueError(
-            f"anchors of shape {tuple(sizes.shape)}: expected (3, 3, 2), a width and a height in"
-            " pixels for each of 3 anchors on each of 3 levels"
-        )
-    return sizes
 
 
 def _module(layer: Layer) -> nn.Module:

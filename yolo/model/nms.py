@@ -8,8 +8,8 @@ from torch import Tensor
 from yolo.model.boxes import pairwise_iou, xywh_to_xyxy
 from yolo.model.head import at_least_fp32
 
-BLOCK = 256
-"""Candidates of an image looked at together: enough to fill a device, few enough for (images, BLOCK, BLOCK) overlaps."""
+BLOCK = {"cpu": 32, "cuda": 256}
+"""Candidates of an image looked at together: a GPU wants few rounds of many, a processor what its cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +78,23 @@ def _keep(
 ) -> tuple[Tensor, Tensor]:
     """Indices of the candidates that stay, (images, max_detections), and how many of them are valid, (images,)."""
     device = candidates.box.device
+    length = BLOCK[device.type]
     sizes = torch.bincount(candidates.image, minlength=images)
     starts = sizes.cumsum(0) - sizes
     kept = torch.zeros(images, max_detections, dtype=torch.long, device=device)
     counts = torch.zeros(images, dtype=torch.long, device=device)
-    for first in range(0, max(sizes.tolist(), default=0), BLOCK):
+    for first in range(0, max(sizes.tolist(), default=0), length):
         # Scores fall: once an image has max_detections, none of the rest can be among them.
         active = ((first < sizes) & (counts < max_detections)).nonzero().squeeze(1)  # (A,)
         if len(active) == 0:
             break
-        positions = first + torch.arange(BLOCK, device=device)
-        is_alive = positions < sizes[active, None]  # (A, BLOCK)
+        positions = first + torch.arange(length, device=device)
+        is_alive = positions < sizes[active, None]  # (A, L)
         block = (starts[active, None] + positions).clamp(max=len(candidates.image) - 1)
-        slots = torch.arange(max_detections, device=device)
-        is_kept = slots < counts[active, None]  # (A, max_detections)
-        is_alive &= ~_is_suppressed(is_kept, _overlaps(candidates, kept[active], block, iou))
+        most = int(counts.max())
+        is_kept = torch.arange(most, device=device) < counts[active, None]  # (A, most)
+        before = kept[active, :most]
+        is_alive &= ~_is_suppressed(is_kept, _overlaps(candidates, before, block, iou))
         stays = _stays(is_alive, _overlaps(candidates, block, block, iou).triu(diagonal=1))
         slot = counts[active, None] + stays.cumsum(1) - 1
         row, column = (stays & (slot < max_detections)).nonzero(as_tuple=True)
@@ -102,9 +104,9 @@ def _keep(
 
 
 def _stays(is_alive: Tensor, overlaps: Tensor) -> Tensor:
-    """Which of each image's alive candidates (A, BLOCK), best first, the greedy algorithm keeps.
+    """Which of each image's alive candidates (A, L), best first, the greedy algorithm keeps.
 
-    overlaps (A, BLOCK, BLOCK): whether the row's candidate, where it stays, suppresses the column's, which comes later.
+    overlaps (A, L, L): whether the row's candidate, where it stays, suppresses the column's, which comes later.
     Each round settles at least the first unsettled candidate, because it depends only on earlier ones; so the rounds
     end, at the one solution there is, and that is greedy's. Few are needed: as many as the longest chain of "a
     suppresses b, so that b does not suppress c".

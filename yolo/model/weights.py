@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from yolo.errors import WeightsError
 from yolo.model.network import YOLOv5
 
-ANCHORS = "model.24.anchors"
 NAMED = 4
 """Tensors named in a message before it says how many more there are."""
 
@@ -30,9 +30,7 @@ class LoadedWeights:
     def summary(self) -> str:
         """One line for the log."""
         text = f"{len(self.matched)} tensors loaded"
-        return (
-            f"{text}, {len(self.skipped)} left: {_listed(self.skipped)}" if self.skipped else text
-        )
+        return f"{text}, {len(self.skipped)} left: {listed(self.skipped)}" if self.skipped else text
 
 
 def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None:
@@ -49,9 +47,19 @@ def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None
         "anchors": json.dumps(model.anchors.tolist()),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with written_whole(path) as temporary:
+        temporary.write_bytes(save(tensors, described))  # save_file's are readable to nobody else
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name to write to, which becomes `path` where all went well, and nothing where not.
+
+    WeightsError where it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(save(tensors, described))  # save_file's are readable to nobody else
+        yield temporary
         os.replace(temporary, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise WeightsError(f"{path}: cannot be written: {error}") from error
@@ -74,17 +82,19 @@ def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWe
     """
     _, tensors = _open(path, with_tensors=True)
     state = model.state_dict()
-    skipped = _misfits(tensors, state, keep_anchors=allow_mismatch)
+    skipped = misfits(_shapes(tensors), _shapes(state))
+    if allow_mismatch:
+        skipped += _other_anchors(tensors, state)
     if skipped and not allow_mismatch:
         raise WeightsError(
-            f"{path}: does not fit the network: {_listed(skipped)}; use weights of the same variant"
+            f"{path}: does not fit the network: {listed(skipped)}; use weights of the same variant"
             " and number of classes"
         )
     left = {name for name, _ in skipped}
     matched = tuple(name for name in state if name not in left)
-    if not any(name != ANCHORS for name in matched):
+    if all(_is_anchors(name) for name in matched):
         raise WeightsError(
-            f"{path}: no tensor fits the network ({_listed(skipped)}); use YOLOv5 weights,"
+            f"{path}: no tensor fits the network ({listed(skipped)}); use YOLOv5 weights,"
             " best of the same variant"
         )
     with torch.no_grad():
@@ -107,6 +117,33 @@ def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
     return model, metadata
 
 
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A network with what is needed to use it on images."""
+
+    model: YOLOv5
+    class_names: tuple[str, ...]
+    image_size: int
+    """Side of the square that it was trained on, in pixels."""
+
+
+def load_detector(path: Path) -> Detector:
+    """The network of a file whose metadata name its classes and image size, as a run's do. WeightsError otherwise."""
+    model, metadata = build_from_weights(path)
+    try:
+        class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
+        image_size = int(metadata["image_size"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{path}: its metadata lack class_names or image_size ({error}); use a run's weights/*.safetensors"
+        ) from error
+    if len(class_names) != model.classes:
+        raise WeightsError(
+            f"{path}: names {len(class_names)} classes for a network of {model.classes}"
+        )
+    return Detector(model, class_names, image_size)
+
+
 def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; give the path of a .safetensors file in it")
@@ -123,24 +160,43 @@ def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[
         ) from error
 
 
-def _misfits(
-    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], keep_anchors: bool
+def _is_anchors(name: str) -> bool:
+    """`model.24.anchors`, in the P6 family `model.33.anchors`: chosen for data, not learnt."""
+    return name.endswith(".anchors")
+
+
+def _other_anchors(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[tuple[str, str], ...]:
-    misfits = []
-    for name, own in state.items():
-        found = tensors.get(name)
-        if found is None:
-            misfits.append((name, "not in the file"))
-        elif found.shape != own.shape:
-            shapes = f"{tuple(found.shape)} in the file, {tuple(own.shape)} in the network"
-            misfits.append((name, shapes))
-        elif keep_anchors and name == ANCHORS and not torch.equal(found.to(own), own):
-            misfits.append((name, "the network keeps its own anchors"))
-    misfits += [(name, "not in the network") for name in tensors if name not in state]
-    return tuple(misfits)
+    return tuple(
+        (name, "the network keeps its own anchors")
+        for name, own in state.items()
+        if _is_anchors(name) and name in tensors and tensors[name].shape == own.shape
+        if not torch.equal(tensors[name].to(own), own)
+    )
 
 
-def _listed(items: tuple[tuple[str, str], ...]) -> str:
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def misfits(
+    found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> tuple[tuple[str, str], ...]:
+    """Names whose shapes in a file differ from the network's, or that only one of them has, each with the reason."""
+    reasons = []
+    for name, shape in expected.items():
+        if name not in found:
+            reasons.append((name, "not in the file"))
+        elif tuple(found[name]) != tuple(shape):
+            both = f"{tuple(found[name])} in the file, {tuple(shape)} in the network"
+            reasons.append((name, both))
+    reasons += [(name, "not in the network") for name in found if name not in expected]
+    return tuple(reasons)
+
+
+def listed(items: tuple[tuple[str, str], ...]) -> str:
+    """The first names with their reasons, and how many more there are."""
     named = ", ".join(f"{name} ({reason})" for name, reason in items[:NAMED])
     more = len(items) - NAMED
     return f"{named} and {more} more" if more > 0 else named

@@ -73,7 +73,7 @@ GROUPS = ("biases", "weights", "norms")
 
 @cache
 def yolov5(variant: str, classes: int = CLASSES, image_size: int = IMAGE_SIZE) -> Network:
-    """YOLOv5 n, s, m, l or x for a number of classes at an image size in pixels."""
+    """A variant of YOLOv5 for a number of classes at an image size in pixels."""
     facts = _snapshot()[variant]
     area = (image_size / IMAGE_SIZE) ** 2
     tensors = tuple(

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from yolo.errors import PlanError, RecipeError
 from yolo.recipe.section import Count, OneLine, Section, Share, setting
+from yolo.recipe.sections.model import Variant
 from yolo.recipe.source import read_document
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -74,7 +75,7 @@ class Point(Section):
 class Workload(Section):
     """What a rank computed while it was measured."""
 
-    variant: Literal["n", "s", "m", "l", "x"] = setting()
+    variant: Variant = setting()
     """Size of the network."""
     classes: Count = setting()
     """Kinds of objects."""

@@ -12,6 +12,7 @@ from yolo.planner.collectives import BF16
 from yolo.planner.local import LocalWork
 from yolo.planner.network import Network, Tensor
 from yolo.planner.timeline import Compute, Event, Exchange, Wait
+from yolo.recipe.architecture import strides
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import (
     ONE_BIT,
@@ -22,8 +23,6 @@ from yolo.recipe.sections.optimizer import (
 
 BLOCK = 512
 """Elements that share a scale in a 1-bit exchange, as in yolo.communication.blocks."""
-MATCHES_BYTES = 12
-"""The loop's own: matched boxes of 3 levels."""
 SCALAR_BYTES = 4
 LATEST_FREEZE = 0.25
 """Of the run: when an automatic freeze_step freezes at the latest, and so what a plan has to reckon with."""
@@ -54,6 +53,11 @@ class Situation:
     is_nccl: bool
     steps: int
     """Of the whole run."""
+
+    @property
+    def matches_bytes(self) -> int:
+        """The loop's own: matched boxes of each level."""
+        return SCALAR_BYTES * len(strides(self.recipe.model.variant))
 
 
 def phases(situation: Situation, warmup_share: float) -> list[Phase]:
@@ -137,7 +141,7 @@ def _forward(situation: Situation, is_first: bool) -> Iterator[Event]:
     """With SyncBatchNorm each layer stops for its ranks; the loop's own sum travels meanwhile."""
     work, recipe = situation.work, situation.recipe
     if is_first and situation.ranks > 1:
-        yield Exchange("all_reduce", MATCHES_BYTES, is_waited=False)
+        yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
     yield Compute(work.forward_seconds, "forward")
     if recipe.model.sync_batchnorm:
         for channels in _batchnorm_channels(situation.network):
@@ -192,7 +196,7 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
     for _ in range(every):
         yield from alone
     if situation.recipe.optimizer.type in ONE_BIT:  # its last step hears of the others' boxes
-        yield Exchange("all_reduce", MATCHES_BYTES, is_waited=False)
+        yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
     # Packing is measured as a step's mean, as if it were done in each.
     yield Compute(situation.work.extra_seconds * every, "codec")
     yield from exchanges

@@ -1,4 +1,4 @@
-"""YOLOv5 as data: one table from which the network is built and its parameters are counted. Never imports torch.
+"""YOLOv5 as data: a table a family, from which the network is built and its parameters are counted. Never imports torch.
 
 It lives with the recipes because checking a recipe needs the parameter count (gradient bytes, buckets, memory) and must
 not wait for torch; `yolo.model.network` builds the same rows as modules.
@@ -10,12 +10,23 @@ from enum import StrEnum
 
 ANCHORS_PER_LEVEL = 3
 
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+"""Widths and heights in pixels, three on each level, fine to coarse."""
+
 COCO_ANCHORS = (
     ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
     ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
     ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
 )
-"""Anchor widths and heights in pixels, three for each of the strides 8, 16 and 32."""
+"""Of the P5 family: three for each of the strides 8, 16 and 32."""
+
+COCO_ANCHORS_P6 = (
+    ((19.0, 27.0), (44.0, 40.0), (38.0, 94.0)),
+    ((96.0, 68.0), (86.0, 152.0), (180.0, 137.0)),
+    ((140.0, 301.0), (303.0, 264.0), (238.0, 542.0)),
+    ((436.0, 615.0), (739.0, 380.0), (925.0, 792.0)),
+)
+"""Of the P6 family: three for each of the strides 8, 16, 32 and 64."""
 
 
 class Block(StrEnum):
@@ -46,7 +57,7 @@ class Row:
     """Layers whose outputs it reads; -1 is the one before."""
 
 
-ROWS = (
+P5_ROWS = (
     # Backbone
     Row(Block.CONV, 64, kernel=6, stride=2),
     Row(Block.CONV, 128, kernel=3, stride=2),
@@ -77,11 +88,67 @@ ROWS = (
     Row(Block.DETECT, sources=(17, 20, 23)),
 )
 
+P6_ROWS = (
+    # Backbone
+    Row(Block.CONV, 64, kernel=6, stride=2),
+    Row(Block.CONV, 128, kernel=3, stride=2),
+    Row(Block.C3, 128, repeats=3),
+    Row(Block.CONV, 256, kernel=3, stride=2),
+    Row(Block.C3, 256, repeats=6),
+    Row(Block.CONV, 512, kernel=3, stride=2),
+    Row(Block.C3, 512, repeats=9),
+    Row(Block.CONV, 768, kernel=3, stride=2),
+    Row(Block.C3, 768, repeats=3),
+    Row(Block.CONV, 1024, kernel=3, stride=2),
+    Row(Block.C3, 1024, repeats=3),
+    Row(Block.SPPF, 1024, kernel=5),
+    # Head, from coarse to fine
+    Row(Block.CONV, 768),
+    Row(Block.UPSAMPLE),
+    Row(Block.CONCAT, sources=(-1, 8)),
+    Row(Block.C3, 768, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 512),
+    Row(Block.UPSAMPLE),
+    Row(Block.CONCAT, sources=(-1, 6)),
+    Row(Block.C3, 512, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 256),
+    Row(Block.UPSAMPLE),
+    Row(Block.CONCAT, sources=(-1, 4)),
+    Row(Block.C3, 256, repeats=3, has_shortcut=False),
+    # and back from fine to coarse
+    Row(Block.CONV, 256, kernel=3, stride=2),
+    Row(Block.CONCAT, sources=(-1, 20)),
+    Row(Block.C3, 512, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 512, kernel=3, stride=2),
+    Row(Block.CONCAT, sources=(-1, 16)),
+    Row(Block.C3, 768, repeats=3, has_shortcut=False),
+    Row(Block.CONV, 768, kernel=3, stride=2),
+    Row(Block.CONCAT, sources=(-1, 12)),
+    Row(Block.C3, 1024, repeats=3, has_shortcut=False),
+    Row(Block.DETECT, sources=(23, 26, 29, 32)),
+)
+
 
 @dataclass(frozen=True, slots=True)
-class Multiples:
-    """How a variant scales the table."""
+class Family:
+    """Variants that share a table."""
 
+    rows: tuple[Row, ...]
+    anchors: Anchors
+    """COCO's, at `image_size`."""
+    image_size: int
+    """Pixels, at which the public weights were trained."""
+
+
+P5 = Family(P5_ROWS, COCO_ANCHORS, image_size=640)
+P6 = Family(P6_ROWS, COCO_ANCHORS_P6, image_size=1280)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A table, and how it is scaled."""
+
+    family: Family
     depth: float
     """Factor on the repeats of a C3."""
     width: float
@@ -89,11 +156,16 @@ class Multiples:
 
 
 VARIANTS = {
-    "n": Multiples(depth=0.33, width=0.25),
-    "s": Multiples(depth=0.33, width=0.50),
-    "m": Multiples(depth=0.67, width=0.75),
-    "l": Multiples(depth=1.00, width=1.00),
-    "x": Multiples(depth=1.33, width=1.25),
+    "n": Variant(P5, depth=0.33, width=0.25),
+    "s": Variant(P5, depth=0.33, width=0.50),
+    "m": Variant(P5, depth=0.67, width=0.75),
+    "l": Variant(P5, depth=1.00, width=1.00),
+    "x": Variant(P5, depth=1.33, width=1.25),
+    "n6": Variant(P6, depth=0.33, width=0.25),
+    "s6": Variant(P6, depth=0.33, width=0.50),
+    "m6": Variant(P6, depth=0.67, width=0.75),
+    "l6": Variant(P6, depth=1.00, width=1.00),
+    "x6": Variant(P6, depth=1.33, width=1.25),
 }
 
 
@@ -117,12 +189,10 @@ class Layer:
 
 
 def layers(variant: str) -> tuple[Layer, ...]:
-    """The layers of variant n, s, m, l or x, from the images to Detect. ValueError for another name."""
-    if variant not in VARIANTS:
-        raise ValueError(f"no variant {variant!r}: expected one of {', '.join(VARIANTS)}")
-    scale = VARIANTS[variant]
+    """The layers of a variant, from the images to Detect. ValueError for a name that is none of VARIANTS."""
+    scale = _variant(variant)
     built: list[Layer] = []
-    for index, row in enumerate(ROWS):
+    for index, row in enumerate(scale.family.rows):
         sources = tuple(index - 1 if source == -1 else source for source in row.sources)
         in_channels = tuple(built[source].out_channels if source >= 0 else 3 for source in sources)
         out_channels = _round_up_to_eight(row.channels * scale.width) or sum(in_channels)
@@ -143,9 +213,14 @@ def layers(variant: str) -> tuple[Layer, ...]:
 
 
 def strides(variant: str) -> tuple[int, ...]:
-    """Pixels along one side of a cell, for each level that Detect reads: (8, 16, 32)."""
+    """Pixels along one side of a cell, for each level that Detect reads: (8, 16, 32), and 64 in the P6 family."""
     table = layers(variant)
     return tuple(table[source].reduction for source in table[-1].sources)
+
+
+def family(variant: str) -> Family:
+    """What a variant shares with its like. ValueError for an unknown one."""
+    return _variant(variant).family
 
 
 def parameter_count(variant: str, classes: int) -> int:
@@ -156,6 +231,12 @@ def parameter_count(variant: str, classes: int) -> int:
 def layer_parameter_counts(variant: str, classes: int) -> tuple[int, ...]:
     """Trainable numbers in each layer, by arithmetic on the table."""
     return tuple(_parameters(layer, classes) for layer in layers(variant))
+
+
+def _variant(name: str) -> Variant:
+    if name not in VARIANTS:
+        raise ValueError(f"no variant {name!r}: expected one of {', '.join(VARIANTS)}")
+    return VARIANTS[name]
 
 
 def _round_up_to_eight(channels: float) -> int:

@@ -15,8 +15,12 @@ from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.data import AUGMENTATION_PRESETS
 from yolo.recipe.source import Key
 
-# The public YOLOv5's batch on one V100 of 16 GB at 640 pixels in fp16 (its README); fp32 fits half of it.
-IMAGES_ON_16_GB = {"n": 128, "s": 64, "m": 40, "l": 24, "x": 16}
+# The public YOLOv5's batch on one V100 of 16 GB at 640 pixels in fp16 (its README); fp32 fits half of it. Those of the
+# P6 family are not published: as many as fill the same memory, by what the planner's snapshot says of both families.
+IMAGES_ON_16_GB = {
+    **{"n": 128, "s": 64, "m": 40, "l": 24, "x": 16},
+    **{"n6": 128, "s6": 63, "m6": 39, "l6": 22, "x6": 14},
+}
 DDP_BUCKET_ELEMENTS = 25 * 2**20 // 4
 """torch DDP's 25 MiB bucket, in fp32 elements: larger ones delay the first exchange and gain nothing."""
 FLUSHES = 4

@@ -7,10 +7,38 @@ observed with DeepSpeed 0.19.8. Rules on keys handed through to DeepSpeed are in
 
 from collections.abc import Iterator
 
-from yolo.recipe.architecture import parameter_count
+from yolo.recipe.architecture import parameter_count, strides
 from yolo.recipe.finding import Finding, error, rule, warning, without_effect
 from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.optimizer import ONE_BIT
+
+# --- the network ------------------------------------------------------------------------------------------------
+
+
+@rule
+def images_must_fill_the_largest_cells(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    model = resolved.recipe.model
+    largest = strides(model.variant)[-1]
+    if model.image_size % largest:
+        below = model.image_size // largest * largest
+        near = " or ".join(str(size) for size in (below, below + largest) if size)
+        yield error(
+            "model.image_size",
+            f"{model.image_size} is no multiple of {largest}, the largest stride of yolov5{model.variant}; set it to {near}",
+        )
+
+
+@rule
+def anchors_must_be_for_every_level(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    model = resolved.recipe.model
+    levels = len(strides(model.variant))
+    if not isinstance(model.anchors, str) and len(model.anchors) != levels:
+        yield error(
+            "model.anchors",
+            f"they are for {len(model.anchors)} levels, and yolov5{model.variant} has {levels}; list three [width, height] for "
+            "each, or set auto",
+        )
+
 
 # --- the cluster ------------------------------------------------------------------------------------------------
 

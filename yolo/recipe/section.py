@@ -43,7 +43,7 @@ def _multiple_of_32(value: int) -> int:
     if value % 32:
         below, above = value // 32 * 32, value // 32 * 32 + 32
         raise ValueError(
-            f"must be a multiple of 32, the network's largest stride: {below} or {above}"
+            f"must be a multiple of 32, the largest stride of n to x: {below} or {above}"
         )
     return value
 

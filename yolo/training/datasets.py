@@ -12,7 +12,7 @@ from yolo.data.unpacking import read_unpacked, unpack
 from yolo.data.verification import Problems, verify_images
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
-from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.architecture import Anchors, family
 from yolo.recipe.machine import count_cores
 from yolo.recipe.schema import Recipe
 from yolo.recipe.shard_index import shard_location, too_few
@@ -22,9 +22,6 @@ from yolo.training.run_directory import RunDirectory
 
 SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
 """COCO's validation split has a twentieth of the images, but is read at every evaluation."""
-
-Anchors = tuple[tuple[tuple[float, float], ...], ...]
-"""Three levels of three (width, height) in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +147,11 @@ def _verified(
 def settled_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
     """The anchors that the recipe asks for, and how they were chosen, a line that is empty where it says them itself."""
     if recipe.model.anchors == "default":
-        return COCO_ANCHORS, ""
+        return family(recipe.model.variant).anchors, ""
     if recipe.model.anchors != "auto":
         return recipe.model.anchors, ""
-    size = recipe.model.image_size
+    variant, size = recipe.model.variant, recipe.model.image_size
     shapes = train.box_shapes(size)
-    choice = choose_anchors(shapes, size, recipe.model.anchor_threshold, recipe.train.seed)
+    choice = choose_anchors(shapes, variant, size, recipe.model.anchor_threshold, recipe.train.seed)
     anchors: Anchors = tuple(tuple((w, h) for w, h in level) for level in choice.anchors.tolist())
     return anchors, f"anchors: {choice.reason}"

@@ -18,10 +18,10 @@ from yolo.errors import BenchError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model import YOLOv5
 from yolo.model.loss import Normaliser
+from yolo.recipe.architecture import Anchors
 from yolo.recipe.deepspeed_json import deepspeed_config
 from yolo.recipe.schema import Recipe
 from yolo.training.criterion import detection_loss
-from yolo.training.datasets import Anchors
 from yolo.training.engine import parameter_groups
 from yolo.training.schedule import Schedule
 

@@ -6,25 +6,26 @@ from pydantic import Field
 
 from yolo.recipe.section import ImageSize, Rate, Section, setting
 
-Variant = Literal["n", "s", "m", "l", "x"]
+Variant = Literal["n", "s", "m", "l", "x", "n6", "s6", "m6", "l6", "x6"]
 Pixels = Annotated[float, Field(gt=0.0, le=8192.0, allow_inf_nan=False)]
 AnchorShape = tuple[Pixels, Pixels]
 LevelAnchors = tuple[AnchorShape, AnchorShape, AnchorShape]
-Anchors = tuple[LevelAnchors, LevelAnchors, LevelAnchors]
+P5Anchors = tuple[LevelAnchors, LevelAnchors, LevelAnchors]
+P6Anchors = tuple[LevelAnchors, LevelAnchors, LevelAnchors, LevelAnchors]
 
 
 class ModelSection(Section):
     """The network."""
 
     variant: Variant = setting("n")
-    """Size of the network: n 1.9, s 7.2, m 21.2, l 46.6 or x 86.7 million parameters with 80 classes."""
+    """Size of the network: n 1.9, s 7.2, m 21.2, l 46.6 or x 86.7 million parameters with 80 classes. With a 6: one more level, for large objects at 1280 pixels; 3.2 to 140.8 million."""
     image_size: ImageSize = setting(640, unit="pixels")
-    """Side of the square that images are fitted into; a multiple of 32."""
+    """Side of the square that images are fitted into; a multiple of 32, for n6 to x6 of 64."""
     weights: str | None = setting(None)
     """A safetensors file to start from; tensors that do not fit (another number of classes) are left at random and named."""
     sync_batchnorm: bool = setting(False)
     """Take BatchNorm statistics over all ranks' images: better below 8 images a rank, two small collectives a layer; GPUs only."""
-    anchors: Literal["auto", "default"] | Anchors = setting("auto", unit="pixels")
-    """`default`: COCO's. `auto`: COCO's unless fewer than 98% of the boxes find one, then fitted to the data. Or three lists of three [width, height]."""
+    anchors: Literal["auto", "default"] | P5Anchors | P6Anchors = setting("auto", unit="pixels")
+    """`default`: COCO's. `auto`: COCO's unless fewer than 98% of the boxes find one, then fitted to the data. Or a list a level (three, for n6 to x6 four) of three [width, height]."""
     anchor_threshold: Rate = setting(4.0)
     """A box matches an anchor when neither side differs by more than this factor."""
