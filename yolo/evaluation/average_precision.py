@@ -13,6 +13,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -152,40 +153,85 @@ def _without_collecting_garbage() -> Iterator[None]:
 
 
 def _coco_truth(truth: GroundTruth, classes: Sequence[int]) -> COCO:
-    annotations = [
-        _annotation(image.image_id, box, category, float(area), iscrowd=int(crowd))
-        for image in truth.images
-        for box, category, crowd, area in zip(
-            _xywh(image.boxes), image.classes.tolist(), image.crowd, image.areas, strict=True
-        )
-        if category in classes
-    ]
-    return _coco(truth, classes, annotations)
+    images = truth.images
+    rows = _rows(
+        [image.image_id for image in images],
+        [image.boxes for image in images],
+        [image.classes for image in images],
+        classes,
+    )
+    crowd = _joined([image.crowd for image in images]).astype(int)[rows.chosen].tolist()
+    areas = _joined([image.areas for image in images]).astype(float)[rows.chosen].tolist()
+    return _coco(
+        truth,
+        classes,
+        [
+            # 0 would mean "not matched"
+            {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": a, "iscrowd": k}
+            for n, (i, c, b, a, k) in enumerate(
+                zip(rows.image_ids, rows.classes, rows.boxes, areas, crowd, strict=True), start=1
+            )
+        ],
+    )
 
 
 def _coco_detections(
     detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
 ) -> COCO:
-    annotations = [
-        _annotation(found.image_id, box, category, box[2] * box[3], iscrowd=0, score=score)
-        for found in detections
-        for box, category, score in zip(
-            _xywh(found.boxes), found.classes.tolist(), found.scores.tolist(), strict=True
-        )
-        if category in classes
-    ]
-    return _coco(truth, classes, annotations)
+    rows = _rows(
+        [found.image_id for found in detections],
+        [found.boxes for found in detections],
+        [found.classes for found in detections],
+        classes,
+    )
+    scores = _joined([found.scores for found in detections])[rows.chosen].tolist()
+    return _coco(
+        truth,
+        classes,
+        [
+            {
+                **{"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3]},
+                **{"iscrowd": 0, "score": s},
+            }
+            for n, (i, c, b, s) in enumerate(
+                zip(rows.image_ids, rows.classes, rows.boxes, scores, strict=True), start=1
+            )
+        ],
+    )
 
 
-def _annotation(
-    image_id: int, box: list[float], category: int, area: float, **more: float
-) -> dict[str, object]:
-    return {"image_id": image_id, "category_id": category, "bbox": box, "area": area, **more}
+class _Rows(NamedTuple):
+    """The boxes of some classes in all images, as the library takes them."""
+
+    chosen: np.ndarray
+    """Which of all boxes, (N,) bool."""
+    image_ids: list[int]
+    classes: list[int]
+    boxes: list[list[float]]
+    """Left, top, width, height, in double precision as the library computes."""
+
+
+def _rows(
+    image_ids: Sequence[int],
+    boxes: Sequence[np.ndarray],
+    kinds: Sequence[np.ndarray],
+    classes: Sequence[int],
+) -> _Rows:
+    """`boxes` (M, 4) corners and `kinds` (M,) class indices, of each image."""
+    all_kinds = _joined(kinds).astype(np.int64)
+    chosen = np.isin(all_kinds, classes)
+    owners = np.repeat(np.array(image_ids, dtype=np.int64), [len(each) for each in kinds])
+    corners = _joined([each.reshape(-1, 4) for each in boxes]).astype(np.float64).reshape(-1, 4)
+    corners = corners[chosen]
+    corners[:, 2:] -= corners[:, :2]
+    return _Rows(chosen, owners[chosen].tolist(), all_kinds[chosen].tolist(), corners.tolist())
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0)
 
 
 def _coco(truth: GroundTruth, classes: Sequence[int], annotations: list[dict[str, object]]) -> COCO:
-    for number, annotation in enumerate(annotations, start=1):  # 0 would mean "not matched"
-        annotation["id"] = number
     return COCO(
         {
             "images": [{"id": image.image_id} for image in truth.images],
@@ -193,15 +239,6 @@ def _coco(truth: GroundTruth, classes: Sequence[int], annotations: list[dict[str
             "annotations": annotations,
         }
     )
-
-
-def _xywh(boxes: np.ndarray) -> list[list[float]]:
-    """(N, 4) corners to left, top, width, height, in double precision as the library computes."""
-    corners = boxes.astype(np.float64).reshape(-1, 4)
-    rows: list[list[float]] = np.column_stack(
-        [corners[:, :2], corners[:, 2:] - corners[:, :2]]
-    ).tolist()
-    return rows
 
 
 def _counts(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:

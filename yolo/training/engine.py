@@ -76,8 +76,6 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
         _guard_and_clip_without_a_collective(engine)
     elif recipe.precision.dtype == "fp16":
         _scale_the_loss_within(engine.optimizer)
-    if recipe.train.compile:
-        engine.module.compile()
     return engine
 
 

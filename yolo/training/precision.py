@@ -11,8 +11,8 @@ from yolo.model import YOLOv5
 from yolo.recipe.schema import Recipe
 from yolo.training.ranks import Ranks, from_all
 
-IMAGES = 4
-"""At most, computed at once: enough to fill a processor, and a matter of a second for the small networks."""
+IMAGES = {"cpu": 4, "cuda": 32}
+"""At most, computed at once: enough to fill the device, and a matter of a second for the small networks."""
 REPEATS = 3
 TOO_SLOW = 4.0
 """Times fp32's, for a single image: a whole batch will not make up for it."""
@@ -49,17 +49,17 @@ def measure_precision(
         return PrecisionChoice("fp32", "precision auto: fp32, these GPUs have no bf16")
     fp32, bf16 = (max(seconds[dtype] for seconds in measured) for dtype in ("fp32", "bf16"))
     dtype = "bf16" if fp32 > LEAST_GAIN * bf16 else "fp32"
-    size = recipe.model.image_size
+    images, size = _images(recipe, ranks.device), recipe.model.image_size
     return PrecisionChoice(
         dtype,
-        f"precision auto: {dtype}; {_images(recipe)} images of {size} pixels take {1e3 * bf16:.0f} ms in bf16 and "
+        f"precision auto: {dtype}; {images} images of {size} pixels take {1e3 * bf16:.0f} ms in bf16 and "
         f"{1e3 * fp32:.0f} ms in fp32, forward and backward (precision.dtype={dtype} spares this measurement)",
     )
 
 
-def _images(recipe: Recipe) -> int:
+def _images(recipe: Recipe, device: torch.device) -> int:
     assert recipe.train.micro_batch != "auto"
-    return min(IMAGES, recipe.train.micro_batch)
+    return min(IMAGES[device.type], recipe.train.micro_batch)
 
 
 def _seconds(
@@ -67,11 +67,11 @@ def _seconds(
 ) -> float:
     """Of one forward and backward, the fastest of a few after one that warms up.
 
-    Where a single image already takes so long that a batch would take more than `limit`, that is the answer: processors
-    without bf16 emulate it, up to fifty times as slowly.
+    Where a processor takes so long for a single image that all would take more than `limit`, that is the answer: those
+    without bf16 emulate it, up to fifty times as slowly. A GPU takes no longer for several than for one.
     """
     model = YOLOv5(recipe.model.variant, CLASSES).to(device)
-    size, images = recipe.model.image_size, _images(recipe)
+    size, images = recipe.model.image_size, _images(recipe, device)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
 
     def once(count: int) -> float:
@@ -85,9 +85,10 @@ def _seconds(
         _finish(device)
         return time.perf_counter() - started
 
-    once(1)
-    if (at_a_glance := images * once(1)) > limit:
-        return at_a_glance
+    if device.type == "cpu":
+        once(1)
+        if (at_a_glance := images * once(1)) > limit:
+            return at_a_glance
     once(images)
     return min(once(images) for _ in range(REPEATS))
 

@@ -16,7 +16,7 @@ from yolo.data.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
 from yolo.model.loss import Normaliser
-from yolo.recipe.architecture import COCO_ANCHORS
+from yolo.recipe.architecture import family
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
 from yolo.training.criterion import detection_loss
@@ -36,7 +36,7 @@ class OurStep:
     """A step as the training loop takes it, on one rank."""
 
     def __init__(self, recipe: Recipe, ranks: Ranks) -> None:
-        plain = YOLOv5(recipe.model.variant, CLASSES, COCO_ANCHORS)
+        plain = YOLOv5(recipe.model.variant, CLASSES)
         self.criterion = detection_loss(plain, recipe)
         self.device = ranks.device
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
@@ -93,7 +93,7 @@ def _measure(options: argparse.Namespace) -> None:
     images, targets = _made_up(recipe)
     sides: dict[str, Any] = {
         "ours": OurStep(recipe, ranks),
-        "baseline": PlainStep(recipe, CLASSES, COCO_ANCHORS, ranks.device),
+        "baseline": PlainStep(recipe, CLASSES, family(recipe.model.variant).anchors, ranks.device),
     }
     # Each side's loader lays images out its own way: channels last, and one after another.
     batches = {"ours": images, "baseline": images.contiguous()}

@@ -49,8 +49,6 @@ class TrainSection(Section):
     """Longer gradients are scaled down to this norm; 0 clips nothing. Always written out: DeepSpeed's own default is 1.0."""
     multi_scale: Share = setting(0.0, unit="share of model.image_size")
     """Each step's images are scaled by a random factor between 1 minus and 1 plus this, the same on all ranks, so that none waits for one with larger ones; the public YOLOv5's is 0.5."""
-    compile: bool = setting(False)
-    """Let torch.compile fuse the network's operations. It takes a minute at each start, and gains nothing on processors."""
     ema: bool = setting(True)
     """Evaluate and keep an exponential moving average of the weights."""
     ema_decay: Momentum = setting(0.9999)
