@@ -3,6 +3,7 @@
 Coordinates are continuous: pixel (0, 0) covers the square from 0 to 1, as boxes have it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ MIN_AREA_SHARE = 0.1
 MAX_ASPECT = 100.0
 TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
 """OpenCV's warps count from the middle of the first pixel."""
+FROM_CENTRES = np.linalg.inv(TO_CENTRES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +67,31 @@ def compose(tiles: Sequence[Tile], view: View) -> Labelled:
     dropped.
     """
     square = np.full((view.size, view.size, 3), GREY, dtype=np.uint8)
-    boxes, classes = [np.zeros((0, 4))], [np.zeros(0, np.int64)]
+    seen: list[Tile] = []
+    parts: list[tuple[int, int, int, int]] = []
+    maps: list[np.ndarray] = []
     for tile in tiles:
         x1, y1 = max(-tile.left, 0), max(-tile.top, 0)  # the part of it that lies in the plane
         x2, y2 = min(view.plane - tile.left, tile.columns), min(view.plane - tile.top, tile.rows)
-        matrix = view.matrix @ _shift(tile.left + x1, tile.top + y1)
-        part = np.array([[0.0, 0.0, x2 - x1, y2 - y1]])
-        left, top, right, bottom = _around_corners(part, matrix)[0]
-        is_seen = left < view.size and top < view.size and right > 0 and bottom > 0
-        if x2 <= x1 or y2 <= y1 or not is_seen:
+        if x2 <= x1 or y2 <= y1:
             continue
-        laid = _lay(tile.read()[y1:y2, x1:x2], matrix, square)
-        inside = np.clip(tile.boxes - np.array([x1, y1, x1, y1]), 0, np.tile(part[0, 2:], 2))
-        moved = np.clip(_around_corners(inside, laid), 0, view.size)
-        kept = _is_still_visible(inside * view.magnification, moved)
-        boxes.append(moved[kept])
-        classes.append(tile.classes[kept])
-    return Labelled(square, np.concatenate(boxes).astype(np.float32), np.concatenate(classes))
+        matrix = _shifted(view.matrix, tile.left + x1, tile.top + y1)
+        left, top, right, bottom = _bounds(x2 - x1, y2 - y1, matrix)
+        if left < view.size and top < view.size and right > 0 and bottom > 0:
+            maps.append(_lay(tile.read()[y1:y2, x1:x2], matrix, square))
+            parts.append((x1, y1, x2, y2))
+            seen.append(tile)
+    if not seen:
+        return Labelled(square, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    owners = np.repeat(np.arange(len(seen)), [len(tile.boxes) for tile in seen])
+    boxes = np.concatenate([tile.boxes for tile in seen])
+    classes = np.concatenate([tile.classes for tile in seen])
+    part = np.array(parts)[owners]  # (M, 4)
+    corner = part[:, [0, 1, 0, 1]]
+    inside = np.clip(boxes - corner, 0, part[:, [2, 3, 2, 3]] - corner)
+    moved = np.clip(_around_corners(inside, np.stack(maps), owners), 0, view.size)
+    kept = _is_still_visible(inside * view.magnification, moved)
+    return Labelled(square, moved[kept].astype(np.float32), classes[kept])
 
 
 def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -89,13 +99,14 @@ def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarra
     if _is_upright(matrix):
         return _stretch(image, matrix, square)
     size = square.shape[0]
-    corners = _around_corners(np.array([[0.0, 0.0, *image.shape[1::-1]]]), matrix)[0]
-    left, top = np.clip(np.floor(corners[:2]), 0, size - 1).astype(int)
-    right, bottom = np.clip(np.ceil(corners[2:]), 1, size).astype(int)
+    bounds = _bounds(image.shape[1], image.shape[0], matrix)
+    left, top = (min(max(math.floor(bound), 0), size - 1) for bound in bounds[:2])
+    right, bottom = (min(max(math.ceil(bound), 1), size) for bound in bounds[2:])
     if right <= left or bottom <= top:
         return matrix
     place = square[top:bottom, left:right]
-    centred = TO_CENTRES @ _shift(-left, -top) @ matrix @ np.linalg.inv(TO_CENTRES)
+    to_place = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
+    centred = TO_CENTRES @ to_place @ matrix @ FROM_CENTRES
     is_bent = bool(matrix[2, :2].any())
     warp = cv2.warpPerspective if is_bent else cv2.warpAffine
     warp(
@@ -110,7 +121,7 @@ def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarra
 
 
 def _is_upright(matrix: np.ndarray) -> bool:
-    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any())
+    return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
 def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
@@ -139,18 +150,32 @@ def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.nd
     return laid
 
 
-def _shift(x: float, y: float) -> np.ndarray:
-    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1.0]])
+def _shifted(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
+    """A map of coordinates that begin at (x, y)."""
+    moved: np.ndarray = matrix.copy()
+    moved[:, 2] += matrix[:, 0] * x + matrix[:, 1] * y
+    return moved
 
 
-def _around_corners(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Upright boxes around the moved corners of boxes (M, 4)."""
-    if _is_upright(matrix):
-        scale, shift = np.diagonal(matrix)[:2], matrix[:2, 2]
-        return boxes * np.tile(scale, 2) + np.tile(shift, 2)
+def _bounds(width: float, height: float, matrix: np.ndarray) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a rectangle (0, 0, width, height) after a map."""
+    x, y, w = (
+        [a * px + b * py + c for px, py in ((0, 0), (width, 0), (width, height), (0, height))]
+        for a, b, c in matrix.tolist()
+    )
+    x, y = [a / c for a, c in zip(x, w, strict=True)], [b / c for b, c in zip(y, w, strict=True)]
+    return min(x), min(y), max(x), max(y)
+
+
+def _around_corners(boxes: np.ndarray, maps: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Upright boxes around the moved corners of boxes (M, 4), each moved by its owner's (M,) map of (T, 3, 3)."""
+    if all(_is_upright(matrix) for matrix in maps):
+        scale, shift = maps[:, [0, 1, 0, 1], [0, 1, 0, 1]], maps[:, [0, 1, 0, 1], 2]
+        upright: np.ndarray = boxes * scale[owners] + shift[owners]
+        return upright
     corners = np.ones((len(boxes), 4, 3))
     corners[..., :2] = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    moved = corners @ matrix.T
+    moved = corners @ maps.transpose(0, 2, 1)[owners]
     points = moved[..., :2] / moved[..., 2:]
     return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).reshape(-1, 4)
 
@@ -160,6 +185,8 @@ def _is_still_visible(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     old, new = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
     is_wide = (new > MIN_SIDE_PIXELS).all(axis=1)
     safe = np.maximum(new, 1e-9)
-    is_visible = new.prod(axis=1) > MIN_AREA_SHARE * np.maximum(old.prod(axis=1), 1e-9)
-    is_plump = np.maximum(safe[:, 0] / safe[:, 1], safe[:, 1] / safe[:, 0]) < MAX_ASPECT
+    areas, before_areas = new[:, 0] * new[:, 1], old[:, 0] * old[:, 1]
+    is_visible = areas > MIN_AREA_SHARE * np.maximum(before_areas, 1e-9)
+    aspect = safe[:, 0] / safe[:, 1]
+    is_plump = (aspect < MAX_ASPECT) & (aspect > 1 / MAX_ASPECT)
     return is_wide & is_visible & is_plump

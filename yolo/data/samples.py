@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from yolo.data.geometry import Tile
 from yolo.data.letterbox import Letterbox, lay_in_middle, rectangle_around
-from yolo.data.painting import Painter
+from yolo.data.painting import Painter, Tiles
 from yolo.data.resized_images import ResizedImages
 from yolo.data.sampler import SampleKey
 from yolo.recipe.schema import Recipe
@@ -50,29 +52,57 @@ class EvaluationBatch:
 
 
 class TrainingSamples(Dataset[Sample]):
-    """Augmented samples: what comes out depends on (seed, epoch, index) alone, whichever rank or worker draws it."""
+    """Augmented samples: what comes out depends on (seed, epoch, index) alone, whichever rank or worker draws it.
+
+    With `mosaic_from: batch` it depends on the other images of the micro batch too.
+    """
 
     def __init__(self, images: ResizedImages, recipe: Recipe) -> None:
         self.images = images
         self.seed = recipe.train.seed
         self.painter = Painter(recipe)
+        self.is_mosaic_of_batch = recipe.data.augmentation.mosaic_from == "batch"
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey) -> Sample:
         pixels = torch.empty(self.painter.size, self.painter.size, 3, dtype=torch.uint8)
-        return Sample(pixels.permute(2, 0, 1), torch.from_numpy(self._draw_into(pixels, key)))
+        targets = self._draw_into(pixels, self.images, key.image, key)
+        return Sample(pixels.permute(2, 0, 1), torch.from_numpy(targets))
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> TrainingBatch:
         """A batch at once: each sample is drawn where the batch has its place."""
         pixels = new_batch((len(keys), self.painter.size, self.painter.size, 3))
-        targets = [self._draw_into(place, key) for place, key in zip(pixels, keys, strict=True)]
+        images: Tiles = self.images
+        numbers = [key.image for key in keys]
+        if self.is_mosaic_of_batch:
+            images, numbers = _OfBatch(self.images, numbers), list(range(len(keys)))
+        targets = [
+            self._draw_into(place, images, number, key)
+            for place, number, key in zip(pixels, numbers, keys, strict=True)
+        ]
         return batch_of(pixels, targets)
 
-    def _draw_into(self, pixels: torch.Tensor, key: SampleKey) -> np.ndarray:
+    def _draw_into(
+        self, pixels: torch.Tensor, images: Tiles, number: int, key: SampleKey
+    ) -> np.ndarray:
         random = np.random.default_rng((self.seed, key.epoch, key.image))
-        return self.painter.draw_into(pixels.numpy(), self.images, key.image, key.epoch, random)
+        return self.painter.draw_into(pixels.numpy(), images, number, key.epoch, random)
+
+
+class _OfBatch:
+    """A batch's images (`Tiles`), each read at most once."""
+
+    def __init__(self, images: ResizedImages, indices: Sequence[int]) -> None:
+        self._tiles = [replace(tile, read=cache(tile.read)) for tile in map(images.tile, indices)]
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def tile(self, index: int) -> Tile:
+        """See `Tiles`."""
+        return self._tiles[index]
 
 
 def batch_of(pixels: torch.Tensor, targets: Sequence[np.ndarray]) -> TrainingBatch:

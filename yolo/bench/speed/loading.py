@@ -43,20 +43,26 @@ def compare_loading(
         with tempfile.TemporaryDirectory() as folder:
             photographs = draw_photographs(Path(folder), PHOTOGRAPHS, WIDTH, HEIGHT)
             cold = ResizedImages(photographs, size, None)
+            jpegs = f"{WIDTH} x {HEIGHT} JPEGs"
             return [
                 _compared(name, images, chosen, rounds, seconds)
                 for name, images, chosen in (
                     ("images kept", warm, recipe),
-                    ("images kept, turned as well", warm, _turned(recipe)),
-                    (f"{WIDTH} x {HEIGHT} JPEGs decoded each time", cold, recipe),
+                    ("images kept, turned as well", warm, _with(recipe, degrees=DEGREES)),
+                    (f"{jpegs}, none kept", cold, recipe),
+                    (
+                        f"{jpegs}, none kept, mosaic_from batch",
+                        cold,
+                        _with(recipe, mosaic_from="batch"),
+                    ),
                 )
             ]
     finally:
         cv2.setNumThreads(threads)
 
 
-def _turned(recipe: Recipe) -> Recipe:
-    augmentation = recipe.data.augmentation.model_copy(update={"degrees": DEGREES})
+def _with(recipe: Recipe, **changes: object) -> Recipe:
+    augmentation = recipe.data.augmentation.model_copy(update=changes)
     data = recipe.data.model_copy(update={"augmentation": augmentation})
     return recipe.model_copy(update={"data": data})
 

@@ -74,6 +74,8 @@ class AugmentationSection(Section):
     """Four images in one."""
     mixup: Auto | Share = setting("auto", unit="probability")
     """A mosaic blended with a second mosaic."""
+    mosaic_from: Literal["all", "batch"] = setting("all")
+    """`all`: a mosaic's other three images are any of the data set's. `batch`: they are of the same micro batch, so that each image is decoded once and not four times, for data sets that `data.cache` cannot hold; images of a batch then resemble each other more. Shards always do the like, with the images in their buffer."""
     mosaic_off_epochs: CountOrZero = setting(0, unit="epochs")
     """No mosaic and no mixup in this many last epochs, so that training ends on whole images."""
 
