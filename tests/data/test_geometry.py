@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo.data.augmentation import Augmentation, blend, flip, mosaic, random_view, recolour_into
+from yolo.data.augmentation import Augmentation, Palette, blend, flip_into, mosaic, random_view
 from yolo.data.geometry import Labelled, Tile, View, compose
-from yolo.data.letterbox import letterbox
+from yolo.data.letterbox import GREY, letterbox
 
 NONE = dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)
 SIZE = 128
@@ -76,8 +76,10 @@ def test_a_turned_box_holds_all_its_pixels(
 @pytest.mark.parametrize(("flipud", "fliplr"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_a_flipped_box_lies_on_its_pixels(flipud: float, fliplr: float) -> None:
     settings_ = Augmentation(**(NONE | {"flipud": flipud, "fliplr": fliplr}))
-    moved = flip(rectangle((10, 20, 40, 60)), settings_, np.random.default_rng(0))
-    np.testing.assert_array_equal(moved.boxes[0], found_in(moved.image))
+    labelled = rectangle((10, 20, 40, 60))
+    pixels = np.empty_like(labelled.image)
+    boxes = flip_into(pixels, labelled, settings_, np.random.default_rng(0))
+    np.testing.assert_array_equal(boxes[0], found_in(pixels))
 
 
 @settings(deadline=None)
@@ -128,9 +130,25 @@ def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
 
 def test_without_reach_colours_stay() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    out = np.empty_like(image)
-    recolour_into(image, Augmentation(**NONE), np.random.default_rng(0), out)
+    out = image.copy()
+    Palette.random(Augmentation(**NONE), np.random.default_rng(0)).recolour(out)
     np.testing.assert_array_equal(out, image[..., ::-1])
+
+
+def test_colours_change_as_if_the_whole_plane_were_recoloured() -> None:
+    """Tiles are recoloured one by one, and the grey between them by itself: nobody may see it."""
+    random = np.random.default_rng(1)
+    palette = Palette.random(
+        Augmentation(**(NONE | {"hsv_h": 0.1, "hsv_s": 0.7, "hsv_v": 0.4})), random
+    )
+    image = random.integers(0, 256, (SIZE // 3, SIZE, 3)).astype(np.uint8)
+    nothing = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    tiles = mosaic([tile_of(nothing)] * 4, SIZE, random)
+    view = random_view(2 * SIZE, SIZE, Augmentation(**(NONE | {"scale": 0.5})), random)
+    at_once = compose(tiles, view).image
+    assert (at_once == GREY).all(axis=-1).any()
+    palette.recolour(at_once)
+    np.testing.assert_array_equal(compose(tiles, view, palette.recolour).image, at_once)
 
 
 def test_mixup_keeps_the_boxes_of_both() -> None:

@@ -62,32 +62,42 @@ def random_view(plane: int, size: int, settings: Augmentation, random: np.random
     return View(plane, matrix, magnification, size)
 
 
-def recolour_into(
-    image: np.ndarray, settings: Augmentation, random: np.random.Generator, into: np.ndarray
-) -> None:
-    """Hue turned, saturation and brightness multiplied by random factors, by one table each.
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """How hue, saturation and value change, by one table (256,) uint8 each; None where colours stay."""
 
-    `image` (H, W, 3) is blue green red, `into` of the same shape becomes red green blue, as the network takes it.
-    """
-    reach = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
-    if not reach.any():
-        cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
-        return
-    gains = 1 + random.uniform(-1, 1, 3) * reach
-    levels = np.arange(256, dtype=np.float64)
-    hue = ((levels * gains[0]) % 180).astype(np.uint8)
-    saturation = np.clip(levels * gains[1], 0, 255).astype(np.uint8)
-    value = np.clip(levels * gains[2], 0, 255).astype(np.uint8)
-    channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-    tables = (hue, saturation, value)
-    changed = cv2.merge([cv2.LUT(c, table) for c, table in zip(channels, tables, strict=True)])
-    cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=into)
+    tables: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+
+    @classmethod
+    def random(cls, settings: Augmentation, random: np.random.Generator) -> "Palette":
+        """Hue turned, saturation and value multiplied by random factors."""
+        reach = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
+        if not reach.any():
+            return cls(None)
+        gains = 1 + random.uniform(-1, 1, 3) * reach
+        levels = np.arange(256, dtype=np.float64)
+        hue = ((levels * gains[0]) % 180).astype(np.uint8)
+        saturation, value = (np.clip(levels * gain, 0, 255).astype(np.uint8) for gain in gains[1:])
+        return cls((hue, saturation, value))
+
+    def recolour(self, image: np.ndarray) -> None:
+        """Alter an image (H, W, 3) in place: blue green red before, red green blue after, as the network takes it."""
+        if self.tables is None:
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+            return
+        channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+        changed = cv2.merge(
+            [cv2.LUT(c, table) for c, table in zip(channels, self.tables, strict=True)]
+        )
+        cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=image)
 
 
-def flip(labelled: Labelled, settings: Augmentation, random: np.random.Generator) -> Labelled:
-    """Upside down and left to right, each by its probability."""
-    image, boxes = labelled.image, labelled.boxes
-    height, width = image.shape[:2]
+def flip_into(
+    pixels: np.ndarray, labelled: Labelled, settings: Augmentation, random: np.random.Generator
+) -> np.ndarray:
+    """Upside down and left to right, each by its probability; fills pixels (H, W, 3) and returns the boxes (M, 4)."""
+    boxes = labelled.boxes
+    height, width = pixels.shape[:2]
     is_upside_down = random.random() < settings.flipud
     is_mirrored = random.random() < settings.fliplr
     if is_upside_down:
@@ -99,8 +109,11 @@ def flip(labelled: Labelled, settings: Augmentation, random: np.random.Generator
             [width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1
         )
     if is_upside_down or is_mirrored:
-        image = cv2.flip(image, 1 if not is_upside_down else -1 if is_mirrored else 0)
-    return Labelled(image, boxes, labelled.classes)
+        way = 1 if not is_upside_down else -1 if is_mirrored else 0
+        cv2.flip(labelled.image, way, dst=pixels)
+    else:
+        pixels[...] = labelled.image
+    return boxes
 
 
 def blend(one: Labelled, other: Labelled, random: np.random.Generator) -> Labelled:

@@ -59,14 +59,22 @@ class View:
     """Side of the square, pixels."""
 
 
-def compose(tiles: Sequence[Tile], view: View) -> Labelled:
+def compose(
+    tiles: Sequence[Tile], view: View, finish: Callable[[np.ndarray], None] = lambda painted: None
+) -> Labelled:
     """The plane's tiles as the view shows them, with their boxes; what no tile covers is grey.
 
-    Each tile goes from its own pixels into the square in one step, with no plane in between. Boxes become the upright
-    boxes around their moved corners; those left too small, too thin, or of which less than a tenth is still visible are
-    dropped.
+    Each tile goes from its own pixels into the square in one step, with no plane in between. `finish` alters pixels
+    (rows, columns, 3) in place, each by itself; where tiles lie upright, it is spared what none of them covers. Boxes
+    become the upright boxes around their moved corners; those left too small, too thin, or of which less than a tenth is
+    still visible are dropped.
     """
-    square = np.full((view.size, view.size, 3), GREY, dtype=np.uint8)
+    is_upright = _is_upright(view.matrix)
+    background = np.full((1, 1, 3), GREY, dtype=np.uint8)
+    if is_upright:
+        finish(background)
+    square = np.empty((view.size, view.size, 3), dtype=np.uint8)
+    square[...] = np.tile(background, (1, view.size, 1))  # whole rows are copied fast, pixels are not
     seen: list[Tile] = []
     parts: list[tuple[int, int, int, int]] = []
     maps: list[np.ndarray] = []
@@ -78,9 +86,18 @@ def compose(tiles: Sequence[Tile], view: View) -> Labelled:
         matrix = _shifted(view.matrix, tile.left + x1, tile.top + y1)
         left, top, right, bottom = _bounds(x2 - x1, y2 - y1, matrix)
         if left < view.size and top < view.size and right > 0 and bottom > 0:
-            maps.append(_lay(tile.read()[y1:y2, x1:x2], matrix, square))
+            image = tile.read()[y1:y2, x1:x2]
+            if is_upright:
+                place, matrix = _stretch(image, matrix, square)
+                if place.size:
+                    finish(place)
+            else:
+                _warp(image, matrix, square)
+            maps.append(matrix)
             parts.append((x1, y1, x2, y2))
             seen.append(tile)
+    if not is_upright:
+        finish(square)
     if not seen:
         return Labelled(square, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     owners = np.repeat(np.arange(len(seen)), [len(tile.boxes) for tile in seen])
@@ -94,16 +111,14 @@ def compose(tiles: Sequence[Tile], view: View) -> Labelled:
     return Labelled(square, moved[kept].astype(np.float32), classes[kept])
 
 
-def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """Paint an image into the square through a map; returns the map that was really taken."""
-    if _is_upright(matrix):
-        return _stretch(image, matrix, square)
+def _warp(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> None:
+    """Paint an image into the square through a map."""
     size = square.shape[0]
     bounds = _bounds(image.shape[1], image.shape[0], matrix)
     left, top = (min(max(math.floor(bound), 0), size - 1) for bound in bounds[:2])
     right, bottom = (min(max(math.ceil(bound), 1), size) for bound in bounds[2:])
     if right <= left or bottom <= top:
-        return matrix
+        return
     place = square[top:bottom, left:right]
     to_place = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
     centred = TO_CENTRES @ to_place @ matrix @ FROM_CENTRES
@@ -117,17 +132,18 @@ def _lay(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarra
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
-    return matrix
 
 
 def _is_upright(matrix: np.ndarray) -> bool:
     return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
-def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
+def _stretch(
+    image: np.ndarray, matrix: np.ndarray, square: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Without rotation, shear or bend a map is a resize, which takes a third of a warp's time.
 
-    Edges fall on whole pixels of both images; the map returned says where.
+    Edges fall on whole pixels of both images. Returns the place in the square, and the map that was really taken.
     """
     laid = np.eye(3)
     cuts = []
@@ -144,10 +160,11 @@ def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.nd
         laid[axis, axis], laid[axis, 2] = scale, shift
         cuts.append((start, stop, first, last))
     (x1, x2, first_x, last_x), (y1, y2, first_y, last_y) = cuts
-    if x2 > x1 and y2 > y1:
+    place = square[y1:y2, x1:x2]
+    if place.size:
         part = image[first_y:last_y, first_x:last_x]
-        cv2.resize(part, (x2 - x1, y2 - y1), dst=square[y1:y2, x1:x2])
-    return laid
+        cv2.resize(part, (x2 - x1, y2 - y1), dst=place)
+    return place, laid
 
 
 def _shifted(matrix: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -6,12 +6,12 @@ import numpy as np
 
 from yolo.data.augmentation import (
     Augmentation,
+    Palette,
     blend,
     centred,
-    flip,
+    flip_into,
     mosaic,
     random_view,
-    recolour_into,
 )
 from yolo.data.geometry import Labelled, Tile, compose
 from yolo.recipe.schema import Recipe
@@ -47,20 +47,26 @@ class Painter:
         """
         settings = self.augmentation
         is_mosaic = epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
-        labelled = self._compose(images, index, is_mosaic, random)
+        palette = Palette.random(settings, random)
+        labelled = self._compose(images, index, is_mosaic, palette, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(images)))
-            labelled = blend(labelled, self._compose(images, other, is_mosaic, random), random)
-        labelled = flip(labelled, settings, random)
-        recolour_into(labelled.image, settings, random, pixels)
-        boxes = labelled.boxes
+            second = self._compose(images, other, is_mosaic, palette, random)
+            labelled = blend(labelled, second, random)
+        boxes = flip_into(pixels, labelled, settings, random)
         centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
         return targets.astype(np.float32)
 
     def _compose(
-        self, images: Tiles, index: int, is_mosaic: bool, random: np.random.Generator
+        self,
+        images: Tiles,
+        index: int,
+        is_mosaic: bool,
+        palette: Palette,
+        random: np.random.Generator,
     ) -> Labelled:
+        """In the palette's colours, red green blue."""
         if is_mosaic:
             indices = [index, *(int(other) for other in random.integers(len(images), size=3))]
             random.shuffle(indices)
@@ -68,4 +74,5 @@ class Painter:
         else:
             tiles = [centred(images.tile(index), self.size)]
         plane = 2 * self.size if is_mosaic else self.size
-        return compose(tiles, random_view(plane, self.size, self.augmentation, random))
+        view = random_view(plane, self.size, self.augmentation, random)
+        return compose(tiles, view, palette.recolour)
