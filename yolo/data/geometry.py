@@ -74,7 +74,9 @@ def compose(
     if is_upright:
         finish(background)
     square = np.empty((view.size, view.size, 3), dtype=np.uint8)
-    square[...] = np.tile(background, (1, view.size, 1))  # whole rows are copied fast, pixels are not
+    square[...] = np.tile(
+        background, (1, view.size, 1)
+    )  # whole rows are copied fast, pixels are not
     seen: list[Tile] = []
     parts: list[tuple[int, int, int, int]] = []
     maps: list[np.ndarray] = []

@@ -120,7 +120,10 @@ class KeptImages:
 def _stamp(record: ImageRecord, pixels: np.ndarray, must_check: bool) -> np.ndarray:
     if not must_check:
         return np.array((1, 1), STAMP)
-    status = record.path.stat()
+    try:
+        status = record.path.stat()
+    except OSError:  # whoever reads the image next says so
+        return np.zeros((), STAMP)
     file = zlib.crc32(f"{status.st_size} {status.st_mtime_ns}".encode())
     return np.array((file, zlib.crc32(pixels.data) or 1), STAMP)
 

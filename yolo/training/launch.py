@@ -20,12 +20,6 @@ from yolo.training.run_directory import RunDirectory, how_to_go_on
 
 DEFAULT_PORT = 29500
 """The deepspeed launcher's own."""
-GLIBC_TUNABLES = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {"mmap_threshold": 2**32, "trim_threshold": 2**34, "hugetlb": 1}.items()
-)
-"""On processors. A step asks for hundreds of large tensors and frees them: glibc is to keep their pages, and to ask for
-huge ones, rather than have the kernel clear new small pages each time. Without glibc the variable means nothing."""
 STOP_SECONDS = 10.0
 """For the launcher and the ranks to end when asked, before they are made to."""
 
@@ -67,8 +61,6 @@ def launch_module(resolved: ResolvedRecipe, module: str, arguments: Sequence[str
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
     if not visible_gpus():
         environment.append(("DS_ACCELERATOR", "cpu"))
-        if "GLIBC_TUNABLES" not in os.environ:
-            environment.append(("GLIBC_TUNABLES", GLIBC_TUNABLES))
     command = (str(launcher), *options, "--module", module, *arguments)
     return Launch(command, tuple(environment))
 
