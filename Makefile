@@ -16,7 +16,7 @@ PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench-cluster bench-communication bench-plan
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ bench-plan: HOSTS = 2,3,4
 bench-plan: CALIBRATE = 2:100,2:1000,4:100,4:1000
 bench-plan: setup ## is the planner right? calibrate, predict and measure on emulated clusters of HOSTS (as root); CALIBRATE=2:100 for some cells
 	@$(PYTHON) -m yolo.bench.plan --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --calibrate $(CALIBRATE)
+
+bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, against a plain trainer
+	@$(PYTHON) -m yolo.bench.speed $(RECIPE) $(SET)
 
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests

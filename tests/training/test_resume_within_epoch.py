@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
 from tests.training.conftest import Ended
-from tests.training.test_runs import losses, wait_until
+from tests.training.test_runs import go_back, losses, wait_until
 
 Run = Callable[..., Ended]
 Start = Callable[..., subprocess.Popen[str]]
@@ -30,7 +30,7 @@ SIX_STEPS = (
 def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
     run: Run, start: Start, tmp_path: Path
 ) -> None:
-    ended = goes_on_as_if_never_stopped(run, start, tmp_path, "data.workers=1")
+    ended = goes_on_as_if_never_stopped(run, "data.workers=1", kill=(start, tmp_path))
     # With another seed the epoch's other images would not be those that are left of it.
     (ended.folder / "finished").unlink()
     (ended.folder / "checkpoints" / "latest").write_text("epoch-0002-step-0000004")
@@ -41,17 +41,16 @@ def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
 
 
 def test_a_checkpoint_within_an_epoch_waits_until_ranks_have_the_same_weights(
-    run: Run, start: Start, tmp_path: Path
+    run: Run,
 ) -> None:
     """They exchange every 3 steps: what is due after step 8, 2 in its epoch, is saved after 9."""
-    ended = goes_on_as_if_never_stopped(
-        run, start, tmp_path, "communication.sync_every=3", "checkpoint.keep=9"
-    )
+    settings = ("communication.sync_every=3", "checkpoint.keep=9")
+    ended = goes_on_as_if_never_stopped(run, *settings, tag="epoch-0001-step-0000003")
     assert (ended.folder / "checkpoints" / "epoch-0001-step-0000003").is_dir()
 
 
 def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
-    run: Run, start: Start, small_demo: Path, tmp_path: Path
+    run: Run, small_demo: Path, tmp_path: Path
 ) -> None:
     shards = tmp_path / "shards"
     written = subprocess.run(
@@ -67,8 +66,9 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     data = (
         *("data.format=shards", f"data.root={shards}", "data.train=train", "data.val=val"),
         *("data.workers=2", "data.shuffle_buffer=5", f"data.cache_folder={tmp_path / 'cache'}"),
+        "checkpoint.keep=9",
     )
-    ended = goes_on_as_if_never_stopped(run, start, tmp_path, *data)
+    ended = goes_on_as_if_never_stopped(run, *data)
     assert "data: 24 training and 9 validation images" in ended.output
     curve = losses(ended)
     assert curve[-1] < curve[0]
@@ -80,28 +80,34 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     assert "was saved with data.workers 2, and this run has 1" in again.output
 
 
-def goes_on_as_if_never_stopped(run: Run, start: Start, folder: Path, *settings: str) -> Ended:
-    """Two runs of the same settings, one of them killed; returns the one that went on."""
+def goes_on_as_if_never_stopped(
+    run: Run,
+    *settings: str,
+    tag: str = "epoch-0001-step-0000002",
+    kill: tuple[Start, Path] | None = None,
+) -> Ended:
+    """A run, and the same from an earlier checkpoint on; with `kill` that is another one's, which was killed."""
     whole = run("recipes/demo.yaml", *SIX_STEPS, *settings)
     expected = load_file(whole.folder / "weights" / "last.safetensors")
     expected_losses = losses(whole)
-    first = whole.folder.resolve()
-
-    process = start("recipes/demo.yaml", *SIX_STEPS, *settings)
-    latest = folder / "runs" / "demo" / "latest"
-    wait_until(process, lambda: latest.resolve() != first)
-    newest = latest.resolve()
-    checkpoint = newest / "checkpoints" / "latest"
-    wait_until(process, lambda: checkpoint.exists() and "-step-" in checkpoint.read_text())
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    stopped = whole.folder.resolve()
+    if kill is None:
+        go_back(whole, tag)
+    else:
+        start, folder = kill
+        process = start("recipes/demo.yaml", *SIX_STEPS, *settings)
+        latest = folder / "runs" / "demo" / "latest"
+        wait_until(process, lambda: latest.resolve() != stopped)
+        stopped = latest.resolve()
+        checkpoint = stopped / "checkpoints" / "latest"
+        wait_until(process, lambda: checkpoint.exists() and "-step-" in checkpoint.read_text())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     resumed = run("recipes/demo.yaml", *SIX_STEPS, *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == newest
-    assert (
-        "steps of the next of" in resumed.output
-    )  # going on after epoch 0 and 4 steps of the next
-    assert resumed.read("summary.json")["steps"] == whole.read("summary.json")["steps"] == 18
+    assert resumed.folder.resolve() == stopped
+    assert "steps of the next of" in resumed.output
+    assert resumed.read("summary.json")["steps"] == 18
     assert losses(resumed)[-1] == expected_losses[-1]
     for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)

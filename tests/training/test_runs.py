@@ -11,15 +11,22 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from safetensors.numpy import load_file
 
+from tests.conftest import REPOSITORY
 from tests.tracking.wandb_file import history, records
 from tests.training.conftest import Ended
+from yolo.data.loading import load_split
+from yolo.recipe import prepare
 from yolo.recipe.architecture import parameter_count
+from yolo.training.checkpoint import RunIdentity
+from yolo.training.ranks import Ranks
 
 Run = Callable[..., Ended]
 Start = Callable[..., subprocess.Popen[str]]
@@ -178,21 +185,44 @@ POWERSGD = ("communication.reducer=powersgd", "communication.powersgd_start_step
 
 @pytest.mark.parametrize(
     "strategy",
-    [
-        ("zero.stage=0",),
-        ("zero.stage=3",),
-        ONE_BIT_ADAM,
-        ONE_BIT_LAMB,
-        ZERO_ONE_ADAM,
-        LOCAL_STEPS,
-        POWERSGD,
-    ],
-    ids=["stage 0", "stage 3", "1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
+    [("zero.stage=3",), ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, LOCAL_STEPS, POWERSGD],
+    ids=["stage 3", "1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
 )
-def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
-    run: Run, start: Start, tmp_path: Path, strategy: tuple[str, ...]
+def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
+    run: Run, strategy: tuple[str, ...]
 ) -> None:
     settings = (*strategy, "train.epochs=3")
+    whole = run("recipes/demo.yaml", *settings)
+    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    expected_losses, expected_summary = losses(whole), whole.read("summary.json")
+
+    go_back(whole, "epoch-0002")
+    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
+    assert resumed.folder.resolve() == whole.folder.resolve()
+    assert "going on after epoch 2" in resumed.output
+    summary = resumed.read("summary.json")
+    assert summary["resumed_from_epoch"] == 2
+    for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
+        assert summary[figure] == pytest.approx(expected_summary[figure]), figure
+    assert losses(resumed)[-1] == expected_losses[-1]
+    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+
+
+def go_back(ended: Ended, tag: str) -> None:
+    """Leave a run as one that stopped after an earlier checkpoint."""
+    checkpoints = ended.folder / "checkpoints"
+    (ended.folder / "finished").unlink()
+    assert (checkpoints / tag).is_dir()
+    for later in [path for path in checkpoints.iterdir() if path.is_dir() and path.name > tag]:
+        shutil.rmtree(later)
+    (checkpoints / "latest").write_text(tag)
+
+
+def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
+    run: Run, start: Start, tmp_path: Path
+) -> None:
+    settings = ("zero.stage=0", "train.epochs=3")
     whole = run("recipes/demo.yaml", *settings)
     expected = load_file(whole.folder / "weights" / "last.safetensors")
     expected_losses = losses(whole)
@@ -235,18 +265,35 @@ def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
     ended = run("recipes/demo.yaml")
     (ended.folder / "finished").unlink()
     for setting, message in (
-        ("train.global_batch=4", "train.global_batch 8, and this run has 4"),
         ("zero.stage=1", "zero.stage 0, and this run has 1"),
-        ("precision.dtype=bf16", "precision.dtype fp32, and this run has bf16"),
         ("optimizer.type=SGD", "optimizer.type AdamW, and this run has SGD"),
-        ("optimizer.weight_decay=0.01", "optimizer.weight_decay 0.0005, and this run has 0.01"),
-        ("model.variant=s", "model.variant n, and this run has s"),
         ("cluster.processes_per_node=1", "number of ranks 2, and this run has 1"),
     ):
         again = run("recipes/demo.yaml", "checkpoint.resume=auto", setting, fails=True)
         assert f"was saved with {message}" in again.output
         assert "goes on from" not in again.output  # that is what was just refused
         assert "Traceback" not in again.output
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("train.global_batch=4", "precision.dtype=bf16", "model.variant=s"),
+        *("optimizer.weight_decay=0.01", "train.gradient_clipping=1"),
+    ],
+)
+def test_what_a_checkpoint_must_have_alike(setting: str, small_demo: Path) -> None:
+    """As the refusals above, without a launch each."""
+
+    def must_equal(*overrides: str) -> dict[str, Any]:
+        common = [f"data.root={small_demo}", "precision.dtype=fp32", *overrides]
+        recipe = prepare(REPOSITORY / "recipes/demo.yaml", common, 2).resolved.recipe
+        dataset = load_split(recipe.data, "train")
+        ranks = Ranks(0, 0, 2, 2, torch.device("cpu"))
+        return RunIdentity.of(recipe, dataset, ranks).must_equal(is_within_epoch=False)
+
+    before, after = must_equal(), must_equal(setting)
+    assert {key for key in before if before[key] != after[key]} == {setting.split("=")[0]}
 
 
 def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run) -> None:

@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.training.conftest import Ended
+from tests.training.test_runs import go_back
 from yolo.recipe import prepare
 from yolo.training.multi_scale import ImageSizes
 
@@ -31,14 +32,9 @@ def test_precision_is_measured_once_and_images_are_found_on_disk_by_the_resumed_
     assert train.stat().st_blocks > val.stat().st_blocks > 0
 
     written = train.stat().st_mtime_ns
-    checkpoint = first.folder.resolve()
-    resumed = run(
-        DEMO,
-        *settings,
-        "data.augmentation.mosaic=1.0",
-        f"checkpoint.resume={checkpoint}",
-        "train.epochs=3",
-    )
+    go_back(first, "epoch-0001")
+    again = (*settings, "data.augmentation.mosaic=1.0", "checkpoint.resume=auto")
+    resumed = run(DEMO, *again)
     assert f"precision auto: {dtype}, as the checkpoint has it" in resumed.output
     assert train.stat().st_mtime_ns == written
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.vq import kmeans
 
 from yolo.recipe.architecture import ANCHORS_PER_LEVEL, family
 
@@ -99,6 +98,8 @@ def _clusters(sizes: Array, count: int, generator: np.random.Generator) -> Array
     """The centres (count, 2) of k-means, or None where the boxes do not have so many."""
     if len(np.unique(sizes, axis=0)) < count:
         return None
+    from scipy.cluster.vq import kmeans  # half a second of every start, and seldom wanted
+
     spread = sizes.std(axis=0)
     spread[spread == 0] = 1.0
     centres, _ = kmeans(sizes / spread, count, iter=KMEANS_RUNS, rng=generator)
