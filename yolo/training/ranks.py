@@ -73,6 +73,8 @@ def join(recipe: Recipe) -> Ranks:
     else:
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
+        # cuDNN tries its ways of a convolution out; with sizes that change it would do so again and again.
+        torch.backends.cudnn.benchmark = recipe.train.multi_scale == 0
     timeout = datetime.timedelta(minutes=recipe.communication.timeout_minutes)
     backend = recipe.cluster.backend
     try:
