@@ -83,4 +83,5 @@ format: setup ## put the code into its format
 	.venv/bin/ruff check --fix yolo tests
 
 test: lint ## all that CI runs
-	$(PYTHON) -m pytest tests
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --ignore=tests/bench tests
+	$(PYTHON) -m pytest tests/bench  # alone: what it measures wants the machine to itself

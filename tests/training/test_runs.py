@@ -191,17 +191,17 @@ POWERSGD = ("communication.reducer=powersgd", "communication.powersgd_start_step
 def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     run: Run, strategy: tuple[str, ...]
 ) -> None:
-    settings = (*strategy, "train.epochs=3")
+    settings = (*strategy, "train.epochs=3", "checkpoint.keep=3")
     whole = run("recipes/demo.yaml", *settings)
     expected = load_file(whole.folder / "weights" / "last.safetensors")
     expected_losses, expected_summary = losses(whole), whole.read("summary.json")
 
-    go_back(whole, "epoch-0002")
+    go_back(whole, "epoch-0001")
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder.resolve() == whole.folder.resolve()
-    assert "going on after epoch 2" in resumed.output
+    assert "going on after epoch 1" in resumed.output
     summary = resumed.read("summary.json")
-    assert summary["resumed_from_epoch"] == 2
+    assert summary["resumed_from_epoch"] == 1
     for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
         assert summary[figure] == pytest.approx(expected_summary[figure]), figure
     assert losses(resumed)[-1] == expected_losses[-1]
