@@ -14,8 +14,6 @@ from yolo.training.ranks import Ranks, from_all
 IMAGES = {"cpu": 4, "cuda": 32}
 """At most, computed at once: enough to fill the device, and a matter of a second for the small networks."""
 REPEATS = 3
-TOO_SLOW = 4.0
-"""Times fp32's, for a single image: a whole batch will not make up for it."""
 CLASSES = 80
 """As many as COCO has; the data is not known yet, and the head is a twentieth of the work."""
 LEAST_GAIN = 1.05
@@ -41,12 +39,10 @@ def measure_precision(
     """
     if not is_allowed("bf16"):
         return PrecisionChoice("fp32", "precision auto: fp32, the recipe's other settings want it")
-    mine = {"fp32": _seconds(recipe, ranks.device, "fp32")}
-    if ranks.device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
-        mine["bf16"] = _seconds(recipe, ranks.device, "bf16", limit=TOO_SLOW * mine["fp32"])
+    if not all(from_all(ranks, _has_bf16(ranks.device))):
+        return PrecisionChoice("fp32", f"precision auto: fp32, this {_kind(ranks)} has no bf16")
+    mine = {dtype: _seconds(recipe, ranks.device, dtype) for dtype in ("fp32", "bf16")}
     measured = from_all(ranks, mine)
-    if not all("bf16" in seconds for seconds in measured):
-        return PrecisionChoice("fp32", "precision auto: fp32, these GPUs have no bf16")
     fp32, bf16 = (max(seconds[dtype] for seconds in measured) for dtype in ("fp32", "bf16"))
     dtype = "bf16" if fp32 > LEAST_GAIN * bf16 else "fp32"
     images, size = _images(recipe, ranks.device), recipe.model.image_size
@@ -62,14 +58,20 @@ def _images(recipe: Recipe, device: torch.device) -> int:
     return min(IMAGES[device.type], recipe.train.micro_batch)
 
 
-def _seconds(
-    recipe: Recipe, device: torch.device, dtype: str, limit: float = float("inf")
-) -> float:
-    """Of one forward and backward, the fastest of a few after one that warms up.
+def _has_bf16(device: torch.device) -> bool:
+    """In its own instructions: processors without them emulate bf16, up to fifty times as slowly as fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
-    Where a processor takes so long for a single image that all would take more than `limit`, that is the answer: those
-    without bf16 emulate it, up to fifty times as slowly. A GPU takes no longer for several than for one.
-    """
+
+def _kind(ranks: Ranks) -> str:
+    return "GPU" if ranks.device.type == "cuda" else "processor"
+
+
+def _seconds(recipe: Recipe, device: torch.device, dtype: str) -> float:
+    """Of one forward and backward, the fastest of a few after one that warms up."""
     model = YOLOv5(recipe.model.variant, CLASSES).to(device)
     size, images = recipe.model.image_size, _images(recipe, device)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)
@@ -85,10 +87,6 @@ def _seconds(
         _finish(device)
         return time.perf_counter() - started
 
-    if device.type == "cpu":
-        once(1)
-        if (at_a_glance := images * once(1)) > limit:
-            return at_a_glance
     once(images)
     return min(once(images) for _ in range(REPEATS))
 
