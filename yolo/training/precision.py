@@ -40,7 +40,7 @@ def measure_precision(
     if not is_allowed("bf16"):
         return PrecisionChoice("fp32", "precision auto: fp32, the recipe's other settings want it")
     if not all(from_all(ranks, _has_bf16(ranks.device))):
-        return PrecisionChoice("fp32", f"precision auto: fp32, this {_kind(ranks)} has no bf16")
+        return PrecisionChoice("fp32", f"precision auto: fp32, not every {_kind(ranks)} has bf16")
     mine = {dtype: _seconds(recipe, ranks.device, dtype) for dtype in ("fp32", "bf16")}
     measured = from_all(ranks, mine)
     fp32, bf16 = (max(seconds[dtype] for seconds in measured) for dtype in ("fp32", "bf16"))
