@@ -132,7 +132,8 @@ def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(run: Run) 
     for settings, tolerance in (
         (("train.gradient_accumulation_steps=2",), 0.05),  # BatchNorm sees half as many images
         (("zero.stage=2", "zero.offload_optimizer=cpu"), 1e-3),
-        (("communication.data_type=bf16",), 1e-2),
+        # AdamW steps as far along an element of which rounding decides the sign as along any other
+        (("communication.data_type=bf16",), 3e-2),
         (("zero.stage=1", "precision.dtype=bf16"), 5e-2),
     ):
         ended = run("recipes/demo.yaml", *settings)
@@ -185,8 +186,8 @@ POWERSGD = ("communication.reducer=powersgd", "communication.powersgd_start_step
 
 @pytest.mark.parametrize(
     "strategy",
-    [("zero.stage=3",), ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, LOCAL_STEPS, POWERSGD],
-    ids=["stage 3", "1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
+    [ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, LOCAL_STEPS, POWERSGD],
+    ids=["1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
 )
 def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     run: Run, strategy: tuple[str, ...]
@@ -219,10 +220,11 @@ def go_back(ended: Ended, tag: str) -> None:
     (checkpoints / "latest").write_text(tag)
 
 
+@pytest.mark.parametrize("stage", [0, 3])
 def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
-    run: Run, start: Start, tmp_path: Path
+    run: Run, start: Start, tmp_path: Path, stage: int
 ) -> None:
-    settings = ("zero.stage=0", "train.epochs=3")
+    settings = (f"zero.stage={stage}", "train.epochs=3")
     whole = run("recipes/demo.yaml", *settings)
     expected = load_file(whole.folder / "weights" / "last.safetensors")
     expected_losses = losses(whole)
