@@ -35,6 +35,16 @@ class Job:
         return prepared.resolved.recipe
 
 
+def made_up_targets(
+    images: int, boxes_per_image: int, classes: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Boxes about the middle of each image, as a batch's targets (images x boxes_per_image, 6)."""
+    boxes = torch.rand(images * boxes_per_image, 4, generator=generator) * 0.4 + 0.3
+    kinds = torch.randint(classes, (len(boxes), 1), generator=generator)
+    owners = torch.arange(images).repeat_interleave(boxes_per_image)[:, None]
+    return torch.cat([owners, kinds, boxes], dim=1)
+
+
 class Trainer:
     """The same made-up batch again and again, under one strategy."""
 
@@ -64,10 +74,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(1 + ranks.rank)
         pictures = torch.rand(images, 3, image_size, image_size, generator=generator)
         self.images = pictures.to(ranks.device)
-        boxes = torch.rand(images * BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
-        kinds = torch.randint(job.classes, (len(boxes), 1), generator=generator)
-        owners = torch.arange(images).repeat_interleave(BOXES_PER_IMAGE)[:, None]
-        self.targets = torch.cat([owners, kinds, boxes], dim=1)
+        self.targets = made_up_targets(images, BOXES_PER_IMAGE, job.classes, generator)
 
     def step(self, watch: Stopwatch | None = None) -> None:
         """One step as the training loop takes it."""

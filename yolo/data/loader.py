@@ -102,11 +102,11 @@ def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield from batches
     except DataError as error:
         # From a worker it comes with the worker's traceback in its text; the last line is the message.
-        message = re.split(r"(?:UnusableImage|DataError): ", str(error).strip().splitlines()[-1])[
-            -1
-        ]
-        advice = "; it could be read when the work began"
-        raise DataError(message + advice * isinstance(error, UnusableImage)) from error
+        last_line = str(error).strip().splitlines()[-1]
+        message = re.split(r"(?:UnusableImage|DataError): ", last_line)[-1]
+        if isinstance(error, UnusableImage):
+            message += "; it could be read when the work began"
+        raise DataError(message) from error
 
 
 def evaluation_loader(

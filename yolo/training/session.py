@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,6 +146,17 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     verdict = None
     phase = ""
 
+    def reached(epochs_done: int, steps_into_epoch: int, best_ap: float) -> Progress:
+        return Progress(
+            epochs_done=epochs_done,
+            steps_into_epoch=steps_into_epoch,
+            steps_done=loop.step,
+            average_updates=average.updates,
+            best_ap=best_ap,
+            wall_seconds=time.perf_counter() - started,
+            total=recorder.total,
+        )
+
     def save(progress: Progress) -> None:
         if ranks.is_first:
             judge.save(plain, run.last_weights)
@@ -165,14 +175,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             steps_into_epoch = loop.step - epoch * len(loader)
             if loop.must_save and steps_into_epoch < len(loader):
                 average.write_into(plain)
-                progress = replace(
-                    progress,
-                    steps_into_epoch=steps_into_epoch,
-                    steps_done=loop.step,
-                    average_updates=average.updates,
-                    wall_seconds=time.perf_counter() - started,
-                    total=recorder.total,
-                )
+                progress = reached(epoch, steps_into_epoch, progress.best_ap)
                 save(progress)
                 meter.take()
         done = epoch + 1
@@ -186,14 +189,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             verdict = judge.judge(plain, best_ap)
             best_ap = max(best_ap, -1.0 if verdict.ap is None else verdict.ap)
             narrator.judged(verdict, done, loop.step)
-        progress = Progress(
-            epochs_done=done,
-            steps_done=loop.step,
-            average_updates=average.updates,
-            best_ap=best_ap,
-            wall_seconds=time.perf_counter() - started,
-            total=recorder.total,
-        )
+        progress = reached(done, 0, best_ap)
         if must_save:
             save(progress)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from rich.progress import (
 from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
 from yolo.bench.speed.results import Comparison, SpeedResults, write_results
-from yolo.bench.speed.training import ONE_PROCESS, compare_training
+from yolo.bench.speed.training import ONE_PROCESS, call, compare_training
 from yolo.data.loading import load_split
 from yolo.errors import BenchError, exit_code_of
 from yolo.recipe import prepare
@@ -112,16 +111,7 @@ def _steps(
         launch = launch_module(
             resolved, "yolo.bench.speed.steps", [*arguments, str(options.recipe), *overrides]
         )
-        done = subprocess.run(
-            launch.command,
-            env=os.environ | dict(launch.environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode or not out.exists():
-            raise BenchError(f"the steps could not be measured:\n{done.stdout[-3000:]}")
+        call(launch.command, dict(launch.environment))
         found: dict[str, Any] = json.loads(out.read_text())
     results.step_seconds = found["step_seconds"]
     results.facts |= {name: found[name] for name in ("precision", "peak_memory_bytes", "gpu")}

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolo.bench.baseline.training import PlainStep
 from yolo.bench.stopwatch import Stopwatch
+from yolo.bench.trainer import made_up_targets
 from yolo.data.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
@@ -82,10 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> None:
     asked = Asked(options.recipe, tuple(options.overrides))
-    recipe = asked.prepare().resolved.recipe
+    resolved = asked.prepare().resolved
+    recipe = resolved.recipe
     ranks = join(recipe)
     reason = f"precision {recipe.precision.dtype}, as the recipe says"
-    if asked.prepare().resolved.loaded.recipe.precision.dtype == "auto":
+    if resolved.loaded.recipe.precision.dtype == "auto":
         choice = measure_precision(recipe, ranks, lambda _: True)
         reason = choice.reason
         recipe = asked.with_overrides(f"precision.dtype={choice.dtype}").prepare().resolved.recipe
@@ -135,10 +137,8 @@ def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     batch, size = recipe.train.global_batch, recipe.model.image_size
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
-    boxes = torch.rand(batch * BOXES_PER_IMAGE, 4, generator=generator) * 0.4 + 0.3
-    kinds = torch.randint(CLASSES, (len(boxes), 1), generator=generator)
-    owners = torch.arange(batch).repeat_interleave(BOXES_PER_IMAGE)[:, None]
-    return images.permute(0, 3, 1, 2), torch.cat([owners, kinds, boxes], dim=1)
+    targets = made_up_targets(batch, BOXES_PER_IMAGE, CLASSES, generator)
+    return images.permute(0, 3, 1, 2), targets
 
 
 def _gpu_facts(recipe: Recipe, device: torch.device, images_per_second: float) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run_ours(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
     resolved = prepare(recipe, settings, 1).resolved
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *settings]
     launch = launch_module(resolved, "yolo.train", arguments)
-    _call(launch.command, dict(launch.environment))
+    call(launch.command, dict(launch.environment))
     return dict(json.loads(run.summary.read_text(encoding="utf-8")))
 
 
@@ -76,13 +76,14 @@ def run_baseline(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
     """A run of the baseline in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
-        _call(
+        call(
             (sys.executable, "-m", "yolo.bench.baseline", "--out", str(out), str(recipe), *settings)
         )
         return dict(json.loads(out.read_text(encoding="utf-8")))
 
 
-def _call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+def call(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    """Run a program to its end. Raises BenchError with its last lines where it fails."""
     done = subprocess.run(
         command,
         env=os.environ | (environment or {}),
