@@ -7,18 +7,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from yolo.bench import gate
 from yolo.bench.cells import Line, machine_words, numbers, run_cell
 from yolo.bench.cluster import EmulatedCluster
+from yolo.bench.progress import bench_progress
 from yolo.bench.results import Row, write_results
 from yolo.bench.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.errors import exit_code_of
@@ -51,15 +43,7 @@ def _measure(options: argparse.Namespace) -> None:
     strategies = chosen(options.strategies)
     cells = [(n, mbps) for n in options.hosts for mbps in sorted(options.bandwidths)]
     rows: list[Row] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    with bench_progress() as progress:
         task = progress.add_task("strategies", total=len(cells) * len(strategies))
         workloads: dict[int, Workload] = {}
         for hosts, mbps in cells:

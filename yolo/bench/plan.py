@@ -13,15 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from yolo.bench import gate
 from yolo.bench.calibrate import MODULE as CALIBRATION
 from yolo.bench.calibrate import add_measurement, new_profile
@@ -30,6 +21,7 @@ from yolo.bench.cells import Line, machine_words, numbers, run_cell
 from yolo.bench.cluster import EmulatedCluster
 from yolo.bench.measure import CLASSES, RECIPE, job_of
 from yolo.bench.plan_results import PlanRow, write_plan_results
+from yolo.bench.progress import bench_progress
 from yolo.bench.strategies import COMPUTE, STRATEGIES, VARIANTS, Strategy, Workload
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
@@ -113,15 +105,7 @@ def _measure(
 ) -> Measured:
     profile: ClusterProfile | None = None
     lines: dict[Cell, list[Line]] = {}
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
+    with bench_progress() as progress:
         total = len(cells) * len(strategies) + len(calibrated) * len(strategies)
         task = progress.add_task("plan", total=total)
         for hosts, mbps in cells:

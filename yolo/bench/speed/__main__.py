@@ -11,15 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from yolo.bench.progress import bench_progress
 from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
 from yolo.bench.speed.results import Comparison, SpeedResults, write_results
@@ -60,12 +53,8 @@ def _bench(options: argparse.Namespace) -> None:
     if lack := list(missing_here(resolved)):
         raise BenchError("\n".join(lack))
     results = SpeedResults(_machine())
-    columns = (
-        *(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
-        *(TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()),
-    )
     counts = {"training": 2 * options.rounds}
-    with Progress(*columns) as progress:
+    with bench_progress() as progress:
         total = sum(counts.get(section, 1) for section in sections)
         task = progress.add_task("", total=total)
 
