@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,19 @@ def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable
         return Ended(process.returncode, output, tmp_path / "runs" / Path(recipe).stem / "latest")
 
     return run_to_end
+
+
+def losses(ended: Ended) -> list[float]:
+    return [
+        row["train/loss_box"] + row["train/loss_obj"] + row["train/loss_cls"]
+        for row in ended.metrics()
+        if "train/loss_box" in row
+    ]
+
+
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait for something that a run does on its way."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)

@@ -12,8 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Ended
-from tests.training.test_runs import go_back, losses, wait_until
+from tests.training.conftest import Ended, losses, wait_until
+from tests.training.test_resume import go_back
 
 Run = Callable[..., Ended]
 Start = Callable[..., subprocess.Popen[str]]

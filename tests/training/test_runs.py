@@ -11,34 +11,19 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-import torch
 from safetensors.numpy import load_file
 
-from tests.conftest import REPOSITORY
 from tests.tracking.wandb_file import history, records
-from tests.training.conftest import Ended
-from yolo.data.loading import load_split
-from yolo.recipe import prepare
+from tests.training.conftest import Ended, losses, wait_until
 from yolo.recipe.architecture import parameter_count
-from yolo.training.checkpoint import RunIdentity
-from yolo.training.ranks import Ranks
 
 Run = Callable[..., Ended]
 Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
-
-
-def losses(ended: Ended) -> list[float]:
-    return [
-        row["train/loss_box"] + row["train/loss_obj"] + row["train/loss_cls"]
-        for row in ended.metrics()
-        if "train/loss_box" in row
-    ]
 
 
 def test_a_network_of_four_levels_trains(run: Run) -> None:
@@ -50,14 +35,6 @@ def test_a_network_of_four_levels_trains(run: Run) -> None:
     assert trained["model.33.anchors"].shape == (4, 3, 2)
     payload = parameter_count("n6", 4) * 4 + 4 * 4
     assert ended.read("summary.json")["payload_bytes_per_step_per_rank"] == payload
-
-
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait for something that a run does on its way."""
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline and process.poll() is None
-        time.sleep(0.05)
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -169,165 +146,6 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(
         coco.read("summary.json")["ap"], abs=1e-3
     )
-
-
-ONE_BIT_ADAM = (
-    *("optimizer.type=OneBitAdam", "optimizer.freeze_step=2"),
-    "communication.check_weights_every=1",
-)
-ONE_BIT_LAMB = ("optimizer.type=OneBitLamb", "optimizer.freeze_step=2")
-ZERO_ONE_ADAM = (
-    *("optimizer.type=ZeroOneAdam", "optimizer.var_freeze_step=2", "optimizer.local_step_scaler=2"),
-    "optimizer.var_update_scaler=1",
-)
-LOCAL_STEPS = ("communication.sync_every=2", "communication.outer_one_bit=true")
-POWERSGD = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
-
-
-@pytest.mark.parametrize(
-    "strategy",
-    [ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, LOCAL_STEPS, POWERSGD],
-    ids=["1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
-)
-def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
-    run: Run, strategy: tuple[str, ...]
-) -> None:
-    settings = (*strategy, "train.epochs=3", "checkpoint.keep=3")
-    whole = run("recipes/demo.yaml", *settings)
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
-    expected_losses, expected_summary = losses(whole), whole.read("summary.json")
-
-    go_back(whole, "epoch-0001")
-    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == whole.folder.resolve()
-    assert "going on after epoch 1" in resumed.output
-    summary = resumed.read("summary.json")
-    assert summary["resumed_from_epoch"] == 1
-    for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
-        assert summary[figure] == pytest.approx(expected_summary[figure]), figure
-    assert losses(resumed)[-1] == expected_losses[-1]
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
-
-
-def go_back(ended: Ended, tag: str) -> None:
-    """Leave a run as one that stopped after an earlier checkpoint."""
-    checkpoints = ended.folder / "checkpoints"
-    (ended.folder / "finished").unlink()
-    assert (checkpoints / tag).is_dir()
-    for later in [path for path in checkpoints.iterdir() if path.is_dir() and path.name > tag]:
-        shutil.rmtree(later)
-    (checkpoints / "latest").write_text(tag)
-
-
-@pytest.mark.parametrize("stage", [0, 3])
-def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
-    run: Run, start: Start, tmp_path: Path, stage: int
-) -> None:
-    settings = (f"zero.stage={stage}", "train.epochs=3")
-    whole = run("recipes/demo.yaml", *settings)
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
-    expected_losses = losses(whole)
-
-    process = start("recipes/demo.yaml", *settings)
-    latest = tmp_path / "runs" / "demo" / "latest"
-    first = whole.folder.resolve()
-    wait_until(process, lambda: latest.resolve() != first)
-    newest = latest.resolve()
-    wait_until(process, (newest / "checkpoints" / "latest").exists)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (newest / "finished").exists()
-
-    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == newest
-    assert "going on after epoch" in resumed.output
-    summary, summary_of_whole = resumed.read("summary.json"), whole.read("summary.json")
-    assert summary["resumed_from_epoch"] >= 1
-    for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
-        assert summary[figure] == pytest.approx(summary_of_whole[figure]), figure
-    assert losses(resumed)[-1] == expected_losses[-1]
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
-
-
-def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, tmp_path: Path) -> None:
-    ended = run("recipes/demo.yaml")
-    (ended.folder / "finished").unlink()
-    tag = (ended.folder / "checkpoints" / "latest").read_text()
-    for state in (ended.folder / "checkpoints" / tag).glob("*model_states.pt"):
-        state.write_bytes(state.read_bytes()[:1000])
-    again = run("recipes/demo.yaml", "checkpoint.resume=auto", fails=True)
-    assert "cannot be read" in again.output
-    assert "checkpoint.resume=never" in again.output
-    assert "Traceback" not in again.output
-
-
-def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
-    (ended.folder / "finished").unlink()
-    for setting, message in (
-        ("zero.stage=1", "zero.stage 0, and this run has 1"),
-        ("optimizer.type=SGD", "optimizer.type AdamW, and this run has SGD"),
-        ("cluster.processes_per_node=1", "number of ranks 2, and this run has 1"),
-    ):
-        again = run("recipes/demo.yaml", "checkpoint.resume=auto", setting, fails=True)
-        assert f"was saved with {message}" in again.output
-        assert "goes on from" not in again.output  # that is what was just refused
-        assert "Traceback" not in again.output
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        *("train.global_batch=4", "precision.dtype=bf16", "model.variant=s"),
-        *("optimizer.weight_decay=0.01", "train.gradient_clipping=1"),
-    ],
-)
-def test_what_a_checkpoint_must_have_alike(setting: str, small_demo: Path) -> None:
-    """As the refusals above, without a launch each."""
-
-    def must_equal(*overrides: str) -> dict[str, Any]:
-        common = [f"data.root={small_demo}", "precision.dtype=fp32", *overrides]
-        recipe = prepare(REPOSITORY / "recipes/demo.yaml", common, 2).resolved.recipe
-        dataset = load_split(recipe.data, "train")
-        ranks = Ranks(0, 0, 2, 2, torch.device("cpu"))
-        return RunIdentity.of(recipe, dataset, ranks).must_equal(is_within_epoch=False)
-
-    before, after = must_equal(), must_equal(setting)
-    assert {key for key in before if before[key] != after[key]} == {setting.split("=")[0]}
-
-
-def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
-    (ended.folder / "finished").unlink()
-    settings = ("checkpoint.resume=auto", "train.epochs=3", "model.weights=removed.safetensors")
-    again = run("recipes/demo.yaml", *settings)
-    assert "train.epochs is now 3; the checkpoint was saved with 2" in again.output
-    assert again.read("summary.json")["epochs"] == 3
-
-
-def test_a_run_may_go_on_under_another_exchange(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
-    (ended.folder / "finished").unlink()
-    settings = ("checkpoint.resume=auto", "train.epochs=3", "communication.sync_every=2")
-    again = run("recipes/demo.yaml", *settings)
-    assert "communication.sync_every is now 2; the checkpoint was saved with 1" in again.output
-    assert "local_steps begins without error feedback" in again.output
-    # From other weights than the checkpoint's the outer step would throw the network off.
-    assert losses(again)[-1] < 1.1 * losses(ended)[-1]
-
-
-def test_a_finished_run_is_not_gone_on_with(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
-    again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
-    assert "the run is finished; to train on, start anew from its weights" in again.output
-    best = ended.folder / "weights" / "best.safetensors"
-    as_any_file = (ended.folder / "summary.json").stat().st_mode
-    assert best.stat().st_mode == as_any_file  # so that colleagues can read it
-    anew = run("recipes/demo.yaml", f"model.weights={best}", "checkpoint.resume=auto")
-    assert "349 tensors loaded" in anew.output
-    assert "checkpoint.resume auto: no unfinished run with a checkpoint since" in anew.output
 
 
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(

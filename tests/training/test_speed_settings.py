@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.training.conftest import Ended
-from tests.training.test_runs import go_back
+from tests.training.test_resume import go_back
 from yolo.recipe import prepare
 from yolo.training.multi_scale import ImageSizes
 
