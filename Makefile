@@ -82,6 +82,7 @@ format: setup ## put the code into its format
 	.venv/bin/ruff format yolo tests
 	.venv/bin/ruff check --fix yolo tests
 
+test: ALONE = tests/bench tests/inspection/test_hosts.py
 test: lint ## all that CI runs
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile --ignore=tests/bench tests
-	$(PYTHON) -m pytest tests/bench  # alone: what it measures wants the machine to itself
+	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%) tests
+	$(PYTHON) -m pytest $(ALONE)  # what these measure wants the machine to itself

@@ -1,6 +1,6 @@
 """The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import ONE_BIT
+from yolo.training.cpu_adam import compile_cpu_adam
 from yolo.training.ranks import Ranks
 
 ParameterGroup = dict[str, Any]
@@ -37,8 +38,12 @@ LONGEST_REASON = 400
 """Characters of what DeepSpeed says: Pydantic ends with an address."""
 
 
-def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
+def start_engine(
+    model: nn.Module, recipe: Recipe, ranks: Ranks, tell: Callable[[str], None] = lambda _: None
+) -> Any:
     """DeepSpeed's engine around the model, with the optimizer and the exchange that the recipe asks for.
+
+    `tell` hears of what takes long.
 
     Raises LaunchError where the machine at hand cannot run the recipe.
     """
@@ -56,6 +61,7 @@ def start_engine(model: nn.Module, recipe: Recipe, ranks: Ranks) -> Any:
             groups, **config["optimizer"]["params"]
         )
     try:
+        compile_cpu_adam(recipe, tell)
         with _already_broadcast(model):
             engine, *_ = deepspeed.initialize(
                 model=model,

@@ -92,7 +92,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     plain.to(ranks.device).requires_grad_(False)
 
-    engine = start_engine(model, recipe, ranks)
+    engine = start_engine(model, recipe, ranks, narrator.tell)
     exchange = start_exchange(engine, recipe)
     average = WeightAverage(engine.module, recipe.train)
     loader = training_loader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
