@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from torch.utils.cpp_extension import _get_build_directory
 from safetensors.numpy import load_file
+from torch.utils.cpp_extension import _get_build_directory
 
 from tests.tracking.wandb_file import history, records
 from tests.training.conftest import Ended, losses, wait_until
