@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from yolo.data.augmentation import Augmentation, Palette, blend, flip_into, mosaic, random_view
 from yolo.data.geometry import Labelled, Tile, View, compose
 from yolo.data.letterbox import GREY, letterbox
+from yolo.data.scratch import Scratch
 
 NONE = dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)
 SIZE = 128
@@ -25,8 +26,14 @@ def tile_of(labelled: Labelled) -> Tile:
     return Tile(lambda: labelled.image, rows, columns, labelled.boxes, labelled.classes)
 
 
+def square_of(size: int) -> np.ndarray:
+    """With something on it already, as a sample before might have left."""
+    return np.full((size, size, 3), 255, np.uint8)
+
+
 def warp(labelled: Labelled, settings_: Augmentation, random: np.random.Generator) -> Labelled:
-    return compose([tile_of(labelled)], random_view(SIZE, SIZE, settings_, random))
+    view = random_view(SIZE, SIZE, settings_, random)
+    return compose([tile_of(labelled)], view, square_of(SIZE))
 
 
 def found_in(image: np.ndarray) -> np.ndarray:
@@ -91,7 +98,7 @@ def test_a_box_in_a_mosaic_lies_on_its_tiles_pixels(seed: int, which: int) -> No
     tiles = [empty] * 4
     tiles[which] = rectangle((20, 20, 100, 80), SIZE, 96)
     placed = mosaic([tile_of(tile) for tile in tiles], SIZE, np.random.default_rng(seed))
-    canvas = compose(placed, View(2 * SIZE, np.eye(3), 1.0, 2 * SIZE))
+    canvas = compose(placed, View(2 * SIZE, np.eye(3), 1.0, 2 * SIZE), square_of(2 * SIZE))
     assert canvas.image.shape == (2 * SIZE, 2 * SIZE, 3)
     if len(canvas.boxes):
         np.testing.assert_allclose(canvas.boxes[0], found_in(canvas.image), atol=1.0)
@@ -131,7 +138,7 @@ def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
 def test_without_reach_colours_stay() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
     out = image.copy()
-    Palette.random(Augmentation(**NONE), np.random.default_rng(0)).recolour(out)
+    Palette.random(Augmentation(**NONE), np.random.default_rng(0)).recolour(out, Scratch(8))
     np.testing.assert_array_equal(out, image[..., ::-1])
 
 
@@ -145,10 +152,13 @@ def test_colours_change_as_if_the_whole_plane_were_recoloured() -> None:
     nothing = Labelled(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     tiles = mosaic([tile_of(nothing)] * 4, SIZE, random)
     view = random_view(2 * SIZE, SIZE, Augmentation(**(NONE | {"scale": 0.5})), random)
-    at_once = compose(tiles, view).image
+    scratch = Scratch(SIZE)
+    at_once = compose(tiles, view, square_of(SIZE)).image
     assert (at_once == GREY).all(axis=-1).any()
-    palette.recolour(at_once)
-    by_tile = compose(tiles, view, palette.recolour).image
+    palette.recolour(at_once, scratch)
+    by_tile = compose(
+        tiles, view, square_of(SIZE), lambda painted: palette.recolour(painted, scratch)
+    ).image
     # OpenCV rounds a row's last few pixels otherwise than the rest, and rows end elsewhere now.
     np.testing.assert_allclose(by_tile.astype(int), at_once.astype(int), atol=3)
     assert (by_tile == at_once).mean() > 0.9

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from yolo.data.geometry import Labelled, Tile, View
+from yolo.data.scratch import Scratch
 from yolo.recipe.sections.data import AUGMENTATION_PRESETS, AugmentationSection
 
 
@@ -80,16 +81,18 @@ class Palette:
         saturation, value = (np.clip(levels * gain, 0, 255).astype(np.uint8) for gain in gains[1:])
         return cls((hue, saturation, value))
 
-    def recolour(self, image: np.ndarray) -> None:
+    def recolour(self, image: np.ndarray, scratch: Scratch) -> None:
         """Alter an image (H, W, 3) in place: blue green red before, red green blue after, as the network takes it."""
         if self.tables is None:
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
             return
-        channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-        changed = cv2.merge(
-            [cv2.LUT(c, table) for c, table in zip(channels, self.tables, strict=True)]
-        )
-        cv2.cvtColor(changed, cv2.COLOR_HSV2RGB, dst=image)
+        hsv, planes = scratch.colours(image), scratch.planes(image)
+        cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=hsv)
+        cv2.split(hsv, planes)
+        for plane, table in zip(planes, self.tables, strict=True):
+            cv2.LUT(plane, table, dst=plane)
+        cv2.merge(planes, dst=hsv)
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
 
 
 def flip_into(
@@ -117,9 +120,9 @@ def flip_into(
 
 
 def blend(one: Labelled, other: Labelled, random: np.random.Generator) -> Labelled:
-    """Mixup: two images laid over each other in about equal shares (Beta(32, 32)), with the boxes of both."""
+    """Mixup: another image laid over the first in about equal shares (Beta(32, 32)), with the boxes of both."""
     share = random.beta(32, 32)
-    image = cv2.addWeighted(one.image, share, other.image, 1 - share, 0)
+    image = cv2.addWeighted(one.image, share, other.image, 1 - share, 0, dst=one.image)
     boxes = np.concatenate([one.boxes, other.boxes])
     return Labelled(image, boxes, np.concatenate([one.classes, other.classes]))
 

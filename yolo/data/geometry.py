@@ -60,11 +60,14 @@ class View:
 
 
 def compose(
-    tiles: Sequence[Tile], view: View, finish: Callable[[np.ndarray], None] = lambda painted: None
+    tiles: Sequence[Tile],
+    view: View,
+    square: np.ndarray,
+    finish: Callable[[np.ndarray], None] = lambda painted: None,
 ) -> Labelled:
     """The plane's tiles as the view shows them, with their boxes; what no tile covers is grey.
 
-    Each tile goes from its own pixels into the square in one step, with no plane in between. `finish` alters pixels
+    The image is `square` (size, size, 3), whatever it showed before. Each tile goes from its own pixels into the square in one step, with no plane in between. `finish` alters pixels
     (rows, columns, 3) in place, each by itself; where tiles lie upright, it is spared what none of them covers. Boxes
     become the upright boxes around their moved corners; those left too small, too thin, or of which less than a tenth is
     still visible are dropped.
@@ -73,7 +76,6 @@ def compose(
     background = np.full((1, 1, 3), GREY, dtype=np.uint8)
     if is_upright:
         finish(background)
-    square = np.empty((view.size, view.size, 3), dtype=np.uint8)
     square[...] = np.tile(
         background, (1, view.size, 1)
     )  # whole rows are copied fast, pixels are not

@@ -14,6 +14,7 @@ from yolo.data.augmentation import (
     random_view,
 )
 from yolo.data.geometry import Labelled, Tile, compose
+from yolo.data.scratch import Scratch
 from yolo.recipe.schema import Recipe
 
 
@@ -37,6 +38,7 @@ class Painter:
         self.size = recipe.model.image_size
         self.augmentation = Augmentation.from_section(section)
         self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
+        self._scratch = Scratch(self.size)
 
     def draw_into(
         self, pixels: np.ndarray, images: Tiles, index: int, epoch: int, random: np.random.Generator
@@ -48,11 +50,12 @@ class Painter:
         settings = self.augmentation
         is_mosaic = epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
         palette = Palette.random(settings, random)
-        labelled = self._compose(images, index, is_mosaic, palette, random)
+        first, second = self._scratch.squares
+        labelled = self._compose(first, images, index, is_mosaic, palette, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(images)))
-            second = self._compose(images, other, is_mosaic, palette, random)
-            labelled = blend(labelled, second, random)
+            beneath = self._compose(second, images, other, is_mosaic, palette, random)
+            labelled = blend(labelled, beneath, random)
         boxes = flip_into(pixels, labelled, settings, random)
         centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
@@ -60,13 +63,14 @@ class Painter:
 
     def _compose(
         self,
+        square: np.ndarray,
         images: Tiles,
         index: int,
         is_mosaic: bool,
         palette: Palette,
         random: np.random.Generator,
     ) -> Labelled:
-        """In the palette's colours, red green blue."""
+        """On the square, in the palette's colours, red green blue."""
         if is_mosaic:
             indices = [index, *(int(other) for other in random.integers(len(images), size=3))]
             random.shuffle(indices)
@@ -75,4 +79,6 @@ class Painter:
             tiles = [centred(images.tile(index), self.size)]
         plane = 2 * self.size if is_mosaic else self.size
         view = random_view(plane, self.size, self.augmentation, random)
-        return compose(tiles, view, palette.recolour)
+        return compose(
+            tiles, view, square, lambda painted: palette.recolour(painted, self._scratch)
+        )
