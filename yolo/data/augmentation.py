@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from yolo.data.geometry import Labelled, Tile, View
-from yolo.data.scratch import Scratch
 from yolo.recipe.sections.data import AUGMENTATION_PRESETS, AugmentationSection
 
 
@@ -81,25 +80,26 @@ class Palette:
         saturation, value = (np.clip(levels * gain, 0, 255).astype(np.uint8) for gain in gains[1:])
         return cls((hue, saturation, value))
 
-    def recolour(self, image: np.ndarray, scratch: Scratch) -> None:
-        """Alter an image (H, W, 3) in place: blue green red before, red green blue after, as the network takes it."""
+    def recolour(self, image: np.ndarray, into: np.ndarray, planes: Sequence[np.ndarray]) -> None:
+        """Put an image (H, W, 3), blue green red, into another, red green blue as the network takes it.
+
+        The first is used up, and so is the room of three planes (H, W).
+        """
         if self.tables is None:
-            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+            cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
             return
-        hsv, planes = scratch.colours(image), scratch.planes(image)
-        cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=hsv)
-        cv2.split(hsv, planes)
+        cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
+        cv2.split(image, planes)
         for plane, table in zip(planes, self.tables, strict=True):
             cv2.LUT(plane, table, dst=plane)
-        cv2.merge(planes, dst=hsv)
-        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)
+        cv2.merge(planes, dst=image)
+        cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=into)
 
 
-def flip_into(
-    pixels: np.ndarray, labelled: Labelled, settings: Augmentation, random: np.random.Generator
+def flip(
+    pixels: np.ndarray, boxes: np.ndarray, settings: Augmentation, random: np.random.Generator
 ) -> np.ndarray:
-    """Upside down and left to right, each by its probability; fills pixels (H, W, 3) and returns the boxes (M, 4)."""
-    boxes = labelled.boxes
+    """Upside down and left to right, each by its probability; pixels (H, W, 3) in place, boxes (M, 4) returned."""
     height, width = pixels.shape[:2]
     is_upside_down = random.random() < settings.flipud
     is_mirrored = random.random() < settings.fliplr
@@ -113,18 +113,16 @@ def flip_into(
         )
     if is_upside_down or is_mirrored:
         way = 1 if not is_upside_down else -1 if is_mirrored else 0
-        cv2.flip(labelled.image, way, dst=pixels)
-    else:
-        pixels[...] = labelled.image
+        cv2.flip(pixels, way, dst=pixels)
     return boxes
 
 
 def blend(one: Labelled, other: Labelled, random: np.random.Generator) -> Labelled:
-    """Mixup: another image laid over the first in about equal shares (Beta(32, 32)), with the boxes of both."""
+    """Mixup: another image laid over the first, in place, in about equal shares (Beta(32, 32)); the boxes of both."""
     share = random.beta(32, 32)
-    image = cv2.addWeighted(one.image, share, other.image, 1 - share, 0, dst=one.image)
+    cv2.addWeighted(one.image, share, other.image, 1 - share, 0, dst=one.image)
     boxes = np.concatenate([one.boxes, other.boxes])
-    return Labelled(image, boxes, np.concatenate([one.classes, other.classes]))
+    return Labelled(one.image, boxes, np.concatenate([one.classes, other.classes]))
 
 
 def mosaic(tiles: Sequence[Tile], size: int, random: np.random.Generator) -> list[Tile]:

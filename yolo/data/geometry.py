@@ -59,26 +59,15 @@ class View:
     """Side of the square, pixels."""
 
 
-def compose(
-    tiles: Sequence[Tile],
-    view: View,
-    square: np.ndarray,
-    finish: Callable[[np.ndarray], None] = lambda painted: None,
-) -> Labelled:
+def compose(tiles: Sequence[Tile], view: View, square: np.ndarray) -> Labelled:
     """The plane's tiles as the view shows them, with their boxes; what no tile covers is grey.
 
-    The image is `square` (size, size, 3), whatever it showed before. Each tile goes from its own pixels into the square in one step, with no plane in between. `finish` alters pixels
-    (rows, columns, 3) in place, each by itself; where tiles lie upright, it is spared what none of them covers. Boxes
-    become the upright boxes around their moved corners; those left too small, too thin, or of which less than a tenth is
-    still visible are dropped.
+    The image is `square` (size, size, 3), whatever it showed before. Each tile goes from its own pixels into it in one
+    step, with no plane in between. Boxes become the upright boxes around their moved corners; those left too small, too
+    thin, or of which less than a tenth is still visible are dropped.
     """
-    is_upright = _is_upright(view.matrix)
-    background = np.full((1, 1, 3), GREY, dtype=np.uint8)
-    if is_upright:
-        finish(background)
-    square[...] = np.tile(
-        background, (1, view.size, 1)
-    )  # whole rows are copied fast, pixels are not
+    lay = _stretch if _is_upright(view.matrix) else _warp
+    square[...] = GREY
     seen: list[Tile] = []
     parts: list[tuple[int, int, int, int]] = []
     maps: list[np.ndarray] = []
@@ -91,17 +80,9 @@ def compose(
         left, top, right, bottom = _bounds(x2 - x1, y2 - y1, matrix)
         if left < view.size and top < view.size and right > 0 and bottom > 0:
             image = tile.read()[y1:y2, x1:x2]
-            if is_upright:
-                place, matrix = _stretch(image, matrix, square)
-                if place.size:
-                    finish(place)
-            else:
-                _warp(image, matrix, square)
-            maps.append(matrix)
+            maps.append(lay(image, matrix, square))
             parts.append((x1, y1, x2, y2))
             seen.append(tile)
-    if not is_upright:
-        finish(square)
     if not seen:
         return Labelled(square, np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
     owners = np.repeat(np.arange(len(seen)), [len(tile.boxes) for tile in seen])
@@ -115,14 +96,14 @@ def compose(
     return Labelled(square, moved[kept].astype(np.float32), classes[kept])
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> None:
-    """Paint an image into the square through a map."""
+def _warp(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """Paint an image into the square through a map, which is returned."""
     size = square.shape[0]
     bounds = _bounds(image.shape[1], image.shape[0], matrix)
     left, top = (min(max(math.floor(bound), 0), size - 1) for bound in bounds[:2])
     right, bottom = (min(max(math.ceil(bound), 1), size) for bound in bounds[2:])
     if right <= left or bottom <= top:
-        return
+        return matrix
     place = square[top:bottom, left:right]
     to_place = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
     centred = TO_CENTRES @ to_place @ matrix @ FROM_CENTRES
@@ -136,18 +117,17 @@ def _warp(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> None:
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
+    return matrix
 
 
 def _is_upright(matrix: np.ndarray) -> bool:
     return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
-def _stretch(
-    image: np.ndarray, matrix: np.ndarray, square: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
     """Without rotation, shear or bend a map is a resize, which takes a third of a warp's time.
 
-    Edges fall on whole pixels of both images. Returns the place in the square, and the map that was really taken.
+    Edges fall on whole pixels of both images. Returns the map that was really taken.
     """
     laid = np.eye(3)
     cuts = []
@@ -168,7 +148,7 @@ def _stretch(
     if place.size:
         part = image[first_y:last_y, first_x:last_x]
         cv2.resize(part, (x2 - x1, y2 - y1), dst=place)
-    return place, laid
+    return laid
 
 
 def _shifted(matrix: np.ndarray, x: float, y: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Drawing an augmented sample from some images, wherever those come from."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -9,12 +10,11 @@ from yolo.data.augmentation import (
     Palette,
     blend,
     centred,
-    flip_into,
+    flip,
     mosaic,
     random_view,
 )
 from yolo.data.geometry import Labelled, Tile, compose
-from yolo.data.scratch import Scratch
 from yolo.recipe.schema import Recipe
 
 
@@ -31,14 +31,18 @@ class Tiles(Protocol):
 
 
 class Painter:
-    """Draws samples as a recipe's augmentation has them."""
+    """Draws samples as a recipe's augmentation has them, one at a time.
+
+    It works in memory that it keeps: fresh pages for each sample would cost more than what is done in them.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         section = recipe.data.augmentation
         self.size = recipe.model.image_size
         self.augmentation = Augmentation.from_section(section)
         self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
-        self._scratch = Scratch(self.size)
+        self._square, self._other = np.empty((2, self.size, self.size, 3), dtype=np.uint8)
+        self._planes = list(np.empty((3, self.size, self.size), dtype=np.uint8))
 
     def draw_into(
         self, pixels: np.ndarray, images: Tiles, index: int, epoch: int, random: np.random.Generator
@@ -50,27 +54,26 @@ class Painter:
         settings = self.augmentation
         is_mosaic = epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
         palette = Palette.random(settings, random)
-        first, second = self._scratch.squares
-        labelled = self._compose(first, images, index, is_mosaic, palette, random)
+        labelled = self._draw(pixels, images, index, is_mosaic, palette, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(images)))
-            beneath = self._compose(second, images, other, is_mosaic, palette, random)
-            labelled = blend(labelled, beneath, random)
-        boxes = flip_into(pixels, labelled, settings, random)
+            above = self._draw(self._other, images, other, is_mosaic, palette, random)
+            labelled = blend(labelled, above, random)
+        boxes = flip(pixels, labelled.boxes, settings, random)
         centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         targets = np.column_stack([labelled.classes, centre / self.size, side / self.size])
         return targets.astype(np.float32)
 
-    def _compose(
+    def _draw(
         self,
-        square: np.ndarray,
+        pixels: np.ndarray,
         images: Tiles,
         index: int,
         is_mosaic: bool,
         palette: Palette,
         random: np.random.Generator,
     ) -> Labelled:
-        """On the square, in the palette's colours, red green blue."""
+        """Before flips, in the palette's colours."""
         if is_mosaic:
             indices = [index, *(int(other) for other in random.integers(len(images), size=3))]
             random.shuffle(indices)
@@ -79,6 +82,6 @@ class Painter:
             tiles = [centred(images.tile(index), self.size)]
         plane = 2 * self.size if is_mosaic else self.size
         view = random_view(plane, self.size, self.augmentation, random)
-        return compose(
-            tiles, view, square, lambda painted: palette.recolour(painted, self._scratch)
-        )
+        laid = compose(tiles, view, self._square)
+        palette.recolour(laid.image, pixels, self._planes)
+        return replace(laid, image=pixels)
