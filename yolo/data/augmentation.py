@@ -1,4 +1,4 @@
-"""How a training image is altered: where its tiles come to lie, its colour by tables, flips.
+"""How a training image is altered: where its tiles come to lie, its colour, flips.
 
 Ranges and order follow the public YOLOv5's published settings.
 """
@@ -64,34 +64,35 @@ def random_view(plane: int, size: int, settings: Augmentation, random: np.random
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """How hue, saturation and value change, by one table (256,) uint8 each; None where colours stay."""
+    """What hue, saturation and value are multiplied by."""
 
-    tables: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    hue: float = 1.0
+    saturation: float = 1.0
+    value: float = 1.0
 
     @classmethod
     def random(cls, settings: Augmentation, random: np.random.Generator) -> "Palette":
-        """Hue turned, saturation and value multiplied by random factors."""
+        """Factors around 1, each as far from it as its setting lets it be."""
         reach = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
         if not reach.any():
-            return cls(None)
-        gains = 1 + random.uniform(-1, 1, 3) * reach
-        levels = np.arange(256, dtype=np.float64)
-        hue = ((levels * gains[0]) % 180).astype(np.uint8)
-        saturation, value = (np.clip(levels * gain, 0, 255).astype(np.uint8) for gain in gains[1:])
-        return cls((hue, saturation, value))
+            return cls()
+        return cls(*(1 + random.uniform(-1, 1, 3) * reach).tolist())
 
     def recolour(self, image: np.ndarray, into: np.ndarray, planes: Sequence[np.ndarray]) -> None:
         """Put an image (H, W, 3), blue green red, into another, red green blue as the network takes it.
 
         The first is used up, and so is the room of three planes (H, W).
         """
-        if self.tables is None:
+        if self == Palette():
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
             return
         cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
         cv2.split(image, planes)
-        for plane, table in zip(planes, self.tables, strict=True):
-            cv2.LUT(plane, table, dst=plane)
+        hue, saturation, value = planes
+        turned = (np.arange(256) * self.hue % 180).astype(np.uint8)  # of 180 steps
+        cv2.LUT(hue, turned, dst=hue)
+        cv2.convertScaleAbs(saturation, dst=saturation, alpha=self.saturation)  # to 255 at most
+        cv2.convertScaleAbs(value, dst=value, alpha=self.value)
         cv2.merge(planes, dst=image)
         cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=into)
 
