@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from tests.conftest import REPOSITORY, free_port
 from yolo.data.demo import DemoSettings, generate_demo
 
+DEMO = "recipes/demo.yaml"
 SMALL = (
     *("model.image_size=64", "train.epochs=2", "train.global_batch=8", "train.warmup_epochs=0"),
     *("evaluation.every_epochs=1", "checkpoint.every_epochs=1", "tracking.log_every_steps=2"),
@@ -44,15 +47,42 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def start(small_demo: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start `python -m yolo train` in an empty folder, on a small demo set and 2 ranks."""
+Start = Callable[..., subprocess.Popen[str]]
+Run = Callable[..., Ended]
 
+
+@pytest.fixture
+def start(small_demo: Path, tmp_path: Path) -> Start:
+    """Start `python -m yolo train` in an empty folder, on a small demo set and 2 ranks."""
+    return starting_in(tmp_path, small_demo)
+
+
+@pytest.fixture
+def run(small_demo: Path, tmp_path: Path) -> Run:
+    """The same, to its end."""
+    return running_in(tmp_path, small_demo)
+
+
+@pytest.fixture(scope="session")
+def demo_once(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Ended]:
+    """A run of the demo's recipe as it stands, made once, where it is first asked for."""
+    return cache(lambda: running_in(tmp_path_factory.mktemp("once"), small_demo)(DEMO))
+
+
+@pytest.fixture
+def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
+    """That run, as if it had been made in this test's folder."""
+    once = demo_once()
+    shutil.copytree(once.folder.parents[1], tmp_path / "runs", symlinks=True)
+    return replace(once, folder=tmp_path / "runs" / "demo" / "latest")
+
+
+def starting_in(folder: Path, data: Path) -> Start:
     def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
-        common = (f"data.root={small_demo}", *SMALL, f"cluster.master_port={free_port()}")
+        common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
         return subprocess.Popen(
             [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
-            cwd=tmp_path,
+            cwd=folder,
             env=os.environ | {"PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -65,15 +95,12 @@ def start(small_demo: Path, tmp_path: Path) -> Callable[..., subprocess.Popen[st
     return start_run
 
 
-@pytest.fixture
-def run(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable[..., Ended]:
-    """The same, to its end."""
-
+def running_in(folder: Path, data: Path) -> Run:
     def run_to_end(recipe: str, *overrides: str, fails: bool = False) -> Ended:
-        process = start(recipe, *overrides)
+        process = starting_in(folder, data)(recipe, *overrides)
         output, _ = process.communicate(timeout=300)
         assert (process.returncode != 0) == fails, output[-6000:]
-        return Ended(process.returncode, output, tmp_path / "runs" / Path(recipe).stem / "latest")
+        return Ended(process.returncode, output, folder / "runs" / Path(recipe).stem / "latest")
 
     return run_to_end
 

@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,12 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Ended, losses, wait_until
+from tests.training.conftest import Ended, Run, Start, losses, wait_until
 from yolo.data.loading import load_split
 from yolo.recipe import prepare
 from yolo.training.checkpoint import RunIdentity
 from yolo.training.ranks import Ranks
 
-Run = Callable[..., Ended]
-Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
 
 ONE_BIT_ADAM = (
@@ -104,8 +100,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
 
-def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, tmp_path: Path) -> None:
-    ended = run("recipes/demo.yaml")
+def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, ended: Ended) -> None:
     (ended.folder / "finished").unlink()
     tag = (ended.folder / "checkpoints" / "latest").read_text()
     for state in (ended.folder / "checkpoints" / tag).glob("*model_states.pt"):
@@ -116,8 +111,7 @@ def test_a_torn_checkpoint_is_an_error_and_never_a_silent_restart(run: Run, tmp_
     assert "Traceback" not in again.output
 
 
-def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
+def test_a_checkpoint_of_another_kind_is_refused_by_name(run: Run, ended: Ended) -> None:
     (ended.folder / "finished").unlink()
     for setting, message in (
         ("zero.stage=1", "zero.stage 0, and this run has 1"),
@@ -151,8 +145,7 @@ def test_what_a_checkpoint_must_have_alike(setting: str, small_demo: Path) -> No
     assert {key for key in before if before[key] != after[key]} == {setting.split("=")[0]}
 
 
-def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
+def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run, ended: Ended) -> None:
     (ended.folder / "finished").unlink()
     settings = ("checkpoint.resume=auto", "train.epochs=3", "model.weights=removed.safetensors")
     again = run("recipes/demo.yaml", *settings)
@@ -160,8 +153,7 @@ def test_a_resumed_run_says_which_settings_are_not_the_checkpoints(run: Run) -> 
     assert again.read("summary.json")["epochs"] == 3
 
 
-def test_a_run_may_go_on_under_another_exchange(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
+def test_a_run_may_go_on_under_another_exchange(run: Run, ended: Ended) -> None:
     (ended.folder / "finished").unlink()
     settings = ("checkpoint.resume=auto", "train.epochs=3", "communication.sync_every=2")
     again = run("recipes/demo.yaml", *settings)
@@ -171,8 +163,7 @@ def test_a_run_may_go_on_under_another_exchange(run: Run) -> None:
     assert losses(again)[-1] < 1.1 * losses(ended)[-1]
 
 
-def test_a_finished_run_is_not_gone_on_with(run: Run) -> None:
-    ended = run("recipes/demo.yaml")
+def test_a_finished_run_is_not_gone_on_with(run: Run, ended: Ended) -> None:
     again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
     assert "the run is finished; to train on, start anew from its weights" in again.output
     best = ended.folder / "weights" / "best.safetensors"

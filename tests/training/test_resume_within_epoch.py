@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Ended, losses, wait_until
+from tests.training.conftest import Ended, Run, Start, losses, wait_until
 from tests.training.test_resume import go_back
 
-Run = Callable[..., Ended]
-Start = Callable[..., subprocess.Popen[str]]
 pytestmark = pytest.mark.slow
 
 SIX_STEPS = (

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from deepspeed.ops.op_builder import CPUAdamBuilder
 from filelock import FileLock
-from torch.utils.cpp_extension import _get_build_directory
 
 from yolo.recipe.schema import Recipe
 
@@ -21,6 +20,10 @@ def compile_cpu_adam(recipe: Recipe, tell: Callable[[str], None]) -> None:
     """
     if recipe.zero.offload_optimizer == "none" or recipe.optimizer.type != "AdamW":
         return
+    from torch.utils.cpp_extension import (
+        _get_build_directory,  # a fifth of a second, for this alone
+    )
+
     builder = CPUAdamBuilder()
     folder = Path(_get_build_directory(builder.name, verbose=False))
     if not any(folder.glob("*.so")):
