@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,9 +53,20 @@ OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How torch's files began before release 1.6."""
 
 
-def _unchangeable(self: object, state: object) -> NoReturn:
-    """The `__setstate__` of what was checked when it was made: BUILD would set its attributes unchecked."""
-    raise TypeError(f"a state for the finished {type(self).__name__}")
+Class = TypeVar("Class", bound=type)
+
+
+def _unchangeable(cls: Class) -> Class:
+    """A class whose objects were checked when they were made: a pickle's BUILD would set their attributes unchecked.
+
+    To be put above `dataclass`, which before Python 3.11.3 replaces a `__setstate__` that stands in the class.
+    """
+
+    def refuse(self: object, state: object) -> NoReturn:
+        raise TypeError(f"a state for the finished {cls.__name__}")
+
+    cls.__setstate__ = refuse  # type: ignore[attr-defined]
+    return cls
 
 
 class Stub:
@@ -97,14 +108,15 @@ class PickledDict(dict[Any, Any]):
         """`_metadata` of a state dict: of no use here."""
 
 
+@_unchangeable
 @dataclass(frozen=True, slots=True)
 class StorageType:
     """A class of torch's storages, or a dtype."""
 
     dtype: torch.dtype
-    __setstate__ = _unchangeable
 
 
+@_unchangeable
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Numbers of one type, one after another in the file."""
@@ -113,9 +125,9 @@ class Storage:
     record: str
     """Name in the zip archive."""
     elements: int
-    __setstate__ = _unchangeable
 
 
+@_unchangeable
 @dataclass(frozen=True, slots=True)
 class PickledTensor:
     """A tensor whose numbers are still in the file: in bounds, and no larger than its storage."""
@@ -124,7 +136,6 @@ class PickledTensor:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
-    __setstate__ = _unchangeable
 
     def __post_init__(self) -> None:
         numbers = (self.offset, *self.size, *self.stride)
@@ -270,12 +281,12 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
+@_unchangeable
 @dataclass(frozen=True, slots=True)
 class _Call:
     """Stands for a function that a pickle may call."""
 
     function: Callable[..., Any]
-    __setstate__ = _unchangeable
 
     def __call__(self, *arguments: Any) -> Any:
         return self.function(*arguments)
