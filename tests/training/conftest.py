@@ -20,6 +20,7 @@ DEMO = "recipes/demo.yaml"
 SMALL = (
     *("model.image_size=64", "train.epochs=2", "train.global_batch=8", "train.warmup_epochs=0"),
     *("evaluation.every_epochs=1", "checkpoint.every_epochs=1", "tracking.log_every_steps=2"),
+    "tracking.wandb.mode=disabled",  # one run that tells W&B all is enough
     "precision.dtype=fp32",  # what the exactness of losses is stated for; auto would measure first
 )
 
@@ -65,8 +66,9 @@ def run(small_demo: Path, tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def demo_once(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Ended]:
-    """A run of the demo's recipe as it stands, made once, where it is first asked for."""
-    return cache(lambda: running_in(tmp_path_factory.mktemp("once"), small_demo)(DEMO))
+    """A run of the demo's recipe, made once, where it is first asked for."""
+    run = running_in(tmp_path_factory.mktemp("once"), small_demo)
+    return cache(lambda: run(DEMO, "tracking.wandb.mode=offline"))
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
     """That run, as if it had been made in this test's folder."""
     once = demo_once()
     shutil.copytree(once.folder.parents[1], tmp_path / "runs", symlinks=True)
-    return replace(once, folder=tmp_path / "runs" / "demo" / "latest")
+    return replace(once, folder=tmp_path / "runs" / "demo" / once.folder.name)
 
 
 def starting_in(folder: Path, data: Path) -> Start:
@@ -100,7 +102,8 @@ def running_in(folder: Path, data: Path) -> Run:
         process = starting_in(folder, data)(recipe, *overrides)
         output, _ = process.communicate(timeout=300)
         assert (process.returncode != 0) == fails, output[-6000:]
-        return Ended(process.returncode, output, folder / "runs" / Path(recipe).stem / "latest")
+        latest = folder / "runs" / Path(recipe).stem / "latest"
+        return Ended(process.returncode, output, latest.resolve())
 
     return run_to_end
 

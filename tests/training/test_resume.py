@@ -48,7 +48,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
 
     go_back(whole, "epoch-0001")
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == whole.folder.resolve()
+    assert resumed.folder == whole.folder
     assert "going on after epoch 1" in resumed.output
     summary = resumed.read("summary.json")
     assert summary["resumed_from_epoch"] == 1
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
 
     process = start("recipes/demo.yaml", *settings)
     latest = tmp_path / "runs" / "demo" / "latest"
-    first = whole.folder.resolve()
+    first = whole.folder
     wait_until(process, lambda: latest.resolve() != first)
     newest = latest.resolve()
     wait_until(process, (newest / "checkpoints" / "latest").exists)
@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     assert not (newest / "finished").exists()
 
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == newest
+    assert resumed.folder == newest
     assert "going on after epoch" in resumed.output
     summary, summary_of_whole = resumed.read("summary.json"), whole.read("summary.json")
     assert summary["resumed_from_epoch"] >= 1

@@ -87,7 +87,7 @@ def goes_on_as_if_never_stopped(
     whole = run("recipes/demo.yaml", *SIX_STEPS, *settings)
     expected = load_file(whole.folder / "weights" / "last.safetensors")
     expected_losses = losses(whole)
-    stopped = whole.folder.resolve()
+    stopped = whole.folder
     if kill is None:
         go_back(whole, tag)
     else:
@@ -102,7 +102,7 @@ def goes_on_as_if_never_stopped(
         process.wait()
 
     resumed = run("recipes/demo.yaml", *SIX_STEPS, *settings, "checkpoint.resume=auto")
-    assert resumed.folder.resolve() == stopped
+    assert resumed.folder == stopped
     assert "steps of the next of" in resumed.output
     assert resumed.read("summary.json")["steps"] == 18
     assert losses(resumed)[-1] == expected_losses[-1]
