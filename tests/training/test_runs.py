@@ -101,7 +101,9 @@ def test_all_zero_stages_follow_the_same_loss_curve_to_the_same_weights(
     averages = [load_file(each.folder / "weights/last.safetensors") for each in runs]
     for other in averages[1:]:
         for name, tensor in averages[0].items():
-            np.testing.assert_allclose(other[name], tensor, rtol=1e-2, atol=2e-3, err_msg=name)
+            is_same = np.isclose(other[name], tensor, rtol=1e-2, atol=1e-3)
+            # AdamW steps as far along an element of which rounding decides the sign as along any other.
+            assert is_same.mean() > 0.995, name
 
 
 def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(
@@ -112,8 +114,7 @@ def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(
     for settings, tolerance in (
         (("train.gradient_accumulation_steps=2",), 0.05),  # BatchNorm sees half as many images
         (("zero.stage=2", "zero.offload_optimizer=cpu"), 1e-3),
-        # AdamW steps as far along an element of which rounding decides the sign as along any other
-        (("communication.data_type=bf16",), 3e-2),
+        (("communication.data_type=bf16",), 3e-2),  # AdamW's signs again, of more elements
         (("zero.stage=1", "precision.dtype=bf16"), 5e-2),
     ):
         other = run("recipes/demo.yaml", *settings)
