@@ -98,12 +98,13 @@ def test_all_zero_stages_follow_the_same_loss_curve_to_the_same_weights(
     assert len(curve) >= 3
     for other in others:
         assert other == pytest.approx(curve, rel=2e-4)
-    averages = [load_file(each.folder / "weights/last.safetensors") for each in runs]
-    for other in averages[1:]:
-        for name, tensor in averages[0].items():
-            is_same = np.isclose(other[name], tensor, rtol=1e-2, atol=1e-3)
-            # AdamW steps as far along an element of which rounding decides the sign as along any other.
-            assert is_same.mean() > 0.995, name
+    first, *rest = (load_file(each.folder / "weights/last.safetensors") for each in runs)
+    for other in rest:
+        differs = np.concatenate(
+            [~np.isclose(other[key], first[key], rtol=1e-2, atol=1e-3).ravel() for key in first]
+        )
+        # AdamW steps as far along an element of which rounding decides the sign as along any other.
+        assert differs.mean() < 1e-3
 
 
 def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(
