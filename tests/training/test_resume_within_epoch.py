@@ -5,14 +5,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
 from tests.training.conftest import Ended, Run, Start, losses, wait_until
 from tests.training.test_resume import go_back
+from yolo.data.sharding import shard_split
+from yolo.data.shards import open_shards
+from yolo.recipe import prepare
+from yolo.training.checkpoint import RunIdentity
+from yolo.training.ranks import Ranks
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +82,27 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     other = (*data, "data.workers=1", "checkpoint.resume=auto")
     again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
     assert "was saved with data.workers 2, and this run has 1" in again.output
+
+
+def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    """As the refusal above, without a launch: what was left of the epoch lies elsewhere in them."""
+
+    def fixed(name: str, seed: int) -> dict[str, Any]:
+        files = [f"data.root={small_demo}", f"train.seed={seed}"]
+        source = prepare(REPOSITORY / "recipes/demo.yaml", files, 2).resolved.recipe
+        shard_split(source, "train", tmp_path / name, 256, 3)
+        streamed = ["data.format=shards", f"data.root={tmp_path / name}"]
+        streamed += ["data.train=train", "data.val=val"]
+        recipe = prepare(REPOSITORY / "recipes/demo.yaml", streamed, 2).resolved.recipe
+        shards = open_shards(recipe.data, "train")
+        ranks = Ranks(0, 0, 2, 2, torch.device("cpu"))
+        return RunIdentity.of(recipe, shards, ranks).must_equal(is_within_epoch=True)
+
+    once, again, other = fixed("once", 0), fixed("again", 0), fixed("other", 1)
+    assert once == again
+    assert {key for key in once if once[key] != other[key]} == {"data.shards"}
 
 
 def goes_on_as_if_never_stopped(

@@ -65,15 +65,16 @@ class KeptImages:
         self._must_check = isinstance(place, Path)
         self._checked: set[int] = set()
         try:
-            if isinstance(place, Path):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
-            self.descriptor: int = place
-            if os.fstat(place).st_size < end:
-                os.truncate(place, end)
-            self._map = mmap.mmap(place, end)
+            self.descriptor = _opened(place) if isinstance(place, Path) else place
+            if os.fstat(self.descriptor).st_size < end:
+                os.truncate(self.descriptor, end)
+            self._map = mmap.mmap(self.descriptor, end)
         except (OSError, ValueError) as error:
-            raise DataError(f"data.cache: {place}: cannot keep images there: {error}") from error
+            where = place if isinstance(place, Path) else "memory"
+            raise DataError(
+                f"data.cache: {where}: cannot keep images there: {error}; set data.cache_folder to another folder, "
+                "or data.cache to none"
+            ) from error
         self._stamps = np.frombuffer(self._map, STAMP, self.total)
 
     @classmethod
@@ -149,3 +150,8 @@ def disk_budget(file: Path) -> int:
         folder = folder.parent
     taken = file.stat().st_blocks * 512 if file.exists() else 0
     return (shutil.disk_usage(folder).free + taken) // 2
+
+
+def _opened(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

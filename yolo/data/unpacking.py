@@ -33,6 +33,7 @@ def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None
                     advance(1)
         text = b"".join(lines[position] + b"\n" for position in sorted(lines))
         (temporary / ANNOTATIONS).write_bytes(text)
+        temporary.chmod(0o755)  # for colleagues too: mkdtemp's is its owner's
         temporary.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # else another run has fetched them meanwhile

@@ -52,12 +52,15 @@ def _judged_by_all(mine: list[Detections], truth: GroundTruth, peers: Peers) -> 
     """
     classes = len(truth.class_names)
     judges = min(peers.world_size, classes)
-    tables = ClassTables.of_no_class()
+    to_judge: list[list[Detections]] = []
     for rank in range(judges):
         its_classes = range(rank, classes, judges)
         parts = peers.gather([found.of_classes(its_classes) for found in mine], rank)
-        if parts is not None:
-            tables = judge(merge(parts, truth), truth, its_classes)
+        to_judge = to_judge if parts is None else parts
+    # Only now: a rank that judged before the last had been served would hold up all that come after it.
+    tables = ClassTables.of_no_class()
+    if peers.rank < judges:
+        tables = judge(merge(to_judge, truth), truth, range(peers.rank, classes, judges))
     mine.sort(key=lambda found: found.image_id)
     seen = truth.only({found.image_id for found in mine})
     confusion = confusion_matrix([found.ordered() for found in mine], seen)

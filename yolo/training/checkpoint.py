@@ -1,5 +1,6 @@
 """Checkpoints: DeepSpeed's own state, the averaged weights, and where in the run they were taken."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -73,7 +74,10 @@ MUST_STAY = (
 """And `optimizer` but for its lr: DeepSpeed takes these from the checkpoint, or cannot load another's."""
 MUST_STAY_WITHIN_EPOCH = ("data.format", "train.seed")
 """Or the rest of the epoch would hold other images than were left of it."""
-AND_OF_SHARDS = ("data.workers", "data.shuffle_buffer", "train.micro_batch")
+AND_OF_SHARDS = (
+    *("data.workers", "data.shuffle_buffer", "train.micro_batch"),
+    "data.shards",  # not of the recipe: which shards they are
+)
 """Each worker streams its own shards."""
 MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "communication.timeout")
 
@@ -83,7 +87,7 @@ class RunIdentity:
     """What a run is made of: a checkpoint goes on only in a run that it fits."""
 
     settings: dict[str, Any]
-    """Every value of the resolved recipe by its dotted key, as JSON has it."""
+    """Every value of the resolved recipe by its dotted key, as JSON has it; and `data.shards`, a digest of their index."""
     class_names: list[str]
     training_images: int
     """With the seed they decide which images a step sees: a position in another data set means nothing."""
@@ -94,6 +98,9 @@ class RunIdentity:
         """The identity of the run at hand."""
         values = flatten(recipe.model_dump(mode="json"))
         settings = {".".join(key): value for key, value in values}
+        if isinstance(train, Shards):
+            index = train.index.model_dump_json().encode()
+            settings["data.shards"] = hashlib.sha256(index).hexdigest()[:12]
         return cls(settings, list(train.class_names), len(train), ranks.world_size)
 
     def must_equal(self, is_within_epoch: bool) -> dict[str, Any]:
@@ -267,6 +274,8 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _remove_older(checkpoints: Path, newest: str, keep: int) -> None:
-    older = sorted(path for path in checkpoints.glob("epoch-*") if path.name != newest)
-    for folder in older[: max(0, len(older) + 1 - keep)]:
+    others = [path for path in checkpoints.glob("epoch-*") if path.name != newest]
+    torn = [path for path in others if not (path / STATE).exists()]
+    whole = sorted(path for path in others if path not in torn)
+    for folder in [*torn, *whole[: max(0, len(whole) + 1 - keep)]]:
         shutil.rmtree(folder)

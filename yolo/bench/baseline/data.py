@@ -169,7 +169,7 @@ def plain_loader(samples: PlainSamples, batch: int, workers: int) -> "DataLoader
         shuffle=True,
         num_workers=workers,
         collate_fn=_together,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
 
 
@@ -189,5 +189,6 @@ def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray
     return square, labels
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
+    """OpenCV's, in a worker of a loader."""
     cv2.setNumThreads(0)

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from yolo.bench.baseline.data import PlainSamples, PlainSquares, SquareImage, plain_loader
+from yolo.bench.baseline.data import (
+    PlainSamples,
+    PlainSquares,
+    SquareImage,
+    one_thread,
+    plain_loader,
+)
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.bench.stopwatch import Stopwatch
 from yolo.data.dataset import DetectionDataset
@@ -146,6 +152,7 @@ def evaluate_plainly(
         batch_size=recipe.train.global_batch,
         num_workers=workers,
         collate_fn=list,
+        worker_init_fn=one_thread,
     )
     settings = recipe.evaluation
     device = next(model.parameters()).device
