@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -103,16 +102,17 @@ def test_more_bandwidth_never_takes_longer() -> None:
 
 def test_a_plan_takes_under_three_seconds_without_torch() -> None:
     script = (
-        "import sys; from yolo.cli import main; "
+        "import sys, time; from yolo.cli import main; "
         f"code = main(['plan', {str(COCO)!r}, '--cluster', '8x8xa100-25gbe', 'train.global_batch=1024']); "
-        "assert not {'torch', 'deepspeed'} & set(sys.modules); sys.exit(code)"
+        "assert not {'torch', 'deepspeed'} & set(sys.modules); "
+        "print(time.process_time(), file=sys.stderr); sys.exit(code)"
     )
-    started = time.perf_counter()
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    assert time.perf_counter() - started < 3
+    # Of the processor: other tests run beside this one.
+    assert float(ran.stderr.split()[-1]) < 3
     assert "torch DDP, for comparison" in ran.stdout
 
 
