@@ -93,7 +93,8 @@ def test_verifying_sets_measured_seconds_and_bytes_beside_the_predicted(
 def test_a_run_chooses_its_strategy_and_sets_what_was_predicted_beside_what_it_measures(
     run: Callable[..., Ended], profile_file: Path
 ) -> None:
-    ended = run(RECIPE, "strategy=auto", f"cluster.profile={profile_file}")
+    settings = ("strategy=auto", "tracking.wandb.mode=offline")
+    ended = run(RECIPE, *settings, f"cluster.profile={profile_file}")
     assert "strategy auto: " in ended.output
     plan: dict[str, Any] = ended.read("plan.json")
     first = plan["ranked"][0]
