@@ -208,7 +208,8 @@ def test_the_one_slow_link_is_told(trouble: Trouble) -> None:
     (line,) = [line for line in trouble.ran.stdout.splitlines() if "all ranks wait" in line]
     words = line.split()
     assert words[:2] == ["warning:", "node2:"]
-    assert float(words[2]) == pytest.approx(SLOW_MBPS, rel=0.1)
+    # Measured once, beside other hosts' checks on one machine: less than the link may get through, not more.
+    assert 0.7 * SLOW_MBPS < float(words[2]) < 1.1 * SLOW_MBPS
 
 
 @pytest.mark.slow
