@@ -7,6 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.data.sharded import DEMO, IMAGES, SHARDS, write
+from yolo.data.dataset import DetectionDataset
+from yolo.data.demo import DemoSettings, generate_demo
+from yolo.data.loading import load_split
+from yolo.recipe import prepare
+
 BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"
 
 
@@ -48,3 +54,23 @@ def coco(tmp_path: Path, picture: Callable[..., Path]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "demo"
+    generate_demo(path, DemoSettings(train_images=IMAGES, val_images=5, size=96))
+    return path
+
+
+@pytest.fixture(scope="session")
+def source(demo: Path) -> DetectionDataset:
+    return load_split(prepare(DEMO, [f"data.root={demo}"], 1).resolved.recipe.data, "train")
+
+
+@pytest.fixture(scope="session")
+def written(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    write(demo, out, "train", SHARDS)
+    write(demo, out, "val", 2)
+    return out

@@ -10,7 +10,8 @@ from yolo.planner.local import local_work
 from yolo.planner.network import Network, Tensor, yolov5
 from yolo.planner.prediction import Data, Prediction, predict_ddp, predict_run
 from yolo.planner.profile import Accelerator, ClusterProfile, Link
-from yolo.planner.schedule import Situation, phases
+from yolo.planner.schedule import phases
+from yolo.planner.situation import Situation
 from yolo.recipe import prepare
 from yolo.recipe.schema import Recipe
 

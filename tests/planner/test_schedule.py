@@ -9,9 +9,11 @@ from tests.planner.conftest import Launch
 from yolo.bench.measure import CLASSES, job_of
 from yolo.bench.strategies import STRATEGIES
 from yolo.planner.collectives import BF16
+from yolo.planner.exchanges import flushes, reversed_groups
 from yolo.planner.local import LocalWork
 from yolo.planner.network import yolov5
-from yolo.planner.schedule import Situation, flushes, phases, reversed_groups
+from yolo.planner.schedule import phases
+from yolo.planner.situation import Situation
 from yolo.planner.timeline import Compute, Exchange
 from yolo.recipe import prepare
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
+from yolo.planner.exchanges import one_bit_elements
 from yolo.planner.network import GROUPS, Network
-from yolo.planner.schedule import one_bit_elements
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import ONE_BIT, SGDSection
 

@@ -16,7 +16,8 @@ from yolo.planner.local import LocalWork, local_work
 from yolo.planner.memory import Memory, memory_of
 from yolo.planner.network import yolov5
 from yolo.planner.profile import ClusterProfile
-from yolo.planner.schedule import Phase, Situation, ddp_events, phases
+from yolo.planner.schedule import Phase, ddp_events, phases
+from yolo.planner.situation import Situation
 from yolo.planner.timeline import Event, Exchange, StepTime, Timeline
 from yolo.recipe.schema import Recipe
 

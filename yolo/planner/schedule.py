@@ -4,16 +4,22 @@ The collectives are those that DeepSpeed 0.19.8 and this repo's own exchanges is
 against a recording of the real ones.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from yolo.planner.collectives import BF16
-from yolo.planner.local import LocalWork
-from yolo.planner.network import Network, Tensor
+from yolo.planner.exchanges import (
+    fetched_together,
+    flushes,
+    gradients,
+    low_rank,
+    one_bit,
+    padded,
+    reversed_groups,
+    whole_gradients,
+)
+from yolo.planner.network import Network
+from yolo.planner.situation import SCALAR_BYTES, Situation
 from yolo.planner.timeline import Compute, Event, Exchange, Wait
-from yolo.recipe.architecture import strides
-from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import (
     ONE_BIT,
     OneBitAdamSection,
@@ -21,9 +27,6 @@ from yolo.recipe.sections.optimizer import (
     ZeroOneAdamSection,
 )
 
-BLOCK = 512
-"""Elements that share a scale in a 1-bit exchange, as in yolo.communication.blocks."""
-SCALAR_BYTES = 4
 LATEST_FREEZE = 0.25
 """Of the run: when an automatic freeze_step freezes at the latest, and so what a plan has to reckon with."""
 EARLIEST_LOW_RANK = 10
@@ -42,24 +45,6 @@ class Phase:
     """Steps that the events make up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What the events depend on."""
-
-    recipe: Recipe
-    network: Network
-    work: LocalWork
-    ranks: int
-    is_nccl: bool
-    steps: int
-    """Of the whole run."""
-
-    @property
-    def matches_bytes(self) -> int:
-        """The loop's own: matched boxes of each level."""
-        return SCALAR_BYTES * len(strides(self.recipe.model.variant))
-
-
 def phases(situation: Situation, warmup_share: float) -> list[Phase]:
     """A run's phases in order; the last is the one that it stays in.
 
@@ -72,14 +57,16 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
         asked = optimizer.freeze_step
         before = LATEST_FREEZE if asked == "auto" else _share(situation, asked)
         return [
-            Phase("whole gradients", before, tuple(_step(situation, _whole(situation)))),
-            Phase("1 bit", 1 - before, tuple(_step(situation, _one_bit(situation)))),
+            Phase("whole gradients", before, tuple(_step(situation, whole_gradients(situation)))),
+            Phase("1 bit", 1 - before, tuple(_step(situation, one_bit(situation)))),
         ]
     if isinstance(optimizer, ZeroOneAdamSection):
         return _zero_one_phases(situation, optimizer, warmup_share)
     every = recipe.communication.sync_every
     if every > 1:
-        exchange = _one_bit(situation) if recipe.communication.outer_one_bit else _whole(situation)
+        exchange = (
+            one_bit(situation) if recipe.communication.outer_one_bit else whole_gradients(situation)
+        )
         return [
             Phase(f"every {every} steps", 1.0, tuple(_periodic(situation, exchange, every)), every)
         ]
@@ -87,8 +74,8 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
         asked = recipe.communication.powersgd_start_step
         before = warmup_share if asked == "auto" else _share(situation, asked)
         return [
-            Phase("whole gradients", before, tuple(_step(situation, _whole(situation)))),
-            Phase("low rank", 1 - before, tuple(_step(situation, _low_rank(situation)))),
+            Phase("whole gradients", before, tuple(_step(situation, whole_gradients(situation)))),
+            Phase("low rank", 1 - before, tuple(_step(situation, low_rank(situation)))),
         ]
     return [Phase("whole gradients", 1.0, tuple(_every_step(situation)))]
 
@@ -102,7 +89,7 @@ def _zero_one_phases(
 ) -> list[Phase]:
     asked, longest = optimizer.var_freeze_step, optimizer.local_step_clipper
     frozen = warmup_share if asked == "auto" else _share(situation, asked)
-    exchange = _one_bit(situation)
+    exchange = one_bit(situation)
     every_step = Phase("1 bit", frozen, tuple(_step(situation, exchange)))
     if longest == 1:
         return [Phase("1 bit", 1.0, every_step.events)]
@@ -130,7 +117,7 @@ def _every_step(situation: Situation) -> Iterator[Event]:
         return _with_buckets(situation)
     match recipe.zero.stage:
         case 0:
-            return _step(situation, _whole(situation))
+            return _step(situation, whole_gradients(situation))
         case 3:
             return _stage_3(situation)
         case _:
@@ -173,9 +160,7 @@ def _batchnorm_channels(network: Network) -> list[int]:
 
 def _step(situation: Situation, exchanges: Sequence[Exchange]) -> Iterator[Event]:
     """A step whose exchanges all come after its last backward."""
-    micro_steps = situation.recipe.train.gradient_accumulation_steps
-    assert micro_steps != "auto"
-    for micro in range(micro_steps):
+    for micro in range(situation.micro_steps):
         yield from _forward(situation, micro == 0)
         yield from _backward(situation, ())
     if exchanges:
@@ -202,75 +187,21 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
     yield from exchanges
 
 
-# --- what is exchanged ------------------------------------------------------------------------------------------
-
-
-def _suffix(data_type: str) -> str:
-    return "" if data_type == "fp32" else BF16
-
-
-def _bytes(data_type: str) -> int:
-    return 4 if data_type == "fp32" else 2
-
-
-def _wire(situation: Situation, kind: str, elements: int, is_waited: bool) -> Exchange:
-    """Of gradients, in the type that communication.data_type has them travel in."""
-    data_type = situation.recipe.communication.data_type
-    return Exchange(kind + _suffix(data_type), elements * _bytes(data_type), is_waited)
-
-
-def _whole(situation: Situation) -> list[Exchange]:
-    """Everything in one piece."""
-    return [_wire(situation, "all_reduce", situation.network.elements, is_waited=True)]
-
-
-def one_bit_elements(network: Network, ranks: int) -> int:
-    """Of the padded vector: each tensor begins a block of its own, and ranks share the blocks evenly."""
-    blocks = sum(math.ceil(tensor.elements / BLOCK) for tensor in network.tensors)
-    return math.ceil(blocks / ranks) * ranks * BLOCK
-
-
-def _one_bit(situation: Situation) -> list[Exchange]:
-    """Signs and scales, to the rank that averages them and back."""
-    elements = one_bit_elements(situation.network, situation.ranks)
-    message = elements // 8 + 4 * (elements // BLOCK + situation.ranks)
-    return [
-        Exchange("all_to_all", message, is_waited=True),
-        Exchange("all_gather", message, is_waited=True),
-    ]
-
-
-def _low_rank(situation: Situation) -> list[Exchange]:
-    """PowerSGD: vectors as they are, then the two factors of all matrices (Vogels et al., 2019, algorithm 1)."""
-    rank = situation.recipe.communication.powersgd_rank
-    left = right = plain = 0
-    for tensor in situation.network.tensors:
-        rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
-        kept = min(rows, columns, rank)
-        if len(tensor.shape) == 1 or (rows + columns) * rank >= rows * columns:
-            plain += tensor.elements
-        else:
-            left += rows * kept
-            right += columns * kept
-    return [
-        Exchange("all_reduce", 4 * size, is_waited=True) for size in (plain, left, right) if size
-    ]
-
-
 # --- buckets ----------------------------------------------------------------------------------------------------
 
 
 def _with_buckets(situation: Situation) -> Iterator[Event]:
     """The reducer `overlapped`: buckets of neighbours, each sent once it and those before it are complete."""
-    bucket_size = situation.recipe.communication.bucket_size
-    assert bucket_size != "auto"
+    communication = situation.recipe.communication
+    assert communication.bucket_size != "auto"
     completed = _completion(situation)
     exchanges = []
     latest = 0.0
-    for group in reversed_groups(situation.network, bucket_size):
+    for group in reversed_groups(situation.network, communication.bucket_size):
         latest = max(latest, *(completed[index] for index in group))
         elements = sum(situation.network.tensors[index].elements for index in group)
-        exchanges.append((latest, [_wire(situation, "all_reduce", elements, is_waited=False)]))
+        message = gradients("all_reduce", elements, communication.data_type, is_waited=False)
+        exchanges.append((latest, [message]))
     yield from _micro_steps(situation, exchanges, last_only=True)
     yield Wait()
     yield from _own_work(situation)
@@ -282,43 +213,15 @@ def _completion(situation: Situation) -> dict[int, float]:
     return dict(zip(situation.network.ready_order, situation.work.ready, strict=True))
 
 
-def reversed_groups(network: Network, bucket_size: int) -> list[list[int]]:
-    """Indices of tensors in runs from the network's end of up to `bucket_size` elements; a larger tensor alone."""
-    groups: list[list[int]] = []
-    room = 0
-    for index in reversed(range(len(network.tensors))):
-        elements = network.tensors[index].elements
-        if not groups or elements > room:
-            groups.append([])
-            room = bucket_size
-        groups[-1].append(index)
-        room -= elements
-    return groups
-
-
 def _micro_steps(
     situation: Situation,
     exchanges: Sequence[tuple[float, Sequence[Exchange]]],
     last_only: bool,
 ) -> Iterator[Event]:
-    micro_steps = situation.recipe.train.gradient_accumulation_steps
-    assert micro_steps != "auto"
-    for micro in range(micro_steps):
+    for micro in range(situation.micro_steps):
         yield from _forward(situation, micro == 0)
-        is_sent = micro == micro_steps - 1 or not last_only
+        is_sent = micro == situation.micro_steps - 1 or not last_only
         yield from _backward(situation, exchanges if is_sent else ())
-
-
-def flushes(tensors: Sequence[tuple[float, Tensor]], bucket_size: int) -> list[tuple[float, int]]:
-    """ZeRO's buckets: (share of backward, elements) of each; one is sent when the next gradient does not fit."""
-    found: list[tuple[float, int]] = []
-    elements = 0
-    for at, tensor in tensors:
-        if elements and elements + tensor.elements > bucket_size:
-            found.append((at, elements))
-            elements = 0
-        elements += tensor.elements
-    return [*found, (1.0, elements)] if elements else found
 
 
 def _bucketed(situation: Situation, kind: str) -> list[tuple[float, list[Exchange]]]:
@@ -339,8 +242,7 @@ def _bucketed(situation: Situation, kind: str) -> list[tuple[float, list[Exchang
     found = []
     for data_type, tensors in streams:
         for at, elements in flushes(tensors, bucket_size):
-            size = elements * _bytes(data_type)
-            found.append((at, [Exchange(kind + _suffix(data_type), size, is_waited)]))
+            found.append((at, [gradients(kind, elements, data_type, is_waited)]))
     return sorted(found, key=lambda each: each[0])
 
 
@@ -356,11 +258,7 @@ def _stage_1_and_2(situation: Situation) -> Iterator[Event]:
         yield Exchange("all_reduce", SCALAR_BYTES, is_waited=True)
     yield Compute(situation.work.update_seconds / ranks, "update")
     for elements in groups:
-        yield Exchange("all_gather", 4 * _padded(elements, 2 * ranks), is_waited=True)
-
-
-def _padded(elements: int, grain: int) -> int:
-    return math.ceil(elements / grain) * grain
+        yield Exchange("all_gather", 4 * padded(elements, 2 * ranks), is_waited=True)
 
 
 def _stage_3(situation: Situation) -> Iterator[Event]:
@@ -373,15 +271,12 @@ def _stage_3(situation: Situation) -> Iterator[Event]:
     prefetch = recipe.zero.stage3_prefetch_bucket_size
     assert threshold != "auto"
     assert prefetch != "auto"
-    micro_steps = recipe.train.gradient_accumulation_steps
-    assert micro_steps != "auto"
     gathered = [tensor for tensor in network.tensors if tensor.elements >= threshold]
-    runs = _fetched_together(gathered, prefetch)
-    for micro in range(micro_steps):
+    runs = fetched_together(gathered, prefetch)
+    for micro in range(situation.micro_steps):
         for number, elements in enumerate(runs):
-            yield Exchange(
-                "all_gather", 4 * elements, is_waited=not situation.is_nccl or number == 0
-            )
+            is_waited = not situation.is_nccl or number == 0
+            yield Exchange("all_gather", 4 * elements, is_waited)
         yield from _forward(situation, micro == 0)
         yield from _backward(situation, _bucketed(situation, "reduce_scatter"))
         yield Wait()
@@ -391,21 +286,9 @@ def _stage_3(situation: Situation) -> Iterator[Event]:
     yield Compute(work.update_seconds / situation.ranks, "update")
     for tensor in network.tensors:
         if tensor.elements < threshold:
-            padded = _padded(tensor.elements, situation.ranks)
-            yield Exchange("all_gather", 4 * padded, is_waited=False)
+            size = 4 * padded(tensor.elements, situation.ranks)
+            yield Exchange("all_gather", size, is_waited=False)
     yield Wait()
-
-
-def _fetched_together(tensors: Sequence[Tensor], prefetch: int) -> list[int]:
-    """Elements of each gathering: parameters are added until a bucket is full."""
-    runs: list[int] = []
-    elements = 0
-    for tensor in tensors:
-        elements += tensor.elements
-        if elements >= prefetch:
-            runs.append(elements)
-            elements = 0
-    return [*runs, elements] if elements else runs
 
 
 def ddp_events(situation: Situation, bucket_bytes: int) -> tuple[Event, ...]:

@@ -1,0 +1,35 @@
+"""What a strategy's exchanges depend on."""
+
+from dataclasses import dataclass
+
+from yolo.planner.local import LocalWork
+from yolo.planner.network import Network
+from yolo.recipe.architecture import strides
+from yolo.recipe.schema import Recipe
+
+SCALAR_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the events depend on."""
+
+    recipe: Recipe
+    network: Network
+    work: LocalWork
+    ranks: int
+    is_nccl: bool
+    steps: int
+    """Of the whole run."""
+
+    @property
+    def matches_bytes(self) -> int:
+        """The loop's own: matched boxes of each level."""
+        return SCALAR_BYTES * len(strides(self.recipe.model.variant))
+
+    @property
+    def micro_steps(self) -> int:
+        """Of a step: forward and backward passes before it updates the weights."""
+        micro_steps = self.recipe.train.gradient_accumulation_steps
+        assert micro_steps != "auto"
+        return micro_steps
