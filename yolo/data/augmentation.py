@@ -78,22 +78,17 @@ class Palette:
             return cls()
         return cls(*(1 + random.uniform(-1, 1, 3) * reach).tolist())
 
-    def recolour(self, image: np.ndarray, into: np.ndarray, planes: Sequence[np.ndarray]) -> None:
+    def recolour(self, image: np.ndarray, into: np.ndarray) -> None:
         """Put an image (H, W, 3), blue green red, into another, red green blue as the network takes it.
 
-        The first is used up, and so is the room of three planes (H, W).
+        The first is used up.
         """
         if self == Palette():
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
             return
         cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
-        cv2.split(image, planes)
-        hue, saturation, value = planes
-        turned = (np.arange(256) * self.hue % 180).astype(np.uint8)  # of 180 steps
-        cv2.LUT(hue, turned, dst=hue)
-        cv2.convertScaleAbs(saturation, dst=saturation, alpha=self.saturation)  # to 255 at most
-        cv2.convertScaleAbs(value, dst=value, alpha=self.value)
-        cv2.merge(planes, dst=image)
+        # To 255 at most. A hue of 180 steps or more is taken for where it comes to lie on the circle.
+        cv2.transform(image, np.diag([self.hue, self.saturation, self.value]), dst=image)
         cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=into)
 
 

@@ -42,7 +42,6 @@ class Painter:
         self.augmentation = Augmentation.from_section(section)
         self.last_mosaic_epoch = recipe.train.epochs - section.mosaic_off_epochs
         self._square, self._other = np.empty((2, self.size, self.size, 3), dtype=np.uint8)
-        self._planes = list(np.empty((3, self.size, self.size), dtype=np.uint8))
 
     def draw_into(
         self, pixels: np.ndarray, images: Tiles, index: int, epoch: int, random: np.random.Generator
@@ -83,5 +82,5 @@ class Painter:
         plane = 2 * self.size if is_mosaic else self.size
         view = random_view(plane, self.size, self.augmentation, random)
         laid = compose(tiles, view, self._square)
-        palette.recolour(laid.image, pixels, self._planes)
+        palette.recolour(laid.image, pixels)
         return replace(laid, image=pixels)

@@ -61,6 +61,10 @@ Count = Annotated[int, Field(ge=1, le=10**10), BeforeValidator(whole)]
 CountOrZero = Annotated[int, Field(ge=0, le=10**10), BeforeValidator(whole)]
 Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+HueShare = Annotated[
+    float, Field(ge=0.0, le=0.4, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
+"""1.4 times the highest of a hue's 180 steps still fits into a byte."""
 Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 Rate = Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 RateOrZero = Annotated[

@@ -12,6 +12,7 @@ from yolo.recipe.section import (
     CountOrZero,
     Degrees,
     Gigabytes,
+    HueShare,
     Section,
     Share,
     setting,
@@ -50,8 +51,8 @@ class AugmentationSection(Section):
 
     preset: Preset = setting("low")
     """`low` for n and s, `high` for m, l and x, `medium` between; `none` alters nothing."""
-    hsv_h: Auto | Share = setting("auto", unit="share of the hue circle")
-    """Hue changes by up to this much either way."""
+    hsv_h: Auto | HueShare = setting("auto", unit="share")
+    """Hue, from 0 at red around the circle to 1 at red, is multiplied by 1 plus or minus up to this."""
     hsv_s: Auto | Share = setting("auto", unit="share")
     """Saturation is multiplied by 1 plus or minus up to this."""
     hsv_v: Auto | Share = setting("auto", unit="share")
