@@ -5,15 +5,20 @@ from typing import Any
 
 import pytest
 
-Launch = Callable[..., Any]
+STAGES = (0, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def averaged(launch_worker_once: Callable[..., Any]) -> Any:
+    return launch_worker_once("averaging", *(f"zero.stage={stage}" for stage in STAGES))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("stage", STAGES)
 def test_all_ranks_hold_the_same_average_and_the_same_batchnorm_statistics(
-    launch_worker: Launch, stage: int
+    averaged: Any, stage: int
 ) -> None:
-    found = launch_worker("averaging", f"zero.stage={stage}")
+    found = averaged[f"zero.stage={stage}"]
     assert found["moved"] > 1e-3, "the average is not merely the newest weights"
     assert found["off_by_hand"] < 1e-4 * found["moved"]
     assert found["drift"] > 1e-3, "DeepSpeed has begun to synchronise statistics itself"

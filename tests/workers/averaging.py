@@ -5,9 +5,11 @@ The average over the steps is also taken by hand, from whole weights after each 
 
 import json
 
+import deepspeed.comm as dist
 import torch
 
 from tests.workers.arguments import worker_arguments
+from tests.workers.several import of_each
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
@@ -20,9 +22,15 @@ STEPS = 4
 
 def main() -> None:
     parser = worker_arguments()
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
-    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe
+    found = of_each(options.cases, average_some_steps)
+    if dist.get_rank() == 0:
+        options.out.write_text(json.dumps(found))
+
+
+def average_some_steps(settings: list[str]) -> dict[str, float]:
+    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
     ranks = join(recipe)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
@@ -46,7 +54,7 @@ def main() -> None:
     engine(images)  # statistics move with every forward pass, each rank's by its own images
     drift = apart(statistics(engine.module), ranks)
     average.write_into(plain)
-    found = {
+    return {
         "moved": moved,
         "off_by_hand": float((parameters(plain) - by_hand).norm()),
         "drift": drift,
@@ -54,8 +62,6 @@ def main() -> None:
         "statistics_apart": apart(statistics(plain), ranks),
         "trained_statistics_apart": apart(statistics(engine.module), ranks),
     }
-    if ranks.is_first:
-        options.out.write_text(json.dumps(found))
 
 
 def parameters(model: torch.nn.Module) -> torch.Tensor:

@@ -14,6 +14,7 @@ import deepspeed.comm as dist
 import torch
 
 from tests.workers.arguments import worker_arguments
+from tests.workers.several import of_each
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
@@ -48,15 +49,21 @@ CASES = {
 
 def main() -> None:
     parser = worker_arguments()
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
-    found = {}
-    for case, overrides in CASES.items():
-        settings = [*PLAIN_SGD, *options.overrides, *overrides]
-        recipe = prepare("recipes/demo.yaml", settings, 2).resolved.recipe
-        found[case] = compare(recipe, join(recipe), "accumulated" not in case)
+    found = of_each(options.cases, in_every_precision)
     if dist.get_rank() == 0:
         options.out.write_text(json.dumps(found))
+
+
+def in_every_precision(settings: list[str]) -> dict[str, Any]:
+    found = {}
+    for case, overrides in CASES.items():
+        recipe = prepare(
+            "recipes/demo.yaml", [*PLAIN_SGD, *settings, *overrides], 2
+        ).resolved.recipe
+        found[case] = compare(recipe, join(recipe), "accumulated" not in case)
+    return found
 
 
 def compare(recipe: Recipe, ranks: Ranks, is_second_rank_empty: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The first rank connects to a test's listener, takes cases from it, and answers e
 """
 
 import contextlib
-import gc
 import hashlib
 import sys
 import traceback
@@ -15,15 +14,14 @@ from typing import Any
 from unittest import mock
 
 import deepspeed
-import deepspeed.comm.comm as deepspeed_comm
 import torch
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime import torch_autocast
 from deepspeed.utils.timer import SynchronizedWallClockTimer
 
 import yolo.training.engine
 from tests.rules.case import Case, Observation
 from tests.workers.arguments import worker_arguments
+from tests.workers.several import forget
 from yolo.communication.meter import Traffic, TrafficMeter
 from yolo.model import YOLOv5
 from yolo.recipe.deepspeed_json import _merged, deepspeed_config
@@ -56,7 +54,8 @@ def main() -> None:
         every = from_all(ranks, mine)
         if test is not None:
             test.send(every)
-        _forget(meter)
+        forget()
+        meter.take()
     meter.detach()
     leave()
 
@@ -78,14 +77,6 @@ def _cases(test: Connection | None, ranks: Ranks) -> Iterator[Case]:
 def _recipe(case: Case, ranks: Ranks | None) -> Recipe:
     world_size = ranks.world_size if ranks else 1
     return resolve(load_recipe(case.recipe, case.overrides), world_size, world_size).recipe
-
-
-def _forget(meter: TrafficMeter) -> None:
-    """What DeepSpeed keeps for the whole process, as a run of its own would find it."""
-    gc.collect()
-    meter.take()
-    torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-    deepspeed_comm.comms_logger.enabled = False
 
 
 @dataclass(slots=True)

@@ -5,11 +5,16 @@ The first step is of an ordinary loss, the next two of an infinite one, the four
 
 import json
 import math
+from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import deepspeed.comm as dist
 import torch
 
 import yolo.training.engine
 from tests.workers.arguments import worker_arguments
+from tests.workers.several import of_each
 from yolo.communication.exchange import Exchange
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
@@ -24,6 +29,8 @@ from yolo.training.engine import OverflowWatch, loss_scale, start_engine
 from yolo.training.ranks import join, leave
 from yolo.training.run_directory import RunDirectory
 
+AS_DEEPSPEED_DOES = "as_deepspeed_does"
+"""Among a case's settings: without what this repo does about a loss scale."""
 SETTINGS = [
     *("optimizer.type=SGD", "optimizer.lr=1.0", "optimizer.momentum=0.0"),
     *("optimizer.nesterov=false", "optimizer.weight_decay=0.0", "train.gradient_clipping=0.01"),
@@ -33,14 +40,21 @@ SETTINGS = [
 
 def main() -> None:
     parser = worker_arguments()
-    parser.add_argument("--as-deepspeed-does", action="store_true")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("cases", nargs="*")
     options = parser.parse_args()
-    if options.as_deepspeed_does:
-        yolo.training.engine._scale_the_loss_within = lambda optimizer: None
-    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *options.overrides], 2).resolved.recipe
+    found = of_each(options.cases, lambda settings: overflow_twice(settings, options.out.parent))
+    if dist.get_rank() == 0:
+        options.out.write_text(json.dumps(found))
+
+
+def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
+    if AS_DEEPSPEED_DOES in settings:
+        settings = [setting for setting in settings if setting != AS_DEEPSPEED_DOES]
+        with mock.patch.object(yolo.training.engine, "_scale_the_loss_within"):
+            return overflow_twice(settings, folder)
+    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
     ranks = join(recipe)
-    run = RunDirectory(options.out.with_suffix(".run"))
+    run = RunDirectory(folder / "-".join(settings))
     if ranks.is_first:
         run.create()
 
@@ -73,16 +87,14 @@ def main() -> None:
     other = start()
     again = WeightAverage(other.module, recipe.train)
     load_checkpoint(run.newest_checkpoint, other, Exchange(), again, plain, identity, ranks, print)
-    if ranks.is_first:
-        found = {
-            "applied": applied,
-            "lengths": lengths,
-            "norms": norms,
-            "scale_at_start": scale_at_start,
-            "scale": scale,
-            "scale_after_resume": scale_of(other),
-        }
-        options.out.write_text(json.dumps(found))
+    return {
+        "applied": applied,
+        "lengths": lengths,
+        "norms": norms,
+        "scale_at_start": scale_at_start,
+        "scale": scale,
+        "scale_after_resume": scale_of(other),
+    }
 
 
 def scale_of(engine) -> float:
