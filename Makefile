@@ -82,7 +82,8 @@ format: setup ## put the code into its format
 	.venv/bin/ruff format yolo tests
 	.venv/bin/ruff check --fix yolo tests
 
-test: ALONE = tests/bench tests/inspection/test_hosts.py
+test: ALONE = $(addprefix tests/,bench/test_cluster.py bench/test_communication.py bench/test_plan.py inspection/test_hosts.py)
+test: TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: lint ## all that CI runs
-	$(PYTHON) -m pytest --numprocesses 2 --dist loadfile $(ALONE:%=--ignore=%) tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TOGETHER) $(ALONE:%=--ignore=%) tests
 	$(PYTHON) -m pytest $(ALONE)  # what these measure wants the machine to itself

@@ -94,10 +94,11 @@ def test_the_gradient_does_not_depend_on_how_the_global_batch_is_cut(
 @pytest.mark.parametrize("anchors", [COCO_ANCHORS, COCO_ANCHORS_P6], ids=["P5", "P6"])
 def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
     strides = [8 * 2**level for level in range(len(anchors))]
+    height, width = (side * strides[-1] // 32 for side in (HEIGHT, WIDTH))
     generator = torch.Generator().manual_seed(3)
     levels = [
         torch.randn(
-            (4, 3, 2 * HEIGHT // stride, 2 * WIDTH // stride, 5 + CLASSES),
+            (4, 3, height // stride, width // stride, 5 + CLASSES),
             generator=generator,
             dtype=torch.float64,
         )
@@ -107,7 +108,7 @@ def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
     criterion = DetectionLoss(
         torch.tensor(anchors), strides, CLASSES, image_size=320, label_smoothing=0.1
     )
-    assignment = criterion.assign(TARGETS, (4, 3, 2 * HEIGHT, 2 * WIDTH))
+    assignment = criterion.assign(TARGETS, (4, 3, height, width))
     assert (assignment.matches > 0).sum() >= 3
     total, parts = criterion(fast, assignment, Normaliser(assignment.matches, 4, shards=1))
     total.backward()
