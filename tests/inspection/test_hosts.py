@@ -130,12 +130,11 @@ class Trouble:
         return self.ran.stderr
 
     @property
-    def slow_link(self) -> tuple[str, float]:
-        """Of which host a link is said to be slow, and its Mbit/s."""
-        (line,) = [line for line in self.ran.stdout.splitlines() if "all ranks wait" in line]
-        warning, host, rate, *_ = line.split()
-        assert warning == "warning:"
-        return host.removesuffix(":"), float(rate)
+    def slow_links(self) -> dict[str, float]:
+        """Mbit/s by the warned-of host."""
+        lines = [line for line in self.ran.stdout.splitlines() if "all ranks wait" in line]
+        words = [line.removeprefix("warning: ").split() for line in lines]
+        return {host.removesuffix(":"): float(rate) for host, rate, *_ in words}
 
 
 @pytest.fixture(scope="module")
@@ -167,10 +166,10 @@ def trouble(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Trouble:
         for _ in range(TRIES):
             started = time.monotonic()
             ran = site.check(6, "--timeout", str(TIMEOUT))
-            trouble = Trouble(ran, time.monotonic() - started)
-            if trouble.slow_link[1] > 0.9 * SLOW_MBPS:
+            found = Trouble(ran, time.monotonic() - started)
+            if found.slow_links.get("node2", 0) > 0.9 * SLOW_MBPS:
                 break
-        return trouble
+        return found
 
 
 @pytest.mark.slow
@@ -217,9 +216,7 @@ def test_another_commit_is_told_with_the_command_that_mends_it(
 @pytest.mark.slow
 @needs_a_cluster
 def test_the_one_slow_link_is_told(trouble: Trouble) -> None:
-    host, rate = trouble.slow_link
-    assert host == "node2"
-    assert rate == pytest.approx(SLOW_MBPS, rel=0.1)
+    assert trouble.slow_links == {"node2": pytest.approx(SLOW_MBPS, rel=0.1)}
 
 
 @pytest.mark.slow

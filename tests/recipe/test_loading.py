@@ -67,6 +67,7 @@ def test_a_misspelt_word_names_the_nearest_right_one(refusal: Refusal) -> None:
         ("model: {anchors: [[1, 2]]}", ("model.anchors",)),
         ("model: 3", ("model: found 3, expected a section of keys",)),
         ("data: {max_bad_share: 2}", ("data.max_bad_share", "from 0 to 1")),
+        ("data: {augmentation: {hsv_h: 0.5}}", ("data.augmentation.hsv_h", "from 0 to 0.4")),
     ],
 )
 def test_a_wrong_value_says_what_is_allowed(

@@ -48,10 +48,11 @@ def main() -> None:
 
 
 def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
+    """`folder`: for its checkpoint."""
     if AS_DEEPSPEED_DOES in settings:
-        settings = [setting for setting in settings if setting != AS_DEEPSPEED_DOES]
+        others = [setting for setting in settings if setting != AS_DEEPSPEED_DOES]
         with mock.patch.object(yolo.training.engine, "_scale_the_loss_within"):
-            return overflow_twice(settings, folder)
+            return overflow_twice(others, folder / AS_DEEPSPEED_DOES)
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
     ranks = join(recipe)
     run = RunDirectory(folder / "-".join(settings))

@@ -19,6 +19,7 @@ def of_each(cases: Sequence[str], take: Callable[[list[str]], Any]) -> dict[str,
     """What `take` finds under the overrides of each case, which are separated by spaces."""
     found = {}
     for case in cases:
+        print(case, flush=True)  # the last one said is the one that failed
         found[case] = take(case.split())
         forget()
     return found

@@ -87,7 +87,7 @@ class Palette:
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
             return
         cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)
-        # To 255 at most. A hue of 180 steps or more is taken for where it comes to lie on the circle.
+        # To 255 at most, which a hue never comes to. One of 180 or more is taken for where it lies on the circle.
         cv2.transform(image, np.diag([self.hue, self.saturation, self.value]), dst=image)
         cv2.cvtColor(image, cv2.COLOR_HSV2RGB, dst=into)
 

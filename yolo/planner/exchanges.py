@@ -12,17 +12,17 @@ BLOCK = 512
 """Elements that share a scale in a 1-bit exchange, as in yolo.communication.blocks."""
 
 
-def gradients(kind: str, elements: int, data_type: str, is_waited: bool) -> Exchange:
+def gradient_message(kind: str, elements: int, data_type: str, is_waited: bool) -> Exchange:
     """One message of gradients that travel as fp32, bf16 or fp16."""
     if data_type == "fp32":
         return Exchange(kind, 4 * elements, is_waited)
     return Exchange(kind + BF16, 2 * elements, is_waited)
 
 
-def whole_gradients(situation: Situation) -> list[Exchange]:
-    """Everything in one piece, in the type that communication.data_type asks for."""
+def in_one_piece(situation: Situation) -> list[Exchange]:
+    """All gradients, or how far all weights have moved, in the type that communication.data_type asks for."""
     data_type = situation.recipe.communication.data_type
-    return [gradients("all_reduce", situation.network.elements, data_type, is_waited=True)]
+    return [gradient_message("all_reduce", situation.network.elements, data_type, is_waited=True)]
 
 
 def one_bit_elements(network: Network, ranks: int) -> int:

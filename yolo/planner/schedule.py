@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from yolo.planner.exchanges import (
     fetched_together,
     flushes,
-    gradients,
+    gradient_message,
+    in_one_piece,
     low_rank,
     one_bit,
     padded,
     reversed_groups,
-    whole_gradients,
 )
 from yolo.planner.network import Network
 from yolo.planner.situation import SCALAR_BYTES, Situation
@@ -29,8 +29,6 @@ from yolo.recipe.sections.optimizer import (
 
 LATEST_FREEZE = 0.25
 """Of the run: when an automatic freeze_step freezes at the latest, and so what a plan has to reckon with."""
-EARLIEST_LOW_RANK = 10
-"""Steps before an automatic powersgd_start_step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
         asked = optimizer.freeze_step
         before = LATEST_FREEZE if asked == "auto" else _share(situation, asked)
         return [
-            Phase("whole gradients", before, tuple(_step(situation, whole_gradients(situation)))),
+            Phase("whole gradients", before, tuple(_step(situation, in_one_piece(situation)))),
             Phase("1 bit", 1 - before, tuple(_step(situation, one_bit(situation)))),
         ]
     if isinstance(optimizer, ZeroOneAdamSection):
@@ -65,7 +63,7 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
     every = recipe.communication.sync_every
     if every > 1:
         exchange = (
-            one_bit(situation) if recipe.communication.outer_one_bit else whole_gradients(situation)
+            one_bit(situation) if recipe.communication.outer_one_bit else in_one_piece(situation)
         )
         return [
             Phase(f"every {every} steps", 1.0, tuple(_periodic(situation, exchange, every)), every)
@@ -74,7 +72,7 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
         asked = recipe.communication.powersgd_start_step
         before = warmup_share if asked == "auto" else _share(situation, asked)
         return [
-            Phase("whole gradients", before, tuple(_step(situation, whole_gradients(situation)))),
+            Phase("whole gradients", before, tuple(_step(situation, in_one_piece(situation)))),
             Phase("low rank", 1 - before, tuple(_step(situation, low_rank(situation)))),
         ]
     return [Phase("whole gradients", 1.0, tuple(_every_step(situation)))]
@@ -117,7 +115,7 @@ def _every_step(situation: Situation) -> Iterator[Event]:
         return _with_buckets(situation)
     match recipe.zero.stage:
         case 0:
-            return _step(situation, whole_gradients(situation))
+            return _step(situation, in_one_piece(situation))
         case 3:
             return _stage_3(situation)
         case _:
@@ -200,7 +198,7 @@ def _with_buckets(situation: Situation) -> Iterator[Event]:
     for group in reversed_groups(situation.network, communication.bucket_size):
         latest = max(latest, *(completed[index] for index in group))
         elements = sum(situation.network.tensors[index].elements for index in group)
-        message = gradients("all_reduce", elements, communication.data_type, is_waited=False)
+        message = gradient_message("all_reduce", elements, communication.data_type, is_waited=False)
         exchanges.append((latest, [message]))
     yield from _micro_steps(situation, exchanges, last_only=True)
     yield Wait()
@@ -242,7 +240,7 @@ def _bucketed(situation: Situation, kind: str) -> list[tuple[float, list[Exchang
     found = []
     for data_type, tensors in streams:
         for at, elements in flushes(tensors, bucket_size):
-            found.append((at, [gradients(kind, elements, data_type, is_waited)]))
+            found.append((at, [gradient_message(kind, elements, data_type, is_waited)]))
     return sorted(found, key=lambda each: each[0])
 
 

@@ -1,4 +1,4 @@
-"""What a strategy's exchanges depend on."""
+"""What a rank's events in a step depend on."""
 
 from dataclasses import dataclass
 
@@ -8,11 +8,12 @@ from yolo.recipe.architecture import strides
 from yolo.recipe.schema import Recipe
 
 SCALAR_BYTES = 4
+"""Of a number that ranks agree on: a norm, a count of boxes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the events depend on."""
+    """A recipe and its network on some ranks, and how long computing takes there."""
 
     recipe: Recipe
     network: Network
