@@ -116,10 +116,8 @@ def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(
         (("train.gradient_accumulation_steps=2",), 0.05),  # BatchNorm sees half as many images
         (("zero.stage=2", "zero.offload_optimizer=cpu"), 1e-3),
         (("communication.data_type=bf16",), 3e-2),  # AdamW's signs again, of more elements
-        (
-            ("zero.stage=1", "precision.dtype=bf16"),
-            0.1,
-        ),  # 8 bits in every sum: 5% in one of 4 losses
+        # 8 bits in every sum: 5.1% was seen in one of 4 losses.
+        (("zero.stage=1", "precision.dtype=bf16"), 0.1),
     ):
         other = run("recipes/demo.yaml", *settings)
         assert losses(other) == pytest.approx(losses(ended), rel=tolerance), settings
