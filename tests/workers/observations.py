@@ -33,7 +33,7 @@ from yolo.training.ranks import Ranks, from_all, from_first, join, leave
 
 CLASSES = 3
 Timer = SynchronizedWallClockTimer.Timer
-TIMEOUT_MINUTES = 0.25
+TIMEOUT_SECONDS = 15.0
 """Of a collective: some cases are there to show that ranks wait for each other for ever."""
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser = worker_arguments()
     parser.add_argument("--listener", type=int)
     options = parser.parse_args()
-    ranks = join(_recipe(Case((f"communication.timeout_minutes={TIMEOUT_MINUTES}",)), None))
+    ranks = join(_recipe(Case((f"communication.timeout_seconds={TIMEOUT_SECONDS}",)), None))
     meter = TrafficMeter().attach()
     test = Client(("127.0.0.1", options.listener)) if ranks.is_first else None
     for case in _cases(test, ranks):
@@ -64,7 +64,7 @@ def _cases(test: Connection | None, ranks: Ranks) -> Iterator[Case]:
     while True:
         # The others wait in a collective, and no longer than its timeout: tests may have nothing to ask for a while.
         is_handed: bool = from_first(
-            ranks, test is not None and test.poll(TIMEOUT_MINUTES * 60 / 3)
+            ranks, test is not None and test.poll(TIMEOUT_SECONDS / 3)
         )
         if not is_handed:
             continue

@@ -75,7 +75,7 @@ def join(recipe: Recipe) -> Ranks:
         device = torch.device(accelerator.device_name(local_rank))
         # cuDNN tries its ways of a convolution out; with sizes that change it would do so again and again.
         torch.backends.cudnn.benchmark = recipe.train.multi_scale == 0
-    timeout = datetime.timedelta(minutes=recipe.communication.timeout_minutes)
+    timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
     backend = recipe.cluster.backend
     try:
         dist.init_distributed(

@@ -1,6 +1,6 @@
 """`checkpoint`: what is kept, and where a run goes on from."""
 
-from yolo.recipe.section import Count, CountOrZero, Section, setting
+from yolo.recipe.section import Count, CountOrZero, Duration, Section, setting
 
 
 class CheckpointSection(Section):
@@ -14,3 +14,5 @@ class CheckpointSection(Section):
     """The newest that stay on disk; the best weights are kept beside them as weights/best.safetensors."""
     resume: str = setting("never")
     """`never` starts anew; `auto` goes on with this recipe's newest run that has a checkpoint, unless it or a later one is finished; or a run's folder."""
+    leave_seconds: Duration = setting(30.0, unit="seconds")
+    """After SIGTERM, SIGINT or SIGUSR1: how long the ranks may take to end the step, write a checkpoint and leave, before they are ended; SLURM kills after its KillWait, 30 s."""

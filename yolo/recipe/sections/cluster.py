@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from yolo.recipe.section import Auto, Count, OneLine, Port, Section, setting
+from yolo.recipe.section import Auto, Count, CountOrZero, OneLine, Port, Section, setting
 
 
 class ClusterSection(Section):
@@ -20,5 +20,9 @@ class ClusterSection(Section):
     """Where ranks meet on the first machine; `auto` is 29500, or with one node the first from there on that is free."""
     threads_per_process: Auto | Count = setting("auto", unit="threads")
     """Threads of one rank's computation; `auto` divides the machine's cores among its processes."""
+    restarts: CountOrZero = setting(10)
+    """Times that `yolo train` starts the launcher again after a crash, from the newest checkpoint; counted anew when a checkpoint was written in between. 0: never."""
+    least_nodes: Auto | Count = setting("auto", unit="machines")
+    """After a crash, go on with the machines that answer if they are so many; `auto` is nodes: wait for those that do not."""
     profile: OneLine | None = setting(None)
     """What the planner knows of the machines and networks: a name such as 4x8xa100-100gbe, or a file that `yolo calibrate` wrote. With it a run sets what was predicted beside what it measures."""

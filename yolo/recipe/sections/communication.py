@@ -42,5 +42,5 @@ class CommunicationSection(Section):
     """With sync_every above 1: send the movement at one bit an element, with error feedback."""
     check_weights_every: CountOrZero = setting(0, unit="steps")
     """Compare a hash of the weights between ranks so often, and stop naming what differs; 0: only at the start and at each checkpoint. Where ranks step alone, at the next exchange; at zero.stage 3 ranks hold shards, and there is nothing to compare."""
-    timeout_minutes: Duration = setting(10.0, unit="minutes")
-    """A collective that takes longer ends the run."""
+    timeout_seconds: Duration = setting(600.0, unit="seconds")
+    """A collective that takes longer ends the launch, and names the ranks that are missing and where each stood; `yolo train` then starts again (cluster.restarts)."""
