@@ -47,6 +47,7 @@ class TrainingLoader:
     def __init__(self, images: ResizedImages, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
         assert train.micro_batch != "auto"
+        self._images = images
         self.steps = StepSampler(
             len(images),
             train.global_batch,
@@ -71,6 +72,14 @@ class TrainingLoader:
     def __len__(self) -> int:
         """Optimizer steps of an epoch."""
         return len(self.steps)
+
+    def images_of(self, step: int) -> list[str]:
+        """The files that this rank's samples of a step of the run, counted from 1, are drawn around."""
+        epoch, step_of_epoch = divmod(step - 1, len(self.steps))
+        micro_batches = islice(
+            self.steps.micro_batches(epoch, step_of_epoch), self.steps.accumulation
+        )
+        return [self._images.records[key.image].path.name for keys in micro_batches for key in keys]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
         """The micro batches of each step of an epoch, from `first_step` on.

@@ -191,6 +191,10 @@ class StreamingLoader:
         """Of shards, by this rank's workers so far."""
         return int(self._samples.bytes_read.sum())
 
+    def images_of(self, step: int) -> list[str]:
+        """As `TrainingLoader`'s; which images a shuffled stream gave is not known."""
+        return [f"those streamed for step {step}"]
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
         """The micro batches of each step of an epoch, from `first_step` on.
 

@@ -14,6 +14,7 @@ from yolo.recipe.sections.loss import LossSection
 from yolo.recipe.sections.model import ModelSection
 from yolo.recipe.sections.optimizer import OptimizerSection, SGDSection
 from yolo.recipe.sections.precision import PrecisionSection
+from yolo.recipe.sections.stability import StabilitySection
 from yolo.recipe.sections.tracking import TrackingSection
 from yolo.recipe.sections.train import TrainSection
 from yolo.recipe.sections.zero import ZeroSection
@@ -42,6 +43,8 @@ class Recipe(Section):
     """The number format of the computation."""
     communication: CommunicationSection = CommunicationSection()
     """How ranks exchange gradients."""
+    stability: StabilitySection = StabilitySection()
+    """What is done about steps that would spoil the weights."""
     evaluation: EvaluationSection = EvaluationSection()
     """How the network is judged."""
     checkpoint: CheckpointSection = CheckpointSection()

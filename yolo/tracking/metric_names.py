@@ -21,6 +21,7 @@ def step_figures(result: StepResult) -> dict[str, float]:
         "train/loss_obj": result.loss_obj,
         "train/loss_cls": result.loss_cls,
         "train/learning_rate": result.lr,
+        "train/skipped_steps": result.skipped,
         "speed/images_per_second": result.images_per_second,
         "data/wait_seconds_per_step": result.data_wait_seconds,
         "communication/seconds_per_step": result.communication_seconds,

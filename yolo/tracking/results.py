@@ -37,6 +37,11 @@ class StepResult(Protocol):
         ...
 
     @property
+    def skipped(self) -> float:
+        """Of the steps since the last log, those that changed no weight; the losses are of the others."""
+        ...
+
+    @property
     def loss_box(self) -> float: ...
 
     @property

@@ -5,13 +5,13 @@ each, and averages its shard: averaging is element by element, so nothing need b
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 
-from yolo.communication.flat import average_over_ranks, gather_flat
+from yolo.communication.flat import average_over_ranks
 from yolo.recipe.sections.train import TrainSection
+from yolo.training.zero_shards import held, shard_of, whole
 
 
 class WeightAverage:
@@ -24,8 +24,8 @@ class WeightAverage:
         self.trained = trained
         self.settings = settings
         self.updates = 0
-        self.parameters = [_held(parameter).clone() for parameter in trained.parameters()]
-        self.buffers = [buffer.detach().clone() for buffer in _statistics(trained)]
+        self.parameters = [held(parameter).clone() for parameter in trained.parameters()]
+        self.buffers = [buffer.detach().clone() for buffer in statistics(trained)]
 
     @torch.no_grad()
     def update(self, steps: int = 1) -> None:
@@ -34,8 +34,8 @@ class WeightAverage:
         The decay grows with the steps, so that the start is soon forgotten.
         """
         self.updates += steps
-        current = [_held(parameter) for parameter in self.trained.parameters()]
-        current += [statistic.detach() for statistic in _statistics(self.trained)]
+        current = [held(parameter) for parameter in self.trained.parameters()]
+        current += [statistic.detach() for statistic in statistics(self.trained)]
         averages = [*self.parameters, *self.buffers]
         torch._foreach_lerp_(averages, current, 1 - self.decay**steps)
 
@@ -52,15 +52,16 @@ class WeightAverage:
     def write_into(self, model: nn.Module) -> None:
         """Put the whole average into a plain network; collective: all ranks must call it.
 
-        BatchNorm's statistics, which each rank gathers from its own images, are made equal on all ranks first, in the
-        average and in the network under training.
+        BatchNorm's statistics, which each rank gathers from its own images, become their mean over the ranks there. The
+        run itself is left as it is, so that it ends the same however often it is looked at or saved.
         """
-        average_over_ranks([*self.buffers, *_statistics(self.trained)])
-        whole = _whole(list(self.trained.parameters()), self.parameters)
-        for target, source in zip(model.parameters(), whole, strict=True):
+        full = whole(list(self.trained.parameters()), self.parameters)
+        for target, source in zip(model.parameters(), full, strict=True):
             target.copy_(source)
-        for statistic, source in zip(_statistics(model), self.buffers, strict=True):
+        targets = statistics(model)
+        for statistic, source in zip(targets, self.buffers, strict=True):
             statistic.copy_(source)
+        average_over_ranks(targets)
 
     @torch.no_grad()
     def read_from(self, model: nn.Module, updates: int) -> None:
@@ -69,12 +70,12 @@ class WeightAverage:
         for average, parameter, source in zip(
             self.parameters, self.trained.parameters(), model.parameters(), strict=True
         ):
-            average.copy_(_shard_of(parameter, source))
-        for average, statistic in zip(self.buffers, _statistics(model), strict=True):
+            average.copy_(shard_of(parameter, source))
+        for average, statistic in zip(self.buffers, statistics(model), strict=True):
             average.copy_(statistic)
 
 
-def _statistics(model: nn.Module) -> list[torch.Tensor]:
+def statistics(model: nn.Module) -> list[torch.Tensor]:
     """BatchNorm's running means and variances."""
     return [
         buffer
@@ -83,29 +84,3 @@ def _statistics(model: nn.Module) -> list[torch.Tensor]:
         for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
-
-
-def _held(parameter: Any) -> torch.Tensor:
-    """What this rank holds of a parameter: all of it, or under stage 3 its shard (flat, padded to equal sizes)."""
-    held: torch.Tensor = getattr(parameter, "ds_tensor", parameter).detach()
-    return held
-
-
-def _whole(parameters: list[Any], held: list[torch.Tensor]) -> list[torch.Tensor]:
-    if not hasattr(parameters[0], "ds_tensor"):
-        return held
-    gathered = gather_flat(held)
-    return [
-        pieces.reshape(-1)[: parameter.ds_numel].view(parameter.ds_shape)
-        for parameter, pieces in zip(parameters, gathered, strict=True)
-    ]
-
-
-def _shard_of(parameter: Any, whole: torch.Tensor) -> torch.Tensor:
-    if not hasattr(parameter, "ds_tensor"):
-        return whole
-    size = parameter.ds_tensor.numel()
-    start = torch.distributed.get_rank() * size
-    padded = whole.new_zeros(size * torch.distributed.get_world_size())
-    padded[: whole.numel()] = whole.reshape(-1)
-    return padded[start : start + size]

@@ -1,263 +1,378 @@
-"""Checkpoints: DeepSpeed's own state, the averaged weights, and where in the run they were taken."""
+"""Checkpoints: everything that a run is at one step, in a folder that is whole or not there.
 
-import hashlib
+Saving changes nothing of the run: one that is saved more often, or that is killed and goes on from any checkpoint, ends
+with the same bits. Tensors are whole ones (`EngineState`), so that a run may go on with another number of ranks and
+under another ZeRO stage. What ranks know each for itself lies in a file a rank.
+"""
+
+import io
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import deepspeed.comm as dist
+import safetensors
 import torch
+from safetensors.torch import save
 
 from yolo.communication.exchange import Exchange
-from yolo.communication.meter import KindTraffic, Traffic
-from yolo.data.dataset import DetectionDataset
-from yolo.data.shards import Shards
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
-from yolo.model.weights import load_weights, save_weights
-from yolo.recipe.effective import flatten
-from yolo.recipe.schema import Recipe
-from yolo.training.averaging import WeightAverage
+from yolo.training.averaging import WeightAverage, statistics
+from yolo.training.engine_state import EngineState
+from yolo.training.identity import RunIdentity
+from yolo.training.progress import Progress
 from yolo.training.ranks import Ranks, from_all, from_first
-from yolo.training.recorder import Span
-from yolo.training.run_directory import STATE, RunDirectory
+from yolo.training.run_directory import RunDirectory
+from yolo.training.sealed import (
+    digest_of,
+    part_of,
+    publish,
+    remove,
+    remove_unfinished,
+    room_for,
+    set_aside,
+    sync_folder,
+    what_is_wrong,
+    write_synced,
+)
 
+STATE = "state.json"
+WEIGHTS = "weights.safetensors"
+MOMENTS = "moments.safetensors"
 AVERAGE = "average.safetensors"
-LOSS_SCALER = "loss_scaler"
-RANK_STATE = "exchange-rank-{:05d}.pt"
-"""What one rank alone knows of the exchange, such as its error feedback."""
+RANK_STATE = "rank-{:05d}.pt"
+FORMAT = 2
+"""1 were DeepSpeed's own checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run has come."""
-
-    epochs_done: int = 0
-    steps_into_epoch: int = 0
-    """Of the epoch after those; 0 at an epoch's end."""
-    steps_done: int = 0
-    average_updates: int = 0
-    best_ap: float = -1.0
-    wall_seconds: float = 0.0
-    total: Span = field(default_factory=Span)
-    """What the training steps so far cost."""
-
-    @property
-    def position(self) -> str:
-        """In words."""
-        within = f" and {self.steps_into_epoch} steps of the next" if self.steps_into_epoch else ""
-        return f"epoch {self.epochs_done}{within}"
-
-    @property
-    def tag(self) -> str:
-        """The checkpoint's name; names sort as the run goes."""
-        within = f"-step-{self.steps_into_epoch:07d}" if self.steps_into_epoch else ""
-        return f"epoch-{self.epochs_done:04d}{within}"
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> "Progress":
-        """The progress that `dataclasses.asdict` wrote down; TypeError or KeyError where it did not."""
-        total = raw["total"]
-        kinds = total["traffic"]["by_kind"].items()
-        by_kind = {kind: KindTraffic(**traffic) for kind, traffic in kinds}
-        traffic = Traffic(**(total["traffic"] | {"by_kind": by_kind}))
-        return cls(**(raw | {"total": Span(**(total | {"traffic": traffic}))}))
-
-
-MUST_STAY = (
-    *("model.variant", "zero.stage", "precision.dtype", "train.global_batch"),
-    "train.gradient_clipping",
-)
-"""And `optimizer` but for its lr: DeepSpeed takes these from the checkpoint, or cannot load another's."""
-MUST_STAY_WITHIN_EPOCH = ("data.format", "train.seed")
-"""Or the rest of the epoch would hold other images than were left of it."""
-AND_OF_SHARDS = (
-    *("data.workers", "data.shuffle_buffer", "train.micro_batch"),
-    "data.shards",  # not of the recipe: which shards they are
-)
-"""Each worker streams its own shards."""
-MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "communication.timeout")
-
-
-@dataclass(frozen=True, slots=True)
-class RunIdentity:
-    """What a run is made of: a checkpoint goes on only in a run that it fits."""
-
-    settings: dict[str, Any]
-    """Every value of the resolved recipe by its dotted key, as JSON has it; and `data.shards`, a digest of their index."""
-    class_names: list[str]
-    training_images: int
-    """With the seed they decide which images a step sees: a position in another data set means nothing."""
-    world_size: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, train: DetectionDataset | Shards, ranks: Ranks) -> "RunIdentity":
-        """The identity of the run at hand."""
-        values = flatten(recipe.model_dump(mode="json"))
-        settings = {".".join(key): value for key, value in values}
-        if isinstance(train, Shards):
-            index = train.index.model_dump_json().encode()
-            settings["data.shards"] = hashlib.sha256(index).hexdigest()[:12]
-        return cls(settings, list(train.class_names), len(train), ranks.world_size)
-
-    def must_equal(self, is_within_epoch: bool) -> dict[str, Any]:
-        """What another identity must have alike, by its name in a message."""
-        within: tuple[str, ...] = MUST_STAY_WITHIN_EPOCH if is_within_epoch else ()
-        if is_within_epoch and self.settings["data.format"] == "shards":
-            within += AND_OF_SHARDS
-        fixed = {
-            key: value for key, value in self.settings.items() if _must_stay(key) or key in within
-        }
-        return fixed | {
-            "classes": self.class_names,
-            "number of training images": self.training_images,
-            "number of ranks": self.world_size,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """What DeepSpeed's own checkpoint does not say."""
+class SavedState:
+    """What a checkpoint says besides tensors."""
 
     identity: RunIdentity
     progress: Progress
+    counters: dict[str, Any]
+    scaler: dict[str, Any]
+    format: int = FORMAT
 
     @classmethod
-    def read(cls, path: Path) -> "_State":
+    def read(cls, folder: Path) -> "SavedState":
         """Raises CheckpointError where it cannot be read."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            return cls(RunIdentity(**raw["identity"]), Progress.of(raw["progress"]))
+            raw = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            if raw["format"] != FORMAT:
+                raise ValueError(f"format {raw['format']}; expected {FORMAT}")
+            identity = RunIdentity(**raw["identity"])
+            return cls(**(raw | {"identity": identity, "progress": Progress.of(raw["progress"])}))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(_unreadable(path, error)) from error
+            raise CheckpointError(_unreadable(folder, error)) from error
 
 
 def saved_setting(folder: Path, key: str) -> Any:
     """A value of the recipe that a checkpoint was saved with; None where it is not known: loading says why."""
     try:
-        return _State.read(folder / STATE).identity.settings.get(key)
+        return SavedState.read(folder).identity.settings.get(key)
     except CheckpointError:
         return None
 
 
-def save_checkpoint(
-    engine: Any,
-    exchange: Exchange,
-    plain: YOLOv5,
-    progress: Progress,
-    identity: RunIdentity,
+def newest_whole(
     run: RunDirectory,
-    keep: int,
-) -> None:
-    """Write a checkpoint and, last of all, point `latest` at it; collective.
-
-    `plain` holds the averaged weights (`WeightAverage.write_into` was called on it). The `keep` newest stay.
-    """
-    scaler = engine.torch_autocast_z0_gradscaler  # DeepSpeed forgets it
-    client_state = {LOSS_SCALER: scaler.state_dict()} if scaler is not None else {}
-    engine.save_checkpoint(
-        str(run.checkpoints), tag=progress.tag, client_state=client_state, save_latest=False
-    )
-    folder = run.checkpoints / progress.tag
-    kept = {"kind": exchange.kind, "state": exchange.rank_state()}
-    torch.save(kept, folder / RANK_STATE.format(dist.get_rank()))
-    dist.barrier()  # `latest` may name it only once all ranks' files are there
-    if dist.get_rank() == 0:
-        save_weights(folder / AVERAGE, plain, {})
-        _write_whole(folder / STATE, json.dumps(asdict(_State(identity, progress)), indent=1))
-        _write_whole(run.checkpoints / "latest", progress.tag)
-        _remove_older(run.checkpoints, progress.tag, keep)
-    dist.barrier()
-
-
-def load_checkpoint(
-    folder: Path,
-    engine: Any,
-    exchange: Exchange,
-    average: WeightAverage,
-    plain: YOLOv5,
-    identity: RunIdentity,
     ranks: Ranks,
     tell: Callable[[str], None],
-) -> Progress:
-    """Take up the checkpoint in a folder, the same on all ranks; collective.
+    before_step: int | None = None,
+) -> Path | None:
+    """The newest checkpoint that is what was written, the same on all ranks; collective.
 
-    Settings that differ from the checkpoint's are told. Raises CheckpointError where it is missing, unreadable or of a
-    run that this one cannot go on with: never does a run start anew in silence.
+    Each newer one that is not is named, with what is wrong with it, and set aside. None where the run has no checkpoint,
+    or none that was taken before step `before_step`.
+
+    Raises CheckpointError where it has some, and none is whole: never does a run start anew in silence.
     """
-    state = _agreed_state(folder, ranks)
-    _check_fit(folder, state, identity)
-    for key, asked in identity.settings.items():
-        saved = state.identity.settings.get(key, "not known")
-        if asked != saved and not key.startswith(MAY_CHANGE_UNSAID):
-            tell(f"{key} is now {asked}; the checkpoint was saved with {saved}")
-    problem = None
-    try:
-        path, client_state = engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        if path is None:
-            problem = "DeepSpeed found nothing to load in it"
-        elif engine.torch_autocast_z0_gradscaler is not None and LOSS_SCALER in client_state:
-            engine.torch_autocast_z0_gradscaler.load_state_dict(client_state[LOSS_SCALER])
-        exchange.weights_loaded()
-        _load_rank_state(folder / RANK_STATE.format(ranks.rank), exchange, ranks, tell)
-        load_weights(folder / AVERAGE, plain, allow_mismatch=False)
-    except Exception as error:  # a torn file raises whatever its bytes happen to spell
-        problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
-    problems = [each for each in from_all(ranks, problem) if each is not None]
-    if problems:  # of one rank's own file the others know nothing
-        raise CheckpointError(_unreadable(folder, problems[0]))
-    average.read_from(plain, state.progress.average_updates)
-    return state.progress
-
-
-def _load_rank_state(
-    path: Path, exchange: Exchange, ranks: Ranks, tell: Callable[[str], None]
-) -> None:
-    kept = torch.load(path, map_location=ranks.device, weights_only=True)
-    if kept["kind"] == exchange.kind:
-        exchange.load_rank_state(kept["state"])
-    elif ranks.is_first:
-        tell(
-            f"the checkpoint was saved under the exchange {kept['kind']}; {exchange.kind} begins without error feedback"
-        )
-
-
-def _agreed_state(folder: Path, ranks: Ranks) -> _State:
-    """As the first rank reads it; an error reaches all."""
-    found: _State | CheckpointError | None = None
+    found: Path | CheckpointError | None = None
     if ranks.is_first:
         try:
-            found = _State.read(folder / STATE)
+            found = _newest_whole(run, tell, before_step)
         except CheckpointError as error:
             found = error
-    state: _State | CheckpointError = from_first(ranks, found)
-    if isinstance(state, CheckpointError):
-        raise state
-    blind = [rank for rank, is_seen in enumerate(from_all(ranks, folder.is_dir())) if not is_seen]
-    if blind:
+        except OSError as error:
+            found = CheckpointError(_unreadable(run.checkpoints, error))
+    agreed: Path | CheckpointError | None = from_first(ranks, found)
+    if isinstance(agreed, CheckpointError):
+        raise agreed
+    return agreed
+
+
+def _newest_whole(
+    run: RunDirectory, tell: Callable[[str], None], before_step: int | None
+) -> Path | None:
+    remove_unfinished(run.checkpoints)
+    damaged = []
+    for folder in run.published():
+        wrong = what_is_wrong(folder)
+        if wrong is None:
+            if before_step is None or SavedState.read(folder).progress.steps_done < before_step:
+                return folder
+            continue
+        aside = set_aside(folder)
+        tell(f"warning: {folder}: is passed over: {wrong}; it is now called {aside.name}")
+        damaged.append(aside.name)
+    if damaged:
         raise CheckpointError(
-            f"{folder}: ranks {blind} do not see it; the folder `runs` must be one that all machines share"
+            _unreadable(run.checkpoints, f"none of {', '.join(damaged)} is what was written")
         )
-    return state
+    return None
 
 
-def _check_fit(folder: Path, saved: _State, asked: RunIdentity) -> None:
-    is_within_epoch = saved.progress.steps_into_epoch > 0
-    before, now = saved.identity.must_equal(is_within_epoch), asked.must_equal(is_within_epoch)
-    # An optimizer of another type has other parameters; its type says all.
-    for what in sorted(before.keys() | now.keys(), key=lambda key: (key != "optimizer.type", key)):
-        if before.get(what) != now.get(what):
-            raise CheckpointError(
-                f"{folder}: was saved with {what} {before.get(what)}, and this run has {now.get(what)}; go on with "
-                f"{before.get(what)}, or start anew with checkpoint.resume=never"
+class Checkpoints:
+    """Saves and loads one run's checkpoints; every method but `settle` is collective."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        engine: Any,
+        exchange: Exchange,
+        average: WeightAverage,
+        plain: YOLOv5,
+        identity: RunIdentity,
+        ranks: Ranks,
+        keep: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        """`plain` is a network of the same shape, which holds the averaged weights where something is saved or loaded."""
+        self.run = run
+        self.state = EngineState(engine)
+        self.exchange = exchange
+        self.average = average
+        self.plain = plain
+        self.identity = identity
+        self.ranks = ranks
+        self.keep = keep
+        self.tell = tell
+        self._writing: threading.Thread | None = None
+        self._problem: str | None = None
+
+    # --- saving -------------------------------------------------------------------------------------------------
+
+    def save(self, progress: Progress) -> None:
+        """Save what the run is now; training goes on while the first rank's disk writes.
+
+        `plain` holds the averaged weights (`WeightAverage.write_into` was called on it). What cannot be written is told,
+        and the run goes on: the checkpoints that there are stay.
+        """
+        folder = self.run.checkpoints / progress.tag
+        part = part_of(folder)
+        mine = self._rank_state()
+        problem = None
+        if self.ranks.is_first:
+            self.settle()
+            problem = self._make_room(part, len(mine))
+        problem = from_first(self.ranks, problem)
+        if problem is None:
+            weights, moments = self.state.weights(), self.state.moments()
+            name = RANK_STATE.format(self.ranks.rank)
+            written = from_all(self.ranks, _written(part / name, mine))
+            problems = [
+                f"rank {rank}: {each}" for rank, each in enumerate(written) if isinstance(each, str)
+            ]
+            problem = "; ".join(problems) or None
+        if not self.ranks.is_first:
+            return
+        if problem is not None:
+            self._give_up(folder, problem)
+            return
+        digests = {RANK_STATE.format(rank): each for rank, each in enumerate(written)}
+        saved = SavedState(self.identity, progress, self.state.counters, self.state.scaler)
+        files = {
+            WEIGHTS: _on_host(weights),
+            MOMENTS: _on_host(moments),
+            AVERAGE: _on_host(self.plain.state_dict()),
+        }
+        text = json.dumps(asdict(saved), indent=1)
+        self._writing = threading.Thread(target=self._write, args=(folder, files, text, digests))
+        self._writing.start()
+
+    def settle(self) -> None:
+        """Wait until what was saved last is on the disk, and say so where it is not; the first rank's to call."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            self.tell(problem)
+
+    def _make_room(self, part: Path, rank_bytes: int) -> str | None:
+        parameters = sum(p.numel() * p.element_size() for p in self.plain.parameters())
+        size = 4 * parameters + self.ranks.world_size * rank_bytes  # weights, average, two moments
+        try:
+            remove_unfinished(self.run.checkpoints)
+            if lack := room_for(size, self.run.checkpoints):
+                return f"no space: {lack}"
+            part.mkdir()
+        except OSError as error:
+            return str(error)
+        return None
+
+    def _rank_state(self) -> memoryview:
+        content = io.BytesIO()
+        torch.save(
+            {
+                "kind": self.exchange.kind,
+                "exchange": self.exchange.rank_state(),
+                "statistics": statistics(self.average.trained),
+                "average_statistics": self.average.buffers,
+                "random": torch.get_rng_state(),
+            },
+            content,
+        )
+        return content.getbuffer()
+
+    def _write(
+        self,
+        folder: Path,
+        files: Mapping[str, Mapping[str, torch.Tensor]],
+        text: str,
+        digests: dict[str, dict[str, Any]],
+    ) -> None:
+        """In a thread of its own; leaves what went wrong in `_problem`."""
+        part = part_of(folder)
+        try:
+            for name, tensors in files.items():
+                write_synced(part / name, save(dict(tensors)))
+            write_synced(part / STATE, text.encode())
+            digests |= {name: digest_of(part / name) for name in (*files, STATE)}
+            publish(part, folder, digests)
+            self._remove_older(folder)
+        except OSError as error:
+            shutil.rmtree(part, ignore_errors=True)
+            self._problem = self._not_saved(folder, str(error))
+
+    def _give_up(self, folder: Path, problem: str) -> None:
+        shutil.rmtree(part_of(folder), ignore_errors=True)
+        self.tell(self._not_saved(folder, problem))
+
+    def _not_saved(self, folder: Path, problem: str) -> str:
+        last = next(iter(self.run.published()), None)
+        what = f"the last checkpoint is {last.name}" if last else "there is no checkpoint yet"
+        return f"warning: {folder}: could not be saved: {problem}; training goes on, and {what}"
+
+    def _remove_older(self, newest: Path) -> None:
+        """The `keep` newest stay, and that of the highest AP."""
+        older = [folder for folder in self.run.published() if folder != newest][self.keep - 1 :]
+        aps = {folder: _ap(folder) for folder in (newest, *self.run.published())}
+        best = max(aps, key=lambda folder: aps[folder])
+        remove(folder for folder in older if folder != best)
+        sync_folder(self.run.checkpoints)
+
+    # --- loading ------------------------------------------------------------------------------------------------
+
+    def load(self, folder: Path) -> Progress:
+        """Make the run what it was when the checkpoint in a folder was saved; returns how far it had come.
+
+        Settings that differ from the checkpoint's are told. Raises CheckpointError where it cannot be read or is of a run
+        that this one cannot go on with.
+        """
+        saved = self._agreed_state(folder)
+        if why := self.identity.misfit(saved.identity, saved.progress.steps_into_epoch > 0):
+            raise CheckpointError(f"{folder}: {why}")
+        for change in self.identity.changes_since(saved.identity):
+            self.tell(change)
+        return self.take_up(folder, saved)
+
+    def take_up(self, folder: Path, saved: SavedState | None = None) -> Progress:
+        """The same for a checkpoint of this very run."""
+        saved = saved or self._agreed_state(folder)
+        problem = None
+        try:
+            self._read_all(folder, saved)
+        except Exception as error:  # a torn file raises whatever its bytes happen to spell
+            problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
+        problems = [each for each in from_all(self.ranks, problem) if each is not None]
+        if problems:  # of one rank's own file the others know nothing
+            raise CheckpointError(_unreadable(folder, problems[0]))
+        return saved.progress
+
+    def _read_all(self, folder: Path, saved: SavedState) -> None:
+        self.state.load_weights(_read(folder / WEIGHTS))
+        self.state.load_moments(_read(folder / MOMENTS), saved.counters)
+        self.state.load_scaler(saved.scaler)
+        self.exchange.weights_loaded()
+        self.plain.load_state_dict(_read(folder / AVERAGE))
+        self.average.read_from(self.plain, saved.progress.average_updates)
+        if saved.identity.world_size == self.ranks.world_size:
+            self._load_rank_state(folder / RANK_STATE.format(self.ranks.rank))
+        elif self.exchange.rank_state():
+            self.tell(
+                f"with another number of ranks {self.exchange.kind} begins without error feedback"
             )
 
+    def _load_rank_state(self, path: Path) -> None:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+        mine = [*statistics(self.average.trained), *self.average.buffers]
+        with torch.no_grad():
+            for tensor, value in zip(
+                mine, [*kept["statistics"], *kept["average_statistics"]], strict=True
+            ):
+                tensor.copy_(value)
+        torch.set_rng_state(kept["random"])
+        if kept["kind"] == self.exchange.kind:
+            self.exchange.load_rank_state(kept["exchange"])
+        else:
+            self.tell(
+                f"the checkpoint was saved under the exchange {kept['kind']}; {self.exchange.kind} begins without error "
+                "feedback"
+            )
 
-def _must_stay(key: str) -> bool:
-    return key in MUST_STAY or (key.startswith("optimizer.") and key != "optimizer.lr")
+    def _agreed_state(self, folder: Path) -> SavedState:
+        """As the first rank reads it; an error reaches all."""
+        found: SavedState | CheckpointError | None = None
+        if self.ranks.is_first:
+            try:
+                found = SavedState.read(folder)
+            except CheckpointError as error:
+                found = error
+        state: SavedState | CheckpointError = from_first(self.ranks, found)
+        if isinstance(state, CheckpointError):
+            raise state
+        seen = from_all(self.ranks, folder.is_dir())
+        if blind := [rank for rank, is_seen in enumerate(seen) if not is_seen]:
+            raise CheckpointError(
+                f"{folder}: ranks {blind} do not see it; the folder `runs` must be one that all machines share"
+            )
+        return state
+
+
+def _written(path: Path, content: memoryview) -> dict[str, Any] | str:
+    """The digest of a file that was written, or why it could not be."""
+    try:
+        write_synced(path, content)
+        return digest_of(path)
+    except OSError as error:
+        return str(error)
+
+
+def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies that training does not change while they are written."""
+    return {
+        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+    }
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+
+
+def _ap(folder: Path) -> float:
+    try:
+        ap = SavedState.read(folder).progress.ap
+    except CheckpointError:
+        return -1.0
+    return -1.0 if ap is None else ap
 
 
 def _unreadable(path: Path, why: object) -> str:
@@ -265,17 +380,3 @@ def _unreadable(path: Path, why: object) -> str:
         f"{path}: cannot be read: {why}; name another run with checkpoint.resume=PATH, or start anew with "
         "checkpoint.resume=never"
     )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def _remove_older(checkpoints: Path, newest: str, keep: int) -> None:
-    others = [path for path in checkpoints.glob("epoch-*") if path.name != newest]
-    torn = [path for path in others if not (path / STATE).exists()]
-    whole = sorted(path for path in others if path not in torn)
-    for folder in [*torn, *whole[: max(0, len(whole) + 1 - keep)]]:
-        shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -142,15 +143,21 @@ def _guard_and_clip_without_a_collective(engine: Any) -> None:
         norm = nn.utils.clip_grad_norm_(parameters, engine.gradient_clipping())
         engine._global_grad_norm = norm
         if engine.torch_autocast_z0_gradscaler is None:
-            is_finite = bool(
-                norm.isfinite()
-            )  # on a GPU this waits for backward, as stages 1 to 3 do
-            engine.optimizer.overflow = not is_finite  # DeepSpeed asks for it after the step
-            if not is_finite:
+            # On a GPU this waits for backward, as stages 1 to 3 do. A NaN is not below anything.
+            is_usable = bool(norm < engine.gradient_norm_limit)
+            engine.optimizer.overflow = not is_usable  # DeepSpeed asks for it after the step
+            if not is_usable:
                 for parameter in parameters:
                     parameter.grad = None  # torch's optimizers pass over what has no gradient
 
+    engine.gradient_norm_limit = math.inf
     engine.clip_fp32_gradients = clip
+
+
+def limit_gradient_norm(engine: Any, limit: float) -> None:
+    """Leave the next step out where its gradient is longer; at stage 0 only, elsewhere it is clipped and taken."""
+    if hasattr(engine, "gradient_norm_limit"):
+        engine.gradient_norm_limit = limit
 
 
 def _scale_the_loss_within(optimizer: Any) -> None:
@@ -178,16 +185,16 @@ class OverflowWatch:
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
-        self.skipped_in_a_row = 0
+        self.is_scale_falling = False
+        """Whether the last step was left out by fp16's loss scaler, which looks for the largest scale that works."""
         self._scale = loss_scale(engine)
 
     def was_step_applied(self) -> bool:
         """Whether the step just made changed the weights; to be asked once a step."""
         before, self._scale = self._scale, loss_scale(self.engine)
         # At stage 0 DeepSpeed does not know: there torch's scaler leaves the step out, and shows it by a lower scale.
-        was_applied = self.engine.was_step_applied() and self._scale >= before
-        self.skipped_in_a_row = 0 if was_applied else self.skipped_in_a_row + 1
-        return was_applied
+        self.is_scale_falling = self._scale < before
+        return bool(self.engine.was_step_applied()) and not self.is_scale_falling
 
 
 def loss_scale(engine: Any) -> float:

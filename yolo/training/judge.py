@@ -1,7 +1,7 @@
 """Judging the averaged weights during a run, and keeping the best."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from yolo.data.dataset import ImageRecord
 from yolo.data.image_file import read_image
 from yolo.data.loader import evaluation_loader
+from yolo.errors import WeightsError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.detector import detect
 from yolo.evaluation.evaluator import evaluate
@@ -61,7 +62,9 @@ class Judge:
             ranks.world_size,
         )
 
-    def judge(self, model: YOLOv5, best_ap: float) -> Verdict:
+    def judge(
+        self, model: YOLOv5, best_ap: float, tell: Callable[[str], None] = lambda _: None
+    ) -> Verdict:
         """Evaluate a plain network that holds the same weights on every rank; collective.
 
         The best weights so far are written. A split without boxes has no AP, and its last weights are its best.
@@ -74,16 +77,19 @@ class Judge:
         is_best = ap is None or ap > best_ap
         if not (is_best and self.ranks.is_first):
             return Verdict(ap, ap50, is_best, metrics)
-        self.save(model, self.run.best_weights)
+        self.save(model, self.run.best_weights, tell)
         return Verdict(ap, ap50, is_best, metrics, self._samples(model))
 
-    def save(self, model: YOLOv5, path: Path) -> None:
-        """Write weights with what is needed to use them anywhere."""
+    def save(self, model: YOLOv5, path: Path, tell: Callable[[str], None]) -> None:
+        """Write weights with what is needed to use them anywhere; a disk that is full is told, and the run goes on."""
         description = {
             "class_names": json.dumps(self.val.class_names),
             "image_size": str(self.recipe.model.image_size),
         }
-        save_weights(path, model, description)
+        try:
+            save_weights(path, model, description)
+        except WeightsError as error:
+            tell(f"warning: {error}; training goes on")
 
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
         """The same few validation images each time, with what is there and what is detected."""

@@ -1,6 +1,5 @@
 """The training loop."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,21 +9,17 @@ import torch
 from yolo.communication.agreement import check_agreement
 from yolo.communication.exchange import Exchange
 from yolo.data.samples import TrainingBatch, to_network
-from yolo.errors import YoloError
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
-from yolo.training.averaging import WeightAverage
-from yolo.training.engine import OverflowWatch
+from yolo.training.averaging import WeightAverage, statistics
+from yolo.training.engine import OverflowWatch, limit_gradient_norm
+from yolo.training.guard import StabilityGuard
+from yolo.training.leaving import LeaveRequest
 from yolo.training.multi_scale import ImageSizes, scaled
 from yolo.training.ranks import Ranks
 from yolo.training.recorder import Recorder, StepLog
+from yolo.training.recovery import Recovery
 from yolo.training.schedule import Schedule
-
-MAX_SKIPPED_STEPS = 40
-"""In a row, because their gradients are not finite; fp16 needs 17 at most until its loss scale is down from 65536 to 1."""
-
-
-class TrainingDiverged(YoloError):
-    """The loss, or every gradient, is no number any more."""
+from yolo.training.standings import Standings
 
 
 class Loop:
@@ -38,6 +33,10 @@ class Loop:
         schedule: Schedule,
         average: WeightAverage,
         recorder: Recorder,
+        guard: StabilityGuard,
+        recovery: Recovery,
+        leave: LeaveRequest,
+        standings: Standings,
         ranks: Ranks,
         sizes: ImageSizes,
         dtype: torch.dtype,
@@ -51,6 +50,10 @@ class Loop:
         self.schedule = schedule
         self.average = average
         self.recorder = recorder
+        self.guard = guard
+        self.recovery = recovery
+        self.leave = leave
+        self.standings = standings
         self.ranks = ranks
         self.sizes = sizes
         self.dtype = dtype
@@ -64,11 +67,13 @@ class Loop:
         """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
         self._is_check_due = False
         self._is_save_due = False
+        self._statistics = statistics(engine.module)
+        self._statistics_before = [each.clone() for each in self._statistics]
 
     @property
     def must_save(self) -> bool:
-        """Whether a checkpoint within the epoch is due and ranks have the same weights; told by `has_saved`."""
-        return self._is_save_due and self.exchange.steps_behind == 0
+        """Whether a checkpoint is due, at once and not at the epoch's end, and ranks have the same weights."""
+        return (self._is_save_due or self.guard.must_leave) and self.exchange.steps_behind == 0
 
     def has_saved(self) -> None:
         """A checkpoint was written after the newest step."""
@@ -85,11 +90,15 @@ class Loop:
         self.engine.train()
         while True:
             self.recorder.step_begins()
+            number = self.step + 1
+            self.standings.at(f"waiting for the images of step {number}")
             micro_batches = next(steps, None)  # the images of one optimizer step
             if micro_batches is None:
                 break
             self.recorder.images_arrived()
-            rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step)
+            self.standings.at(f"computing step {number}")
+            factor = self.guard.lr_factor(self.step)
+            rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step, factor)
             size = self.sizes.at(self.step)
             # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
             assignments = [
@@ -99,6 +108,9 @@ class Loop:
             # The sum over the ranks travels while the network computes.
             is_alone = self.exchange.steps_alone
             matches, exchange = self._count_matches(assignments, is_alone)
+            limit_gradient_norm(self.engine, self.guard.norms.limit)
+            torch._foreach_copy_(self._statistics_before, self._statistics)
+            found = torch.zeros(3, device=self.ranks.device)  # this rank's share of the loss
             for batch, assignment in zip(micro_batches, assignments, strict=True):
                 images = to_network(batch.images, self.ranks.device, self.dtype)
                 predictions = self.engine(scaled(images, size))
@@ -107,21 +119,22 @@ class Loop:
                     exchange = None
                 assignment = assignment.to(self.ranks.device, non_blocking=True)
                 loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
+                found += parts.stacked()
+                if batch is micro_batches[-1]:
+                    loss = loss * self.guard.vote(found.sum(), self.leave.is_asked, is_alone)
                 self.engine.backward(loss)
+                self.standings.at(f"exchanging gradients of step {number}", waits=True)
                 self.exchange.finish_gradients()
                 self.engine.step()
-                self.recorder.add_losses(parts.stacked())
             self.exchange.step_taken()
             was_applied = self.overflows.was_step_applied()
+            if not was_applied:  # whatever was not finite went through BatchNorm too
+                torch._foreach_copy_(self._statistics, self._statistics_before)
             # Whether a rank's own step was applied the others do not know, and averages must stay the same on all.
             self._take_into_average(int(was_applied or is_alone))
-            if self.overflows.skipped_in_a_row > MAX_SKIPPED_STEPS and not is_alone:
-                raise TrainingDiverged(
-                    f"step {self.step + 1}: none of the last {MAX_SKIPPED_STEPS} steps could be taken, because their "
-                    f"gradients were not finite; {_what_to_do(rates.lr)}"
-                )
-            self.step += 1
-            self.recorder.step_ended()
+            self.step = number
+            self.recorder.step_ended(found if was_applied else None)
+            self._look_after(micro_batches, was_applied, is_alone)
             if self.check_weights_every and self.step % self.check_weights_every == 0:
                 self._is_check_due = True
             if self._is_check_due and self.exchange.steps_behind == 0:
@@ -137,8 +150,28 @@ class Loop:
         if self.recorder.has_steps:
             yield self._log(rates.lr)
 
+    def _look_after(
+        self, micro_batches: Sequence[TrainingBatch], was_applied: bool, is_alone: bool
+    ) -> None:
+        """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
+        norm = None if is_alone else self.engine.get_global_grad_norm()
+        wrong = self.guard.taken(
+            self.step, was_applied, None if norm is None else float(norm), is_alone
+        )
+        if is_alone and self.exchange.steps_behind == 0:
+            wrong = self.guard.meet(self.step, self.leave.is_asked, self.ranks.device)
+        is_scaling = (
+            self.overflows.is_scale_falling
+        )  # fp16 finds its scale so, and that is no fault
+        if wrong and not is_scaling:
+            self.recovery.note(self.step, wrong, was_applied)
+            if self.guard.must_roll_back:
+                self.recovery.go_back(self.step, micro_batches)
+                self._unaveraged = 0
+
     def check_agreement(self) -> None:
         """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""
+        self.standings.at(f"comparing weights after step {self.step}", waits=True)
         check_agreement(self.engine.module, f"step {self.step}")
         self._is_check_due = False
 
@@ -171,15 +204,6 @@ class Loop:
 
     def _log(self, lr: float) -> StepLog:
         step = self.step
+        self.standings.at(f"adding up the figures of step {step}", waits=True)
         norm = self.engine.get_global_grad_norm()
-        log = self.recorder.log(step, step / self.schedule.steps_per_epoch, lr, norm)
-        if not math.isfinite(log.loss):
-            raise TrainingDiverged(
-                f"step {step}: the loss is {log.loss_box:g} (box) + {log.loss_obj:g} (objectness) + "
-                f"{log.loss_cls:g} (class), no number any more; {_what_to_do(lr)}"
-            )
-        return log
-
-
-def _what_to_do(lr: float) -> str:
-    return f"lower optimizer.lr (now {lr:g}) or lengthen train.warmup_epochs. Checkpoints taken before are whole"
+        return self.recorder.log(step, step / self.schedule.steps_per_epoch, lr, norm)

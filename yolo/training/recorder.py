@@ -1,5 +1,6 @@
 """What the steps of a run cost and lost: added up on each rank, then over the ranks, for the log and the summary."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ class StepLog:
 
     step: int
     epoch: float
+    skipped: float
+    """Of the steps since the last log, how many changed no weight; the losses are of the others, NaN where there are none."""
     loss_box: float
     loss_obj: float
     loss_cls: float
@@ -47,6 +50,8 @@ class Span:
     """Some training steps; evaluations and checkpoints are not in it."""
 
     steps: int = 0
+    skipped: float = 0
+    """Of them, those that changed no weight; as a mean over the ranks."""
     images: int = 0
     seconds: float = 0.0
     data_wait_seconds: float = 0.0
@@ -55,6 +60,7 @@ class Span:
     def add(self, other: "Span") -> None:
         """Add other steps to these."""
         self.steps += other.steps
+        self.skipped += other.skipped
         self.images += other.images
         self.seconds += other.seconds
         self.data_wait_seconds += other.data_wait_seconds
@@ -82,12 +88,12 @@ class Recorder:
         """The step's images are here."""
         self._span.data_wait_seconds += time.perf_counter() - self._started
 
-    def add_losses(self, parts: torch.Tensor) -> None:
-        """This micro batch's share of the step's loss parts (3,); stays on the device, so nothing waits."""
-        self._losses += parts
-
-    def step_ended(self) -> None:
-        """Stop the step's clock."""
+    def step_ended(self, losses: torch.Tensor | None) -> None:
+        """Stop the step's clock; `losses` (3,) are this rank's share of the loss parts, None where it was left out."""
+        if losses is None:
+            self._span.skipped += 1
+        else:
+            self._losses += losses  # on the device, so nothing waits
         self._span.steps += 1
         self._span.images += self.global_batch
         self._span.seconds += time.perf_counter() - self._started
@@ -114,13 +120,15 @@ class Recorder:
         span.traffic.add(self.meter.take())
         box, obj, cls = self._add_over_ranks(losses, span)
         self.total.add(span)
+        taken = span.steps - span.skipped or math.nan
         return StepLog(
             step=step,
             epoch=epoch,
+            skipped=span.skipped,
             # Each rank's parts are its share of the global batch's: their sum over the ranks is the loss.
-            loss_box=box / span.steps,
-            loss_obj=obj / span.steps,
-            loss_cls=cls / span.steps,
+            loss_box=box / taken,
+            loss_obj=obj / taken,
+            loss_cls=cls / taken,
             lr=lr,
             gradient_norm=None if gradient_norm is None else float(gradient_norm),
             images_per_second=span.images / span.seconds,
@@ -137,7 +145,7 @@ class Recorder:
         traffic = span.traffic
         costs = [
             *(span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),
-            *(traffic.payload_bytes, traffic.wire_bytes),
+            *(traffic.payload_bytes, traffic.wire_bytes, span.skipped),
         ]
         sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.ranks.device)
         if self.ranks.world_size > 1:
@@ -146,5 +154,5 @@ class Recorder:
         box, obj, cls, *costs = sums.tolist()
         means = [cost / self.ranks.world_size for cost in costs]
         span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds = means[:4]
-        traffic.payload_bytes, traffic.wire_bytes = means[4:]
+        traffic.payload_bytes, traffic.wire_bytes, span.skipped = means[4:]
         return box, obj, cls

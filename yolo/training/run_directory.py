@@ -1,6 +1,7 @@
 """The folder of one run: what lies where, and which run an interrupted one goes on in. Needs no torch."""
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 from yolo.errors import CheckpointError
 
 RUNS = Path("runs")
-STATE = "state.json"
-"""In a checkpoint's folder, written last: where it stands, the checkpoint is whole."""
+CHECKPOINT = re.compile(r"epoch-\d{4,}(-step-\d{7,})?")
+"""What a checkpoint's folder is called. It gets the name when it is whole; what is damaged or unfinished has others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def events(self) -> Path:
+        """One JSON line for each step that was left out, and for each time that the run went back."""
+        return self.path / "events.jsonl"
+
+    @property
     def summary(self) -> Path:
         """The run's result."""
         return self.path / "summary.json"
@@ -55,7 +61,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """DeepSpeed's checkpoints; `latest` in it names the newest whole one."""
+        """A folder a checkpoint, called after its place in the run."""
         return self.path / "checkpoints"
 
     @property
@@ -73,13 +79,17 @@ class RunDirectory:
         """Written last: the launcher's exit code can be 0 for a run that was cut off."""
         return self.path / "finished"
 
+    def published(self) -> list[Path]:
+        """The folders of the run's checkpoints, the newest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        named = [path for path in self.checkpoints.iterdir() if CHECKPOINT.fullmatch(path.name)]
+        return sorted(named, key=lambda path: path.name, reverse=True)
+
     @property
     def newest_checkpoint(self) -> Path | None:
-        """The folder of the checkpoint to go on from: that which `latest` names, or else the newest whole one."""
-        latest = self.checkpoints / "latest"
-        if latest.is_file():
-            return self.checkpoints / latest.read_text(encoding="utf-8", errors="replace").strip()
-        return max((path.parent for path in self.checkpoints.glob(f"*/{STATE}")), default=None)
+        """The folder of the newest checkpoint; whether it is still what was written shows when a run goes on from it."""
+        return next(iter(self.published()), None)
 
     def create(self) -> None:
         """Make the folder."""

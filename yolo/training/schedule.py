@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yolo.recipe.schema import Recipe
@@ -46,9 +46,12 @@ class Schedule:
             momentum = train.warmup_momentum + share * (momentum - train.warmup_momentum)
         return Rates(lr * share, bias_lr, momentum)
 
-    def apply(self, parameter_groups: Iterable[dict[str, Any]], step: int) -> Rates:
-        """Set the rates of a step in the optimizer's groups, told apart by their names."""
+    def apply(
+        self, parameter_groups: Iterable[dict[str, Any]], step: int, factor: float = 1.0
+    ) -> Rates:
+        """Set the rates of a step, multiplied by a factor, in the optimizer's groups, told apart by their names."""
         rates = self.at(step)
+        rates = replace(rates, lr=rates.lr * factor, bias_lr=rates.bias_lr * factor)
         for group in parameter_groups:
             group["lr"] = rates.bias_lr if group["name"] == "biases" else rates.lr
             if rates.momentum is not None:

@@ -13,27 +13,34 @@ from yolo.data.streaming import training_loader
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.weights import load_weights
-from yolo.planner.choice import choose
+from yolo.planner.choice import Choice, choose
 from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.effective import effective_yaml
+from yolo.recipe.prepare import PreparedRecipe
 from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import Progress, RunIdentity, load_checkpoint, save_checkpoint
+from yolo.training.checkpoint import Checkpoints, newest_whole
 from yolo.training.criterion import detection_loss
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
 from yolo.training.expectation import Expectation, as_json
+from yolo.training.guard import StabilityGuard
+from yolo.training.identity import RunIdentity
 from yolo.training.judge import Judge, Verdict
+from yolo.training.leaving import LeaveRequest, LeftInOrder
 from yolo.training.loop import Loop
 from yolo.training.multi_scale import ImageSizes
 from yolo.training.narrator import Narrator
 from yolo.training.precision import TORCH_DTYPES
+from yolo.training.progress import Progress
 from yolo.training.ranks import Ranks, from_first, join, leave
 from yolo.training.recorder import Recorder
-from yolo.training.run_directory import RunDirectory, choose_run, named_run
+from yolo.training.recovery import Recovery
+from yolo.training.run_directory import RunDirectory, choose_run, how_to_go_on, named_run
 from yolo.training.schedule import Schedule
-from yolo.training.settlement import Asked, settle_precision
+from yolo.training.settlement import Asked, settle_micro_batch, settle_precision
+from yolo.training.standings import Standings
 from yolo.training.summary import RunSummary
 
 Result = TypeVar("Result")
@@ -53,10 +60,33 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
         prepared = asked.prepare()
     ranks = join(prepared.resolved.recipe)
     run = _open_run(prepared.resolved, ranks, run_path)
+    recipe = prepared.resolved.recipe
+    request = LeaveRequest.listen(run.path, ranks.is_first, recipe.checkpoint.leave_seconds)
+    standings = Standings.start(ranks, run.path, recipe.communication.timeout_seconds)
+    with standings.named():
+        _train_in(run, asked, prepared, choice, ranks, request, standings)
+
+
+def _train_in(
+    run: RunDirectory,
+    asked: Asked,
+    prepared: PreparedRecipe,
+    choice: Choice | None,
+    ranks: Ranks,
+    request: LeaveRequest,
+    standings: Standings,
+) -> None:
+    """Settle what is still open, and train in a run's folder."""
+    found: list[str] = []
+    checkpoint = newest_whole(run, ranks, found.append)
+    if micro_batch := settle_micro_batch(prepared.resolved, ranks, checkpoint):
+        asked = asked.with_overrides(micro_batch)
     precision = None
     if prepared.resolved.loaded.recipe.precision.dtype == "auto":
-        precision = settle_precision(asked, prepared.resolved.recipe, ranks, run)
-        prepared = asked.with_overrides(f"precision.dtype={precision.dtype}").prepare()
+        precision = settle_precision(asked, prepared.resolved.recipe, ranks, checkpoint)
+        asked = asked.with_overrides(f"precision.dtype={precision.dtype}")
+    if micro_batch or precision:
+        prepared = asked.prepare()
     resolved = prepared.resolved
     _by_first(ranks, lambda: _write_down(resolved, run))
     narrator = Narrator(resolved, run, ranks)
@@ -64,6 +94,8 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     try:
         for warning in prepared.warnings:
             narrator.tell(f"warning: {warning}")
+        for damage in found:
+            narrator.tell(damage)
         if precision is not None:
             narrator.tell(precision.reason)
         if choice is not None:
@@ -71,19 +103,28 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
                 narrator.tell(reason)
             if ranks.is_first:
                 run.plan.write_text(choice.plan.as_json() + "\n", encoding="utf-8")
-        _train(resolved, run, ranks, narrator)
+        _train(resolved, run, checkpoint, ranks, narrator, request, standings)
+        standings.stop()
         leave()  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
         narrator.stop(is_success)
 
 
-def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: Narrator) -> None:
+def _train(
+    resolved: ResolvedRecipe,
+    run: RunDirectory,
+    checkpoint: Path | None,
+    ranks: Ranks,
+    narrator: Narrator,
+    request: LeaveRequest,
+    standings: Standings,
+) -> None:
     recipe = resolved.recipe
+    standings.at("preparing the data")
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
-    checkpoint: Path | None = from_first(ranks, run.newest_checkpoint)
     if recipe.model.weights is not None and checkpoint is None:
         # Followed by one rank for all: the path may lead through `latest`, which soon is this run.
         weights: Path = from_first(ranks, Path(recipe.model.weights).resolve())
@@ -102,12 +143,23 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     meter = TrafficMeter().attach()
     recorder = Recorder(meter, ranks, recipe.train.global_batch)
     progress = Progress()
-    identity = RunIdentity.of(recipe, datasets.train, ranks)
+    guard = StabilityGuard(recipe.stability, ranks)
+    checkpoints = Checkpoints(
+        run,
+        engine,
+        exchange,
+        average,
+        plain,
+        RunIdentity.of(recipe, datasets.train, ranks),
+        ranks,
+        recipe.checkpoint.keep,
+        narrator.tell,
+    )
     if checkpoint is not None:
-        progress = load_checkpoint(
-            checkpoint, engine, exchange, average, plain, identity, ranks, narrator.tell
-        )
+        standings.at(f"reading the checkpoint {checkpoint.name}")
+        progress = checkpoints.load(checkpoint)
         recorder.total = progress.total
+        guard.load(progress.guard)
         narrator.tell(f"going on after {progress.position} of {run.path}")
     elif recipe.checkpoint.resume == "auto":
         narrator.tell(
@@ -118,6 +170,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     narrator.expectation = expectation
 
     criterion = detection_loss(plain, recipe)
+    dtype = TORCH_DTYPES[recipe.precision.dtype]
     loop = Loop(
         engine,
         exchange,
@@ -125,9 +178,13 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         schedule,
         average,
         recorder,
+        guard,
+        Recovery(checkpoints, guard, loader.images_of, dtype, run.events),
+        request,
+        standings,
         ranks,
         ImageSizes(recipe, plain.stride[-1]),
-        TORCH_DTYPES[recipe.precision.dtype],
+        dtype,
         log_every_steps=recipe.tracking.log_every_steps,
         check_weights_every=recipe.communication.check_weights_every,
         save_every_steps=recipe.checkpoint.every_steps,
@@ -146,23 +203,28 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
     verdict = None
     phase = ""
 
-    def reached(epochs_done: int, steps_into_epoch: int, best_ap: float) -> Progress:
+    def reached(epochs_done: int, steps_into_epoch: int, ap: float | None) -> Progress:
         return Progress(
             epochs_done=epochs_done,
             steps_into_epoch=steps_into_epoch,
             steps_done=loop.step,
             average_updates=average.updates,
-            best_ap=best_ap,
+            ap=ap,
+            best_ap=max(progress.best_ap, -1.0 if ap is None else ap),
             wall_seconds=time.perf_counter() - started,
+            guard=guard.state(),
             total=recorder.total,
         )
 
     def save(progress: Progress) -> None:
         if ranks.is_first:
-            judge.save(plain, run.last_weights)
+            judge.save(plain, run.last_weights, narrator.tell)
         loop.check_agreement()
-        save_checkpoint(engine, exchange, plain, progress, identity, run, recipe.checkpoint.keep)
+        standings.at(f"writing the checkpoint of step {loop.step}", waits=True)
+        checkpoints.save(progress)
         loop.has_saved()
+        if guard.must_leave:
+            _leave_in_order(checkpoints, run, ranks, narrator, standings)
 
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         meter.take()  # evaluations and checkpoints are not training
@@ -175,8 +237,7 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
             steps_into_epoch = loop.step - epoch * len(loader)
             if loop.must_save and steps_into_epoch < len(loader):
                 average.write_into(plain)
-                progress = reached(epoch, steps_into_epoch, progress.best_ap)
-                save(progress)
+                save(reached(epoch, steps_into_epoch, None))
                 meter.take()
         done = epoch + 1
         is_last = done == recipe.train.epochs
@@ -184,23 +245,43 @@ def _train(resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks, narrator: 
         must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
         if must_judge or must_save:
             average.write_into(plain)
-        best_ap = progress.best_ap
+        ap = None
         if must_judge:
-            verdict = judge.judge(plain, best_ap)
-            best_ap = max(best_ap, -1.0 if verdict.ap is None else verdict.ap)
+            standings.at(f"evaluating after epoch {done}")
+            verdict = judge.judge(plain, progress.best_ap, narrator.tell)
+            ap = verdict.ap
             narrator.judged(verdict, done, loop.step)
-        progress = reached(done, 0, best_ap)
+        progress = reached(done, 0, ap)
         if must_save:
             save(progress)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
-        verdict = judge.judge(plain, progress.best_ap)
+        verdict = judge.judge(plain, progress.best_ap, narrator.tell)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)
     if ranks.is_first:
+        checkpoints.settle()
         comparisons = expectation.comparisons(recorder.total, engine, ranks) if expectation else []
-        summary = _summary(resolved, recorder, progress, verdict, resumed_from, ranks, comparisons)
+        summary = _summary(
+            resolved, recorder, progress, verdict, resumed_from, guard, ranks, comparisons
+        )
         summary.write(run.summary)
         narrator.end(summary, comparisons)
         run.finished.write_text("the run reached its end\n", encoding="utf-8")
+
+
+def _leave_in_order(
+    checkpoints: Checkpoints,
+    run: RunDirectory,
+    ranks: Ranks,
+    narrator: Narrator,
+    standings: Standings,
+) -> None:
+    """Part from the other ranks once the checkpoint is on the disk. Raises LeftInOrder."""
+    if ranks.is_first:
+        checkpoints.settle()
+        narrator.tell(f"asked to leave; {how_to_go_on(run)}")
+    standings.stop()
+    leave()
+    raise LeftInOrder
 
 
 def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
@@ -248,6 +329,7 @@ def _summary(
     progress: Progress,
     verdict: Verdict,
     resumed_from: int,
+    guard: StabilityGuard,
     ranks: Ranks,
     comparisons: Sequence[Comparison],
 ) -> RunSummary:
@@ -275,6 +357,8 @@ def _summary(
         traffic_by_kind=total.traffic.by_kind_per(steps),
         plan=as_json(comparisons),
         resumed_from_epoch=resumed_from,
+        skipped_steps=guard.skipped,
+        rollbacks=guard.rollbacks,
         deepspeed_version=deepspeed.__version__,
         torch_version=torch.__version__,
     )

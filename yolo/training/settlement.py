@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yolo.errors import RecipeError
-from yolo.recipe import prepare
+from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.prepare import PreparedRecipe
 from yolo.recipe.schema import Recipe
 from yolo.training.checkpoint import saved_setting
@@ -15,7 +15,6 @@ from yolo.training.ranks import (
     local_world_size_from_launcher,
     world_size_from_launcher,
 )
-from yolo.training.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,34 @@ class Asked:
         return prepare(self.path, self.overrides, world_size, local_world_size)
 
 
+def settle_micro_batch(
+    resolved: ResolvedRecipe, ranks: Ranks, checkpoint: Path | None
+) -> str | None:
+    """For `train.micro_batch: auto`: the override that makes it the checkpoint's, where that divides a rank's share.
+
+    BatchNorm normalises over the images of a micro batch: with another size, a run that goes on with another number of
+    ranks would learn something else. Collective.
+    """
+    saved: int | None = None
+    if ranks.is_first and checkpoint is not None:
+        saved = saved_setting(checkpoint, "train.micro_batch")
+    saved = from_first(ranks, saved)
+    train = resolved.recipe.train
+    is_open = resolved.loaded.recipe.train.micro_batch == "auto"
+    if not is_open or saved is None or saved == train.micro_batch:
+        return None
+    fits = train.global_batch % (saved * ranks.world_size) == 0
+    is_accumulation_open = resolved.loaded.recipe.train.gradient_accumulation_steps == "auto"
+    return f"train.micro_batch={saved}" if fits and is_accumulation_open else None
+
+
 def settle_precision(
-    asked: Asked, recipe: Recipe, ranks: Ranks, run: RunDirectory
+    asked: Asked, recipe: Recipe, ranks: Ranks, checkpoint: Path | None
 ) -> PrecisionChoice:
     """For `precision.dtype: auto`: the checkpoint's where the run goes on, else the fastest; collective."""
     saved: str | None = None
-    if ranks.is_first and run.newest_checkpoint is not None:
-        saved = saved_setting(run.newest_checkpoint, "precision.dtype")
+    if ranks.is_first and checkpoint is not None:
+        saved = saved_setting(checkpoint, "precision.dtype")
     if dtype := from_first(ranks, saved):
         return PrecisionChoice(dtype, f"precision auto: {dtype}, as the checkpoint has it")
     return measure_precision(recipe, ranks, lambda dtype: _can_work(asked, dtype))

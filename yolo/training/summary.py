@@ -44,6 +44,10 @@ class RunSummary:
     plan: dict[str, dict[str, Any]]
     """What was predicted, beside what was measured, by name; empty where the recipe names no cluster.profile."""
     resumed_from_epoch: int
+    skipped_steps: int
+    """Left out, because their loss or gradient was not finite or far above the usual; events.jsonl has each."""
+    rollbacks: int
+    """Times that the run went back to a checkpoint's weights."""
     deepspeed_version: str
     torch_version: str
 
