@@ -1,11 +1,22 @@
 """What the launcher starts on every rank: `deepspeed --module yolo.train --recipe R [section.key=value ...]`."""
 
 import argparse
+import contextlib
+import faulthandler
+import multiprocessing
 import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from yolo.training.dying_together import die_with_parent
+from yolo.training.exit_codes import LEFT, STOPPED
+from yolo.training.rank_record import RankRecord
 
 SILENT_SECONDS = 5.0
 
@@ -22,22 +33,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args(arguments)
+    if options.local_rank is not None:
+        die_with_parent()  # a launcher that is killed ends nobody by itself
+    record = _record(options.run) if options.run is not None else None
 
-    from yolo.errors import YoloError
-    from yolo.training.session import train  # torch and DeepSpeed take seconds to import
+    from yolo.errors import YoloError  # torch and DeepSpeed, below, take seconds to import
+    from yolo.training.leaving import LeftInOrder
+    from yolo.training.session import train
+    from yolo.training.standings import RanksLost
 
+    is_first = os.environ.get("RANK", "0") == "0"
     try:
         train(options.recipe, options.overrides, options.run)
+        return 0
+    except LeftInOrder as left:
+        if is_first:
+            print(left, file=sys.stderr, flush=True)
+        return LEFT
+    except RanksLost as error:
+        if not error.is_said:
+            print(f"yolo: {error}", file=sys.stderr, flush=True)
+        _end_at_once(error.exit_code)
     except YoloError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if record is not None:
+            record.ends(error.exit_code, str(error))
+        if not is_first:
             # Most errors meet all ranks alike. The first speaks at once, and the launcher then stops the others; one
             # that fails alone still comes to speak.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(SILENT_SECONDS)
         print(f"yolo: {error}", file=sys.stderr, flush=True)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
-        return 130
-    return 0
+        return STOPPED
+    except BaseException:
+        if record is not None:
+            record.ends(1, traceback.format_exc())
+        raise
+
+
+def _record(run: Path) -> RankRecord:
+    """Begin this rank's record, with what says how it ended where Python's own words do not."""
+    record = RankRecord(run, int(os.environ.get("RANK", "0")))
+    record.stands("starting")
+    with contextlib.suppress(OSError):
+        faulthandler.enable(record.fault.open("w", encoding="utf-8"))
+
+    def ended_while_starting(number: int, frame: FrameType | None) -> None:
+        record.ends(128 + number, "asked to end while starting")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, ended_while_starting)
+    return record
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """Without the interpreter's end: threads of torch that wait for lost ranks would hold it up."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
