@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.local_rank is not None:
         die_with_parent()  # a launcher that is killed ends nobody by itself
-    record = _record(options.run) if options.run is not None else None
+    # Without a launcher there is nothing to record; `join` says so.
+    is_launched = options.run is not None and "MASTER_PORT" in os.environ
+    record = _record(options.run) if is_launched else None
 
     from yolo.errors import YoloError  # torch and DeepSpeed, below, take seconds to import
     from yolo.training.leaving import LeftInOrder
@@ -55,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"yolo: {error}", file=sys.stderr, flush=True)
         _end_at_once(error.exit_code)
     except YoloError as error:
-        if record is not None:
-            record.ends(error.exit_code, str(error))
         if not is_first:
             # Most errors meet all ranks alike. The first speaks at once, and the launcher then stops the others; one
             # that fails alone still comes to speak.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(SILENT_SECONDS)
+        if record is not None:
+            record.ends(error.exit_code, str(error))
         print(f"yolo: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _record(run: Path) -> RankRecord:
     """Begin this rank's record, with what says how it ended where Python's own words do not."""
-    record = RankRecord(run, int(os.environ.get("RANK", "0")))
+    record = RankRecord.of_this_process(run)
     record.stands("starting")
     with contextlib.suppress(OSError):
         faulthandler.enable(record.fault.open("w", encoding="utf-8"))

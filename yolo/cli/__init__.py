@@ -235,23 +235,22 @@ def _train(options: argparse.Namespace) -> None:
     from yolo.errors import LaunchError
     from yolo.recipe import prepare
     from yolo.recipe.needs import missing_here, unfit_here
-    from yolo.training.launch import launch_of, run_to_the_end
+    from yolo.training.launch import launch_of
     from yolo.training.run_directory import choose_run
+    from yolo.training.supervisor import run_to_the_end
 
     recipe, overrides = one_recipe(options)
     resolved = prepare(recipe, overrides).resolved  # warnings are the run's to tell
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
-    launch = launch_of(resolved, recipe, overrides, run)
     if options.dry_run:
-        print(launch)
+        print(launch_of(resolved, recipe, overrides, run))
         return
     missing = list(missing_here(resolved, goes_on=run.newest_checkpoint is not None))
     if resolved.recipe.cluster.nodes == 1:
         missing += unfit_here(resolved)
         if missing:
             raise LaunchError("\n".join(missing))
-    print(launch, flush=True)
-    run_to_the_end(launch, run)
+    run_to_the_end(resolved, recipe, overrides, run)
 
 
 def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

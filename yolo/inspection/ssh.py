@@ -29,6 +29,28 @@ def command_for(host: str | None, module: str, *arguments: str, seconds: int) ->
     module_command = [sys.executable, "-m", module, *arguments]
     if host is None:
         return module_command
+    there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(module_command)}"
+    return _over_ssh(host, there, seconds)
+
+
+def why_silent(host: str, seconds: int) -> str | None:
+    """None where a host runs a command by ssh within `seconds`; otherwise why not, in ssh's words."""
+    try:
+        ran = subprocess.run(
+            _over_ssh(host, "true", seconds),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+        )
+    except FileNotFoundError:
+        return "ssh: no such program"
+    except subprocess.TimeoutExpired:
+        return f"no answer within {seconds} s"
+    said = ran.stderr.decode(errors="replace").strip().splitlines()
+    return None if ran.returncode == 0 else (said or [f"exit code {ran.returncode}"])[-1]
+
+
+def _over_ssh(host: str, command: str, seconds: int) -> list[str]:
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": str(min(CONNECT_SECONDS, seconds)),
@@ -38,8 +60,7 @@ def command_for(host: str | None, module: str, *arguments: str, seconds: int) ->
         "ServerAliveCountMax": "3",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-    there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.join(module_command)}"
-    return ["ssh", *words, host, there]
+    return ["ssh", *words, host, command]
 
 
 def answer_from(host: str | None, module: str, *arguments: str, seconds: int) -> str:

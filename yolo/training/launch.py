@@ -1,27 +1,26 @@
-"""Build and run the `deepspeed` launcher's command for a recipe. Needs no torch."""
+"""Build the `deepspeed` launcher's command for a recipe. Needs no torch."""
 
-import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from yolo.errors import LaunchError
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.machine import free_port, visible_gpus
 from yolo.recipe.needs import missing_hosts
+from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.cluster import ClusterSection
-from yolo.training.run_directory import RunDirectory, how_to_go_on
+from yolo.training.run_directory import RunDirectory
 
 DEFAULT_PORT = 29500
 """The deepspeed launcher's own."""
-STOP_SECONDS = 10.0
-"""For the launcher and the ranks to end when asked, before they are made to."""
+SSH_OPTIONS = "PDSH_SSH_ARGS_APPEND"
+"""Environment variable in which pdsh takes options for its ssh."""
+SIGNS_OF_LIFE = 3
+"""That a host may miss before ssh gives it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,39 +29,55 @@ class Launch:
 
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
+    port: int
+    """Where the ranks meet."""
 
     def __str__(self) -> str:
         return shlex.join((*(f"{name}={value}" for name, value in self.environment), *self.command))
 
 
 def launch_of(
-    resolved: ResolvedRecipe, recipe: Path, overrides: Sequence[str], run: RunDirectory
+    resolved: ResolvedRecipe,
+    recipe: Path,
+    overrides: Sequence[str],
+    run: RunDirectory,
+    hosts_left: Path | None = None,
+    earlier_starts: int = 0,
 ) -> Launch:
     """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`.
 
+    `hosts_left` is a hostfile to take in place of the recipe's, where not all of its hosts answer.
     Raises LaunchError where this machine lacks what the recipe asks for.
     """
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
-    return launch_module(resolved, "yolo.train", arguments)
+    return launch_module(resolved, "yolo.train", arguments, hosts_left, earlier_starts)
 
 
-def launch_module(resolved: ResolvedRecipe, module: str, arguments: Sequence[str]) -> Launch:
+def launch_module(
+    resolved: ResolvedRecipe,
+    module: str,
+    arguments: Sequence[str],
+    hosts_left: Path | None = None,
+    earlier_starts: int = 0,
+) -> Launch:
     """The launcher's command for a module of this package, on the machines that a recipe names.
 
     Raises LaunchError where this machine lacks what the recipe asks for.
     """
-    cluster = resolved.recipe.cluster
+    recipe = resolved.recipe
     launcher = Path(sys.executable).with_name("deepspeed")
-    options = [
-        "--log_level",
-        "error",
-        *(_several_nodes if cluster.nodes > 1 else _one_node)(cluster),
-    ]
-    environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
+    environment = [("OMP_NUM_THREADS", str(recipe.cluster.threads_per_process))]
     if not visible_gpus():
         environment.append(("DS_ACCELERATOR", "cpu"))
-    command = (str(launcher), *options, "--module", module, *arguments)
-    return Launch(command, tuple(environment))
+    if recipe.cluster.nodes > 1 or hosts_left is not None:
+        options = _several_nodes(recipe.cluster, hosts_left, earlier_starts)
+        arguments = [_through_the_shell(argument) for argument in arguments]
+        environment.append((SSH_OPTIONS, _ssh_options(recipe)))
+    else:
+        options = _one_node(recipe.cluster)
+    command = (str(launcher), "--log_level", "error", *options, "--module", module, *arguments)
+    port = int(options[options.index("--master_port") + 1])
+    return Launch(command, tuple(environment), port)
 
 
 def _one_node(cluster: ClusterSection) -> list[str]:
@@ -85,63 +100,36 @@ def _one_node(cluster: ClusterSection) -> list[str]:
     return ["--include", f"localhost:{','.join(gpus[:processes])}", *options]
 
 
-def _several_nodes(cluster: ClusterSection) -> list[str]:
-    if lack := missing_hosts(cluster):
+def _several_nodes(
+    cluster: ClusterSection, hosts_left: Path | None, earlier_starts: int
+) -> list[str]:
+    if hosts_left is None and (lack := missing_hosts(cluster)):
         raise LaunchError(lack)
-    assert cluster.hostfile is not None
-    port = DEFAULT_PORT if cluster.master_port == "auto" else cluster.master_port
+    # Ranks of the start before, on a host that was cut off, may still hold its port.
+    port = DEFAULT_PORT + earlier_starts if cluster.master_port == "auto" else cluster.master_port
     return [
-        *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
+        *("--hostfile", str(hosts_left or cluster.hostfile), "--num_nodes", str(cluster.nodes)),
         *("--num_accelerators", str(cluster.processes_per_node), "--master_port", str(port)),
+        # With one host left, the launcher would start its ranks here, wherever here is.
+        *(["--force_multi"] if hosts_left is not None else []),
     ]
 
 
-def run_to_the_end(launch: Launch, run: RunDirectory) -> None:
-    """Run the launcher until it ends.
+def _ssh_options(recipe: Recipe) -> str:
+    """So that ssh gives up a host that is gone about when the ranks do, rather than never."""
+    seconds = max(1, round(recipe.communication.timeout_seconds / (SIGNS_OF_LIFE + 1)))
+    ours = f"-o ServerAliveInterval={seconds} -o ServerAliveCountMax={SIGNS_OF_LIFE}"
+    return f"{os.environ.get(SSH_OPTIONS, '')} {ours}".strip()
 
-    Raises LaunchError unless the run reached its end: the launcher's exit code is 0 even after its helper was killed,
-    so the run's own `finished` marker is asked.
+
+def _through_the_shell(argument: str) -> str:
+    """An argument as the launcher must be given it, so that the shell of each host hands on the same.
+
+    DeepSpeed joins arguments with blanks, and puts one that holds a blank into double quotes, where it escapes only
+    those themselves (multinode_runner.py, PDSHRunner.parse_user_args).
     """
-    launcher = Path(launch.command[0])
-    if not launcher.exists():
-        raise LaunchError(
-            f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
-        )
-    checkpoint_before = run.newest_checkpoint
-    # Who asks this process to end means the run: SIGTERM is answered as Ctrl-C is.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A terminal sends Ctrl-C to all processes at once, and the launcher would answer it with a traceback.
-    process = psutil.Popen(
-        launch.command,
-        env=os.environ | dict(launch.environment),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
-    )
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:
-        _stop_all(process)
-        raise LaunchError(f"stopped; {how_to_go_on(run)}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if code != 0:
-        # After a checkpoint that was refused, going on from it is no advice.
-        has_new = run.newest_checkpoint != checkpoint_before
-        advice = f". Then {how_to_go_on(run)}" if has_new else ""
-        raise LaunchError(f"training ended with exit code {code}; the lines above say why{advice}")
-    if not run.finished.exists():
-        raise LaunchError(
-            f"the launcher ended without an error, but the run did not reach its end: {run.finished} is missing; "
-            f"its processes were probably killed (out of memory?). {how_to_go_on(run)}"
-        )
-
-
-def _stop_all(launcher: psutil.Popen) -> None:
-    """End the launcher and all that it started."""
-    processes = [launcher, *launcher.children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
+    if " " not in argument:
+        return shlex.quote(argument)
+    for character in "\\$`":
+        argument = argument.replace(character, f"\\{character}")
+    return argument

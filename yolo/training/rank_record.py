@@ -1,4 +1,4 @@
-"""What each rank leaves in `<run>/ranks` for `yolo train` to read: where it stands, and how it ended. Needs no torch.
+"""What each rank leaves in the run's folder for `yolo train` to read: where it stands, and how it ended. Needs no torch.
 
 The launcher hands on one exit code and no more. A rank that is killed says nothing, so what it last wrote must do.
 """
@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+RANKS = "ranks"
 LINE_BYTES = 512
 """A record is one write of this size over the one before it, so that a reader never sees a part."""
 WORDS_LINES = 12
@@ -43,15 +44,22 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class RankRecord:
-    """The files of one rank."""
+    """The files of one rank in one start of the launcher."""
 
     run: Path
+    port: int
+    """Where the ranks of this start meet. On a host that was cut off, ranks of the start before may still be writing."""
     rank: int
+
+    @classmethod
+    def of_this_process(cls, run: Path) -> "RankRecord":
+        """As the launcher's environment has it."""
+        return cls(run, int(os.environ["MASTER_PORT"]), int(os.environ["RANK"]))
 
     @property
     def folder(self) -> Path:
         """That of all ranks' files."""
-        return self.run / "ranks"
+        return self.run / RANKS / str(self.port)
 
     @property
     def fault(self) -> Path:
@@ -109,7 +117,7 @@ class RankRecord:
         return self.folder / f"rank-{self.rank:05d}.{suffix}"
 
 
-def records_of(run: Path) -> list[RankRecord]:
+def records_of(run: Path, port: int) -> list[RankRecord]:
     """Those of all ranks that have written anything, in their order."""
-    ranks = {int(path.stem[5:]) for path in (run / "ranks").glob("rank-?????.*")}
-    return [RankRecord(run, rank) for rank in sorted(ranks)]
+    ranks = {int(path.stem[5:]) for path in (run / RANKS / str(port)).glob("rank-?????.*")}
+    return [RankRecord(run, port, rank) for rank in sorted(ranks)]

@@ -75,7 +75,7 @@ class Standings:
         self.hosts = hosts
         """By rank."""
         self._speaks_for_host = ranks.local_rank == 0
-        self._record = RankRecord(run_path, ranks.rank)
+        self._record = RankRecord.of_this_process(run_path)
         self._timeout_seconds = timeout_seconds
         # With NCCL the main thread does not wait in a collective but, later, for the device; nothing is raised there.
         self._must_watch = ranks.device.type != "cpu"
