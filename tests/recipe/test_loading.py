@@ -18,7 +18,7 @@ def test_a_misspelt_key_names_the_nearest_right_one(refusal: Refusal) -> None:
     message = refusal("train:\n  gradient_acumulation_steps: 4\n")
     assert "recipe.yaml:3: train.gradient_acumulation_steps: there is no such key." in message
     assert "Did you mean 'gradient_accumulation_steps'?" in message
-    assert "Allowed here: ema, " in message
+    assert "Allowed here: base_batch, ema, " in message
 
 
 def test_a_misspelt_section_names_the_nearest_right_one(refusal: Refusal) -> None:

@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from yolo.errors import RecipeError
-from yolo.recipe import load_recipe, resolve
+from yolo.recipe import load_recipe, prepare, resolve
 from yolo.recipe.architecture import VARIANTS
 from yolo.recipe.origin import Source
 from yolo.recipe.resolve import IMAGES_ON_16_GB
@@ -89,3 +89,47 @@ def test_the_launchers_own_count_of_local_ranks_divides_the_cores(write: Write) 
 def test_a_huge_batch_is_answered_at_once(write: Write) -> None:
     train = resolve(load_recipe(write("train: {global_batch: 1e10}")), 2).recipe.train
     assert train.micro_batch * train.gradient_accumulation_steps * 2 == 10**10
+
+
+def sync_batchnorm(*overrides: str, ranks: int = 2, batch: int = 8) -> tuple[bool, str]:
+    """As it is resolved on GPUs, four of a batch of 8 to a rank, and why."""
+    settings = ["cluster.backend=nccl", f"train.global_batch={batch}", *overrides]
+    resolved = resolve(load_recipe(DEMO, settings), ranks)
+    chosen = resolved.recipe.model.sync_batchnorm
+    assert chosen != "auto"
+    return chosen, str(resolved.origin(("model", "sync_batchnorm")))
+
+
+def test_few_images_at_once_share_their_statistics() -> None:
+    chosen, why = sync_batchnorm()
+    assert chosen
+    assert why == "auto: 4 images a rank at once are few, below 8"
+    # What is added up over micro batches does not help: each is normalised by itself.
+    assert sync_batchnorm("train.micro_batch=4", batch=64)[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "ranks", "batch", "why"),
+    [
+        ((), 2, 16, "8 images a rank at once are enough"),
+        ((), 1, 4, "there is one rank"),
+        (("cluster.backend=gloo",), 2, 8, "no form for processors"),
+        (("communication.sync_every=8",), 2, 8, "ranks take steps alone"),
+        (("optimizer.type=ZeroOneAdam",), 2, 8, "ranks take steps alone"),
+    ],
+)
+def test_statistics_stay_a_ranks_own_where_sharing_does_not_pay_or_work(
+    overrides: tuple[str, ...], ranks: int, batch: int, why: str
+) -> None:
+    chosen, reason = sync_batchnorm(*overrides, ranks=ranks, batch=batch)
+    assert not chosen
+    assert why in reason
+
+
+def test_what_is_chosen_of_sync_batchnorm_no_rule_objects_to() -> None:
+    for overrides in ((), ("communication.sync_every=8",), ("optimizer.type=ZeroOneAdam",)):
+        common = ["train.global_batch=8", *overrides]
+        for backend in ("nccl", "gloo"):
+            for ranks in (1, 2):
+                found = prepare(DEMO, [*common, f"cluster.backend={backend}"], ranks)
+                assert not [line for line in found.warnings if "sync_batchnorm" in line]

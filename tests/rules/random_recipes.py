@@ -60,7 +60,7 @@ def communication() -> st.SearchStrategy[Overrides]:
         "communication.outer_momentum": [0.0, 0.9],
         "communication.outer_one_bit": [True, False],
         "precision.dtype": ["fp32", "bf16", "fp16"],
-        "model.sync_batchnorm": [True, False],
+        "model.sync_batchnorm": ["auto", True, False],
     }
     return some_of(values, 4)
 
@@ -100,6 +100,7 @@ def optimizers() -> st.SearchStrategy[Overrides]:
 def training() -> st.SearchStrategy[Overrides]:
     values = {
         "train.global_batch": [2, 3, 4, 8],
+        "train.base_batch": [1, 4, 10**6],
         "train.micro_batch": ["auto", 1, 2, 3],
         "train.gradient_accumulation_steps": ["auto", 1, 2, 4],
         "train.gradient_clipping": [0.0, 1e-3, 10.0, 1e6],

@@ -49,6 +49,17 @@ def test_warm_up_never_takes_more_than_half_of_the_run() -> None:
     assert schedule("train.warmup_min_steps=5000").warmup_steps == 500
 
 
+def test_a_scaled_batch_rises_as_steeply_over_the_images_only_for_longer() -> None:
+    settings = ("optimizer.type=AdamW", "train.base_batch=16", "train.final_lr_fraction=1.0")
+    stated = schedule(*settings, "train.global_batch=16", steps_per_epoch=160)
+    scaled = schedule(*settings, "train.global_batch=64", steps_per_epoch=40)
+    assert (stated.warmup_steps, scaled.warmup_steps) == (2 * 160, 4 * 40)
+    for epoch in (0.5, 1.0, 1.95):
+        rate = stated.at(round(epoch * 160)).lr
+        assert scaled.at(round(epoch * 40)).lr == pytest.approx(rate)
+    assert scaled.at(4 * 40).lr == pytest.approx(2 * stated.at(4 * 160).lr)
+
+
 def test_groups_are_told_apart_by_name() -> None:
     groups = [{"name": name, "lr": None} for name in ("biases", "weights", "norms")]
     schedule().apply(groups, 50)

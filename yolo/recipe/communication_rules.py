@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from yolo.recipe.architecture import parameter_count
 from yolo.recipe.finding import Finding, error, rule, warning, without_effect
-from yolo.recipe.resolve import ResolvedRecipe
+from yolo.recipe.resolve import ResolvedRecipe, takes_steps_alone
 from yolo.recipe.sections.optimizer import ONE_BIT
 
 
@@ -38,8 +38,7 @@ def steps_taken_alone_and_sync_batchnorm_exclude_each_other(
     resolved: ResolvedRecipe,
 ) -> Iterator[Finding]:
     recipe = resolved.recipe
-    is_alone = recipe.communication.sync_every > 1 or recipe.optimizer.type == "ZeroOneAdam"
-    if recipe.model.sync_batchnorm and is_alone:
+    if recipe.model.sync_batchnorm and takes_steps_alone(recipe):
         yield error(
             "model.sync_batchnorm",
             "it exchanges statistics in every layer of every step, also of those that ranks take alone under "

@@ -57,8 +57,9 @@ def _no_line_breaks(value: str) -> str:
 Auto = Literal["auto"]
 """Computed from other values and from the world size; `python -m yolo config` shows the result and the formula."""
 
-Count = Annotated[int, Field(ge=1, le=10**10), BeforeValidator(whole)]
-CountOrZero = Annotated[int, Field(ge=0, le=10**10), BeforeValidator(whole)]
+HIGHEST_COUNT = 10**10
+Count = Annotated[int, Field(ge=1, le=HIGHEST_COUNT), BeforeValidator(whole)]
+CountOrZero = Annotated[int, Field(ge=0, le=HIGHEST_COUNT), BeforeValidator(whole)]
 Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole)]
 Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 HueShare = Annotated[
@@ -66,7 +67,10 @@ HueShare = Annotated[
 ]
 """1.4 times the highest of a hue's 180 steps still fits into a byte."""
 Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-Rate = Annotated[float, Field(gt=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+HIGHEST_RATE = 10.0
+Rate = Annotated[
+    float, Field(gt=0.0, le=HIGHEST_RATE, allow_inf_nan=False), BeforeValidator(refuse_bool)
+]
 RateOrZero = Annotated[
     float, Field(ge=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
 ]

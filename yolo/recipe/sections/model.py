@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from yolo.recipe.section import ImageSize, Rate, Section, setting
+from yolo.recipe.section import Auto, ImageSize, Rate, Section, setting
 
 Variant = Literal["n", "s", "m", "l", "x", "n6", "s6", "m6", "l6", "x6"]
 Pixels = Annotated[float, Field(gt=0.0, le=8192.0, allow_inf_nan=False)]
@@ -23,8 +23,8 @@ class ModelSection(Section):
     """Side of the square that images are fitted into; a multiple of 32, for n6 to x6 of 64."""
     weights: str | None = setting(None)
     """A safetensors file to start from; tensors that do not fit (another number of classes) are left at random and named."""
-    sync_batchnorm: bool = setting(False)
-    """Take BatchNorm statistics over all ranks' images: better below 8 images a rank, two small collectives a layer; GPUs only."""
+    sync_batchnorm: Auto | bool = setting("auto")
+    """Take BatchNorm statistics over all ranks' images, by two small collectives a layer; GPUs only. `auto` does where a rank computes fewer than 8 images at once, and ranks take every step together."""
     anchors: Literal["auto", "default"] | P5Anchors | P6Anchors = setting("auto", unit="pixels")
     """`default`: COCO's. `auto`: COCO's unless fewer than 98% of the boxes find one, then fitted to the data. Or a list a level (three, for n6 to x6 four) of three [width, height]."""
     anchor_threshold: Rate = setting(4.0)

@@ -25,7 +25,7 @@ class SGDSection(Section):
     type: Literal["SGD"] = setting("SGD")
     """The name DeepSpeed knows it by."""
     lr: Rate = setting(0.01)
-    """Learning rate after warm-up; it applies to a gradient summed over the global batch."""
+    """Learning rate after warm-up; it applies to a gradient summed over the global batch, so that a step grows with the batch as it is, and `train.base_batch` leaves it alone."""
     momentum: Momentum = setting(0.937)
     """Share of the last step that goes on."""
     nesterov: bool = setting(True)
@@ -39,9 +39,9 @@ class _AdamSection(Section):
 
     type: str = setting()
     lr: Rate = setting(0.001)
-    """Learning rate after warm-up."""
+    """Learning rate after warm-up; where the global batch is not `train.base_batch`, times the square root of their ratio."""
     betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment."""
+    """Decay of the first and of the second moment; where the global batch is not `train.base_batch`, to the power of their ratio."""
     eps: Epsilon = setting(1e-8)
     """Added to the root of the second moment."""
     weight_decay: Share = setting(0.0005)
@@ -85,7 +85,7 @@ class OneBitLambSection(_AdamSection):
     type: Literal["OneBitLamb"] = setting("OneBitLamb")
     """The name DeepSpeed knew it by."""
     lr: Rate = setting(0.005)
-    """Learning rate after warm-up; a trust ratio for each tensor scales it."""
+    """Learning rate after warm-up; a trust ratio for each tensor scales it, and the batch as for AdamW."""
     weight_decay: Share = setting(0.0005)
     """Added to the direction, before the trust ratio; convolution weights only."""
     freeze_step: Auto | Count = setting("auto")

@@ -1,0 +1,98 @@
+"""What a recipe stated for one global batch is at another: `train.base_batch`, `train.global_batch` and k, their ratio.
+
+An epoch has k times fewer steps, so each has to go further. How much further is the optimizer's own rule:
+
+- SGD's step in a mean gradient grows with k (Goyal et al. 2017). Here it does by itself: the loss is the mean times the
+  global batch, as the public YOLOv5's, so `optimizer.lr` stays and the gradient is k times as long. Its clipping has to
+  follow, or it would undo the rule.
+- Adam's and LAMB's steps do not depend on the gradient's length, and grow with the square root of k (You et al. 2020;
+  Malladi et al. 2022).
+
+Averages that look back over steps look back over the same images: those of Adam's moments (Malladi et al. 2022) and of
+the weights (Busbridge et al. 2023).
+
+A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
+al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from yolo.errors import RecipeError
+from yolo.recipe.loading import LoadedRecipe
+from yolo.recipe.schema import Recipe
+from yolo.recipe.section import HIGHEST_COUNT, HIGHEST_RATE
+from yolo.recipe.sections.optimizer import SGDSection
+from yolo.recipe.sections.train import HIGHEST_CLIPPING
+from yolo.recipe.source import Key
+
+
+class Scaled(NamedTuple):
+    """A value for the run's own global batch, and how it came about."""
+
+    key: Key
+    value: Any
+    formula: str
+
+
+def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
+    """The values that change, `train.base_batch` the last: what comes out is stated for the run's own batch.
+
+    Nothing where the recipe names no base batch, or that which it has. Raises RecipeError where the rate would leave
+    its bounds.
+    """
+    recipe = loaded.recipe
+    batch, base = recipe.train.global_batch, recipe.train.base_batch
+    if base is None or batch == base:
+        return
+    ratio = batch / base
+    words = f"global_batch {batch} / base_batch {base}"
+    yield from _step_length(loaded, ratio, words)
+    yield from _warm_up(recipe, ratio, words)
+    yield from _averages(recipe, ratio, words)
+    yield Scaled(("train", "base_batch"), batch, f"what was stated for {base} is scaled to it")
+
+
+def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
+    optimizer, clipping = loaded.recipe.optimizer, loaded.recipe.train.gradient_clipping
+    if not isinstance(optimizer, SGDSection):
+        lr = optimizer.lr * math.sqrt(ratio)
+        if lr > HIGHEST_RATE:
+            key = ("train", "global_batch")
+            raise RecipeError(
+                f"{loaded.place(key)}: {'.'.join(key)}: {words} makes of optimizer.lr {optimizer.lr:g} a rate of {lr:g}, "
+                f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to take it as it is"
+            )
+        yield Scaled(("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})")
+        betas = [_per_step(beta, ratio) for beta in optimizer.betas]
+        stated = ", ".join(f"{beta:g}" for beta in optimizer.betas)
+        yield Scaled(("optimizer", "betas"), betas, f"({stated}) ^ ({words})")
+    longest = min(clipping * ratio, HIGHEST_CLIPPING)
+    formula = f"{clipping:g} x {words}, since gradients are sums over the batch"
+    yield Scaled(("train", "gradient_clipping"), longest, formula)
+
+
+def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+    train, longer = recipe.train, math.sqrt(ratio)
+    if ratio <= 1:
+        return
+    epochs = min(train.warmup_epochs * longer, float(train.epochs))
+    yield Scaled(("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})")
+    # As many epochs more, but each has k times fewer steps.
+    steps = math.ceil(train.warmup_min_steps / longer)
+    formula = f"{train.warmup_min_steps} / sqrt({words})"
+    yield Scaled(("train", "warmup_min_steps"), steps, formula)
+
+
+def _averages(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+    train = recipe.train
+    decay = _per_step(train.ema_decay, ratio)
+    yield Scaled(("train", "ema_decay"), decay, f"{train.ema_decay:g} ^ ({words})")
+    steps = min(max(1, round(train.ema_ramp_steps / ratio)), HIGHEST_COUNT)
+    yield Scaled(("train", "ema_ramp_steps"), steps, f"{train.ema_ramp_steps} / ({words})")
+
+
+def _per_step(decay: float, ratio: float) -> float:
+    """What is left of an image's share after a step of so many times the images; below 1 however small the ratio."""
+    return min(math.pow(decay, ratio), math.nextafter(1.0, 0.0))
