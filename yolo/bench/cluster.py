@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from yolo.bench.host import WITHOUT_IPV6, Holder, Host
+from yolo.bench.remote import PROGRAMS
 from yolo.errors import BenchError
 
 NETWORK = "10.77.0"
@@ -54,6 +55,7 @@ class EmulatedCluster:
         self.bandwidth_mbps = bandwidth_mbps
         self.hosts: list[Host] = []
         self._number = hosts
+        self._switch: Holder | None = None
         self._outputs: dict[subprocess.Popen[bytes], tuple[Host, Path]] = {}
         self._stack = ExitStack()
 
@@ -73,7 +75,7 @@ class EmulatedCluster:
         addresses = {f"node{k}": f"{NETWORK}.{k + 1}" for k in range(self._number)}
         hostfile = "".join(f"{name} slots=1\n" for name in addresses)
         names = "".join(f"{address} {name}\n" for name, address in addresses.items())
-        switch = Holder(["--net"], WITHOUT_IPV6)
+        switch = self._switch = Holder(["--net"], WITHOUT_IPV6)
         stack.callback(switch.close)
         switch.configure(
             "ip", ["link add bridge0 type bridge mcast_snooping 0", "link set bridge0 up"]
@@ -113,6 +115,46 @@ class EmulatedCluster:
                 f"{host.name}: eth0's segmentation offload stays on, so its counters would not count frames: {end}; "
                 "expected a kernel whose veth can turn it off"
             )
+
+    def cut(self, host: Host) -> None:
+        """Pull a host's plug out of the switch: its processes go on, and nothing reaches them or comes from them."""
+        self._set_port(host, "down")
+
+    def restore(self, host: Host) -> None:
+        """Put the plug back."""
+        self._set_port(host, "up")
+
+    def _set_port(self, host: Host, state: str) -> None:
+        assert self._switch is not None
+        self._switch.configure("ip", [f"link set port{self.hosts.index(host)} {state}"])
+
+    def open_to_ssh(self) -> dict[str, str]:
+        """Let hosts run commands on each other; returns the environment in which a host finds `ssh` and `pdsh`.
+
+        As behind OpenSSH, such a command sees nothing of the caller's environment.
+        """
+        settings = {
+            "DS_ACCELERATOR": "cpu",
+            "GLOO_SOCKET_IFNAME": "eth0",
+            "HOME": "/tmp",
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(REPOSITORY),
+        }
+        words = [f"{name}={value}" for name, value in settings.items()]
+        server = [
+            "env",
+            "--ignore-environment",
+            *words,
+            sys.executable,
+            "-m",
+            "yolo.bench.remote.sshd",
+        ]
+        for host in self.hosts:
+            process = host.run(server, stdout=subprocess.PIPE)
+            assert process.stdout is not None
+            if not process.stdout.readline():
+                raise BenchError(f"{host.name}: its server for commands did not start")
+        return {**settings, "PATH": f"{PROGRAMS}:{settings['PATH']}"}
 
     def launch(
         self,
