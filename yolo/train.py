@@ -49,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         train(options.recipe, options.overrides, options.run)
         return 0
     except LeftInOrder as left:
-        if is_first:
-            print(left, file=sys.stderr, flush=True)
+        if record is not None:
+            record.ends(LEFT)
+        if is_first and str(left):
+            print(f"yolo: {left}", file=sys.stderr, flush=True)
         return LEFT
     except RanksLost as error:
         if not error.is_said:

@@ -46,7 +46,7 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
         )
     words = first.record.words
     others = [rank.ending.words for rank in seen if rank.ending and rank.ending.code == RANKS_LOST]
-    if first.ending is None and others:
+    if others and (was_stopped or first.is_unclear):
         text += f"; {others[0]}"
     return Death(text, words, first.ending.code if first.ending else None)
 
