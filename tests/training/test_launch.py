@@ -1,13 +1,16 @@
 import shlex
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
+from deepspeed.launcher.multinode_runner import PDSHRunner
+from deepspeed.launcher.runner import parse_args
 
 from tests.conftest import free_port
 from yolo.errors import LaunchError
 from yolo.recipe import machine, prepare
-from yolo.training.launch import Launch, launch_of, run_to_the_end
+from yolo.training.launch import Launch, launch_of
 from yolo.training.run_directory import RunDirectory
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -108,21 +111,35 @@ def test_the_printed_command_can_be_pasted_into_a_shell() -> None:
     assert shlex.split(str(made))[-1] == "description=two words"
 
 
-@pytest.mark.parametrize("writes_checkpoint", [True, False])
-def test_only_a_checkpoint_of_its_own_is_offered_after_an_error(
-    tmp_path: Path, writes_checkpoint: bool
-) -> None:
-    """A run that failed before it saved anything may have failed because of the checkpoint that it started from."""
-    run = RunDirectory(tmp_path / "run")
-    run.create()
-    newest = run.checkpoints / "latest"
-    newest.write_text("epoch-0001")
-    launcher = tmp_path / "launcher"
-    saving = f"printf epoch-0002 > {newest}; " if writes_checkpoint else ""
-    launcher.write_text(f"#!/bin/sh\n{saving}exit 2\n")
-    launcher.chmod(0o755)
-    with pytest.raises(LaunchError) as raised:
-        run_to_the_end(Launch((str(launcher),), ()), run)
-    assert "exit code 2; the lines above say why" in str(raised.value)
-    assert ("goes on from epoch-0002" in str(raised.value)) == writes_checkpoint
-    assert ("goes on" in str(raised.value)) == writes_checkpoint
+@pytest.mark.parametrize(
+    "argument", ["description=two words", "description=$(touch x); `y` \\ \"z\" 'w'", "a=$HOME;b"]
+)
+def test_an_override_reaches_other_hosts_as_it_is(tmp_path: Path, argument: str) -> None:
+    """DeepSpeed hands the joined command to the shell of each host."""
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("node1 slots=4\nnode2 slots=4\n")
+    settings = ("cluster.nodes=2", f"cluster.hostfile={hosts}")
+    resolved = prepare(DEMO, settings).resolved
+    made = launch_of(resolved, DEMO, (*settings, argument), RunDirectory(Path("runs/x")))
+    runner = PDSHRunner(parse_args(["script", *made.command[-1:]]), "world")
+    script = f"printf %s {' '.join(runner.user_arguments)}"
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout == argument
+
+
+def test_ssh_gives_up_a_host_when_its_ranks_are_given_up(tmp_path: Path) -> None:
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("node1 slots=4\nnode2 slots=4\n")
+    settings = ("communication.timeout_seconds=60", f"cluster.hostfile={hosts}")
+    options = dict(launch("cluster.nodes=2", *settings).environment)["PDSH_SSH_ARGS_APPEND"]
+    assert options == "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
+
+
+def test_one_host_that_is_left_is_reached_like_the_several_before(tmp_path: Path) -> None:
+    """Without --force_multi the launcher would take the machine that it is called on, whichever that is."""
+    left = tmp_path / "hostfile"
+    left.write_text("node2 slots=4\n")
+    resolved = prepare(DEMO, ()).resolved
+    made = launch_of(resolved, DEMO, (), RunDirectory(Path("runs/x")), left, earlier_starts=3)
+    assert f"--hostfile {left} --num_nodes 1 " in str(made)
+    assert "--force_multi" in made.command
+    assert made.port == 29503
