@@ -79,8 +79,9 @@ def test_a_malformed_line_is_counted_with_its_place(
         ("train: images\nnames: {0: a, b: c}\n", "expected the numbers 0 to 1"),
         ("train: images\nnames: {null: a, 1: c}\n", "expected the numbers 0 to 1"),
         ("train: images/a.txt\nnames: [a]\n", "images/a.txt: cannot be read"),
-        ("train: [\n", "data.yaml:2: is not YAML"),
-        ("- 1\n", "expected `train:`"),
+        ("train: [\n", "data.yaml:2: not YAML"),
+        ("- 1\n", "data.yaml:1: expected lines of `key: value`"),
+        ("", "expected `train:`"),
     ],
 )
 def test_a_wrong_data_yaml_is_refused(write: Callable[..., Path], yaml: str, message: str) -> None:

@@ -37,7 +37,7 @@ def test_every_key_knows_its_line() -> None:
         ("a: [1\n", "x.yaml:2: not YAML"),
         ("a: !!python/object/apply:os.system [true]\n", "x.yaml:1: a"),
         ("a: &x 1\nb: *x\n", "anchors and aliases are not read"),
-        ("- 1\n", "x.yaml:1: a recipe is a list of `key: value` lines"),
+        ("- 1\n", "x.yaml:1: expected lines of `key: value`"),
         ("a: 2026-01-01\n", "is read as a date or bytes; put it in quotes"),
         ("? [1]\n: 2\n", "a key must be one word"),
         ("a: " + "[" * 20 + "]" * 20, "nested deeper than"),

@@ -1,22 +1,28 @@
 """COCO JSON: one file of images, categories and annotations a split."""
 
 import json
-import re
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.errors import DataError
+from yolo.recipe.plain_text import is_plain
+from yolo.recipe.regular_file import MOST_ANNOTATION_BYTES, read_text
 
 Row = tuple[list[float], int, bool, float]
 """A box xyxy in pixels, its class index, whether it holds a crowd, and the object's area in square pixels."""
 
-_UNUSABLE = re.compile("[\\0\ud800-\udfff]")
+HIGHEST_ID = 2**63 - 1
+"""What COCO's metric counts images and categories in."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name on any usual file system."""
 
 
 def read_coco(annotations: Path, *folders: Path) -> DetectionDataset:
@@ -61,14 +67,17 @@ def read_coco(annotations: Path, *folders: Path) -> DetectionDataset:
 
 def _load(path: Path) -> dict[str, list[Any]]:
     try:
-        content: dict[str, list[Any]] = json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, MOST_ANNOTATION_BYTES)
+        content: dict[str, list[Any]] = json.loads(text, object_pairs_hook=_each_key_once)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; set data.root, data.train and data.val") from error
     except IsADirectoryError as error:
         raise DataError(
             f"{path}: is a folder; expected a file such as {path / 'annotations' / 'instances_val.json'} or a data.yaml"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: is not JSON: {error}") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -76,6 +85,16 @@ def _load(path: Path) -> dict[str, list[Any]]:
                 f"{path}: is not in COCO format: expected an object with a list `{key}`"
             )
     return content
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands twice Python would take the last, and lose what the first one holds."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
 
 
 def _categories(entries: list[Any], path: Path) -> dict[int, str]:
@@ -94,7 +113,7 @@ def _categories(entries: list[Any], path: Path) -> dict[int, str]:
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= HIGHEST_ID
 
 
 def _is_number(value: object) -> bool:
@@ -108,15 +127,23 @@ def _is_box(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
-    """JSON can hold texts that no file can be named and no terminal be shown."""
-    return isinstance(value, str) and value != "" and not _UNUSABLE.search(value)
+    return isinstance(value, str) and value != "" and is_plain(value)
+
+
+def _is_file_name(value: object) -> bool:
+    """Of a file in the folder of images: another's data set has no say in what else is read here."""
+    if not _is_name(value):
+        return False
+    path = PurePath(str(value))
+    fits = all(len(os.fsencode(part)) <= LONGEST_NAME for part in path.parts)
+    return fits and not path.is_absolute() and ".." not in path.parts
 
 
 def _is_image(entry: Any) -> bool:
     return (
         isinstance(entry, dict)
         and _is_whole(entry.get("id"))
-        and _is_name(entry.get("file_name"))
+        and _is_file_name(entry.get("file_name"))
         and all(
             _is_whole(entry.get(side)) and 0 < entry[side] < 10**6 for side in ("width", "height")
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo.errors import DataError
+from yolo.errors import DataError, readable
 
 EXAMPLES = 5
 """Examples listed of each kind of problem."""
@@ -61,7 +61,7 @@ class DataReport:
         self.counts[problem] += 1
         listed = self.examples.setdefault(problem, [])
         if len(listed) < EXAMPLES:
-            listed.append(example)
+            listed.append(readable(example))
 
     @property
     def bad_images(self) -> int:

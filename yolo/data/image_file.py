@@ -4,10 +4,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from yolo.data.dataset import Problem
+from yolo.data.image_header import MOST_PIXELS, stored_size
 from yolo.errors import DataError
+from yolo.recipe.regular_file import MOST_IMAGE_BYTES, open_regular, read_bytes
 
 EXIF_ORIENTATION = 0x0112
 COLOUR_AT = {
@@ -39,11 +41,9 @@ def read_image(
     that long: a JPEG then never becomes larger in memory than it must. Raises UnusableImage naming the file.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MOST_IMAGE_BYTES)
     except OSError as error:
         raise UnusableImage(f"{path}: {error.strerror or error}", Problem.MISSING_IMAGE) from error
-    except ValueError as error:  # a name that no file can have
-        raise UnusableImage(f"{str(path)!r}: {error}", Problem.MISSING_IMAGE) from error
     return decode_image(content, str(path), width, height, long_side)
 
 
@@ -55,11 +55,15 @@ def decode_image(
     long_side: int | None = None,
 ) -> np.ndarray:
     """An image file's bytes, as `read_image` has them; `name` is for its messages."""
-    if _is_cut_off(content):
-        raise UnusableImage(f"{name}: is cut off: its end is missing", Problem.CORRUPT_IMAGE)
+    try:
+        stored = stored_size(content)
+    except ValueError as error:
+        raise UnusableImage(f"{name}: {error}", Problem.CORRUPT_IMAGE) from error
     buffer = np.frombuffer(content, dtype=np.uint8)
     if width is None or height is None:
         return _decode(buffer, cv2.IMREAD_COLOR, name)
+    if stored not in ((width, height), (height, width)):
+        raise _other_size(name, stored, width, height)
     reduction = _reduction(max(width, height), long_side)
     expected = (-(-height // reduction), -(-width // reduction))
     colour = COLOUR_AT[reduction]
@@ -72,10 +76,12 @@ def decode_image(
     whole = _decode(buffer, cv2.IMREAD_COLOR, name)
     if reduction > 1 and (height, width) in (whole.shape[:2], whole.shape[1::-1]):
         return decode_image(content, name, width, height)  # a format that rounds otherwise
-    raise UnusableImage(
-        f"{name}: is {whole.shape[1]}x{whole.shape[0]}, annotated as {width}x{height}",
-        Problem.SIZE_MISMATCH,
-    )
+    raise _other_size(name, whole.shape[1::-1], width, height)
+
+
+def _other_size(name: str, found: tuple[int, ...], width: int, height: int) -> UnusableImage:
+    text = f"{name}: is {found[0]}x{found[1]}, annotated as {width}x{height}"
+    return UnusableImage(text, Problem.SIZE_MISMATCH)
 
 
 def _reduction(side: int, long_side: int | None) -> int:
@@ -93,42 +99,24 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises UnusableImage naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             width, height = image.size
             mark = image.getexif().get(EXIF_ORIENTATION, 1)
             is_turned = mark in (5, 6, 7, 8) and image.format != "TIFF"  # which Pillow turns itself
     except FileNotFoundError as error:
         raise UnusableImage(f"{path}: no such file", Problem.MISSING_IMAGE) from error
-    except (
-        UnidentifiedImageError,
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise UnusableImage(f"{path}: {error}", Problem.CORRUPT_IMAGE) from error
+    except Exception as error:  # what damaged bytes lead Pillow to is any kind of error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UnusableImage(f"{path}: {reason}", Problem.CORRUPT_IMAGE) from error
+    if width * height > MOST_PIXELS:
+        text = f"{path}: {width}x{height} are too many pixels; expected at most {MOST_PIXELS}"
+        raise UnusableImage(text, Problem.CORRUPT_IMAGE)
     return (height, width) if is_turned else (width, height)
-
-
-def _is_cut_off(content: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; decoders fill up what is missing without a word."""
-    if content[:2] == b"\x89P":
-        return b"IEND" not in content
-    if content[:2] != b"\xff\xd8":
-        return False
-    # Segments before the picture may hold a thumbnail with an end of its own, so they are stepped over. What a camera
-    # appends after the end is its own affair.
-    position = 2
-    while (marker := content[position : position + 2])[:1] == b"\xff" and marker != b"\xff\xda":
-        is_fill = marker == b"\xff\xff"
-        length = int.from_bytes(content[position + 2 : position + 4], "big")
-        position += 1 if is_fill else 2 + length
-    return content.find(b"\xff\xd9", position) < 0
 
 
 def _decode(buffer: np.ndarray, flags: int, name: str) -> np.ndarray:
     try:
-        image = cv2.imdecode(buffer, flags) if len(buffer) else None
+        image = cv2.imdecode(buffer, flags)
     except cv2.error as error:
         raise UnusableImage(f"{name}: {error.err}", Problem.CORRUPT_IMAGE) from error
     if image is None:

@@ -1,20 +1,22 @@
 """Where shards lie: a local folder, a web server or object storage, or whatever a command prints."""
 
+import shlex
 import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from webdataset.gopen import gopen
-
+from yolo.data.piped_command import CommandFailed, PipedCommand
 from yolo.errors import DataError
+from yolo.recipe.regular_file import open_regular
 from yolo.recipe.sections.data import is_url
 
+PIPE = "pipe:"
 TRIES = 4
-"""To open a file of a server, or to read on in it, before that is an error; the waits between are 1, 2 and 4 seconds."""
+"""To open a file of a server or run a command, or to read on in it, before that is an error; the waits between are 1, 2 and 4 seconds."""
 TIMEOUT_SECONDS = 60.0
 BLOCK = 1 << 20
 PASSING = (408, 429, 500, 502, 503, 504)
@@ -30,8 +32,8 @@ class ShardStore:
 
     def place(self, name: str) -> str:
         """A file as a message names it, and as it is opened."""
-        if self.location.startswith("pipe:"):
-            return self.location.replace("{}", name)
+        if self.location.startswith(PIPE):
+            return self.location.replace("{}", shlex.quote(name))
         if is_url(self.location):
             return f"{self.location.rstrip('/')}/{quote(name)}"
         return f"{self.location}/{name}"
@@ -40,83 +42,99 @@ class ShardStore:
         """Bytes `first` to `stop` of a file.
 
         Of a server only that range is asked for; of a command, whose output begins at the file's first byte, what comes
-        before is thrown away. Raises DataError naming the file.
+        before is thrown away. Reading it raises DataError naming the file.
         """
         return Part(self.place(name), first, stop)
 
-    def read(self, name: str) -> bytes:
-        """A whole file. Raises DataError naming it."""
+    def read(self, name: str, most: int) -> bytes:
+        """A whole file of at most so many bytes. Raises DataError naming it."""
+        content = b""
         with self.open(name) as part:
-            return part.read()
+            while block := part.read(BLOCK):
+                content += block
+                if len(content) > most:
+                    raise DataError(f"{self.place(name)}: has more than {most} bytes; {ANEW}")
+        return content
 
 
 ANEW = "copy it again, or write the shards anew with `python -m yolo shard`"
 
 
 class Part:
-    """A stretch of a file, which counts what was read of it. A server that breaks off is asked for the rest."""
+    """A stretch of a file, which counts what was read of it. A server or command that breaks off is asked for the rest."""
 
     def __init__(self, place: str, first: int, stop: int | None) -> None:
-        """Raises DataError where it cannot be opened."""
+        """Opened when it is first read."""
         self._place = place
         self._position = first
         self._stop = stop
-        self._stream, skipped = _open_at(place, first, stop)
-        self.bytes_read = skipped
+        self._stream: Any = None
+        self.bytes_read = 0
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes, as of a file. Raises DataError where there is no reading on."""
+        """Up to `size` bytes, as of a file. Raises DataError where it cannot be opened, or there is no reading on."""
         if self._stop is not None:
             left = self._stop - self._position
             size = left if size < 0 else min(size, left)
-        content = b""
         for attempt in range(TRIES):
-            problem: object = "it ends too early"
             try:
-                content = self._stream.read(size)
+                content = self._read(size)
+                break
             except (OSError, HTTPException) as error:
-                problem = error
-            else:
-                if content or size == 0 or self._stop is None or not _is_web(self._place):
-                    break
-            if self._place.startswith("pipe:"):
-                problem = "the command failed"
-            if not _is_web(self._place) or attempt == TRIES - 1:
-                raise DataError(f"{self._place}: cannot be read on: {problem}")
+                if attempt == TRIES - 1 or not _may_pass(self._place, error):
+                    raise DataError(f"{self._place}: cannot be read on: {error}") from error
             time.sleep(2**attempt)
-            self._stream.close()
-            self._stream, skipped = _open_at(self._place, self._position, self._stop)
-            self.bytes_read += skipped
+            self._close()
         self._position += len(content)
         self.bytes_read += len(content)
         return content
+
+    def _read(self, size: int) -> bytes:
+        if self._stream is None:
+            self._stream, skipped = _open_at(self._place, self._position, self._stop)
+            self.bytes_read += skipped
+        content: bytes = self._stream.read(size)
+        # Of a local file that ends too early the reader of its samples says after which.
+        if not content and size != 0 and self._stop is not None and is_url(self._place):
+            raise OSError("it ends too early")
+        return content
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
 
     def __enter__(self) -> "Part":
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # a command that was not heard to its end
-            self._stream.close()
+        self._close()
+
+
+def _may_pass(place: str, error: Exception) -> bool:
+    """Whether another try may go better."""
+    return is_url(place) and (not isinstance(error, CommandFailed) or error.may_pass)
 
 
 def _open_at(place: str, first: int, stop: int | None) -> tuple[Any, int]:
     """A stream that stands at byte `first`, and how many bytes were read to get there."""
-    position = 0
     if _is_web(place):
-        stream, position = _open_url(place, first, stop)
+        stream, begun = _open_url(place, first, stop)
+    elif place.startswith(PIPE):
+        stream, begun = PipedCommand(place.removeprefix(PIPE)), 0
     else:
-        stream = _open(place)
-        if not is_url(place):
-            position = stream.seek(first)
-    begun = position
-    while position < first:
-        try:
+        stream = _open(Path(place))
+        begun = stream.seek(first)
+    position = begun
+    try:
+        while position < first:
             got = len(stream.read(min(first - position, BLOCK)))
-        except (OSError, HTTPException) as error:
-            raise DataError(f"{place}: cannot be read on: {error}") from error
-        if not got:
-            raise DataError(f"{place}: ends before its byte {first}; {ANEW}")
-        position += got
+            if not got:
+                raise DataError(f"{place}: ends before its byte {first}; {ANEW}")
+            position += got
+    except BaseException:
+        stream.close()
+        raise
     return stream, position - begun
 
 
@@ -124,11 +142,11 @@ def _is_web(place: str) -> bool:
     return place.startswith(("http://", "https://"))
 
 
-def _open(place: str) -> Any:
+def _open(path: Path) -> Any:
     try:
-        return gopen(place, "rb")
+        return open_regular(path)
     except OSError as error:
-        raise DataError(f"{place}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(f"{path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _open_url(url: str, first: int, stop: int | None) -> tuple[Any, int]:

@@ -11,12 +11,14 @@ from webdataset.writer import TarWriter
 
 from yolo.data.counting import Counting, uncounted
 from yolo.data.dataset import DetectionDataset, ImageRecord, refuse_if_bad
+from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.data.loading import load_split
 from yolo.data.resized_images import ResizedImages
 from yolo.data.shards import ANNOTATION, annotation_of
 from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.recipe.machine import count_cores
+from yolo.recipe.regular_file import MOST_IMAGE_BYTES, read_bytes
 from yolo.recipe.schema import Recipe
 from yolo.recipe.shard_index import ARRAYS, INDEX, Shard, ShardIndex
 
@@ -104,10 +106,12 @@ def _write(
 
 
 def _entry(record: ImageRecord, position: int) -> dict[str, str | bytes]:
-    suffix = record.path.suffix.lower().lstrip(".") or "image"
+    suffix = record.path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:  # of which `.json` would take the annotations' place
+        suffix = ".image"
     return {
         "__key__": f"{position:012d}",
-        suffix: record.path.read_bytes(),
+        suffix[1:]: read_bytes(record.path, MOST_IMAGE_BYTES),
         ANNOTATION: annotation_of(record, position),
     }
 

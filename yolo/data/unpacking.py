@@ -46,20 +46,21 @@ def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None
 
 def read_unpacked(folder: Path, shards: Shards) -> DetectionDataset:
     """What `unpack` left in a folder, in the order that the split had before it was sharded."""
-    records = tuple(_records(folder))
+    records = tuple(_records(folder, len(shards.class_names)))
     report = DataReport(shards.source, len(records), shards.box_count)
     index = shards.index
     return DetectionDataset(shards.source, index.class_names, index.category_ids, records, report)
 
 
-def _records(folder: Path) -> list[ImageRecord]:
+def _records(folder: Path, classes: int) -> list[ImageRecord]:
     place = folder / ANNOTATIONS
     try:
         found = []
         for line in place.read_text(encoding="utf-8").splitlines():
             content = json.loads(line)
             suffix = Path(content["file_name"]).suffix
-            found.append(record_of(content, folder / f"{content['position']:012d}{suffix}"))
+            path = folder / f"{content['position']:012d}{suffix}"
+            found.append(record_of(content, path, classes))
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{place}: cannot be read: {error}; remove {folder}") from error

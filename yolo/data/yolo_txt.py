@@ -1,16 +1,18 @@
 """The YOLO format: a data.yaml, and one text file of `class cx cy w h` an image."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.data.image_file import UnusableImage, image_size
 from yolo.data.image_suffixes import IMAGE_SUFFIXES
-from yolo.errors import DataError
+from yolo.errors import DataError, RecipeError
+from yolo.recipe.regular_file import MOST_LABEL_BYTES, read_text
+from yolo.recipe.source import read_document
 
 
 def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
@@ -65,31 +67,29 @@ def label_path(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+def _load(path: Path) -> Mapping[str, Any]:
+    """As a recipe is read: plain values alone, each key once, and no larger than a page of text."""
+    if not path.exists():
         raise DataError(
             f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
-        ) from error
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise DataError(f"{path}:{line}: is not YAML: {error.problem}") from error
-    except (OSError, UnicodeDecodeError, YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
+        )
+    try:
+        content = read_document(path).values
+    except RecipeError as error:
+        raise DataError(str(error)) from error
+    if not content:
         raise DataError(f"{path}: expected `train:`, `val:` and `names:`")
     return content
 
 
-def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
+def _class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = content.get("names")
-    if isinstance(names, dict):
-        if set(names) != set(range(len(names))):
+    if isinstance(names, dict):  # its keys are as written
+        if set(names) != {str(number) for number in range(len(names))}:
             raise DataError(
-                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {list(names)[:8]}"
+                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {', '.join(list(names)[:8])}"
             )
-        names = [names[number] for number in range(len(names))]
+        names = [names[str(number)] for number in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: names: expected a list of class names")
     if content.get("nc", len(names)) != len(names):
@@ -97,7 +97,7 @@ def _class_names(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images_of_split(content: dict[str, Any], data_yaml: Path, split: str) -> list[Path]:
+def _images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) -> list[Path]:
     if split not in content:
         raise DataError(
             f"{data_yaml}: has no `{split}:`; it names the folder of that split's images"
@@ -113,7 +113,7 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
     for place in entry if isinstance(entry, list) else [entry]:
         if not isinstance(place, str):
             raise DataError(
-                f"{data_yaml}: {split}: expected a folder or a .txt list, found {place!r}"
+                f"{data_yaml}: {split}: expected a folder or a .txt list, found {shown(place)}"
             )
         path = root / place
         if path.is_dir():
@@ -122,7 +122,7 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
             )
         elif path.suffix == ".txt" and path.is_file():
             try:
-                lines = path.read_text(encoding="utf-8").splitlines()
+                lines = read_text(path, MOST_LABEL_BYTES).splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise DataError(f"{data_yaml}: {split}: {path}: cannot be read: {error}") from error
             files += [path.parent / line.strip() for line in lines if line.strip()]
@@ -136,7 +136,7 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
 def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (M, 4) cx cy w h normalised, and classes (M,); a missing file means an image without boxes."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MOST_LABEL_BYTES).splitlines()
     except FileNotFoundError:
         report.add(Problem.NO_LABELS, str(path))
         lines = []

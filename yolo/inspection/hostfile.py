@@ -1,15 +1,12 @@
-"""DeepSpeed's list of hosts, read as its launcher reads it: one `name slots=N` a line, the first `cluster.nodes` of them."""
+"""The hosts that a recipe's ranks are started on: this machine, or those of DeepSpeed's list."""
 
-import re
 import socket
 from dataclasses import dataclass
-from pathlib import Path
 
 from yolo.errors import ClusterError
+from yolo.recipe.hostfile import slots_by_host
 from yolo.recipe.needs import missing_hosts
 from yolo.recipe.sections.cluster import ClusterSection
-
-LINE = re.compile(r"(\S+)\s+slots=(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +29,4 @@ def listed_hosts(cluster: ClusterSection) -> list[ListedHost]:
         return [ListedHost(socket.gethostname(), None)]
     if lack := missing_hosts(cluster):
         raise ClusterError(lack)
-    assert cluster.hostfile is not None
-    hosts = _read(Path(cluster.hostfile))
-    if len(hosts) < cluster.nodes:
-        raise ClusterError(
-            f"{cluster.hostfile}: lists {len(hosts)} hosts, and cluster.nodes is {cluster.nodes}; expected as many or more"
-        )
-    return hosts[: cluster.nodes]
-
-
-def _read(path: Path) -> list[ListedHost]:
-    hosts: dict[str, ListedHost] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
-        text = line.strip()
-        if not text or text.startswith("#"):
-            continue
-        found = LINE.match(text)
-        if not found or text.startswith("-"):  # which ssh would take for an option
-            raise ClusterError(
-                f"{path}:{number}: {text[:60]!r}: expected a line `hostname slots=GPUs`"
-            )
-        name = found[1]
-        if name in hosts:
-            raise ClusterError(f"{path}:{number}: {name} is listed twice; the launcher allows once")
-        hosts[name] = ListedHost(name, int(found[2]))
-    return list(hosts.values())
+    return [ListedHost(name, slots) for name, slots in slots_by_host(cluster).items()]

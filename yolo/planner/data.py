@@ -6,6 +6,7 @@ from pathlib import Path
 from yolo.errors import DataError
 from yolo.planner.network import CLASSES
 from yolo.planner.prediction import Data
+from yolo.recipe.regular_file import read_text
 from yolo.recipe.schema import Recipe
 from yolo.recipe.shard_index import local_index
 
@@ -35,16 +36,14 @@ def _of_shards(recipe: Recipe) -> Data | None:
 
 def _of_annotations(path: Path, kind: str) -> Data | None:
     """None where there is nothing to read, or it is wrong: training says what is."""
-    if not path.is_file() or path.stat().st_size > LARGEST_BYTES:
-        return None
     try:
         return _of_yolo(path) if kind == "yolo" else _of_coco(path)
-    except (ValueError, KeyError, TypeError, DataError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):
         return None
 
 
 def _of_coco(path: Path) -> Data:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path, LARGEST_BYTES))
     return Data(len(content["images"]), max(1, len(content["categories"])))
 
 

@@ -12,9 +12,10 @@ from yolo.errors import RecipeError
 from yolo.recipe.messages import explain
 from yolo.recipe.origin import DEFAULT, Origin, Source
 from yolo.recipe.passthrough import passthrough_problems
+from yolo.recipe.plain_text import is_plain
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
-from yolo.recipe.source import Document, Key, Position, parse_value, read_document
+from yolo.recipe.source import MAX_DEPTH, Document, Key, Position, parse_value, read_document
 
 MAX_PARENTS = 10
 
@@ -100,8 +101,9 @@ def _merge(
         if isinstance(value, Mapping) and isinstance(values.get(word), dict):
             _merge(values[word], value, place, origins, own)
         else:
-            for old in [k for k in origins if k[: len(place)] == place and k != place]:
-                del origins[old]
+            if word in values:
+                for old in [k for k in origins if k[: len(place)] == place and k != place]:
+                    del origins[old]
             values[word] = {}
             if isinstance(value, Mapping):
                 _merge(values[word], value, place, origins, own)
@@ -126,8 +128,10 @@ def _forget_other_optimizer(
 def _parse_override(text: str) -> tuple[Key, Any]:
     name, equals, value = text.partition("=")
     key = tuple(name.split("."))
-    if not equals or not all(key):
+    if not equals or not all(key) or len(key) > MAX_DEPTH:
         raise RecipeError(f"override {text!r}: expected section.key=value, as in train.epochs=30")
+    if not is_plain(name):
+        raise RecipeError(f"override {text!r}: its key holds what cannot be shown")
     return key, parse_value(value, f"override {text!r}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +12,8 @@ from yolo.recipe.nearest import FAMILIAR, nearest
 from yolo.recipe.schema import Recipe
 from yolo.recipe.source import Key
 
+MOST_LINES = 50
+"""Of mistakes: a file that is no recipe at all may have thousands."""
 Place = Callable[[Key], str]
 """Says where a key was written, ready to stand before a message."""
 
@@ -23,7 +26,9 @@ def explain(error: ValidationError, values: Mapping[str, Any], place: Place) -> 
     outermost = [
         key for key in by_key if not any(key[:depth] in by_key for depth in range(len(key)))
     ]
-    return [_explain_one(key, by_key[key], place) for key in outermost]
+    lines = [_explain_one(key, by_key[key], place) for key in outermost[:MOST_LINES]]
+    left = len(outermost) - len(lines)
+    return [*lines, f"and {left} more such mistakes"] if left else lines
 
 
 def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
@@ -93,7 +98,7 @@ def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
 
     Of a choice among sections, that of type `kind`, or the keys of all.
     """
-    root = Recipe.model_json_schema()
+    root = _whole_schema()
     definitions = root.get("$defs", {})
     schema: dict[str, Any] = root
     for word in key:
@@ -107,6 +112,11 @@ def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
         else:
             schema = {}
     return _resolved(schema, definitions, kind)
+
+
+@cache
+def _whole_schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
 
 
 def _resolved(

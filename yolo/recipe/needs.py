@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from yolo.errors import DataError
+from yolo.errors import ClusterError, DataError
+from yolo.recipe.hostfile import slots_by_host
 from yolo.recipe.resolve import ResolvedRecipe
 from yolo.recipe.sections.cluster import ClusterSection
 from yolo.recipe.sections.data import DataSection
@@ -42,6 +43,7 @@ def _missing_shards(data: DataSection) -> Iterator[str]:
 
 def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
     """A line for each thing that is on this machine and with which the recipe cannot work."""
+    yield from unfit_hosts(resolved.recipe.cluster)
     data = resolved.recipe.data
     if data.format == "shards":
         try:
@@ -51,6 +53,15 @@ def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
         if index is not None:
             place = shard_location(data, "train")
             yield from too_few(index, place, resolved.recipe, resolved.world_size)
+
+
+def unfit_hosts(cluster: ClusterSection) -> Iterator[str]:
+    """A line where the list of hosts is on this machine and cannot be read, or is of too few."""
+    if cluster.nodes > 1 and cluster.hostfile is not None and not missing_hosts(cluster):
+        try:
+            slots_by_host(cluster)
+        except ClusterError as error:
+            yield str(error)
 
 
 def missing_root(data: DataSection) -> str | None:

@@ -9,11 +9,18 @@ from urllib.request import url2pathname
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yolo.errors import DataError
+from yolo.recipe.regular_file import MOST_INDEX_BYTES, read_bytes
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.data import DataSection, is_url
 
 INDEX = "index.json"
 ARRAYS = "index.npz"
+
+
+HIGHEST_COUNT = 10**9
+"""Of a shard's images."""
+HIGHEST_BYTES = 2**62
+"""What can be counted in 64 bits, with room for sums."""
 
 
 class Shard(BaseModel):
@@ -22,8 +29,8 @@ class Shard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    samples: int = Field(ge=1)
-    bytes: int = Field(ge=1)
+    samples: int = Field(ge=1, le=HIGHEST_COUNT)
+    bytes: int = Field(ge=1, le=HIGHEST_BYTES)
 
 
 class ShardIndex(BaseModel):
@@ -35,11 +42,11 @@ class ShardIndex(BaseModel):
     split: Literal["train", "val"]
     class_names: tuple[str, ...] = Field(min_length=1)
     category_ids: tuple[int, ...]
-    boxes: int = Field(ge=0)
+    boxes: int = Field(ge=0, le=HIGHEST_BYTES)
     """Of single objects: those that are trained on."""
     fingerprint: str
     """Of the split that was sharded, images that could not be read left out."""
-    seed: int
+    seed: int = Field(ge=0)
     """By which the images were shuffled."""
     shards: tuple[Shard, ...] = Field(min_length=1)
 
@@ -87,7 +94,7 @@ def local_index(data: DataSection, split: str) -> ShardIndex | None:
         return None
     path = Path(location) / INDEX
     try:
-        return parse_index(path.read_bytes(), str(path))
+        return parse_index(read_bytes(path, MOST_INDEX_BYTES), str(path))
     except OSError as error:
         raise DataError(
             f"data.{split}: {path}: {(error.strerror or str(error)).lower()}; data.root and data.{split} name a folder "

@@ -5,9 +5,12 @@ reads all three otherwise. Nothing but plain values is built, whatever tag the t
 """
 
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -16,11 +19,12 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from yolo.errors import RecipeError
 from yolo.recipe.nearest import nearest
+from yolo.recipe.plain_text import is_plain
+from yolo.recipe.regular_file import MOST_RECIPE_BYTES, read_text
 
 Key = tuple[str, ...]
 """A value's place in a recipe: ("train", "epochs")."""
 
-MAX_BYTES = 1_000_000
 MAX_DEPTH = 12
 PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
@@ -50,9 +54,7 @@ def read_document(path: Path) -> Document:
     Raises RecipeError with file and line when it cannot be read as a mapping of plain values.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RecipeError(f"{path}: larger than {MAX_BYTES} bytes; a recipe is a page of text")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MOST_RECIPE_BYTES)
     except FileNotFoundError as error:
         near = nearest(path.name, (other.name for other in path.parent.glob("*.yaml")))
         raise RecipeError(
@@ -60,8 +62,10 @@ def read_document(path: Path) -> Document:
         ) from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path}: is a folder; name a recipe (*.yaml) in it") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as text: {error}") from error
+    except OSError as error:
+        raise RecipeError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: is not text in UTF-8: {error}") from error
     return parse_document(text, str(path))
 
 
@@ -72,9 +76,7 @@ def parse_document(text: str, name: str) -> Document:
     if root is None:
         return Document({}, {})
     if not isinstance(root, MappingNode):
-        raise RecipeError(
-            f"{name}:1: a recipe is a list of `key: value` lines, found something else"
-        )
+        raise RecipeError(f"{name}:1: expected lines of `key: value`, found something else")
     positions: dict[Key, Position] = {}
     values = _plain(yaml, root, (), name, positions)
     return Document(values, positions)
@@ -88,6 +90,8 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def _compose(yaml: YAML, text: str, name: str) -> Node | None:
+    if _open_brackets(text) > 10 * MAX_DEPTH:  # over thousands the parser takes seconds
+        raise RecipeError(f"{name}: brackets nested deeper than {MAX_DEPTH} levels")
     try:
         root: Node | None = yaml.compose(text)
         return root
@@ -98,6 +102,12 @@ def _compose(yaml: YAML, text: str, name: str) -> Node | None:
         raise RecipeError(f"{name}:{line}: not YAML: {problem}") from error
     except (YAMLError, RecursionError) as error:
         raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _open_brackets(text: str) -> int:
+    """The most that are open at once, those in quotes and comments included."""
+    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    return max(accumulate(steps), default=0)
 
 
 def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Position]) -> Any:
@@ -122,6 +132,8 @@ def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Pos
         word = key_node.value if isinstance(key_node, ScalarNode) else None
         if not isinstance(word, str):
             raise RecipeError(f"{name}:{key_node.start_mark.line + 1}: a key must be one word")
+        if not is_plain(word):
+            raise RecipeError(f"{where}: the key {word!r} holds what cannot be shown")
         place = (*key, word)
         here = Position(name, key_node.start_mark.line + 1)
         if word in values:
@@ -135,8 +147,12 @@ def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Pos
 def _scalar(yaml: YAML, node: ScalarNode, where: str) -> Any:
     try:
         value = yaml.constructor.construct_object(node)
-    except (YAMLError, ValueError) as error:
-        raise RecipeError(f"{where}: {node.value!r} cannot be read as {node.tag}") from error
+    except (YAMLError, ValueError, KeyError, AttributeError) as error:  # what ruamel.yaml lets out
+        raise RecipeError(f"{where}: {shown(node.value)} cannot be read as {node.tag}") from error
+    if isinstance(value, str) and not is_plain(value):
+        raise RecipeError(
+            f"{where}: {shown(value)} holds what cannot be shown, nor a file be named"
+        )
     if isinstance(value, datetime.date | bytes):
         raise RecipeError(f"{where}: {node.value} is read as a date or bytes; put it in quotes")
     return value
