@@ -20,6 +20,7 @@ class Step:
     loss_obj: float = 2.0
     loss_cls: float = 0.5
     lr: float = 0.01
+    skipped: float = 0.0
     gradient_norm: float | None = 7.0
     images_per_second: float = 120.0
     data_wait_seconds: float = 0.001

@@ -1,5 +1,7 @@
 import json
 import math
+import resource
+import signal
 from pathlib import Path
 
 from tests.tracking.results_made_up import Step, evaluation
@@ -62,3 +64,25 @@ def test_steps_that_a_resume_repeats_count_once(tmp_path: Path) -> None:
 def test_a_run_without_a_log_has_an_empty_history(tmp_path: Path) -> None:
     history = read_history(tmp_path / "nothing")
     assert (history.losses, history.precisions) == ((), ())
+
+
+def test_what_a_full_disk_does_not_take_is_written_when_it_has_room_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    warnings: list[str] = []
+    metrics = MetricsLog(path, warnings.append)
+    metrics.step(Step(1, 0.1))
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        # A limit on a file's size is met as a full disk is: some bytes of the record fit, the rest do not.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, unlimited[1]))
+        metrics.step(Step(2, 0.2))
+        metrics.step(Step(3, 0.3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, before)
+    assert len(path.read_text().splitlines()) == 1
+    metrics.step(Step(4, 0.4))
+    steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert len(warnings) == 1 and "training goes on" in warnings[0]

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import REPOSITORY, free_port
+from yolo.bench.chaos.nan import POISON
 from yolo.data.demo import DemoSettings, generate_demo
 
 DEMO = "recipes/demo.yaml"
@@ -84,10 +85,12 @@ def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
 def starting_in(folder: Path, data: Path) -> Start:
     def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
         common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
+        poison = [str(POISON)] if "YOLO_POISON" in os.environ else []
         return subprocess.Popen(
             [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"},
+            env=os.environ
+            | {"PYTHONPATH": ":".join([*poison, str(REPOSITORY)]), "DS_ACCELERATOR": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -23,4 +23,4 @@ def test_all_ranks_hold_the_same_average_and_the_same_batchnorm_statistics(
     assert found["off_by_hand"] < 1e-4 * found["moved"]
     assert found["drift"] > 1e-3, "DeepSpeed has begun to synchronise statistics itself"
     assert found["weights_apart"] == found["statistics_apart"] == 0
-    assert found["trained_statistics_apart"] == 0
+    assert found["trained_statistics_moved"] == 0, "looking at a run must not change it"

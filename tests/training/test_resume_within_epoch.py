@@ -18,8 +18,9 @@ from tests.training.test_resume import go_back
 from yolo.data.sharding import shard_split
 from yolo.data.shards import open_shards
 from yolo.recipe import prepare
-from yolo.training.checkpoint import RunIdentity
+from yolo.training.identity import RunIdentity
 from yolo.training.ranks import Ranks
+from yolo.training.run_directory import RunDirectory
 
 pytestmark = pytest.mark.slow
 
@@ -36,8 +37,7 @@ def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
 ) -> None:
     ended = goes_on_as_if_never_stopped(run, "data.workers=1", kill=(start, tmp_path))
     # With another seed the epoch's other images would not be those that are left of it.
-    (ended.folder / "finished").unlink()
-    (ended.folder / "checkpoints" / "latest").write_text("epoch-0002-step-0000004")
+    go_back(ended, "epoch-0002-step-0000004")
     other = ("data.workers=1", "checkpoint.resume=auto", "train.seed=5")
     again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
     assert "was saved with train.seed 0, and this run has 5" in again.output
@@ -77,8 +77,7 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     curve = losses(ended)
     assert curve[-1] < curve[0]
     # Another number of workers would share the rest of the epoch out otherwise.
-    (ended.folder / "finished").unlink()
-    (ended.folder / "checkpoints" / "latest").write_text("epoch-0002-step-0000004")
+    go_back(ended, "epoch-0002-step-0000004")
     other = (*data, "data.workers=1", "checkpoint.resume=auto")
     again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
     assert "was saved with data.workers 2, and this run has 1" in again.output
@@ -124,8 +123,8 @@ def goes_on_as_if_never_stopped(
         latest = folder / "runs" / "demo" / "latest"
         wait_until(process, lambda: latest.resolve() != stopped)
         stopped = latest.resolve()
-        checkpoint = stopped / "checkpoints" / "latest"
-        wait_until(process, lambda: checkpoint.exists() and "-step-" in checkpoint.read_text())
+        checkpoints = RunDirectory(stopped)
+        wait_until(process, lambda: any("-step-" in path.name for path in checkpoints.published()))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 

@@ -19,7 +19,7 @@ def make_run(
     run.create()
     run.become_latest()
     if has_checkpoint:
-        (run.checkpoints / "latest").write_text("epoch-0001")
+        (run.checkpoints / "epoch-0001").mkdir()
     if is_finished:
         run.finished.touch()
     return run
@@ -97,16 +97,12 @@ def test_a_named_link_is_followed(tmp_path: Path) -> None:
     assert chosen.path == run.path.resolve()
 
 
-def test_a_whole_checkpoint_counts_although_latest_does_not_name_it(tmp_path: Path) -> None:
-    """A run killed between the two writes, or a lost file: no reason to start anew in silence."""
+def test_what_is_unfinished_or_damaged_is_no_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path, "2026-01-01T00-00-00Z", False)
-    for tag in ("epoch-0001", "epoch-0002", "epoch-0003"):
-        (run.checkpoints / tag).mkdir()
-    for tag in ("epoch-0001", "epoch-0002"):
-        (run.checkpoints / tag / "state.json").write_text("{}")
-    chosen = choose_run("demo", "auto", tmp_path)
-    assert chosen.path == run.path
-    assert chosen.newest_checkpoint == run.checkpoints / "epoch-0002"
+    names = ("epoch-0001", "epoch-0001-step-0000004", ".epoch-0002.part", "epoch-0002.damaged")
+    for name in names:
+        (run.checkpoints / name).mkdir()
+    assert [path.name for path in run.published()] == ["epoch-0001-step-0000004", "epoch-0001"]
 
 
 def test_what_is_no_link_is_not_replaced(tmp_path: Path) -> None:

@@ -3,33 +3,22 @@
 The average over the steps is also taken by hand, from whole weights after each step.
 """
 
-import json
+from pathlib import Path
 
-import deepspeed.comm as dist
 import torch
 
-from tests.workers.arguments import worker_arguments
-from tests.workers.several import of_each
+from tests.workers.several import report_each
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
 from yolo.training.engine import start_engine
-from yolo.training.ranks import from_all, join, leave
+from yolo.training.ranks import from_all, join
 
 SETTINGS = ["train.global_batch=4", "model.image_size=64", "train.ema_ramp_steps=2"]
 STEPS = 4
 
 
-def main() -> None:
-    parser = worker_arguments()
-    parser.add_argument("cases", nargs="*")
-    options = parser.parse_args()
-    found = of_each(options.cases, average_some_steps)
-    if dist.get_rank() == 0:
-        options.out.write_text(json.dumps(found))
-
-
-def average_some_steps(settings: list[str]) -> dict[str, float]:
+def average_some_steps(settings: list[str], _: Path) -> dict[str, float]:
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
     ranks = join(recipe)
     torch.manual_seed(0)
@@ -53,6 +42,7 @@ def average_some_steps(settings: list[str]) -> dict[str, float]:
     images = torch.rand(2, 3, 64, 64, generator=generator) * (1 + ranks.rank)
     engine(images)  # statistics move with every forward pass, each rank's by its own images
     drift = apart(statistics(engine.module), ranks)
+    trained = statistics(engine.module)
     average.write_into(plain)
     return {
         "moved": moved,
@@ -60,7 +50,7 @@ def average_some_steps(settings: list[str]) -> dict[str, float]:
         "drift": drift,
         "weights_apart": apart(parameters(plain), ranks),
         "statistics_apart": apart(statistics(plain), ranks),
-        "trained_statistics_apart": apart(statistics(engine.module), ranks),
+        "trained_statistics_moved": float((statistics(engine.module) - trained).abs().max()),
     }
 
 
@@ -79,5 +69,4 @@ def apart(mine: torch.Tensor, ranks) -> float:
     return float((first - second).abs().max())
 
 
-main()
-leave()
+report_each(average_some_steps)

@@ -7,20 +7,19 @@ without momentum, weight decay or clipping at lr 1: the difference is the gradie
 
 import contextlib
 import copy
-import json
+from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
 import torch
 
-from tests.workers.arguments import worker_arguments
-from tests.workers.several import of_each
+from tests.workers.several import report_each
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.averaging import WeightAverage
 from yolo.training.engine import start_engine
-from yolo.training.ranks import Ranks, join, leave
+from yolo.training.ranks import Ranks, join
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""
@@ -47,16 +46,7 @@ CASES = {
 """Overrides of each case; in all but the first rank 1 has no boxes."""
 
 
-def main() -> None:
-    parser = worker_arguments()
-    parser.add_argument("cases", nargs="*")
-    options = parser.parse_args()
-    found = of_each(options.cases, in_every_precision)
-    if dist.get_rank() == 0:
-        options.out.write_text(json.dumps(found))
-
-
-def in_every_precision(settings: list[str]) -> dict[str, Any]:
+def in_every_precision(settings: list[str], _: Path) -> dict[str, Any]:
     found = {}
     for case, overrides in CASES.items():
         recipe = prepare(
@@ -132,5 +122,4 @@ def random_targets(images: int, generator: torch.Generator) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-main()
-leave()
+report_each(in_every_precision)

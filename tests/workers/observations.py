@@ -63,9 +63,7 @@ def main() -> None:
 def _cases(test: Connection | None, ranks: Ranks) -> Iterator[Case]:
     while True:
         # The others wait in a collective, and no longer than its timeout: tests may have nothing to ask for a while.
-        is_handed: bool = from_first(
-            ranks, test is not None and test.poll(TIMEOUT_SECONDS / 3)
-        )
+        is_handed: bool = from_first(ranks, test is not None and test.poll(TIMEOUT_SECONDS / 3))
         if not is_handed:
             continue
         case: Case | None = from_first(ranks, test.recv() if test is not None else None)

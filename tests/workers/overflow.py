@@ -3,7 +3,6 @@
 The first step is of an ordinary loss, the next two of an infinite one, the fourth is ordinary again. SGD without momentum or decay at lr 1 shows a step's length as the weights' change.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,16 @@ import deepspeed.comm as dist
 import torch
 
 import yolo.training.engine
-from tests.workers.arguments import worker_arguments
-from tests.workers.several import of_each
+from tests.workers.several import report_each
 from yolo.communication.exchange import Exchange
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import (
-    Progress,
-    RunIdentity,
-    load_checkpoint,
-    save_checkpoint,
-)
+from yolo.training.checkpoint import Checkpoints
 from yolo.training.engine import OverflowWatch, loss_scale, start_engine
-from yolo.training.ranks import join, leave
+from yolo.training.identity import RunIdentity
+from yolo.training.progress import Progress
+from yolo.training.ranks import join
 from yolo.training.run_directory import RunDirectory
 
 AS_DEEPSPEED_DOES = "as_deepspeed_does"
@@ -36,15 +31,6 @@ SETTINGS = [
     *("optimizer.nesterov=false", "optimizer.weight_decay=0.0", "train.gradient_clipping=0.01"),
     *("train.global_batch=4", "model.image_size=64", "train.ema=false"),
 ]
-
-
-def main() -> None:
-    parser = worker_arguments()
-    parser.add_argument("cases", nargs="*")
-    options = parser.parse_args()
-    found = of_each(options.cases, lambda settings: overflow_twice(settings, options.out.parent))
-    if dist.get_rank() == 0:
-        options.out.write_text(json.dumps(found))
 
 
 def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
@@ -83,11 +69,19 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
         before = after
     average.write_into(plain)
     identity = RunIdentity({}, ["a", "b", "c"], 28, ranks.world_size)
-    save_checkpoint(engine, Exchange(), plain, Progress(epochs_done=1), identity, run, keep=1)
+
+    def checkpoints(engine, average: WeightAverage) -> Checkpoints:
+        return Checkpoints(
+            run, engine, Exchange(), average, plain, identity, ranks, keep=1, tell=print
+        )
+
+    written = checkpoints(engine, average)
+    written.save(Progress(epochs_done=1))
+    written.settle()
+    dist.barrier()
     scale = scale_of(engine)
     other = start()
-    again = WeightAverage(other.module, recipe.train)
-    load_checkpoint(run.newest_checkpoint, other, Exchange(), again, plain, identity, ranks, print)
+    checkpoints(other, WeightAverage(other.module, recipe.train)).load(run.newest_checkpoint)
     return {
         "applied": applied,
         "lengths": lengths,
@@ -108,5 +102,4 @@ def flat(average: WeightAverage, plain: YOLOv5) -> torch.Tensor:
     return torch.cat([parameter.reshape(-1) for parameter in plain.parameters()]).clone()
 
 
-main()
-leave()
+report_each(overflow_twice)

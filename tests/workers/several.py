@@ -1,11 +1,17 @@
 """Several cases in one launch, each as a run of its own would find DeepSpeed."""
 
 import gc
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import deepspeed.comm as dist
 import deepspeed.comm.comm as deepspeed_comm
 from deepspeed.runtime import torch_autocast
+
+from tests.workers.arguments import worker_arguments
+from yolo.training.ranks import leave
 
 
 def forget() -> None:
@@ -15,11 +21,19 @@ def forget() -> None:
     deepspeed_comm.comms_logger.enabled = False
 
 
-def of_each(cases: Sequence[str], take: Callable[[list[str]], Any]) -> dict[str, Any]:
-    """What `take` finds under the overrides of each case, which are separated by spaces."""
+def report_each(take: Callable[[list[str], Path], Any]) -> None:
+    """A worker's main: what `take` finds under the overrides of each case, with a folder to write in; the first rank reports.
+
+    A case's overrides are separated by spaces.
+    """
+    parser = worker_arguments()
+    parser.add_argument("cases", nargs="*")
+    options = parser.parse_args()
     found = {}
-    for case in cases:
+    for case in options.cases:
         print(case, flush=True)  # the last one said is the one that failed
-        found[case] = take(case.split())
+        found[case] = take(case.split(), options.out.parent)
         forget()
-    return found
+    if dist.get_rank() == 0:
+        options.out.write_text(json.dumps(found))
+    leave()

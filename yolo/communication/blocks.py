@@ -65,3 +65,9 @@ class BlockLayout:
             ends.append(ends[-1] + length)
         edges = [self.starts[end] for end in ends[:-1]] + [self.length]
         return [slice(start, end) for start, end in pairwise(edges)]
+
+
+def copy_as_far_as_both_go(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a vector into another one of the same tensors: with another number of shards only the padding differs."""
+    length = min(target.numel(), source.numel())
+    target.view(-1)[:length].copy_(source.reshape(-1)[:length])

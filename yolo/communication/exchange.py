@@ -50,8 +50,12 @@ class Exchange:
         """What this rank alone knows; a checkpoint keeps it, so that a resumed run equals one that never stopped."""
         return {}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """Take up what `rank_state` returned on the same rank."""
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """Take up what `rank_state` returned on the same rank.
+
+        Not `is_own`: on the first of another number of ranks. What is the same on all ranks is taken from it, and error
+        feedback begins anew.
+        """
 
     def weights_loaded(self) -> None:
         """Called after a checkpoint's weights replaced those that this began with."""
@@ -91,6 +95,6 @@ class OptimizerExchange(Exchange):
         """See `Exchange.rank_state`."""
         return self.optimizer.rank_state()
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         """See `Exchange.load_rank_state`."""
-        self.optimizer.load_rank_state(state)
+        self.optimizer.load_rank_state(state, is_own)

@@ -212,9 +212,10 @@ class FlatOptimizer(torch.optim.Optimizer):
         """What this rank alone knows; without it a resumed run is another one."""
         return self.compressed.state_dict()
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """Take up what `rank_state` returned on the same rank."""
-        self.compressed.load_state_dict(state)
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """See `Exchange.load_rank_state`."""
+        if is_own:
+            self.compressed.load_state_dict(state)
 
     # --- Adam's parts -------------------------------------------------------------------------------------------
 

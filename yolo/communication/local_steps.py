@@ -12,7 +12,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.blocks import BLOCK, BlockLayout
+from yolo.communication.blocks import BLOCK, BlockLayout, copy_as_far_as_both_go
 from yolo.communication.compressed import CompressedMean
 from yolo.communication.exchange import Exchange
 from yolo.communication.overlapped import WIRE_TYPES, AccumulatingEngine
@@ -117,9 +117,9 @@ class LocalSteps(Exchange):
         compressed = self._compressed.state_dict() if self._compressed else {}
         return {"velocity": self.velocity, "inner": self.inner_state(), "compressed": compressed}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """See `Exchange.load_rank_state`."""
-        self.velocity.copy_(state["velocity"])
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """See `Exchange.load_rank_state`; of another number of ranks, all take the first one's moments."""
+        copy_as_far_as_both_go(self.velocity, state["velocity"])
         self.load_inner_state(state["inner"])
-        if self._compressed is not None and state["compressed"]:
+        if is_own and self._compressed is not None and state["compressed"]:
             self._compressed.load_state_dict(state["compressed"])

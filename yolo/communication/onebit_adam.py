@@ -125,8 +125,8 @@ class OneBitAdam(FlatOptimizer):
         """See `FlatOptimizer.rank_state`."""
         return super().rank_state() | {"norms": self._watch.state() if self._watch else []}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """See `FlatOptimizer.load_rank_state`."""
-        super().load_rank_state(state)
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """See `Exchange.load_rank_state`."""
+        super().load_rank_state(state, is_own)
         if self._watch is not None:
             self._watch.load(state["norms"])

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from yolo.communication.blocks import copy_as_far_as_both_go
 from yolo.communication.onebit_adam import OneBitAdam
 
 KEPT = ("fresh_variance", "coefficients", "factors")
@@ -117,8 +118,8 @@ class OneBitLamb(OneBitAdam):
         """See `FlatOptimizer.rank_state`."""
         return super().rank_state() | {name: getattr(self, name) for name in KEPT}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """See `FlatOptimizer.load_rank_state`."""
-        super().load_rank_state(state)
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """See `Exchange.load_rank_state`."""
+        super().load_rank_state(state, is_own)
         for name in KEPT:
-            getattr(self, name).copy_(state[name])
+            copy_as_far_as_both_go(getattr(self, name), state[name])

@@ -83,12 +83,13 @@ class PowerSGDReducer(Exchange):
             **memories,
         }
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         """See `Exchange.load_rank_state`."""
         self.state.iter = state["iter"]
+        has_same_shape = state["rank"] == self.state.matrix_approximation_rank
         for name, memory in self._memories().items():
-            if name == "errors" or state["rank"] == self.state.matrix_approximation_rank:
-                memory.update(state[name])  # factors of another rank have another shape
+            if is_own if name == "errors" else has_same_shape:
+                memory.update(state[name])
 
 
 class _DdpBucket:

@@ -1,28 +1,39 @@
 """`metrics.jsonl`: one line a record, always written, readable while the run goes on."""
 
+import errno
 import json
+import logging
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from yolo.tracking.metric_names import evaluation_figures, step_figures
 from yolo.tracking.results import EvaluationResult, StepResult
 
+log = logging.getLogger(__name__)
+
 
 class MetricsLog:
     """Appends to the log of a run; a resumed run goes on in the same file.
+
+    What a full disk does not take waits for the next record.
 
     A record has `kind` (`step` or `evaluation`), `time` (UTC), `step`, `epoch` and the figures by name. A figure that is
     not finite is null, because JSON has no word for it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, warn: Callable[[str], None] = log.warning) -> None:
+        """`warn` hears once when nothing can be written."""
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = path.read_bytes() if path.exists() else b""
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
+        self._warn = warn
+        self._is_warned = False
+        self._waiting = b""
         if earlier and not earlier.endswith(b"\n"):
-            self._file.write("\n")  # a killed run's half line must not swallow the next record
+            self._waiting = b"\n"  # a killed run's half line must not swallow the next record
 
     def step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
         """Write a training record, with further figures `beside` its own."""
@@ -45,5 +56,17 @@ class MetricsLog:
             "epoch": round(epoch, 4),
             **{name: value if math.isfinite(value) else None for name, value in figures.items()},
         }
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        self._waiting += json.dumps(record).encode() + b"\n"
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            written = self._file.write(self._waiting)
+            if written < len(self._waiting):
+                os.ftruncate(self._file.fileno(), start)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._waiting = b""
+        except OSError as error:
+            if not self._is_warned:
+                self._warn(
+                    f"warning: {self._file.name}: {error.strerror}; training goes on, and the records wait"
+                )
+            self._is_warned = True

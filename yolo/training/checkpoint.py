@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save
 
 from yolo.communication.exchange import Exchange
+from yolo.communication.flat import average_over_ranks
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.training.averaging import WeightAverage, statistics
@@ -45,6 +46,7 @@ WEIGHTS = "weights.safetensors"
 MOMENTS = "moments.safetensors"
 AVERAGE = "average.safetensors"
 RANK_STATE = "rank-{:05d}.pt"
+STATISTICS = ("running_mean", "running_var")
 FORMAT = 2
 """1 were DeepSpeed's own checkpoints."""
 
@@ -173,7 +175,7 @@ class Checkpoints:
             problem = self._make_room(part, len(mine))
         problem = from_first(self.ranks, problem)
         if problem is None:
-            weights, moments = self.state.weights(), self.state.moments()
+            weights, moments = self._mean_weights(), self.state.moments()
             name = RANK_STATE.format(self.ranks.rank)
             written = from_all(self.ranks, _written(part / name, mine))
             problems = [
@@ -204,6 +206,13 @@ class Checkpoints:
         if self._problem is not None:
             problem, self._problem = self._problem, None
             self.tell(problem)
+
+    def _mean_weights(self) -> dict[str, torch.Tensor]:
+        """The weights, with BatchNorm's statistics as their mean over the ranks; collective."""
+        weights = self.state.weights()
+        means = {name: t.clone() for name, t in weights.items() if name.endswith(STATISTICS)}
+        average_over_ranks(list(means.values()))
+        return weights | means
 
     def _make_room(self, part: Path, rank_bytes: int) -> str | None:
         parameters = sum(p.numel() * p.element_size() for p in self.plain.parameters())
@@ -303,28 +312,26 @@ class Checkpoints:
         self.exchange.weights_loaded()
         self.plain.load_state_dict(_read(folder / AVERAGE))
         self.average.read_from(self.plain, saved.progress.average_updates)
-        if saved.identity.world_size == self.ranks.world_size:
-            self._load_rank_state(folder / RANK_STATE.format(self.ranks.rank))
-        elif self.exchange.rank_state():
-            self.tell(
-                f"with another number of ranks {self.exchange.kind} begins without error feedback"
-            )
+        self._load_rank_state(folder, saved.identity.world_size)
 
-    def _load_rank_state(self, path: Path) -> None:
+    def _load_rank_state(self, folder: Path, saved_ranks: int) -> None:
+        is_own = saved_ranks == self.ranks.world_size
+        path = folder / RANK_STATE.format(self.ranks.rank if is_own else 0)
         kept = torch.load(path, map_location="cpu", weights_only=True)
-        mine = [*statistics(self.average.trained), *self.average.buffers]
-        with torch.no_grad():
-            for tensor, value in zip(
-                mine, [*kept["statistics"], *kept["average_statistics"]], strict=True
-            ):
-                tensor.copy_(value)
-        torch.set_rng_state(kept["random"])
-        if kept["kind"] == self.exchange.kind:
-            self.exchange.load_rank_state(kept["exchange"])
-        else:
+        if is_own:  # else all begin with the mean, which lies with the whole tensors
+            mine = [*statistics(self.average.trained), *self.average.buffers]
+            theirs = [*kept["statistics"], *kept["average_statistics"]]
+            with torch.no_grad():
+                for tensor, value in zip(mine, theirs, strict=True):
+                    tensor.copy_(value)
+            torch.set_rng_state(kept["random"])
+        is_same_kind = kept["kind"] == self.exchange.kind
+        if is_same_kind:
+            self.exchange.load_rank_state(kept["exchange"], is_own)
+        if not is_same_kind or (kept["exchange"] and not is_own):
             self.tell(
-                f"the checkpoint was saved under the exchange {kept['kind']}; {self.exchange.kind} begins without error "
-                "feedback"
+                f"the checkpoint was saved under the exchange {kept['kind']} on {saved_ranks} ranks; "
+                f"{self.exchange.kind} begins without error feedback"
             )
 
     def _agreed_state(self, folder: Path) -> SavedState:

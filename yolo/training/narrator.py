@@ -45,7 +45,7 @@ class Narrator:
         self.expectation: Expectation | None = None
         """What was predicted of the run; to be set before its first step."""
         if self._is_first:
-            self._log = MetricsLog(run.metrics)
+            self._log = MetricsLog(run.metrics, self.tell)
             self._wandb = WandbRun.start(
                 resolved.recipe.tracking.wandb,
                 run.path,

@@ -9,9 +9,7 @@ from yolo.recipe.section import Count, CountOrZero, Section, refuse_bool, settin
 Score = Annotated[
     float, Field(ge=0.0, le=1000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
 ]
-Factor = Annotated[
-    float, Field(gt=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
+Factor = Annotated[float, Field(gt=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
 
 
 class StabilitySection(Section):
