@@ -15,6 +15,7 @@ from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine import parameter_groups, start_engine, start_exchange
+from yolo.training.guard import StabilityGuard
 from yolo.training.ranks import Ranks
 
 BOXES_PER_IMAGE = 4
@@ -53,6 +54,7 @@ class Trainer:
         self.strategy = strategy
         self.ranks = ranks
         self.recipe = job.under(strategy, ranks)
+        self.guard = StabilityGuard(self.recipe.stability, ranks)
         images, micro_steps = (
             self.recipe.train.micro_batch,
             self.recipe.train.gradient_accumulation_steps,
@@ -86,14 +88,16 @@ class Trainer:
         is_alone = self.learner.steps_alone()
         exchange = None if is_alone or ranks == 1 else dist.all_reduce(matches, async_op=True)
         assignment = assignment.to(device)
-        for _ in range(self.micro_steps):
+        for micro_step in range(self.micro_steps):
             predictions = self.learner.forward(self.images)
             if exchange is not None:
                 exchange.wait()
                 exchange = None
             shards = ranks * self.micro_steps
             normaliser = Normaliser(matches, len(self.images) * shards, shards)
-            loss, _ = self.criterion(predictions, assignment, normaliser)
+            loss, parts = self.criterion(predictions, assignment, normaliser)
+            if micro_step == self.micro_steps - 1:
+                loss = loss * self.guard.vote(parts.stacked().sum(), False, is_alone)
             if watch:
                 watch.stop("forward")
             self.learner.backward(loss)

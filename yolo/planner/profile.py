@@ -4,18 +4,25 @@ A profile comes from the catalogue (`4x8xa100-100gbe`), from a YAML file that so
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from yolo.errors import PlanError, RecipeError
-from yolo.recipe.section import Count, OneLine, Section, Share, setting
+from yolo.recipe.section import Count, OneLine, Section, Share, setting, whole
 from yolo.recipe.sections.model import Variant
 from yolo.recipe.source import read_document
 
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+SMALLEST, LARGEST = 1e-15, 1e15
+"""Of a figure: what is beyond is no measurement, and products of some would overflow."""
+Positive = Annotated[float, Field(ge=SMALLEST, le=LARGEST, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0.0, le=LARGEST, allow_inf_nan=False)]
+PositiveShare = Annotated[float, Field(ge=1e-6, le=1.0, allow_inf_nan=False)]
+Change = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Nodes = Annotated[int, Field(ge=1, le=100_000), BeforeValidator(whole)]
+GpusPerNode = Annotated[int, Field(ge=1, le=1024), BeforeValidator(whole)]
 
 
 class Link(Section):
@@ -25,7 +32,7 @@ class Link(Section):
     """What people call it."""
     bandwidth_gbps: Positive = setting(unit="10^9 bits a second")
     """Of one node's (or one GPU's) link in one direction, as sold."""
-    efficiency: Share = setting(1.0)
+    efficiency: PositiveShare = setting(1.0)
     """Share of it that collectives reach."""
     latency_us: NotNegative = setting(unit="microseconds")
     """Of each of a collective's steps."""
@@ -110,7 +117,7 @@ class Measurement(Section):
     """Standard deviation of a rank's step as a share of it, all ranks busy: a step waits for the slowest."""
     ready: list[tuple[Share, Share]] = setting()
     """How backward goes: (share of its time, share of the gradients that are complete)."""
-    local_seconds: dict[str, float] = setting()
+    local_seconds: dict[str, Change] = setting()
     """What a strategy adds to a rank's step when its collectives send nothing: hooks, copies, packing; seconds by strategy."""
     collectives: dict[str, list[Point]] = setting()
     """By kind, sizes rising."""
@@ -119,15 +126,28 @@ class Measurement(Section):
     loader_images_per_second: Positive | None = setting(None, unit="images a second")
     """What a rank's data loader delivers, all ranks loading at once."""
 
+    @model_validator(mode="after")
+    def _can_be_interpolated(self) -> Self:
+        shares = [share for _, share in self.ready]
+        if not shares or shares != sorted(shares):
+            raise ValueError("`ready` needs shares of the gradients that never fall")
+        for kind, points in self.collectives.items():
+            sizes = [point.payload_bytes for point in points]
+            if not sizes or any(one >= other for one, other in pairwise(sizes)):
+                raise ValueError(f"collectives.{kind} needs sizes that rise")
+        if self.collectives and self.ranks == 1:
+            raise ValueError("one rank has no collectives")
+        return self
+
 
 class ClusterProfile(Section):
     """Machines and networks, and what was measured on them."""
 
     name: OneLine = setting()
     """For tables."""
-    nodes: Count = setting(unit="machines")
+    nodes: Nodes = setting(unit="machines")
     """How many."""
-    gpus_per_node: Count = setting(unit="ranks")
+    gpus_per_node: GpusPerNode = setting(unit="ranks")
     """Ranks on each."""
     accelerator: Accelerator = setting()
     """What each rank computes on."""

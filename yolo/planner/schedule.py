@@ -18,7 +18,7 @@ from yolo.planner.exchanges import (
     reversed_groups,
 )
 from yolo.planner.network import Network
-from yolo.planner.situation import SCALAR_BYTES, Situation
+from yolo.planner.situation import SCALAR_BYTES, VOTE_BYTES, Situation
 from yolo.planner.timeline import Compute, Event, Exchange, Wait
 from yolo.recipe.sections.optimizer import (
     ONE_BIT,
@@ -122,16 +122,18 @@ def _every_step(situation: Situation) -> Iterator[Event]:
             return _stage_1_and_2(situation)
 
 
-def _forward(situation: Situation, is_first: bool) -> Iterator[Event]:
-    """With SyncBatchNorm each layer stops for its ranks; the loop's own sum travels meanwhile."""
+def _forward(situation: Situation, micro_step: int) -> Iterator[Event]:
+    """With SyncBatchNorm each layer stops for its ranks; the loop's own sum travels meanwhile, and the guard's after it."""
     work, recipe = situation.work, situation.recipe
-    if is_first and situation.ranks > 1:
+    if micro_step == 0 and situation.ranks > 1:
         yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
     yield Compute(work.forward_seconds, "forward")
     if recipe.model.sync_batchnorm:
         for channels in _batchnorm_channels(situation.network):
             yield Exchange("all_gather", 4 * (2 * channels + 1) * situation.ranks, is_waited=True)
     yield Wait()
+    if micro_step == situation.micro_steps - 1 and situation.ranks > 1:
+        yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
 
 
 def _backward(
@@ -159,7 +161,7 @@ def _batchnorm_channels(network: Network) -> list[int]:
 def _step(situation: Situation, exchanges: Sequence[Exchange]) -> Iterator[Event]:
     """A step whose exchanges all come after its last backward."""
     for micro in range(situation.micro_steps):
-        yield from _forward(situation, micro == 0)
+        yield from _forward(situation, micro)
         yield from _backward(situation, ())
     if exchanges:
         yield from _own_work(situation)
@@ -180,6 +182,7 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
         yield from alone
     if situation.recipe.optimizer.type in ONE_BIT:  # its last step hears of the others' boxes
         yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
+    yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
     # Packing is measured as a step's mean, as if it were done in each.
     yield Compute(situation.work.extra_seconds * every, "codec")
     yield from exchanges
@@ -217,7 +220,7 @@ def _micro_steps(
     last_only: bool,
 ) -> Iterator[Event]:
     for micro in range(situation.micro_steps):
-        yield from _forward(situation, micro == 0)
+        yield from _forward(situation, micro)
         is_sent = micro == situation.micro_steps - 1 or not last_only
         yield from _backward(situation, exchanges if is_sent else ())
 
@@ -275,7 +278,7 @@ def _stage_3(situation: Situation) -> Iterator[Event]:
         for number, elements in enumerate(runs):
             is_waited = not situation.is_nccl or number == 0
             yield Exchange("all_gather", 4 * elements, is_waited)
-        yield from _forward(situation, micro == 0)
+        yield from _forward(situation, micro)
         yield from _backward(situation, _bucketed(situation, "reduce_scatter"))
         yield Wait()
     yield from _own_work(situation)

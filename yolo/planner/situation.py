@@ -10,6 +10,9 @@ from yolo.recipe.schema import Recipe
 SCALAR_BYTES = 4
 """Of a number that ranks agree on: a norm, a count of boxes."""
 
+VOTE_BYTES = 2 * SCALAR_BYTES
+"""The stability guard's: a step's loss, and whether somebody wants to leave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:

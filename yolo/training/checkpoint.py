@@ -16,6 +16,7 @@ from typing import Any
 
 import safetensors
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import save
 
 from yolo.communication.exchange import Exchange
@@ -46,6 +47,7 @@ WEIGHTS = "weights.safetensors"
 MOMENTS = "moments.safetensors"
 AVERAGE = "average.safetensors"
 RANK_STATE = "rank-{:05d}.pt"
+LONGEST_REASON = 300
 STATISTICS = ("running_mean", "running_var")
 FORMAT = 2
 """1 were DeepSpeed's own checkpoints."""
@@ -65,13 +67,13 @@ class SavedState:
     def read(cls, folder: Path) -> "SavedState":
         """Raises CheckpointError where it cannot be read."""
         try:
-            raw = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            if raw["format"] != FORMAT:
-                raise ValueError(f"format {raw['format']}; expected {FORMAT}")
-            identity = RunIdentity(**raw["identity"])
-            return cls(**(raw | {"identity": identity, "progress": Progress.of(raw["progress"])}))
-        except (OSError, ValueError, TypeError, KeyError) as error:
+            saved = TypeAdapter(cls).validate_json((folder / STATE).read_bytes(), strict=True)
+        except (OSError, ValueError) as error:
             raise CheckpointError(_unreadable(folder, error)) from error
+        if saved.format != FORMAT:
+            wrong = f"it is of format {saved.format}, and this program reads {FORMAT}"
+            raise CheckpointError(_unreadable(folder, wrong))
+        return saved
 
 
 def saved_setting(folder: Path, key: str) -> Any:
@@ -325,6 +327,8 @@ class Checkpoints:
                 for tensor, value in zip(mine, theirs, strict=True):
                     tensor.copy_(value)
             torch.set_rng_state(kept["random"])
+        if not isinstance(kept["kind"], str) or not isinstance(kept["exchange"], dict):
+            raise ValueError(f"{path.name}: does not say which exchange it is of")
         is_same_kind = kept["kind"] == self.exchange.kind
         if is_same_kind:
             self.exchange.load_rank_state(kept["exchange"], is_own)
@@ -371,7 +375,11 @@ def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    spoilt = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+    if spoilt:
+        raise ValueError(f"{path.name}: {spoilt[0]} has numbers that are not finite")
+    return tensors
 
 
 def _ap(folder: Path) -> float:
@@ -383,7 +391,8 @@ def _ap(folder: Path) -> float:
 
 
 def _unreadable(path: Path, why: object) -> str:
+    said = " ".join(str(why).split())[:LONGEST_REASON]
     return (
-        f"{path}: cannot be read: {why}; name another run with checkpoint.resume=PATH, or start anew with "
+        f"{path}: cannot be read: {said}; name another run with checkpoint.resume=PATH, or start anew with "
         "checkpoint.resume=never"
     )

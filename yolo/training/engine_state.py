@@ -58,7 +58,13 @@ class EngineState:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Replace parameters and buffers, ZeRO's own copies of them as well."""
+        """Replace parameters and buffers, ZeRO's own copies of them as well.
+
+        Raises ValueError, before anything is replaced, where they are not this network's.
+        """
+        shapes = {name: _shape(parameter) for name, parameter in self.named.items()}
+        shapes |= {name: buffer.shape for name, buffer in self.engine.module.named_buffers()}
+        _refuse_others(tensors, shapes)
         for name, parameter in self.named.items():
             full = tensors[name].to(parameter.device)
             held(parameter).copy_(shard_of(parameter, full))
@@ -86,7 +92,7 @@ class EngineState:
                 for kind in kinds
                 for piece in pieces
             }
-        sizes = [self._size(parameter) for parameter in self.named.values()]
+        sizes = [_shape(parameter).numel() for parameter in self.named.values()]
         starts = dict(zip(self.named, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
         moments: dict[str, torch.Tensor] = {}
         for kind in kinds:
@@ -97,8 +103,7 @@ class EngineState:
                 flat[start : start + piece.size].copy_(mine)
             dist.reduce(flat, 0)  # each element is one rank's
             for (name, parameter), part in zip(self.named.items(), flat.split(sizes), strict=True):
-                shape = getattr(parameter, "ds_shape", parameter.shape)
-                moments[f"{kind}/{name}"] = part.view(shape)
+                moments[f"{kind}/{name}"] = part.view(_shape(parameter))
         return moments
 
     @property
@@ -117,8 +122,15 @@ class EngineState:
     def load_moments(
         self, moments: Mapping[str, torch.Tensor], counters: Mapping[str, Any]
     ) -> None:
-        """Replace the optimizer's state by what `moments` and `counters` gave, under whatever stage that was."""
+        """Replace the optimizer's state by what `moments` and `counters` gave, under whatever stage that was.
+
+        Raises ValueError, before anything is replaced, where they are not of this network's parameters.
+        """
         kinds = sorted({key.partition("/")[0] for key in moments})
+        named = self.named.items()
+        _refuse_others(
+            moments, {f"{kind}/{name}": _shape(each) for kind in kinds for name, each in named}
+        )
         for group in self.optimizer.param_groups:
             group.update(counters["groups"][group["name"]])
         pieces = list(self._pieces())
@@ -199,10 +211,19 @@ class EngineState:
         if real > 0:
             yield _Piece(name, start, zero.fp32_partitioned_groups_flat[group], offset, real)
 
-    @staticmethod
-    def _size(parameter: Any) -> int:
-        size: int = getattr(parameter, "ds_numel", parameter.numel())
-        return size
+
+def _shape(parameter: Any) -> torch.Size:
+    """Of the whole parameter, of which stage 3 keeps a flat shard."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _refuse_others(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    others = sorted(tensors.keys() ^ shapes.keys())
+    others += [
+        name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape
+    ]
+    if others:
+        raise ValueError(f"{others[0]} is missing, or is none of this network's tensors")
 
 
 def _is_count(value: object) -> bool:

@@ -1,21 +1,25 @@
 """How far a run has come: what a checkpoint says besides tensors."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from yolo.communication.meter import KindTraffic, Traffic
+from pydantic import Field
+
 from yolo.training.recorder import Span
+
+Number = Annotated[int, Field(ge=0)]
+"""Bounds are for those that are read from a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a run has come."""
 
-    epochs_done: int = 0
-    steps_into_epoch: int = 0
+    epochs_done: Number = 0
+    steps_into_epoch: Number = 0
     """Of the epoch after those; 0 at an epoch's end."""
-    steps_done: int = 0
-    average_updates: int = 0
+    steps_done: Number = 0
+    average_updates: Number = 0
     ap: float | None = None
     """Of the evaluation right before; None where there was none."""
     best_ap: float = -1.0
@@ -36,12 +40,3 @@ class Progress:
         """The checkpoint's name; names sort as the run goes."""
         within = f"-step-{self.steps_into_epoch:07d}" if self.steps_into_epoch else ""
         return f"epoch-{self.epochs_done:04d}{within}"
-
-    @classmethod
-    def of(cls, raw: dict[str, Any]) -> "Progress":
-        """The progress that `dataclasses.asdict` wrote down; TypeError or KeyError where it did not."""
-        total = raw["total"]
-        kinds = total["traffic"]["by_kind"].items()
-        by_kind = {kind: KindTraffic(**traffic) for kind, traffic in kinds}
-        traffic = Traffic(**(total["traffic"] | {"by_kind": by_kind}))
-        return cls(**(raw | {"total": Span(**(total | {"traffic": traffic}))}))

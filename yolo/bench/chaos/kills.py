@@ -1,6 +1,7 @@
 """SIGKILL at random moments to ranks, their workers and the launcher, and checkpoints torn meanwhile."""
 
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -110,7 +111,7 @@ def _kill_one_run(
 def _wait_for_a_moment(started: Started, chance: random.Random) -> bool:
     """Wait until a random moment of the ranks' next life; False where the run ended meanwhile."""
     begun = time.monotonic()
-    lives = started.said.count("step")
+    steps = _steps_shown(started)
     if chance.random() < SHARE_WHILE_WRITING:
         while not (parts := _unfinished(started)):
             if started.is_over or time.monotonic() - begun > LONGEST_LIFE:
@@ -118,7 +119,7 @@ def _wait_for_a_moment(started: Started, chance: random.Random) -> bool:
             time.sleep(POLL_SECONDS / 4)
         time.sleep(chance.random() * 0.05 if parts else 0)
         return True
-    while started.said.count("step") == lives and time.monotonic() - begun < LONGEST_LIFE:
+    while _steps_shown(started) == steps and time.monotonic() - begun < LONGEST_LIFE:
         if started.is_over:
             return False
         if chance.random() < POLL_SECONDS / LONGEST_LIFE:
@@ -126,6 +127,10 @@ def _wait_for_a_moment(started: Started, chance: random.Random) -> bool:
         time.sleep(POLL_SECONDS)
     time.sleep(chance.random() * LIFE_SECONDS)
     return not started.is_over
+
+
+def _steps_shown(started: Started) -> int:
+    return len(re.findall(r"step \d+/\d+", started.said))
 
 
 def _unfinished(started: Started) -> list[Path]:

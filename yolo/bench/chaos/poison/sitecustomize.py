@@ -11,7 +11,10 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-POISONED = ("yolo.training.loop", "yolo.training.diagnosis")
+LOOP = "yolo.training.loop"
+POISONED = (LOOP, "yolo.training.diagnosis")
+_was_poisoned = False
+"""The last images that the loop fed; the diagnosis looks at the same ones."""
 
 
 class _Poisoner(MetaPathFinder):
@@ -39,13 +42,15 @@ def poison(module: ModuleType) -> None:
     chance = random.Random(f"{seed} {rank}")
 
     def to_network(*arguments):  # type: ignore[no-untyped-def]
+        global _was_poisoned
         images = original(*arguments)
-        if chance.random() < float(share):
+        if module.__name__ == LOOP:
+            _was_poisoned = chance.random() < float(share)
+            if _was_poisoned:
+                print(f"rank {rank}: images of a step become NaN", file=sys.stderr, flush=True)
+        if _was_poisoned:
             images = images.clone()
             images[0] = float("nan")
-            print(
-                f"rank {rank}: images of this micro batch become NaN", file=sys.stderr, flush=True
-            )
         return images
 
     module.to_network = to_network  # type: ignore[attr-defined]

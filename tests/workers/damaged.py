@@ -1,0 +1,170 @@
+"""One checkpoint, damaged in many ways with its seal intact, as somebody who means harm would: what loading says."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.workers.several import report_each
+from yolo.communication.exchange import Exchange
+from yolo.errors import CheckpointError
+from yolo.model import YOLOv5
+from yolo.recipe import prepare
+from yolo.training.averaging import WeightAverage
+from yolo.training.checkpoint import AVERAGE, MOMENTS, RANK_STATE, STATE, WEIGHTS, Checkpoints
+from yolo.training.engine import start_engine
+from yolo.training.identity import RunIdentity
+from yolo.training.progress import Progress
+from yolo.training.ranks import join
+from yolo.training.run_directory import RunDirectory
+from yolo.training.sealed import MANIFEST, digest_of, what_is_wrong
+
+SETTINGS = ["train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"]
+JSON_VALUES = (None, "x", -1, 1e300, [], {}, True, [[]], "1")
+
+
+class Canary:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
+    recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 1).resolved.recipe
+    ranks = join(recipe)
+    run = RunDirectory(folder / "run")
+    run.create()
+    engine = start_engine(YOLOv5("n", 3), recipe, ranks)
+    loss = sum(output.square().mean() for output in engine(torch.rand(2, 3, 64, 64)))
+    engine.backward(loss)
+    engine.step()
+    average = WeightAverage(engine.module, recipe.train)
+    plain = YOLOv5("n", 3).requires_grad_(False)
+    average.write_into(plain)
+    identity = RunIdentity({"zero.stage": 0}, ["a", "b", "c"], 28, 1)
+    checkpoints = Checkpoints(
+        run, engine, Exchange(), average, plain, identity, ranks, keep=9, tell=print
+    )
+    checkpoints.save(Progress(epochs_done=1, steps_done=1, average_updates=1))
+    checkpoints.settle()
+    whole = run.newest_checkpoint
+    assert whole is not None
+    checkpoints.load(whole)
+    canary = folder / "canary"
+    said = {}
+    for name, damage in damages(whole, canary):
+        copy = folder / "damaged"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(whole, copy)
+        damage(copy)
+        seal(copy)
+        assert what_is_wrong(copy) is None
+        try:
+            checkpoints.load(copy)
+            said[name] = "loaded"
+        except CheckpointError as error:
+            said[name] = f"CheckpointError: {error}"
+        except BaseException as error:
+            said[name] = f"{type(error).__name__}: {error}"
+        if canary.exists():
+            said[name] = "its code ran"
+            canary.rmdir()
+    return said
+
+
+def seal(folder: Path) -> None:
+    files = [path for path in folder.iterdir() if path.name != MANIFEST]
+    digests = {path.name: digest_of(path) for path in files}
+    (folder / MANIFEST).write_text(json.dumps(digests))
+
+
+def damages(whole: Path, canary: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    chance = Random(7)
+    for file in (WEIGHTS, MOMENTS, AVERAGE, STATE, RANK_STATE.format(0)):
+        size = (whole / file).stat().st_size
+        yield f"{file} gone", lambda f, file=file: (f / file).unlink()
+        for left in (0, 1, 7, size // 2, size - 1):
+            yield f"{file} of {left} bytes", lambda f, file=file, n=left: os.truncate(f / file, n)
+        yield (
+            f"{file} of noise",
+            lambda f, file=file: (f / file).write_bytes(chance.randbytes(9999)),
+        )
+        yield (
+            f"{file} a pickle",
+            lambda f, file=file: (f / file).write_bytes(pickle.dumps(Canary(canary))),
+        )
+    for file in (WEIGHTS, MOMENTS, AVERAGE):
+        names = sorted(load_file(whole / file))
+        for name in chance.sample(names, 4):
+            for what, change in TENSOR_CHANGES.items():
+                yield f"{file}: {name} {what}", _changing(file, name, change)
+    state = json.loads((whole / STATE).read_text())
+    for place in _places(state):
+        for value in chance.sample(JSON_VALUES, 2):
+            yield f"{STATE}: {place} = {value}", _setting(place, value)
+    rank = RANK_STATE.format(0)
+    yield f"{rank}: code", lambda f: torch.save({"kind": Canary(canary)}, f / rank)
+    for key in ("kind", "exchange", "statistics", "average_statistics", "random"):
+        for value in (None, [], torch.zeros(3)):
+            yield f"{rank}: {key} = {value}", _replacing(rank, key, value)
+
+
+TENSOR_CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
+    "gone": lambda tensor: None,
+    "of another shape": lambda tensor: torch.zeros(3, 5, 7),
+    "of NaN": lambda tensor: (
+        torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else None
+    ),
+}
+
+
+def _changing(
+    file: str, name: str, change: Callable[[torch.Tensor], torch.Tensor | None]
+) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        tensors = load_file(folder / file)
+        changed = change(tensors.pop(name))
+        save_file(tensors | ({name: changed} if changed is not None else {}), folder / file)
+
+    return damage
+
+
+def _replacing(file: str, key: str, value: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        kept = torch.load(folder / file, weights_only=True)
+        torch.save(kept | {key: value}, folder / file)
+
+    return damage
+
+
+def _places(state: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in state.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from _places(value, (*above, key))
+
+
+def _setting(place: tuple[str, ...], value: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        state = json.loads((folder / STATE).read_text())
+        inner = state
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        (folder / STATE).write_text(json.dumps(state))
+
+    return damage
+
+
+report_each(load_damaged)
