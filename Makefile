@@ -11,12 +11,14 @@ BANDWIDTH ?= 100
 BANDWIDTHS ?= 100,300,1000
 STRATEGIES ?= all
 RATIO ?= 10
+KILLS ?= 5
+SEED ?= 1
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -72,6 +74,9 @@ bench-plan: setup ## is the planner right? calibrate, predict and measure on emu
 bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, against a plain trainer
 	@$(PYTHON) -m yolo.bench.speed $(RECIPE) $(SET)
 
+chaos: setup ## what a run survives: KILLS random kills, cut links, a full disk, NaN, on emulated hosts (as root)
+	@$(PYTHON) -m yolo.bench.chaos --kills $(KILLS) --seed $(SEED)
+
 lint: setup ## format, lint, types and floors, as CI checks them
 	.venv/bin/ruff format --check yolo tests
 	.venv/bin/ruff check yolo tests
@@ -82,7 +87,7 @@ format: setup ## put the code into its format
 	.venv/bin/ruff format yolo tests
 	.venv/bin/ruff check --fix yolo tests
 
-test: ALONE = $(addprefix tests/,bench/test_cluster.py bench/test_communication.py bench/test_plan.py inspection/test_hosts.py)
+test: ALONE = $(addprefix tests/,bench/test_cluster.py bench/test_communication.py bench/test_plan.py bench/test_chaos.py inspection/test_hosts.py)
 test: TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
 test: lint ## all that CI runs
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TOGETHER) $(ALONE:%=--ignore=%) tests

@@ -7,7 +7,8 @@ from yolo.errors import ClusterError
 from yolo.recipe.regular_file import MOST_HOSTFILE_BYTES, read_bytes
 from yolo.recipe.sections.cluster import ClusterSection
 
-LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})(?!\d)")
+LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")
+"""The launcher would not mind what stands behind: a second host, say, would be lost."""
 NAME = re.compile(r"(\w[\w.-]*@)?[\w\[][\w.:%\]-]*", re.ASCII)
 """A host's name or address, with a user's before it: what ssh would take for an option, and a shell for its own, is neither."""
 
@@ -36,7 +37,7 @@ def _read(path: Path) -> dict[str, int]:
         stated = line.strip()
         if not stated or stated.startswith("#"):
             continue
-        found = LINE.match(stated)
+        found = LINE.fullmatch(stated)
         if not found or not NAME.fullmatch(found[1]):
             raise ClusterError(
                 f"{path}:{number}: {stated[:60]!r}: expected a line `hostname slots=GPUs`"

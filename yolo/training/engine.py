@@ -186,15 +186,19 @@ class OverflowWatch:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.is_scale_falling = False
-        """Whether the last step was left out by fp16's loss scaler, which looks for the largest scale that works."""
+        """Whether the last step was left out by fp16's loss scaler, which looks for the largest scale that works.
+
+        Below 1 there is nothing left to look for.
+        """
         self._scale = loss_scale(engine)
 
     def was_step_applied(self) -> bool:
         """Whether the step just made changed the weights; to be asked once a step."""
         before, self._scale = self._scale, loss_scale(self.engine)
         # At stage 0 DeepSpeed does not know: there torch's scaler leaves the step out, and shows it by a lower scale.
-        self.is_scale_falling = self._scale < before
-        return bool(self.engine.was_step_applied()) and not self.is_scale_falling
+        has_fallen = self._scale < before
+        self.is_scale_falling = has_fallen and self._scale >= 1
+        return bool(self.engine.was_step_applied()) and not has_fallen
 
 
 def loss_scale(engine: Any) -> float:

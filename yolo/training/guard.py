@@ -95,13 +95,21 @@ class StabilityGuard:
         is_bad = ~vote[0].isfinite() | (vote[0] > self.losses.limit)
         return torch.where(is_bad, torch.nan, 1.0)
 
-    def taken(self, step: int, was_applied: bool, norm: float | None, is_alone: bool) -> str | None:
+    def taken(
+        self,
+        step: int,
+        was_applied: bool,
+        norm: float | None,
+        is_alone: bool,
+        is_scaling: bool = False,
+    ) -> str | None:
         """Judge a step after it; returns what was wrong with it, in words.
 
-        `norm` is the averaged gradient's; None where it is not known or a rank's own.
+        `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
+        largest loss scale that works by steps whose gradients overflow, which is no fault.
         """
         loss, wants_to_leave = self._vote.tolist()
-        wrong = self._what_is_wrong(loss, norm, was_applied)
+        wrong = self._what_is_wrong(loss, norm, was_applied or is_scaling)
         if was_applied:
             self.losses.take_in(loss)
             if norm is not None:
@@ -126,14 +134,14 @@ class StabilityGuard:
             self._strike(step, int(found), f"{found:g} bad steps on some ranks") if found else None
         )
 
-    def _what_is_wrong(self, loss: float, norm: float | None, was_applied: bool) -> str | None:
+    def _what_is_wrong(self, loss: float, norm: float | None, is_finite: bool) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if loss > (limit := self.losses.limit):
             return f"the loss is {loss:.4g}, above {limit:.4g}"
         if norm is not None and math.isfinite(norm) and norm > (limit := self.norms.limit):
             return f"the gradient's norm is {norm:.4g}, above {limit:.4g}"
-        return None if was_applied else "the gradient is not finite"
+        return None if is_finite else "the gradient is not finite"
 
     def _strike(self, step: int, times: int, wrong: str) -> str:
         self.strikes.extend([step] * times)

@@ -96,7 +96,6 @@ class Loop:
             if micro_batches is None:
                 break
             self.recorder.images_arrived()
-            self.standings.at(f"computing step {number}")
             factor = self.guard.lr_factor(self.step)
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step, factor)
             size = self.sizes.at(self.step)
@@ -112,6 +111,7 @@ class Loop:
             torch._foreach_copy_(self._statistics_before, self._statistics)
             found = torch.zeros(3, device=self.ranks.device)  # this rank's share of the loss
             for batch, assignment in zip(micro_batches, assignments, strict=True):
+                self.standings.at(f"computing step {number}")
                 images = to_network(batch.images, self.ranks.device, self.dtype)
                 predictions = self.engine(scaled(images, size))
                 if exchange is not None:
@@ -156,14 +156,15 @@ class Loop:
         """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
         norm = None if is_alone else self.engine.get_global_grad_norm()
         wrong = self.guard.taken(
-            self.step, was_applied, None if norm is None else float(norm), is_alone
+            self.step,
+            was_applied,
+            None if norm is None else float(norm),
+            is_alone,
+            self.overflows.is_scale_falling,
         )
         if is_alone and self.exchange.steps_behind == 0:
             wrong = self.guard.meet(self.step, self.leave.is_asked, self.ranks.device)
-        is_scaling = (
-            self.overflows.is_scale_falling
-        )  # fp16 finds its scale so, and that is no fault
-        if wrong and not is_scaling:
+        if wrong:
             self.recovery.note(self.step, wrong, was_applied)
             if self.guard.must_roll_back:
                 self.recovery.go_back(self.step, micro_batches)

@@ -37,18 +37,21 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
             f"the launcher ended with exit code {launcher_code} before any rank began", "", None
         )
     first = min(seen, key=lambda rank: (rank.is_unclear, rank.last))
-    everybody = len(seen) > 1 and all(rank.ending is None for rank in seen)
-    if everybody and launcher_code == 0:
-        text = f"all {len(seen)} ranks ended with their launcher, which was killed (out of memory?), while {first.place}"
-    else:
-        text = (
-            f"{first.name} died first: {first.how(launcher_code, was_stopped)} while {first.place}"
+    words, code = first.record.words, first.ending.code if first.ending else None
+    if code == RANKS_LOST:
+        return Death(f"ranks were lost: {words}", "", code)
+    if len(seen) > 1 and launcher_code == 0 and all(rank.ending is None for rank in seen):
+        how = "which was killed (out of memory?)"
+        return Death(
+            f"all {len(seen)} ranks ended with their launcher, {how}, while {first.place}",
+            words,
+            code,
         )
-    words = first.record.words
-    others = [rank.ending.words for rank in seen if rank.ending and rank.ending.code == RANKS_LOST]
-    if others and (was_stopped or first.is_unclear):
-        text += f"; {others[0]}"
-    return Death(text, words, first.ending.code if first.ending else None)
+    text = f"{first.name} died first: {first.how(launcher_code, was_stopped)} while {first.place}"
+    lost = [rank.ending.words for rank in seen if rank.ending and rank.ending.code == RANKS_LOST]
+    if lost and (was_stopped or first.is_unclear):
+        text += f"; {lost[0]}"
+    return Death(text, words, code)
 
 
 def was_refused(records: Sequence[RankRecord]) -> bool:
@@ -98,8 +101,6 @@ class _Seen:
 
     def how(self, launcher_code: int, was_stopped: bool) -> str:
         if self.ending is not None:
-            if self.ending.code == RANKS_LOST:
-                return f"it gave up ({self.ending.words})"
             return f"it ended with exit code {self.ending.code}"
         if was_stopped:
             return "it fell silent"

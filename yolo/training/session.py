@@ -220,7 +220,7 @@ def _train(
         if ranks.is_first:
             judge.save(plain, run.last_weights, narrator.tell)
         loop.check_agreement()
-        standings.at(f"writing the checkpoint of step {loop.step}", waits=True)
+        standings.at(f"writing the checkpoint of step {loop.step}")
         checkpoints.save(progress)
         loop.has_saved()
         if guard.must_leave:

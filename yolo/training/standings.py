@@ -2,6 +2,10 @@
 
 Each rank writes once a second what it is doing into the store through which the ranks met, over a connection of its own.
 When a collective fails, whoever notices reads all of them twice: a rank whose entry has not moved is missing.
+
+Not every collective that hangs fails: with NCCL the main thread waits for the device instead, and gloo has no limit for
+sending, which a link that is cut in the middle of a large tensor holds up. So the thread that writes also looks whether
+the main thread is stuck.
 """
 
 import contextlib
@@ -18,10 +22,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
+from torch.distributed import distributed_c10d
 
+from yolo.communication import meter
 from yolo.errors import YoloError
 from yolo.training.exit_codes import RANKS_LOST
 from yolo.training.rank_record import RankRecord
@@ -38,6 +45,10 @@ LEAVE_SECONDS = 5.0
 """From the error to the end of the process: what else has to be told may want the network that is gone."""
 MOST_NAMED = 8
 VERDICT = "standings/verdict"
+PATIENCE_SECONDS = 1.5
+"""On top of the time limit, for the collective to fail by itself."""
+WAITING_FILES = (distributed_c10d.__file__, meter.__file__)
+"""Where the main thread's innermost function lies while it is in a collective."""
 
 COLLECTIVE_ERROR = re.compile(
     r"gloo|NCCL|ProcessGroup|TCPStore|Timed out waiting|Connection (closed|reset|refused)|Broken pipe|Socket Timeout"
@@ -77,10 +88,12 @@ class Standings:
         self._speaks_for_host = ranks.local_rank == 0
         self._record = RankRecord.of_this_process(run_path)
         self._timeout_seconds = timeout_seconds
-        # With NCCL the main thread does not wait in a collective but, later, for the device; nothing is raised there.
-        self._must_watch = ranks.device.type != "cpu"
+        self._is_asynchronous = ranks.device.type != "cpu"
         self._began = time.monotonic()
         self._place: tuple[str, bool, float] = ("starting", False, self._began)
+        self._seen: tuple[object, int] = (None, 0)
+        self._seen_at = self._began
+        self._is_hung = False
         self._lost: tuple[RanksLost, float] | None = None
         self._stopped = threading.Event()
         self._naming = threading.Lock()
@@ -199,7 +212,7 @@ class Standings:
 
     def _keep(self, store: TCPStore | None) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
-            what, waits, since = self._place
+            what, _, since = self._place
             self._record.stands(what, time.monotonic() - since)
             place = Place(what[:200], since - self._began, self._seconds())
             try:
@@ -207,10 +220,35 @@ class Standings:
                 store.set(_key(self.rank), _line(place))
             except RuntimeError:
                 store = None
-            if self._must_watch and waits and time.monotonic() - since > self._timeout_seconds:
-                self._name(TimeoutError("nothing came"))
+            if not self._is_hung and self._has_hung():
+                self._is_hung = True
+                threading.Thread(target=self._end_hung, name="standings end", daemon=True).start()
             if self._lost and time.monotonic() - self._lost[1] > LEAVE_SECONDS:
                 self._end(self._lost[0])
+
+    def _has_hung(self) -> bool:
+        """Whether the main thread has waited for other ranks for longer than allowed, at one place in one collective."""
+        group: Any = distributed_c10d.GroupMember.WORLD
+        if group is None:  # the ranks have parted
+            return False
+        seen = self._place, group._get_sequence_number_for_group()
+        if seen != self._seen or not self._waits():
+            self._seen, self._seen_at = seen, time.monotonic()
+        return time.monotonic() - self._seen_at > self._timeout_seconds + PATIENCE_SECONDS
+
+    def _waits(self) -> bool:
+        if self._is_asynchronous and self._place[1]:
+            return True
+        main = threading.main_thread().ident
+        assert main is not None
+        return sys._current_frames()[main].f_code.co_filename in WAITING_FILES
+
+    def _end_hung(self) -> None:
+        seconds = time.monotonic() - self._seen_at
+        error = TimeoutError(
+            f"not finished after {seconds:.0f} s (communication.timeout_seconds {self._timeout_seconds:g})"
+        )
+        self._end(self._name(error))
 
     def _end(self, lost: RanksLost) -> None:
         if not lost.is_said:

@@ -18,7 +18,7 @@ from types import FrameType
 
 from yolo.errors import LaunchError, RecipeError
 from yolo.recipe import ResolvedRecipe, prepare
-from yolo.training.exit_codes import LEFT, RANKS_LOST, REFUSED, STOPPED
+from yolo.training.exit_codes import LEFT, REFUSED, STOPPED
 from yolo.training.hosts_left import HostsLeft, hosts_left
 from yolo.training.launch import Launch, launch_of
 from yolo.training.launcher_process import POLL_SECONDS, LauncherProcess
@@ -257,7 +257,7 @@ def _asked() -> Iterator[Asked]:
 
 
 def _told(death: Death) -> str:
-    lines = [f"    {line}" for line in death.words.splitlines()] if death.code != RANKS_LOST else []
+    lines = [f"    {line}" for line in death.words.splitlines()]
     return "\n".join([death.text, *lines])
 
 
