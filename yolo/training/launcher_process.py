@@ -21,6 +21,8 @@ POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0
 SILENT_SECONDS = 3.0
 """Ranks write where they stand once a second. A rank that does not is stopped, or its host is gone."""
+ENDED_SECONDS = 2.0
+"""For the launcher, which looks once a second, to see that all ranks have ended."""
 ORPHAN_SECONDS = 1.0
 """For ranks to follow a launcher that was killed: the kernel does it (PR_SET_PDEATHSIG)."""
 STOP_SECONDS = 3.0
@@ -121,7 +123,8 @@ class LauncherProcess:
             if ending is None and not self._is_silent(record)
         ]
         self._failed_at = self._failed_at or time.monotonic()
-        return not works and time.monotonic() - self._failed_at > SILENT_SECONDS
+        patience = SILENT_SECONDS if None in endings else ENDED_SECONDS
+        return not works and time.monotonic() - self._failed_at > patience
 
     def _is_silent(self, record: RankRecord) -> bool:
         standing, now = record.standing, time.monotonic()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolo.training.exit_codes import LEFT, RANKS_LOST, REFUSED
-from yolo.training.rank_record import Ending, RankRecord, Standing
+from yolo.training.rank_record import MISSING, Ending, RankRecord, Standing
 
 STARTING = "starting"
 
@@ -38,8 +38,11 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
         )
     first = min(seen, key=lambda rank: (rank.is_unclear, rank.last))
     words, code = first.record.words, first.ending.code if first.ending else None
+    lost = [rank.ending.words for rank in seen if rank.ending and rank.ending.code == RANKS_LOST]
+    # Both sides of a link that was cut miss the other; that of the first rank could ask all of its own.
+    lost.sort(key=lambda text: not text.startswith(MISSING))
     if code == RANKS_LOST:
-        return Death(f"ranks were lost: {words}", "", code)
+        return Death(f"ranks were lost: {lost[0]}", "", code)
     if len(seen) > 1 and launcher_code == 0 and all(rank.ending is None for rank in seen):
         how = "which was killed (out of memory?)"
         return Death(
@@ -48,7 +51,6 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
             code,
         )
     text = f"{first.name} died first: {first.how(launcher_code, was_stopped)} while {first.place}"
-    lost = [rank.ending.words for rank in seen if rank.ending and rank.ending.code == RANKS_LOST]
     if lost and (was_stopped or first.is_unclear):
         text += f"; {lost[0]}"
     return Death(text, words, code)

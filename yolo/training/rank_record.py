@@ -15,6 +15,8 @@ RANKS = "ranks"
 LINE_BYTES = 512
 """A record is one write of this size over the one before it, so that a reader never sees a part."""
 WORDS_LINES = 12
+MISSING = "missing: "
+"""How the words of a rank begin that lost others and knows whom."""
 CRASHED = "Fatal Python error"
 """How Python's faulthandler begins, whose first lines tell more than its last."""
 

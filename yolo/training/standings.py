@@ -31,7 +31,7 @@ from torch.distributed import distributed_c10d
 from yolo.communication import meter
 from yolo.errors import YoloError
 from yolo.training.exit_codes import RANKS_LOST
-from yolo.training.rank_record import RankRecord
+from yolo.training.rank_record import MISSING, RankRecord
 from yolo.training.ranks import Ranks, from_all
 
 BEAT_SECONDS = 1.0
@@ -198,7 +198,7 @@ class Standings:
             return f"{name} is {place.what} {so_long}"
 
         if missing:
-            text = "missing: " + "; ".join(told(rank) for rank in missing[:MOST_NAMED])
+            text = MISSING + "; ".join(told(rank) for rank in missing[:MOST_NAMED])
             return f"{text}; and {len(missing) - MOST_NAMED} more" if missing[MOST_NAMED:] else text
         mine = self._place[0]
         elsewhere = [rank for rank, place in places.items() if place.what != mine]

@@ -137,8 +137,13 @@ class Supervisor:
             self._clear()
             return None
         records = records_of(self.run.path, launch.port)
+        if code == LEFT or has_left(records):
+            self._clear()
+            after = f" after {self.asked.name}" if self.asked.numbers else ""
+            raise LeftEarly(f"left in order{after}; {self._advice}")
         if self.asked.numbers:
-            self._say_goodbye(code == LEFT or has_left(records))
+            self._clear()
+            raise StoppedEarly(f"stopped; {self._advice}")
         if code == REFUSED or was_refused(records):
             self._clear()
             # After a checkpoint that was refused, going on from it is no advice.
@@ -149,12 +154,6 @@ class Supervisor:
                 f"training ended with exit code {REFUSED}; the lines above say why{advice}"
             )
         return first_death(records, code, process.was_stopped)
-
-    def _say_goodbye(self, is_in_order: bool) -> None:
-        self._clear()
-        if is_in_order:
-            raise LeftEarly(f"left in order after {self.asked.name}; {self._advice}")
-        raise StoppedEarly(f"stopped; {self._advice}")
 
     def _launch(self) -> Launch:
         """Raises HostsMissing where too few hosts answer."""
