@@ -105,6 +105,8 @@ class Trainer:
                 watch.stop("backward")
             self.learner.micro_step_done()
         self.learner.step_done()
+        if is_alone and self.learner.has_met():
+            self.guard.meet(0, False, device)
         if watch:
             watch.stop("update")
 
@@ -139,6 +141,10 @@ class _Engine:
         """Whether the next step is taken without hearing of the other ranks."""
         return self.exchange.steps_alone or not self.exchanges
 
+    def has_met(self) -> bool:
+        """Whether ranks that step alone have just exchanged."""
+        return self.exchanges and self.exchange.steps_behind == 0
+
     def collectives_beside(self) -> int:
         """Collectives a step that the traffic meter does not see."""
         return 0
@@ -171,6 +177,9 @@ class _DDP:
         self.optimizer.zero_grad()
 
     def steps_alone(self) -> bool:
+        return False
+
+    def has_met(self) -> bool:
         return False
 
     def collectives_beside(self) -> int:
