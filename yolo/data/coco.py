@@ -21,8 +21,8 @@ Row = tuple[list[float], int, bool, float]
 HIGHEST_ID = 2**63 - 1
 """What COCO's metric counts images and categories in."""
 
-LONGEST_NAME = 255
-"""Bytes of a file's name on any usual file system."""
+LONGEST_NAME, LONGEST_PATH = 255, 1024
+"""Bytes of a file's name on any usual file system, and of a path within the folder of images."""
 
 
 def read_coco(annotations: Path, *folders: Path) -> DetectionDataset:
@@ -136,6 +136,7 @@ def _is_file_name(value: object) -> bool:
         return False
     path = PurePath(str(value))
     fits = all(len(os.fsencode(part)) <= LONGEST_NAME for part in path.parts)
+    fits &= len(os.fsencode(path)) <= LONGEST_PATH
     return fits and not path.is_absolute() and ".." not in path.parts
 
 

@@ -1,6 +1,7 @@
 """What an image file says of itself before a pixel is decoded: a few bytes of it can ask for any amount of memory."""
 
 import io
+import zlib
 
 from PIL import Image
 
@@ -35,9 +36,21 @@ def stored_size(content: bytes) -> tuple[int, int]:
 
 
 def _of_png(content: bytes) -> tuple[int, int]:
-    if b"IEND" not in content:  # decoders fill up what is missing without a word
-        raise ValueError("is cut off: its end is missing")
-    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    """The checksums of what pictures consist of are compared, since decoders fill up what is missing or damaged."""
+    position = 8
+    while kind := content[position + 4 : position + 8]:
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        stated = int.from_bytes(content[end : end + 4], "big")
+        is_critical = kind[:1].isupper()
+        if is_critical and end + 4 <= len(content):
+            if zlib.crc32(memoryview(content)[position + 4 : end]) != stated:
+                raise ValueError(
+                    f"is damaged: bytes {position} to {end} are not as they were written"
+                )
+            if kind == b"IEND":
+                return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+        position = end + 4
+    raise ValueError("is cut off: its end is missing")
 
 
 def _of_jpeg(content: bytes) -> tuple[int, int]:

@@ -196,16 +196,17 @@ def record_of(content: dict[str, Any], path: Path, classes: int) -> ImageRecord:
     image_id, width, height = (content[key] for key in ("image_id", "width", "height"))
     if not all(type(number) is int for number in (image_id, width, height)):
         raise TypeError("image_id, width and height are no whole numbers")
-    record = ImageRecord(
-        image_id,
-        path,
-        width,
-        height,
-        np.array(content["boxes"], dtype=np.float32).reshape(-1, 4),
-        np.array(content["classes"], dtype=np.int64),
-        np.array(content["crowd"], dtype=bool),
-        np.array(content["areas"], dtype=np.float32),
-    )
+    with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+        record = ImageRecord(
+            image_id,
+            path,
+            width,
+            height,
+            np.array(content["boxes"], dtype=np.float32).reshape(-1, 4),
+            np.array(content["classes"], dtype=np.int64),
+            np.array(content["crowd"], dtype=bool),
+            np.array(content["areas"], dtype=np.float32),
+        )
     boxes = len(record.boxes)
     if any(each.shape != (boxes,) for each in (record.classes, record.crowd, record.areas)):
         raise ValueError("classes, crowd and areas are not as many as boxes")

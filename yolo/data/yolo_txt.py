@@ -104,7 +104,10 @@ def _images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) ->
         )
     base = Path(str(content.get("path", ".")))
     root = base if base.is_absolute() else data_yaml.parent / base
-    return _image_files(content[split], root, data_yaml, split)
+    try:
+        return _image_files(content[split], root, data_yaml, split)
+    except OSError as error:  # a name too long, say
+        raise DataError(f"{data_yaml}: {split}: cannot be read: {error}") from error
 
 
 def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Path]:

@@ -47,7 +47,13 @@ def read_bytes(path: Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"has {size} bytes; expected at most {most}", str(path))
-        return file.read(size)
+        try:
+            content = file.read(size + 1)
+        except OSError as error:  # which names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    if len(content) > size:  # as /proc's, which say that they are empty
+        raise OSError(errno.EINVAL, f"says that it has {size} bytes, and has more", str(path))
+    return content
 
 
 def read_text(path: Path, most: int) -> str:
