@@ -118,8 +118,10 @@ def test_a_stopped_rank_ends_the_run_which_names_it_and_its_place(
     output, _ = process.communicate(timeout=120)
     assert time.monotonic() - began < 8 + 10 + SPARE_SECONDS
     assert process.returncode == 2
-    assert re.search(r"missing: rank 1 \(\S+\), silent for \d+ s, was \w+ .* step \d+", output)
-    assert re.search(r"rank 1 \(\S+\) died first: it fell silent while \w+ .* step \d+", output)
+    missing = r"missing: rank 1 \(\S+\), silent for \d+ s, was \w+ .* step \d+"
+    assert re.search(missing, output), output[-3000:]
+    silent = r"rank 1 \(\S+\) died first: it fell silent while \w+ .* step \d+"
+    assert re.search(silent, output), output[-3000:]
     assert not psutil.pid_exists(stopped.pid)
 
 
@@ -133,8 +135,8 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
         f"extends: {REPOSITORY / 'recipes' / 'demo.yaml'}\n"
         f"data: {{root: {small_demo}, workers: 0}}\n"
         "model: {image_size: 64}\n"
-        "train: {epochs: 40, global_batch: 8, warmup_epochs: 0}\n"
-        "evaluation: {every_epochs: 40}\n"
+        "train: {epochs: 30, global_batch: 8, warmup_epochs: 0}\n"
+        "evaluation: {every_epochs: 30}\n"
         "checkpoint: {every_epochs: 1}\n"
         "tracking: {wandb: {mode: disabled}}\n"
         "precision: {dtype: fp32}\n"
@@ -157,10 +159,10 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
                 time.sleep(0.1)
             return time.monotonic() - began
 
-        wait(None, 200)
+        wait(None, 500)
         cluster.cut(second)
         assert wait("\nyolo: ", 60) < 8 + 10 + SPARE_SECONDS
-        assert process.wait(240) == 0, log.read_text()
+        assert process.wait(500) == 0, log.read_text()
     output = log.read_text()
     assert re.search(r"yolo: ranks were lost: missing: rank 1 \(node1\), silent for \d+ s", output)
     assert "node1 does not answer (" in output

@@ -37,7 +37,7 @@ from yolo.training.ranks import Ranks, from_all
 BEAT_SECONDS = 1.0
 LISTEN_SECONDS = 2.2 * BEAT_SECONDS
 """Between two readings: who lives has written twice."""
-ANSWER_SECONDS = 4.0
+ANSWER_SECONDS = 6.0
 """For both readings; the store's process may be stopped, or its host gone."""
 LINGER_SECONDS = LISTEN_SECONDS + 0.3
 """The first rank's process holds the store: it stays until those who noticed at the same time have read."""
@@ -156,7 +156,7 @@ class Standings:
         found: list[tuple[str, bool]] = []
 
         def ask() -> None:
-            with contextlib.suppress(RuntimeError):
+            with contextlib.suppress(RuntimeError, OSError):
                 found.append(self._read_and_judge(what))
 
         reader = threading.Thread(target=ask, name="standings reader", daemon=True)
@@ -164,9 +164,11 @@ class Standings:
         reader.join(ANSWER_SECONDS)
         if found:
             return found[0]
-        silent = (
-            f"rank 0 ({self.hosts[0]}), where all ranks write where they stand, does not answer"
-        )
+        silent = "where the other ranks stand could not be read in time"
+        if self.rank != 0:
+            silent = (
+                f"rank 0 ({self.hosts[0]}), where all ranks write where they stand, does not answer"
+            )
         return f"{silent}; {what}", not self._speaks_for_host
 
     def _read_and_judge(self, what: str) -> tuple[str, bool]:
@@ -218,7 +220,7 @@ class Standings:
             try:
                 store = store or _connect()
                 store.set(_key(self.rank), _line(place))
-            except RuntimeError:
+            except (RuntimeError, OSError):
                 store = None
             if not self._is_hung and self._has_hung():
                 self._is_hung = True
@@ -260,10 +262,16 @@ class Standings:
 
 
 def _connect() -> TCPStore:
-    """A connection of its own to the store of the process group: torch waits with its own for minutes."""
+    """A connection of its own to the store of the process group: torch waits with its own for minutes.
+
+    Raises OSError or RuntimeError where the store is gone.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # Asked first, since torch would try for all that time and then print its own stack.
+    socket.create_connection((address, port), timeout=ANSWER_SECONDS).close()
     return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
+        address,
+        port,
         is_master=False,
         timeout=timedelta(seconds=ANSWER_SECONDS),
         wait_for_workers=False,
