@@ -99,6 +99,7 @@ PLAIN = (
 )
 WITHOUT_EFFECT = {
     "a_hostfile_wants_several_nodes": ("cluster.hostfile=no_such_file",),
+    "only_several_nodes_can_become_fewer": ("cluster.least_nodes=1",),
     "no_warm_up_has_no_start": (
         *("train.warmup_min_steps=3", "train.warmup_momentum=0.5", "train.warmup_bias_lr=0.1"),
     ),

@@ -27,10 +27,10 @@ SPARE_SECONDS = 8.0
 
 @pytest.fixture
 def standings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standings:
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    return Standings(Ranks(0, 0, 2, 2, torch.device("cpu")), ["node0", "node1"], tmp_path, 4.0)
+    return Standings(Ranks(1, 0, 2, 1, torch.device("cpu")), ["node0", "node1"], tmp_path, 4.0)
 
 
 def test_an_error_of_another_kind_passes(standings: Standings) -> None:

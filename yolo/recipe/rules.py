@@ -51,6 +51,21 @@ def a_hostfile_wants_several_nodes(resolved: ResolvedRecipe) -> Iterator[Finding
 
 
 @rule
+def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    cluster = resolved.recipe.cluster
+    if cluster.least_nodes == "auto":
+        return
+    if cluster.least_nodes > cluster.nodes:
+        yield error(
+            "cluster.least_nodes",
+            f"{cluster.least_nodes} is more than cluster.nodes {cluster.nodes}; expected as many or fewer",
+        )
+    elif cluster.nodes == 1 or cluster.restarts == 0:
+        why = "cluster.nodes is 1" if cluster.nodes == 1 else "cluster.restarts is 0"
+        yield from without_effect(resolved, ("cluster.least_nodes",), why)
+
+
+@rule
 def sync_batchnorm_wants_gpus(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.model.sync_batchnorm and recipe.cluster.backend == "gloo":
