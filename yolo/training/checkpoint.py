@@ -92,8 +92,8 @@ def newest_whole(
 ) -> Path | None:
     """The newest checkpoint that is what was written, the same on all ranks; collective.
 
-    Each newer one that is not is named, with what is wrong with it, and set aside. None where the run has no checkpoint,
-    or none that was taken before step `before_step`.
+    Each newer one that is not is named, with what is wrong with it, and set aside. None where the run has no checkpoint.
+    With `before_step` the newest that was taken before that step, or else the oldest.
 
     Raises CheckpointError where it has some, and none is whole: never does a run start anew in silence.
     """
@@ -115,21 +115,22 @@ def _newest_whole(
     run: RunDirectory, tell: Callable[[str], None], before_step: int | None
 ) -> Path | None:
     remove_unfinished(run.checkpoints)
-    damaged = []
+    damaged, later = [], None
     for folder in run.published():
         wrong = what_is_wrong(folder)
         if wrong is None:
             if before_step is None or SavedState.read(folder).progress.steps_done < before_step:
                 return folder
+            later = folder
             continue
         aside = set_aside(folder)
         tell(f"warning: {folder}: is passed over: {wrong}; it is now called {aside.name}")
         damaged.append(aside.name)
-    if damaged:
+    if damaged and later is None:
         raise CheckpointError(
             _unreadable(run.checkpoints, f"none of {', '.join(damaged)} is what was written")
         )
-    return None
+    return later
 
 
 class Checkpoints:

@@ -63,7 +63,7 @@ class Recovery:
             tried = (
                 f"the run went back {self.guard.rollbacks} times already"
                 if folder
-                else f"there is no checkpoint from before step {first_bad} to go back to"
+                else "there is no checkpoint to go back to"
             )
             text = (
                 f"{len(self.guard.strikes)} bad steps since step {first_bad}, and {tried}: {found}"

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of " + ", ".join(FAULTS))
     parser.add_argument(
-        "--nan", type=share, default=0.05, help="share of micro batches (default 0.05)"
+        "--nan", type=share, default=0.03, help="share of micro batches (default 0.03)"
     )
     parser.add_argument(
         "--nan-recipe", nargs="+", metavar="RECIPE", help="train this one for `nan`"

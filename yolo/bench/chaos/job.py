@@ -105,9 +105,9 @@ class Started:
         while not self.whole_checkpoints() and not self.is_over and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
-    def victims(self) -> dict[str, psutil.Process]:
+    def victims(self) -> dict[str, list[psutil.Process]]:
         """The processes at hand that may be killed, by what they are: ranks, their workers, the launcher's parts."""
-        found: dict[str, psutil.Process] = {}
+        found: dict[str, list[psutil.Process]] = {}
         for process in processes_of(self.work):
             try:
                 words, parent = process.cmdline(), process.parent()
@@ -118,14 +118,14 @@ class Started:
                 continue
             rank = next((w for w in words if w.startswith("--local_rank")), None)
             if rank is None:
-                kind = "launcher"  # `deepspeed` itself
+                kind = "launcher"  # `deepspeed` itself, and what it reaches the hosts with
             elif "deepspeed.launcher.launch" in words:
                 kind = "launcher on a host"
             elif "deepspeed.launcher.launch" in above:
                 kind = "rank"
             else:
                 kind = "worker of a rank"
-            found[f"{kind} {process.pid}"] = process
+            found.setdefault(kind, []).append(process)
         return found
 
     def weights(self) -> dict[str, bytes]:

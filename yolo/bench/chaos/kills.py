@@ -84,15 +84,15 @@ def _kill_one_run(
         victims = started.victims()
         if not victims:
             continue
-        name = chance.choice(sorted(victims))
+        kind = chance.choice(sorted(victims))
         whole = started.whole_checkpoints()
         is_writing = bool(_unfinished(started))
-        if not kill(victims[name]):
+        if not kill(chance.choice(victims[kind])):
             continue
         found.kills += 1
         found.while_writing += is_writing
         event = {
-            "kill": name.rpartition(" ")[0],
+            "kill": kind,
             "while_writing": is_writing,
             "newest": max(whole, default=None),
         }
