@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ import yolo.model.published
 import yolo.planner.command  # noqa: F401  what commands import when they run would be among an input's seconds
 from tests.conftest import REPOSITORY
 from yolo.cli import main
+from yolo.errors import YoloError
 
 SECONDS = 10.0
 """Of the processor, that an input may take; what else runs on the machine is not its fault."""
@@ -103,6 +104,15 @@ def measured() -> Iterator[Took]:
     with _limits(Path("/tmp")):
         yield took
     took.seconds, took.megabytes = time.process_time() - start, max(0.0, _peak() - before)
+
+
+def refusal(work: Callable[[], object], kind: type[YoloError]) -> str | None:
+    """What some work says that it cannot be done; None where it can."""
+    try:
+        work()
+    except kind as error:
+        return str(error)
+    return None
 
 
 def attempt(arguments: Sequence[str], output: Path) -> Ended:

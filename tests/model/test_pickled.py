@@ -1,5 +1,6 @@
 """Nothing in a checkpoint runs: pickles made to do harm, each refused with its reason."""
 
+import codecs
 import pickle
 import sys
 import zipfile
@@ -55,7 +56,8 @@ def refusal(tmp_path: Path) -> Callable[..., str]:
 
     def refuse(body: bytes, records: dict[str, bytes] | None = None) -> str:
         path = written(tmp_path / "bad.pt", said({}))
-        with open_pickled(path):  # so that what reading itself imports is there
+        codecs.lookup("raw_unicode_escape")  # so that what reading itself imports is there
+        with open_pickled(path):
             pass
         written(path, body, records)
         modules = dict(sys.modules)

@@ -5,7 +5,9 @@ of its names is looked up here. Tensors become descriptions of where their numbe
 that a checkpoint is made of becomes an inert stand-in, and every other name ends the reading.
 """
 
+import io
 import pickle
+import pickletools
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -49,6 +51,10 @@ DTYPES = {
     "Bool": torch.bool,
 }
 """By the name of torch's storage class, less `Storage`."""
+NUMBERED = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+"""What a pickle keeps an object by, to use it again."""
+FEW = 1000
+"""Objects, for which there may be room in any pickle."""
 OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How torch's files began before release 1.6."""
 
@@ -166,8 +172,9 @@ class PickledFile:
         order = archive.read(recorded).decode() if recorded in archive.namelist() else "little"
         if order != sys.byteorder:
             raise ValueError(f"numbers in {order}-endian order on a {sys.byteorder}-endian machine")
-        with archive.open(f"{self._folder}data.pkl") as stream:
-            self.content: Any = _Unpickler(stream, path, self._storage).load()
+        program = archive.read(f"{self._folder}data.pkl")
+        _check_sizes(program)
+        self.content: Any = _Unpickler(io.BytesIO(program), path, self._storage).load()
 
     def tensor(self, pickled: PickledTensor) -> Tensor:
         """Its numbers, in memory of their own. WeightsError where the file is damaged there."""
@@ -177,7 +184,7 @@ class PickledFile:
         try:
             content = bytearray(self._archive.read(storage.record))
             flat = torch.frombuffer(content, dtype=storage.dtype, count=storage.elements)
-        except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError) as error:
+        except Exception as error:  # as of `open_pickled`
             raise _damaged(self._path, error) from error
         shaped = flat.as_strided(pickled.size, pickled.stride, pickled.offset)
         return shaped.clone(memory_format=torch.contiguous_format)
@@ -203,12 +210,16 @@ def open_pickled(path: Path) -> Iterator[PickledFile]:
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the path of a checkpoint (*.pt)")
-    with path.open("rb") as stream:
-        if stream.read(len(OLD_FORMAT)) == OLD_FORMAT:
-            raise WeightsError(
-                f"{path}: is in torch's format of before release 1.6, which is not read here; where you trust it, load it"
-                " with torch and save it again"
-            )
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(OLD_FORMAT))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
+    if head == OLD_FORMAT:
+        raise WeightsError(
+            f"{path}: is in torch's format of before release 1.6, which is not read here; where you trust it, load it"
+            " with torch and save it again"
+        )
     if not zipfile.is_zipfile(path):
         raise WeightsError(
             f"{path}: is no file of torch.save; give the path of a checkpoint (*.pt), whole as it was published"
@@ -239,6 +250,13 @@ def _folder(archive: zipfile.ZipFile) -> str:
     if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
         raise ValueError("compressed records, which torch.save does not write")
     return pickles[0].removesuffix("data.pkl")
+
+
+def _check_sizes(program: bytes) -> None:
+    """ValueError where a pickle asks for more memory than it has reason to: reading one has places for all numbers up to the highest."""
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name in NUMBERED and int(argument or 0) > max(FEW, len(program)):
+            raise ValueError(f"object number {argument} in {len(program)} bytes")
 
 
 class _Unpickler(pickle.Unpickler):

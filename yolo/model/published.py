@@ -13,8 +13,9 @@ from yolo.errors import WeightsError
 from yolo.model.layers import Bottleneck
 from yolo.model.network import YOLOv5
 from yolo.model.pickled import PickledFile, PickledTensor, Stub, open_pickled
-from yolo.model.weights import listed, misfits, save_weights
+from yolo.model.weights import LARGEST_SIDE, listed, misfits, save_weights, shapes_of
 from yolo.recipe.architecture import ANCHORS_PER_LEVEL, VARIANTS, family, layers
+from yolo.recipe.plain_text import is_plain
 
 CONTAINERS = {"ModuleList", "Sequential"}
 """Lists of layers: ours need not be of the same kind."""
@@ -59,7 +60,7 @@ def read_published(path: Path) -> tuple[YOLOv5, dict[str, str]]:
         _copy(path, file, state, model)
     names = _class_names(path, facts.get("names"), model.classes)
     size = facts.get("image_size")
-    if type(size) is not int:
+    if type(size) is not int or not 1 <= size <= LARGEST_SIDE:
         size = family(model.variant).image_size
     return model, {"class_names": json.dumps(names), "image_size": str(size)}
 
@@ -135,14 +136,12 @@ def _network(path: Path, state: Mapping[str, Any]) -> YOLOv5:
         if first[:1] != (table[0].out_channels,) or not heads or len(shapes) < len(state):
             continue
         classes = max(1, heads[0] // ANCHORS_PER_LEVEL - 5)
-        model = YOLOv5(variant, classes)
-        expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        if unfit := misfits(shapes, expected):
+        if unfit := misfits(shapes, shapes_of(variant, classes)):
             raise WeightsError(
                 f"{path}: looks like yolov5{variant} of {classes} classes, but is not: {listed(unfit)}; only the variants"
                 f" {', '.join(VARIANTS)} of release 6 or later can be read"
             )
-        return model
+        return YOLOv5(variant, classes)
     raise WeightsError(
         f"{path}: {len(state)} tensors that are no YOLOv5 detector of the variants {', '.join(VARIANTS)}, release 6 or"
         " later; other networks cannot be read"
@@ -204,6 +203,10 @@ def _copy(path: Path, file: PickledFile, state: Mapping[str, PickledTensor], mod
                     f"{path}: {name} is {tensor.dtype}, of which {own.dtype} cannot hold every number; expected fp16,"
                     " bf16 or fp32"
                 )
+            if not bool(tensor.isfinite().all()):
+                raise WeightsError(
+                    f"{path}: {name} holds what is no number; the file is damaged, or of a run that diverged"
+                )
             own.copy_(tensor)
 
 
@@ -211,7 +214,8 @@ def _class_names(path: Path, names: Any, classes: int) -> list[str]:
     """In the network's order, from a list or a dict by number."""
     if isinstance(names, dict):
         names = [names.get(number) for number in range(len(names))]
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+    is_list = isinstance(names, list | tuple)
+    if not is_list or not all(isinstance(name, str) and is_plain(name) for name in names):
         raise WeightsError(
             f"{path}: its `names` are {shown(names)}; expected a text for each class"
         )

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
+from typing import Any
 
 import safetensors
 import torch
@@ -14,9 +16,13 @@ from torch import Tensor, nn
 
 from yolo.errors import WeightsError
 from yolo.model.network import YOLOv5
+from yolo.recipe.plain_text import is_plain
 
 NAMED = 4
 """Tensors named in a message before it says how many more there are."""
+
+LARGEST_SIDE = 4096
+"""Of the square that a network is used on, in pixels: a recipe's highest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What the file says about itself, without its tensors. WeightsError where it is no safetensors file."""
-    return _open(path)[0]
+    return _described(path)[0]
 
 
 def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWeights:
@@ -80,7 +86,7 @@ def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWe
     that were chosen for its data. WeightsError where the file is missing or unreadable, does not fit, or nothing of it
     fits; the network is then unchanged.
     """
-    _, tensors = _open(path, with_tensors=True)
+    tensors = _tensors(path)
     state = model.state_dict()
     skipped = misfits(_shapes(tensors), _shapes(state))
     if allow_mismatch:
@@ -105,16 +111,34 @@ def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWe
 
 def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
     """The network that a file of `save_weights` describes, with its weights, and the file's metadata."""
-    metadata = read_metadata(path)
+    metadata, shapes = _described(path)
     try:
-        model = YOLOv5(metadata["variant"], int(metadata["classes"]))
+        variant, classes = metadata["variant"], int(metadata["classes"])
+        unfit = misfits(shapes, shapes_of(variant, classes))
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{path}: its metadata does not say which network it holds ({error}); use a file"
             " written by this program"
         ) from error
+    if unfit:
+        raise WeightsError(
+            f"{path}: is no yolov5{variant} of {classes} classes, as it says: {listed(unfit)}"
+        )
+    model = YOLOv5(variant, classes)
     load_weights(path, model, allow_mismatch=False)
     return model, metadata
+
+
+def shapes_of(variant: str, classes: int) -> dict[str, Sequence[int]]:
+    """The tensors of a network that is not built: a file of a few bytes may say that it has any number of classes.
+
+    ValueError where there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            return _shapes(YOLOv5(variant, classes).state_dict())
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
+        raise ValueError(f"{variant} of {shown(classes)} classes cannot be") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +157,9 @@ def load_detector(path: Path) -> Detector:
     try:
         class_names = tuple(str(name) for name in json.loads(metadata["class_names"]))
         image_size = int(metadata["image_size"])
-    except (KeyError, ValueError, TypeError) as error:
+        if not all(map(is_plain, class_names)) or not 1 <= image_size <= LARGEST_SIDE:
+            raise ValueError(f"{shown(class_names)} at {shown(image_size)} pixels")
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{path}: its metadata lack class_names or image_size ({error}); use a run's weights/*.safetensors"
         ) from error
@@ -144,16 +170,36 @@ def load_detector(path: Path) -> Detector:
     return Detector(model, class_names, image_size)
 
 
-def _open(path: Path, with_tensors: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _described(path: Path) -> tuple[dict[str, str], dict[str, list[int]]]:
+    """A file's metadata and its tensors' shapes."""
+    with _opened(path) as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118  it is no dict
+        return dict(file.metadata() or {}), shapes
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
+            raise WeightsError(f"{path}: {name} is {tensor.dtype}; expected floating-point numbers")
+        if not bool(tensor.float().isfinite().all()):
+            raise WeightsError(
+                f"{path}: {name} holds what is no number; the file is damaged, or of a run that diverged"
+            )
+    return tensors
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; give the path of a .safetensors file in it")
     if not path.is_file():
         raise WeightsError(f"{path}: no such file; give the path of a .safetensors file")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            names = file.keys() if with_tensors else ()
-            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
+            yield file
+    except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
         raise WeightsError(
             f"{path}: not a whole safetensors file ({error}); copy it again, or convert it to"
             " safetensors"

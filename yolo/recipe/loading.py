@@ -14,6 +14,7 @@ from yolo.recipe.origin import DEFAULT, Origin, Source
 from yolo.recipe.passthrough import passthrough_problems
 from yolo.recipe.plain_text import is_plain
 from yolo.recipe.schema import Recipe
+from yolo.recipe.secrets import refuse_keys
 from yolo.recipe.sections.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
 from yolo.recipe.source import MAX_DEPTH, Document, Key, Position, parse_value, read_document
 
@@ -127,6 +128,7 @@ def _forget_other_optimizer(
 
 def _parse_override(text: str) -> tuple[Key, Any]:
     name, equals, value = text.partition("=")
+    refuse_keys(text, "an override")  # which one would say the key
     key = tuple(name.split("."))
     if not equals or not all(key) or len(key) > MAX_DEPTH:
         raise RecipeError(f"override {text!r}: expected section.key=value, as in train.epochs=30")

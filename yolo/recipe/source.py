@@ -21,6 +21,7 @@ from yolo.errors import RecipeError
 from yolo.recipe.nearest import nearest
 from yolo.recipe.plain_text import is_plain
 from yolo.recipe.regular_file import MOST_RECIPE_BYTES, read_text
+from yolo.recipe.secrets import refuse_keys
 
 Key = tuple[str, ...]
 """A value's place in a recipe: ("train", "epochs")."""
@@ -71,6 +72,7 @@ def read_document(path: Path) -> Document:
 
 def parse_document(text: str, name: str) -> Document:
     """The values of a YAML text; `name` stands for the file in messages."""
+    refuse_keys(text, name)
     yaml = YAML(typ="safe", pure=True)
     root = _compose(yaml, text, name)
     if root is None:
