@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
-from tests.fuzz.attempt import attempt
+from tests.fuzz.attempt import attempt, attempt_apart
 from tests.fuzz.case import HEADING, Case, Tally
 from tests.fuzz.coco_files import coco_files
 from tests.fuzz.hostfiles import hostfiles
 from tests.fuzz.label_files import label_files
 from tests.fuzz.profiles import profiles
-from tests.fuzz.recipes import overrides, recipes
+from tests.fuzz.recipes import TEXTS, overrides, recipes
 from tests.fuzz.weights_files import weights_files
 
 Cases = Callable[[Path, Random], Iterator[Case]]
@@ -29,6 +29,18 @@ KINDS: dict[str, tuple[Cases, int]] = {
 SEED = 5
 
 
+def test_a_program_given_bad_recipes_names_each_and_ends(tmp_path: Path) -> None:
+    paths = []
+    for number, text in enumerate(TEXTS.values()):
+        path = tmp_path / f"bad{number:03}.yaml"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        paths.append(str(path))
+    ended = attempt_apart(("check", *paths), 120, tmp_path)
+    assert ended.code == 2 and not ended.trace
+    for path in paths:
+        assert f"{path}: good for" in ended.stdout or path in ended.stderr
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_input_is_refused_or_counted(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -42,8 +54,6 @@ def test_bad_input_is_refused_or_counted(
     tally = Tally(kind)
     for case in cases(inputs, Random(f"{SEED} {kind}")):
         ended = attempt(case.arguments, output)
-        if ended.seconds > 1:
-            print(case.name, ended.seconds, ended.megabytes)
         tally.add(case, ended)
     print(f"\n{HEADING}\n{tally.row()}")
     assert not tally.failures, "\n".join(tally.failures)
