@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from yolo.training.dying_together import die_with_parent
 from yolo.training.exit_codes import LEFT, STOPPED
+from yolo.training.fence import VARIABLE
 from yolo.training.rank_record import RankRecord
 
 SILENT_SECONDS = 5.0
@@ -30,11 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="the run's folder; `latest` beside it points at it once training starts (default: runs/<recipe>/<UTC time>)",
     )
+    parser.add_argument("--start", help="which of the run's starts this is; given by `yolo train`")
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args(arguments)
     if options.local_rank is not None:
         die_with_parent()  # a launcher that is killed ends nobody by itself
+    if options.start is not None:
+        os.environ[VARIABLE] = options.start
+    # Torch's own words in C++ on a lost connection, a stack each, say nothing to a user.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Without a launcher there is nothing to record; `join` says so.
     is_launched = options.run is not None and "MASTER_PORT" in os.environ
     record = _record(options.run) if is_launched else None

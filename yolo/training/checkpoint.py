@@ -25,6 +25,7 @@ from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.training.averaging import WeightAverage, statistics
 from yolo.training.engine_state import EngineState
+from yolo.training.fence import Fence
 from yolo.training.identity import RunIdentity
 from yolo.training.progress import Progress
 from yolo.training.ranks import Ranks, from_all, from_first
@@ -158,6 +159,7 @@ class Checkpoints:
         self.ranks = ranks
         self.keep = keep
         self.tell = tell
+        self._fence = Fence.of_this_process(run.path)
         self._writing: threading.Thread | None = None
         self._problem: str | None = None
 
@@ -210,6 +212,10 @@ class Checkpoints:
             problem, self._problem = self._problem, None
             self.tell(problem)
 
+    def _refuse_if_superseded(self) -> None:
+        if self._fence.is_closed:
+            raise OSError("the run was started again, and this is an earlier start")
+
     def _mean_weights(self) -> dict[str, torch.Tensor]:
         """The weights, with BatchNorm's statistics as their mean over the ranks; collective."""
         weights = self.state.weights()
@@ -221,6 +227,7 @@ class Checkpoints:
         parameters = sum(p.numel() * p.element_size() for p in self.plain.parameters())
         size = 4 * parameters + self.ranks.world_size * rank_bytes  # weights, average, two moments
         try:
+            self._refuse_if_superseded()
             remove_unfinished(self.run.checkpoints)
             if lack := room_for(size, self.run.checkpoints):
                 return f"no space: {lack}"
@@ -257,6 +264,7 @@ class Checkpoints:
                 write_synced(part / name, save(dict(tensors)))
             write_synced(part / STATE, text.encode())
             digests |= {name: digest_of(part / name) for name in (*files, STATE)}
+            self._refuse_if_superseded()
             publish(part, folder, digests)
             self._remove_older(folder)
         except OSError as error:

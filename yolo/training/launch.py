@@ -43,13 +43,15 @@ def launch_of(
     run: RunDirectory,
     hosts_left: Path | None = None,
     earlier_starts: int = 0,
+    token: str | None = None,
 ) -> Launch:
     """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`.
 
-    `hosts_left` is a hostfile to take in place of the recipe's, where not all of its hosts answer.
-    Raises LaunchError where this machine lacks what the recipe asks for.
+    `hosts_left` is a hostfile to take in place of the recipe's, where not all of its hosts answer; `token` tells this start
+    from others (`Fence`). Raises LaunchError where this machine lacks what the recipe asks for.
     """
-    arguments = ["--recipe", str(recipe), "--run", str(run.path), *overrides]
+    start = ["--start", token] if token else []
+    arguments = ["--recipe", str(recipe), "--run", str(run.path), *start, *overrides]
     return launch_module(resolved, "yolo.train", arguments, hosts_left, earlier_starts)
 
 

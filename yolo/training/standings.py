@@ -31,6 +31,7 @@ from torch.distributed import distributed_c10d
 from yolo.communication import meter
 from yolo.errors import YoloError
 from yolo.training.exit_codes import RANKS_LOST
+from yolo.training.fence import Fence
 from yolo.training.rank_record import MISSING, RankRecord
 from yolo.training.ranks import Ranks, from_all
 
@@ -87,6 +88,7 @@ class Standings:
         """By rank."""
         self._speaks_for_host = ranks.local_rank == 0
         self._record = RankRecord.of_this_process(run_path)
+        self._fence = Fence.of_this_process(run_path)
         self._timeout_seconds = timeout_seconds
         self._is_asynchronous = ranks.device.type != "cpu"
         self._began = time.monotonic()
@@ -214,6 +216,12 @@ class Standings:
 
     def _keep(self, store: TCPStore | None) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
+            if self._fence.is_closed:
+                self._end(
+                    RanksLost(
+                        "the run was started again; this rank of an earlier start ends", False
+                    )
+                )
             what, _, since = self._place
             self._record.stands(what, time.monotonic() - since)
             place = Place(what[:200], since - self._began, self._seconds())

@@ -19,6 +19,7 @@ from types import FrameType
 from yolo.errors import LaunchError, RecipeError
 from yolo.recipe import ResolvedRecipe, prepare
 from yolo.training.exit_codes import LEFT, REFUSED, STOPPED
+from yolo.training.fence import START, close_for_others
 from yolo.training.hosts_left import HostsLeft, hosts_left
 from yolo.training.launch import Launch, launch_of
 from yolo.training.launcher_process import POLL_SECONDS, LauncherProcess
@@ -120,11 +121,11 @@ class Supervisor:
 
     def _start(self) -> Death | None:
         """Start the launcher and wait for its end. Returns None where the run has reached its own."""
+        self._clear()
         try:
             launch = self._launch()
         except HostsMissing as missing:
             return Death(str(missing), "", None)
-        self._clear()
         self.starts += 1
         print(launch, flush=True)
         checkpoint_before = self.run.newest_checkpoint
@@ -166,7 +167,8 @@ class Supervisor:
                 resolved, overrides = self._with_fewer(left, overrides)
                 hostfile = self.run.path / "hostfile"
                 left.write(hostfile)
-        return launch_of(resolved, self.recipe, overrides, self.run, hostfile, self.starts)
+        token = close_for_others(self.run.path)
+        return launch_of(resolved, self.recipe, overrides, self.run, hostfile, self.starts, token)
 
     def _with_fewer(
         self, left: HostsLeft, overrides: tuple[str, ...]
@@ -206,7 +208,8 @@ class Supervisor:
 
     def _clear(self) -> None:
         """Nothing of an earlier start may be taken for this one's."""
-        (self.run.path / LEAVE_FILE).unlink(missing_ok=True)
+        for file in (LEAVE_FILE, START):
+            (self.run.path / file).unlink(missing_ok=True)
         shutil.rmtree(self.run.path / RANKS, ignore_errors=True)
         with suppress(OSError):
             self.run.path.rmdir()  # where nothing has begun

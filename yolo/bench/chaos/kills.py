@@ -97,7 +97,7 @@ def _kill_one_run(
             "newest": max(whole, default=None),
         }
         lost = _lost(started, whole)
-        if chance.random() < SHARE_TORN and whole:
+        if chance.random() < SHARE_TORN and len(whole) > 1:  # one has to be left
             _tear(started, max(whole), chance)
             found.torn += 1
             event["torn"] = max(whole)

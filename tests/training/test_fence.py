@@ -1,0 +1,23 @@
+"""Of several starts of a run only the newest may write."""
+
+from pathlib import Path
+
+from yolo.training.fence import START, Fence, close_for_others
+
+
+def test_a_later_start_closes_the_fence_for_the_earlier_one(tmp_path: Path) -> None:
+    earlier = Fence(tmp_path, close_for_others(tmp_path))
+    assert not earlier.is_closed
+    later = Fence(tmp_path, close_for_others(tmp_path))
+    assert earlier.is_closed and not later.is_closed
+
+
+def test_after_the_end_of_a_run_nobody_may_write(tmp_path: Path) -> None:
+    fence = Fence(tmp_path, close_for_others(tmp_path))
+    (tmp_path / START).unlink()
+    assert fence.is_closed
+
+
+def test_without_a_supervisor_there_is_no_fence(tmp_path: Path) -> None:
+    close_for_others(tmp_path)
+    assert not Fence(tmp_path, "").is_closed

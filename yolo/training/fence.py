@@ -1,0 +1,50 @@
+"""One start of a run at a time: ranks of an earlier one, which nobody could reach to end them, may not write any more.
+
+A launcher that is killed leaves ranks on other hosts behind, and a host whose link was cut goes on by itself. Each start
+has a token, and the run's folder holds the newest one's: who has another stops. Needs no torch.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+START = "start"
+"""The file in a run's folder."""
+VARIABLE = "YOLO_START"
+"""The token of the start that this process belongs to; none where the launcher was not started by `yolo train`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What a rank asks before it writes."""
+
+    run: Path
+    token: str
+
+    @classmethod
+    def of_this_process(cls, run: Path) -> "Fence":
+        """As `yolo.train` was told."""
+        return cls(run, os.environ.get(VARIABLE, ""))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the run was started again since, or ended. A folder that cannot be read for the moment closes nothing."""
+        if not self.token:
+            return False
+        try:
+            return (self.run / START).read_text(encoding="utf-8") != self.token
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+
+def close_for_others(run: Path) -> str:
+    """Make a run's next start its only one; returns the token."""
+    token = f"{time.time_ns()}-{os.getpid()}"
+    run.mkdir(parents=True, exist_ok=True)
+    temporary = run / f".{START}.part"
+    temporary.write_text(token, encoding="utf-8")
+    temporary.replace(run / START)
+    return token
