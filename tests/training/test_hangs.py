@@ -21,8 +21,9 @@ from yolo.training.ranks import Ranks
 from yolo.training.run_directory import RunDirectory
 from yolo.training.standings import RanksLost, Standings
 
-SPARE_SECONDS = 8.0
-"""On top of the 10 s after the time limit that a run may take to end: tests run side by side on few cores."""
+SPARE_SECONDS = 20.0
+"""On top of the 10 s after the time limit that a run may take to end: tests run side by side on few cores, where even the
+step before the collective takes so long. `yolo.bench.chaos` measures it alone."""
 
 
 @pytest.fixture

@@ -1,16 +1,20 @@
-"""What `yolo train` does when its launcher ends, against a launcher that does as it is told."""
+"""What `yolo train` does when its launcher ends: one that does as it is told, and at the end of the file the real one."""
 
 import os
+import re
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.training.conftest import Start, wait_until
 from yolo.errors import LaunchError
 from yolo.recipe import prepare
 from yolo.training import supervisor
@@ -106,7 +110,7 @@ def test_a_crash_before_the_first_checkpoint_begins_anew_in_the_same_folder(
     train: Callable[..., None], run: RunDirectory, commands: Callable[[], list[str]]
 ) -> None:
     train("exit=250; finish")
-    first, second = commands()
+    first, second = (re.sub(r" --start \S+", "", command) for command in commands())
     assert first == second and f"--run {run.path}" in second
 
 
@@ -224,3 +228,46 @@ def test_who_does_not_leave_in_time_is_stopped(
     with pytest.raises(StoppedEarly):
         train("stay", "checkpoint.leave_seconds=1")
     assert 2.0 < time.monotonic() - started < 10
+
+
+# --- the real launcher -------------------------------------------------------------------------------------------
+
+
+def started_by(process: "subprocess.Popen[str]", tmp_path: Path) -> dict[str, psutil.Process]:
+    """The processes of a run that has a checkpoint: launcher, its helper on this host, and rank 1."""
+    latest = tmp_path / "runs" / "demo" / "latest"
+    wait_until(process, lambda: RunDirectory(latest).newest_checkpoint is not None)
+    (runner,) = psutil.Process(process.pid).children()
+    (helper,) = runner.children()
+    first, second = sorted(helper.children(), key=lambda rank: rank.pid)
+    return {"launcher": runner, "helper": helper, "first": first, "rank": second}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["rank", "helper"])
+def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
+    start: Start, tmp_path: Path, killed: str
+) -> None:
+    process = start("recipes/demo.yaml", "train.epochs=30", "evaluation.every_epochs=30")
+    processes = started_by(process, tmp_path)
+    processes[killed].kill()
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output[-3000:]
+    died = {
+        "rank": r"yolo: rank 1 \(\S+\) died first: it was killed by SIGKILL while \w+",
+        "helper": r"yolo: all 2 ranks ended with their launcher, which was killed",
+    }
+    assert re.search(died[killed], output), output[-3000:]
+    assert re.search(r"starting again from epoch-\d+", output)
+    assert not any(each.is_running() for each in processes.values())
+    assert (tmp_path / "runs" / "demo" / "latest" / "finished").exists()
+
+
+@pytest.mark.slow
+def test_nothing_outlives_a_supervisor_that_was_killed(start: Start, tmp_path: Path) -> None:
+    process = start("recipes/demo.yaml", "train.epochs=500", "evaluation.every_epochs=500")
+    processes = started_by(process, tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(processes.values(), timeout=20)
+    assert not alive

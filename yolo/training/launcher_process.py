@@ -99,8 +99,18 @@ class LauncherProcess:
         return [
             process
             for process in psutil.Process().children(recursive=True)
-            if process not in self._others and _runs(process)
+            if process not in self._others and not self._is_over(process)
         ]
+
+    def _is_over(self, process: psutil.Process) -> bool:
+        """Also takes note of the end of an orphan, as its parent would have: else it would stay as a zombie."""
+        try:
+            is_over = bool(process.status() == psutil.STATUS_ZOMBIE)
+            if is_over and process.pid != self._process.pid and process.ppid() == os.getpid():
+                os.waitpid(process.pid, os.WNOHANG)
+        except (psutil.NoSuchProcess, ChildProcessError):
+            return True
+        return is_over
 
     def _are_leaving(self) -> bool:
         return (self._run_path / LEAVE_FILE).exists()
@@ -134,13 +144,6 @@ class LauncherProcess:
             self._heard[record.rank] = heard, now
             return False
         return now - since > SILENT_SECONDS
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _prepare() -> None:
