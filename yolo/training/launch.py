@@ -10,7 +10,7 @@ from pathlib import Path
 from yolo.errors import LaunchError
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.machine import free_port, visible_gpus
-from yolo.recipe.needs import missing_hosts
+from yolo.recipe.needs import missing_hosts, unfit_hosts
 from yolo.recipe.schema import Recipe
 from yolo.recipe.sections.cluster import ClusterSection
 from yolo.training.run_directory import RunDirectory
@@ -107,6 +107,8 @@ def _several_nodes(
 ) -> list[str]:
     if hosts_left is None and (lack := missing_hosts(cluster)):
         raise LaunchError(lack)
+    if hosts_left is None and (unfit := list(unfit_hosts(cluster))):
+        raise LaunchError("\n".join(unfit))
     # Ranks of the start before, on a host that was cut off, may still hold its port.
     port = DEFAULT_PORT + earlier_starts if cluster.master_port == "auto" else cluster.master_port
     return [

@@ -16,7 +16,6 @@ from yolo.bench.chaos.kills import kill_at_random
 from yolo.bench.chaos.links import cut_for_a_while, cut_for_good
 from yolo.bench.chaos.nan import feed_nan
 from yolo.bench.cluster import EmulatedCluster, check_rights
-from yolo.cli.arguments import count, share
 from yolo.data.demo import DemoSettings, generate_demo
 from yolo.errors import exit_code_of
 
@@ -34,17 +33,22 @@ SMALL = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is asked for; ends with 1 where a promise was not kept."""
     parser = argparse.ArgumentParser(prog="python -m yolo.bench.chaos", description=__doc__)
-    parser.add_argument("--kills", type=count, default=5, help="how many (default 5)")
+    parser.add_argument("--kills", type=int, default=5, help="how many (default 5)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of " + ", ".join(FAULTS))
     parser.add_argument(
-        "--nan", type=share, default=0.03, help="share of micro batches (default 0.03)"
+        "--nan", type=float, default=0.03, help="share of micro batches (default 0.03)"
     )
     parser.add_argument(
         "--nan-recipe", nargs="+", metavar="RECIPE", help="train this one for `nan`"
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    faults = options.faults.split(",")
+    if not 0 <= options.nan <= 1 or options.kills < 0 or not set(faults) <= set(FAULTS):
+        parser.error(
+            f"expected kills from 0 on, a share for --nan, and faults of {', '.join(FAULTS)}"
+        )
     kept: list[bool] = []
     code = exit_code_of(lambda: kept.append(_run(options)), "yolo.bench.chaos")
     return code or int(not all(kept))
