@@ -142,7 +142,8 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
         "tracking: {wandb: {mode: disabled}}\n"
         "precision: {dtype: fp32}\n"
         "communication: {timeout_seconds: 8}\n"
-        "cluster: {nodes: 2, processes_per_node: 1, hostfile: /dev/shm/hostfile, least_nodes: 1}\n"
+        "cluster: {nodes: 2, processes_per_node: 1, hostfile: /dev/shm/hostfile, least_nodes: 1,"
+        " threads_per_process: 1}\n"
     )
     run = RunDirectory(tmp_path / "runs" / "two" / "latest")
     log = tmp_path / "output"

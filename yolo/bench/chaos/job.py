@@ -53,6 +53,7 @@ class Job:
             *(sys.executable, "-m", "yolo", "train", str(self.recipe)),
             *(*self.overrides, f"cluster.nodes={len(self.cluster.hosts)}"),
             *("cluster.hostfile=/dev/shm/hostfile", "cluster.processes_per_node=1", resume),
+            "cluster.threads_per_process=1",  # each host takes the machine's cores for its own
             *further,
         ]
         log = work / "output.log"
