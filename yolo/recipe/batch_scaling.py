@@ -6,10 +6,11 @@ An epoch has k times fewer steps, so each has to go further. How much further is
   global batch, as the public YOLOv5's, so `optimizer.lr` stays and the gradient is k times as long. Its clipping has to
   follow, or it would undo the rule.
 - Adam's and LAMB's steps do not depend on the gradient's length, and grow with the square root of k (You et al. 2020;
-  Malladi et al. 2022).
+  Malladi et al. 2022). The betas stay, as You et al. have it: to the power of k, as Malladi et al. have it, and with a
+  clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
+  against 0.463 after 150).
 
-Averages that look back over steps look back over the same images: those of Adam's moments (Malladi et al. 2022) and of
-the weights (Busbridge et al. 2023).
+The average of the weights looks back over the same images (Busbridge et al. 2023).
 
 A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
 al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.
@@ -65,9 +66,7 @@ def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Sca
                 f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to take it as it is"
             )
         yield Scaled(("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})")
-        betas = [_per_step(beta, ratio) for beta in optimizer.betas]
-        stated = ", ".join(f"{beta:g}" for beta in optimizer.betas)
-        yield Scaled(("optimizer", "betas"), betas, f"({stated}) ^ ({words})")
+        return
     longest = min(clipping * ratio, HIGHEST_CLIPPING)
     formula = f"{clipping:g} x {words}, since gradients are sums over the batch"
     yield Scaled(("train", "gradient_clipping"), longest, formula)
@@ -87,12 +86,8 @@ def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
 
 def _averages(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
     train = recipe.train
-    decay = _per_step(train.ema_decay, ratio)
+    # Below 1 also where the ratio is so small that the power rounds to it.
+    decay = min(math.pow(train.ema_decay, ratio), math.nextafter(1.0, 0.0))
     yield Scaled(("train", "ema_decay"), decay, f"{train.ema_decay:g} ^ ({words})")
     steps = min(max(1, round(train.ema_ramp_steps / ratio)), HIGHEST_COUNT)
     yield Scaled(("train", "ema_ramp_steps"), steps, f"{train.ema_ramp_steps} / ({words})")
-
-
-def _per_step(decay: float, ratio: float) -> float:
-    """What is left of an image's share after a step of so many times the images; below 1 however small the ratio."""
-    return min(math.pow(decay, ratio), math.nextafter(1.0, 0.0))

@@ -41,7 +41,7 @@ class _AdamSection(Section):
     lr: Rate = setting(0.001)
     """Learning rate after warm-up; where the global batch is not `train.base_batch`, times the square root of their ratio."""
     betas: tuple[Momentum, Momentum] = setting((0.9, 0.999))
-    """Decay of the first and of the second moment; where the global batch is not `train.base_batch`, to the power of their ratio."""
+    """Decay of the first and of the second moment."""
     eps: Epsilon = setting(1e-8)
     """Added to the root of the second moment."""
     weight_decay: Share = setting(0.0005)

@@ -33,7 +33,7 @@ class TrainSection(Section):
     global_batch: Count = setting(64, unit="images")
     """Images of one optimizer step, over all ranks and accumulation steps: what accuracy depends on."""
     base_batch: Count | None = setting(None, unit="images")
-    """The global batch that learning rate, betas, clipping, warm-up and the average of the weights are stated for: at another `global_batch` they are scaled by the optimizer's own rule, and `yolo config` shows how. None: they are taken as they stand."""
+    """The global batch that learning rate, SGD's clipping, warm-up and the average of the weights are stated for: at another `global_batch` they are scaled by the optimizer's own rule, and `yolo config` shows how. None: they are taken as they stand."""
     micro_batch: Auto | Count = setting("auto", unit="images")
     """Images a rank computes at once; `auto` takes the largest that divides the rank's share and fits a 16 GB GPU."""
     gradient_accumulation_steps: Auto | Count = setting("auto", unit="micro batches")
