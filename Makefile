@@ -12,13 +12,14 @@ BANDWIDTHS ?= 100,300,1000
 STRATEGIES ?= all
 RATIO ?= 10
 KILLS ?= 5
+BATCHES ?= 16,32,64,128
 SEED ?= 1
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan chaos
+.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan bench-batches chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -73,6 +74,9 @@ bench-plan: setup ## is the planner right? calibrate, predict and measure on emu
 
 bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, against a plain trainer
 	@$(PYTHON) -m yolo.bench.speed $(RECIPE) $(SET)
+
+bench-batches: setup ## does AP stay as the global batch grows? RECIPE at each of BATCHES
+	@$(PYTHON) -m yolo.bench.batches --batches $(BATCHES) $(RECIPE) $(SET)
 
 chaos: setup ## what a run survives: KILLS random kills, cut links, a full disk, NaN, on emulated hosts (as root)
 	@$(PYTHON) -m yolo.bench.chaos --kills $(KILLS) --seed $(SEED)

@@ -12,10 +12,12 @@ def test_a_later_start_closes_the_fence_for_the_earlier_one(tmp_path: Path) -> N
     assert earlier.is_closed and not later.is_closed
 
 
-def test_after_the_end_of_a_run_nobody_may_write(tmp_path: Path) -> None:
+def test_what_cannot_be_read_or_is_older_closes_nothing(tmp_path: Path) -> None:
     fence = Fence(tmp_path, close_for_others(tmp_path))
+    (tmp_path / START).write_text("17-1")
+    assert not fence.is_closed
     (tmp_path / START).unlink()
-    assert fence.is_closed
+    assert not fence.is_closed
 
 
 def test_without_a_supervisor_there_is_no_fence(tmp_path: Path) -> None:

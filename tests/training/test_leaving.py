@@ -58,8 +58,8 @@ print(request.reason)
 """
 DEAF = """
 print("listening")
-ctypes.CDLL(None).sleep(60)  # as a collective does: it is C's, and Python's handlers must wait
-ctypes.CDLL(None).sleep(60)
+while True:  # a signal ends it early
+    ctypes.CDLL(None).sleep(60)  # as a collective does: it is C's, and Python's handlers must wait
 """
 
 
@@ -112,8 +112,10 @@ def test_a_second_ctrl_c_ends_at_once(rank: Rank) -> None:
 WITH_A_WORKER = """
 def work():
     print(os.getpid(), flush=True)
-    time.sleep(60)
+    while os.getppid() == rank:
+        time.sleep(0.1)
 
+rank = os.getpid()
 worker = multiprocessing.get_context("fork").Process(target=work)
 worker.start()
 """

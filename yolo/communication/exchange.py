@@ -14,6 +14,8 @@ class Exchange:
 
     kind = "deepspeed"
     """Whose state a checkpoint holds."""
+    averages_gradients = True
+    """Whether each step's gradient, and so its norm, is the ranks' mean."""
 
     @property
     def steps_behind(self) -> int:
@@ -63,6 +65,8 @@ class Exchange:
 
 class OptimizerExchange(Exchange):
     """The optimizer exchanges momentum itself."""
+
+    averages_gradients = False
 
     def __init__(self, optimizer: FlatOptimizer) -> None:
         self.optimizer = optimizer

@@ -35,4 +35,5 @@ class VarianceWatch:
 
     def load(self, norms: list[float]) -> None:
         """Take up what `state` returned."""
+        self._norms.clear()
         self._norms.extend(norms)

@@ -88,8 +88,10 @@ class PowerSGDReducer(Exchange):
         self.state.iter = state["iter"]
         has_same_shape = state["rank"] == self.state.matrix_approximation_rank
         for name, memory in self._memories().items():
+            memory.clear()
             if is_own if name == "errors" else has_same_shape:
-                memory.update(state[name])
+                device = self.bucket.held.vector.device
+                memory.update({key: value.to(device) for key, value in state[name].items()})
 
 
 class _DdpBucket:

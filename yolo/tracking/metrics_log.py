@@ -45,7 +45,8 @@ class MetricsLog:
         self._write("evaluation", step, epoch, evaluation_figures(result))
 
     def close(self) -> None:
-        """Close the file."""
+        """Write what still waits, and close the file."""
+        self._write_waiting()
         self._file.close()
 
     def _write(self, kind: str, step: int, epoch: float, figures: Mapping[str, float]) -> None:
@@ -57,6 +58,9 @@ class MetricsLog:
             **{name: value if math.isfinite(value) else None for name, value in figures.items()},
         }
         self._waiting += json.dumps(record).encode() + b"\n"
+        self._write_waiting()
+
+    def _write_waiting(self) -> None:
         start = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(self._waiting)
@@ -64,6 +68,7 @@ class MetricsLog:
                 os.ftruncate(self._file.fileno(), start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._waiting = b""
+            self._is_warned = False
         except OSError as error:
             if not self._is_warned:
                 self._warn(

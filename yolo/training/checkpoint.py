@@ -261,15 +261,16 @@ class Checkpoints:
         part = part_of(folder)
         try:
             for name, tensors in files.items():
+                _refuse_spoilt(name, tensors)
                 write_synced(part / name, save(dict(tensors)))
             write_synced(part / STATE, text.encode())
             digests |= {name: digest_of(part / name) for name in (*files, STATE)}
             self._refuse_if_superseded()
             publish(part, folder, digests)
             self._remove_older(folder)
-        except OSError as error:
+        except Exception as error:  # in a thread, whatever it is would go unheard
             shutil.rmtree(part, ignore_errors=True)
-            self._problem = self._not_saved(folder, str(error))
+            self._problem = self._not_saved(folder, str(error) or type(error).__name__)
 
     def _give_up(self, folder: Path, problem: str) -> None:
         shutil.rmtree(part_of(folder), ignore_errors=True)
@@ -385,10 +386,14 @@ def _on_host(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _read(path: Path) -> dict[str, torch.Tensor]:
     with safetensors.safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+    _refuse_spoilt(path.name, tensors)
+    return tensors
+
+
+def _refuse_spoilt(file: str, tensors: Mapping[str, torch.Tensor]) -> None:
     spoilt = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if spoilt:
-        raise ValueError(f"{path.name}: {spoilt[0]} has numbers that are not finite")
-    return tensors
+        raise ValueError(f"{file}: {spoilt[0]} has numbers that are not finite")
 
 
 def _ap(folder: Path) -> float:

@@ -58,8 +58,6 @@ def first_layer_not_finite(model: Any, images: torch.Tensor) -> str | None:
         return hook
 
     inner: nn.Module = getattr(model, "module", model)
-    if not bool(images.isfinite().all()):
-        return "the images themselves"
     leaves = [(name, layer) for name, layer in inner.named_modules() if not list(layer.children())]
     hooks = [layer.register_forward_hook(watch(name)) for name, layer in leaves]
     try:
@@ -67,6 +65,10 @@ def first_layer_not_finite(model: Any, images: torch.Tensor) -> str | None:
     finally:
         for hook in hooks:
             hook.remove()
+    if not bool(
+        images.isfinite().all()
+    ):  # after the forward, in which ranks may wait for each other
+        return "the images themselves"
     return found[0] if found else None
 
 

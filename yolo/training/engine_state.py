@@ -227,7 +227,8 @@ def _refuse_others(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tor
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """None too: a count that has not begun."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _calm_steps(scaler: Any) -> int:

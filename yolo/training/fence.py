@@ -29,15 +29,20 @@ class Fence:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the run was started again since, or ended. A folder that cannot be read for the moment closes nothing."""
+        """Whether the run was started again since. A folder that cannot be read for the moment closes nothing."""
         if not self.token:
             return False
         try:
-            return (self.run / START).read_text(encoding="utf-8") != self.token
-        except FileNotFoundError:
-            return True
+            newest = (self.run / START).read_text(encoding="utf-8")
         except OSError:
             return False
+        # On a shared folder an older one may still be seen for a while.
+        return _began(newest) > _began(self.token)
+
+
+def _began(token: str) -> int:
+    began = token.partition("-")[0]
+    return int(began) if began.isdecimal() else 0
 
 
 def close_for_others(run: Path) -> str:

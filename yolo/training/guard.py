@@ -85,7 +85,9 @@ class StabilityGuard:
 
         `loss` is this rank's share of the loss (scalar); collective unless it steps alone.
         """
-        vote = torch.stack([loss.detach().float(), loss.new_tensor(float(wants_to_leave))])
+        vote = torch.stack(
+            [loss.detach().float(), loss.new_full((), float(wants_to_leave), dtype=torch.float32)]
+        )
         if self.ranks.world_size > 1:
             if is_alone:
                 vote *= self.ranks.world_size  # takes the others' images for as hard as its own

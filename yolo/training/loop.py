@@ -154,7 +154,8 @@ class Loop:
         self, micro_batches: Sequence[TrainingBatch], was_applied: bool, is_alone: bool
     ) -> None:
         """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
-        norm = None if is_alone else self.engine.get_global_grad_norm()
+        is_mean = self.exchange.averages_gradients and not is_alone
+        norm = None if not is_mean else self.engine.get_global_grad_norm()
         wrong = self.guard.taken(
             self.step,
             was_applied,
@@ -169,6 +170,7 @@ class Loop:
             if self.guard.must_roll_back:
                 self.recovery.go_back(self.step, micro_batches)
                 self._unaveraged = 0
+                self.overflows = OverflowWatch(self.engine)  # the loss scale is another
 
     def check_agreement(self) -> None:
         """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""

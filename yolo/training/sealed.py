@@ -14,6 +14,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 PART = ".part"
+EARLIER = f".earlier{PART}"
+"""What a folder is called while another takes its name."""
 DAMAGED = ".damaged"
 """What a folder is called after it was found altered: out of the way of the good ones, and still there to look at."""
 SPARE_BYTES = 16 * 2**20
@@ -64,7 +66,7 @@ def publish(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> Non
     write_synced(part / MANIFEST, json.dumps(digests, indent=1, sort_keys=True).encode())
     sync_folder(part)
     if folder.exists():  # of the same step: saved again after a resume
-        earlier = folder.with_name(f".{folder.name}.earlier{PART}")
+        earlier = folder.with_name(f".{folder.name}{EARLIER}")
         shutil.rmtree(earlier, ignore_errors=True)
         folder.rename(earlier)
     part.rename(folder)
@@ -97,7 +99,11 @@ def set_aside(folder: Path) -> Path:
 
 
 def remove_unfinished(parent: Path) -> None:
-    """Remove what a killed writer left under names that `part_of` gave."""
+    """Remove what a killed writer left under names that `part_of` gave; what it had only moved away comes back."""
+    for earlier in parent.glob(f".*{EARLIER}"):
+        folder = parent / earlier.name.removeprefix(".").removesuffix(EARLIER)
+        if not folder.exists():
+            earlier.rename(folder)
     for left in parent.glob(f".*{PART}"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -235,7 +235,7 @@ class _Leaving:
         if self.deadline is None:
             self.deadline = time.monotonic() + self.leave_seconds + PARTING_SECONDS
             self.run.path.mkdir(parents=True, exist_ok=True)
-            (self.run.path / LEAVE_FILE).write_text(self.asked.name, encoding="utf-8")
+            (self.run.path / LEAVE_FILE).touch()  # no content: a full disk takes a name
             _say(
                 f"{self.asked.name}: the ranks write a checkpoint and leave, within {self.leave_seconds:g} s; Ctrl-C again stops them at once"
             )
