@@ -18,12 +18,13 @@ from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import AVERAGE, MOMENTS, RANK_STATE, STATE, WEIGHTS, Checkpoints
+from yolo.training.checkpoint import AVERAGE, MOMENTS, RANK_STATE, WEIGHTS, Checkpoints
 from yolo.training.engine import start_engine
 from yolo.training.identity import RunIdentity
 from yolo.training.progress import Progress
 from yolo.training.ranks import join
 from yolo.training.run_directory import RunDirectory
+from yolo.training.saved_state import STATE
 from yolo.training.sealed import MANIFEST, digest_of, what_is_wrong
 
 SETTINGS = ["train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"]

@@ -10,13 +10,12 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import save
 
 from yolo.communication.exchange import Exchange
@@ -28,8 +27,9 @@ from yolo.training.engine_state import EngineState
 from yolo.training.fence import Fence
 from yolo.training.identity import RunIdentity
 from yolo.training.progress import Progress
-from yolo.training.ranks import Ranks, from_all, from_first
+from yolo.training.ranks import Ranks, by_first, from_all, from_first
 from yolo.training.run_directory import RunDirectory
+from yolo.training.saved_state import STATE, SavedState, unreadable
 from yolo.training.sealed import (
     digest_of,
     part_of,
@@ -37,101 +37,15 @@ from yolo.training.sealed import (
     remove,
     remove_unfinished,
     room_for,
-    set_aside,
     sync_folder,
-    what_is_wrong,
     write_synced,
 )
 
-STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 MOMENTS = "moments.safetensors"
 AVERAGE = "average.safetensors"
 RANK_STATE = "rank-{:05d}.pt"
-LONGEST_REASON = 300
 STATISTICS = ("running_mean", "running_var")
-FORMAT = 2
-"""1 were DeepSpeed's own checkpoints."""
-
-
-@dataclass(frozen=True, slots=True)
-class SavedState:
-    """What a checkpoint says besides tensors."""
-
-    identity: RunIdentity
-    progress: Progress
-    counters: dict[str, Any]
-    scaler: dict[str, Any]
-    format: int = FORMAT
-
-    @classmethod
-    def read(cls, folder: Path) -> "SavedState":
-        """Raises CheckpointError where it cannot be read."""
-        try:
-            saved = TypeAdapter(cls).validate_json((folder / STATE).read_bytes(), strict=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(_unreadable(folder, error)) from error
-        if saved.format != FORMAT:
-            wrong = f"it is of format {saved.format}, and this program reads {FORMAT}"
-            raise CheckpointError(_unreadable(folder, wrong))
-        return saved
-
-
-def saved_setting(folder: Path, key: str) -> Any:
-    """A value of the recipe that a checkpoint was saved with; None where it is not known: loading says why."""
-    try:
-        return SavedState.read(folder).identity.settings.get(key)
-    except CheckpointError:
-        return None
-
-
-def newest_whole(
-    run: RunDirectory,
-    ranks: Ranks,
-    tell: Callable[[str], None],
-    before_step: int | None = None,
-) -> Path | None:
-    """The newest checkpoint that is what was written, the same on all ranks; collective.
-
-    Each newer one that is not is named, with what is wrong with it, and set aside. None where the run has no checkpoint.
-    With `before_step` the newest that was taken before that step, or else the oldest.
-
-    Raises CheckpointError where it has some, and none is whole: never does a run start anew in silence.
-    """
-    found: Path | CheckpointError | None = None
-    if ranks.is_first:
-        try:
-            found = _newest_whole(run, tell, before_step)
-        except CheckpointError as error:
-            found = error
-        except OSError as error:
-            found = CheckpointError(_unreadable(run.checkpoints, error))
-    agreed: Path | CheckpointError | None = from_first(ranks, found)
-    if isinstance(agreed, CheckpointError):
-        raise agreed
-    return agreed
-
-
-def _newest_whole(
-    run: RunDirectory, tell: Callable[[str], None], before_step: int | None
-) -> Path | None:
-    remove_unfinished(run.checkpoints)
-    damaged, later = [], None
-    for folder in run.published():
-        wrong = what_is_wrong(folder)
-        if wrong is None:
-            if before_step is None or SavedState.read(folder).progress.steps_done < before_step:
-                return folder
-            later = folder
-            continue
-        aside = set_aside(folder)
-        tell(f"warning: {folder}: is passed over: {wrong}; it is now called {aside.name}")
-        damaged.append(aside.name)
-    if damaged and later is None:
-        raise CheckpointError(
-            _unreadable(run.checkpoints, f"none of {', '.join(damaged)} is what was written")
-        )
-    return later
 
 
 class Checkpoints:
@@ -283,9 +197,9 @@ class Checkpoints:
 
     def _remove_older(self, newest: Path) -> None:
         """The `keep` newest stay, and that of the highest AP."""
-        older = [folder for folder in self.run.published() if folder != newest][self.keep - 1 :]
-        aps = {folder: _ap(folder) for folder in (newest, *self.run.published())}
-        best = max(aps, key=lambda folder: aps[folder])
+        published = self.run.published()
+        best = max(published, key=_ap)
+        older = [folder for folder in published if folder != newest][self.keep - 1 :]
         remove(folder for folder in older if folder != best)
         sync_folder(self.run.checkpoints)
 
@@ -314,7 +228,7 @@ class Checkpoints:
             problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
         problems = [each for each in from_all(self.ranks, problem) if each is not None]
         if problems:  # of one rank's own file the others know nothing
-            raise CheckpointError(_unreadable(folder, problems[0]))
+            raise CheckpointError(unreadable(folder, problems[0]))
         return saved.progress
 
     def _read_all(self, folder: Path, saved: SavedState) -> None:
@@ -350,15 +264,7 @@ class Checkpoints:
 
     def _agreed_state(self, folder: Path) -> SavedState:
         """As the first rank reads it; an error reaches all."""
-        found: SavedState | CheckpointError | None = None
-        if self.ranks.is_first:
-            try:
-                found = SavedState.read(folder)
-            except CheckpointError as error:
-                found = error
-        state: SavedState | CheckpointError = from_first(self.ranks, found)
-        if isinstance(state, CheckpointError):
-            raise state
+        state = by_first(self.ranks, lambda: SavedState.read(folder))
         seen = from_all(self.ranks, folder.is_dir())
         if blind := [rank for rank, is_seen in enumerate(seen) if not is_seen]:
             raise CheckpointError(
@@ -402,11 +308,3 @@ def _ap(folder: Path) -> float:
     except CheckpointError:
         return -1.0
     return -1.0 if ap is None else ap
-
-
-def _unreadable(path: Path, why: object) -> str:
-    said = " ".join(str(why).split())[:LONGEST_REASON]
-    return (
-        f"{path}: cannot be read: {said}; name another run with checkpoint.resume=PATH, or start anew with "
-        "checkpoint.resume=never"
-    )

@@ -4,16 +4,19 @@ import datetime
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import deepspeed.comm as dist
 import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
 
-from yolo.errors import LaunchError
+from yolo.errors import CheckpointError, LaunchError
 from yolo.recipe.schema import Recipe
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,20 @@ def from_first(ranks: Ranks, value: Any) -> Any:
     holder = [value if ranks.is_first else None]
     torch.distributed.broadcast_object_list(holder, src=0, device=ranks.device)
     return holder[0]
+
+
+def by_first(ranks: Ranks, work: Callable[[], Result]) -> Result:
+    """What the first rank's work gives, on every rank; its CheckpointError reaches all."""
+    outcome: Result | CheckpointError | None = None
+    if ranks.is_first:
+        try:
+            outcome = work()
+        except CheckpointError as error:
+            outcome = error
+    agreed: Result | CheckpointError = from_first(ranks, outcome)
+    if isinstance(agreed, CheckpointError):
+        raise agreed
+    return agreed
 
 
 def from_all(ranks: Ranks, value: Any) -> list[Any]:

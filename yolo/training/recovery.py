@@ -9,9 +9,10 @@ import torch
 
 from yolo.data.samples import TrainingBatch
 from yolo.errors import YoloError
-from yolo.training.checkpoint import Checkpoints, newest_whole
+from yolo.training.checkpoint import Checkpoints
 from yolo.training.diagnosis import diagnosis
 from yolo.training.guard import StabilityGuard
+from yolo.training.saved_state import newest_whole
 
 
 class TrainingDiverged(YoloError):

@@ -1,9 +1,8 @@
 """One run on one rank, from the recipe to the summary: everything is set up here, and the loop is called."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import deepspeed
 import torch
@@ -20,7 +19,7 @@ from yolo.recipe.effective import effective_yaml
 from yolo.recipe.prepare import PreparedRecipe
 from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import Checkpoints, newest_whole
+from yolo.training.checkpoint import Checkpoints
 from yolo.training.criterion import detection_loss
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
@@ -34,16 +33,15 @@ from yolo.training.multi_scale import ImageSizes
 from yolo.training.narrator import Narrator
 from yolo.training.precision import TORCH_DTYPES
 from yolo.training.progress import Progress
-from yolo.training.ranks import Ranks, from_first, join, leave
+from yolo.training.ranks import Ranks, by_first, from_first, join, leave
 from yolo.training.recorder import Recorder
 from yolo.training.recovery import Recovery
 from yolo.training.run_directory import RunDirectory, choose_run, how_to_go_on, named_run
+from yolo.training.saved_state import newest_whole
 from yolo.training.schedule import Schedule
 from yolo.training.settlement import Asked, settle_micro_batch, settle_precision
 from yolo.training.standings import Standings
 from yolo.training.summary import RunSummary
-
-Result = TypeVar("Result")
 
 
 def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
@@ -88,7 +86,7 @@ def _train_in(
     if micro_batch or precision:
         prepared = asked.prepare()
     resolved = prepared.resolved
-    _by_first(ranks, lambda: _write_down(resolved, run))
+    by_first(ranks, lambda: _write_down(resolved, run))
     narrator = Narrator(resolved, run, ranks)
     is_success = False
     try:
@@ -296,7 +294,7 @@ def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunD
             raise CheckpointError(f"{chosen.path}: {error}") from error
         return chosen
 
-    return _by_first(ranks, choose_and_create)
+    return by_first(ranks, choose_and_create)
 
 
 def _write_down(resolved: ResolvedRecipe, run: RunDirectory) -> None:
@@ -307,20 +305,6 @@ def _write_down(resolved: ResolvedRecipe, run: RunDirectory) -> None:
         )
     except OSError as error:
         raise CheckpointError(f"{run.path}: {error}") from error
-
-
-def _by_first(ranks: Ranks, work: Callable[[], Result]) -> Result:
-    """What the first rank's work gives, on every rank; its CheckpointError reaches all."""
-    outcome: Result | CheckpointError | None = None
-    if ranks.is_first:
-        try:
-            outcome = work()
-        except CheckpointError as error:
-            outcome = error
-    agreed: Result | CheckpointError = from_first(ranks, outcome)
-    if isinstance(agreed, CheckpointError):
-        raise agreed
-    return agreed
 
 
 def _summary(

@@ -7,7 +7,6 @@ from yolo.errors import RecipeError
 from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.prepare import PreparedRecipe
 from yolo.recipe.schema import Recipe
-from yolo.training.checkpoint import saved_setting
 from yolo.training.precision import PrecisionChoice, measure_precision
 from yolo.training.ranks import (
     Ranks,
@@ -15,6 +14,7 @@ from yolo.training.ranks import (
     local_world_size_from_launcher,
     world_size_from_launcher,
 )
+from yolo.training.saved_state import saved_setting
 
 
 @dataclass(frozen=True, slots=True)
