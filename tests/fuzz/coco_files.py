@@ -6,7 +6,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 from tests.fuzz.attempt import Ended
 from tests.fuzz.case import Case, Oracle, Verdict
 from tests.fuzz.mutations import ENCODINGS, damaged, odd_files
+from tests.fuzz.nested import Entries, entries, places, with_value
 from tests.fuzz.recipes import SOUND
 from yolo.data.dataset import Problem
 
@@ -85,12 +85,12 @@ def coco_files(folder: Path, random: Random) -> Iterator[Case]:
     yield case("a byte order mark", b"\xef\xbb\xbf" + text.encode())
     for name, content in damaged(text.encode(), random, 35):
         yield case(name, content)
-    for place in _places(sound):
+    for place in places(sound, _first_entries):
         value = random.choice(ODD)
-        changed = _with(sound, place, value)
+        changed = with_value(sound, place, value)
         yield case(f"{'.'.join(map(str, place))}: {value!r:.30}", json.dumps(changed).encode())
     for file_name in NAMES:
-        changed = _with(sound, ("images", 0, "file_name"), file_name)
+        changed = with_value(sound, ("images", 0, "file_name"), file_name)
         yield case(f"an image named {file_name!r:.30}", json.dumps(changed).encode())
     path.unlink()
     for name in odd_files(path):
@@ -156,25 +156,6 @@ def _nothing_lost(content: bytes) -> Oracle:
     return count
 
 
-def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Of the lists' first entries all that is in them, and the lists."""
-    if place:
-        yield place
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, below in list(inner)[: 6 if isinstance(value, dict) else 2]:
-        yield from _places(below, (*place, key))
-
-
-def _with(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    changed = deepcopy(content)
-    found = changed
-    for key in place[:-1]:
-        found = found[key]
-    found[place[-1]] = value
-    return changed
+def _first_entries(value: Any) -> Entries:
+    """Of a list the first two are as good as all."""
+    return list(entries(value))[: 6 if isinstance(value, dict) else 2]

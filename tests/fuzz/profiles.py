@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tests.fuzz.attempt import Ended
 from tests.fuzz.case import Case, Verdict
 from tests.fuzz.mutations import ENCODINGS, damaged, odd_files
+from tests.fuzz.nested import Entries, entries, places, with_value
 from tests.fuzz.recipes import LAUGHS, SOUND
 
 _LINK = {"name": "made up", "bandwidth_gbps": 10.0, "latency_us": 50.0, "source": "made up"}
@@ -71,9 +71,9 @@ def profiles(folder: Path, random: Random) -> Iterator[Case]:
         yield case(name, encode(json.dumps(PROFILE)))
     for name, content in damaged(json.dumps(PROFILE).encode(), random, 14):
         yield case(name, content)
-    for number, place in enumerate(_places(PROFILE)):
+    for number, place in enumerate(places(PROFILE, _what_counts)):
         value = ODD[number * 4 % len(ODD)] if number % 2 else random.choice(ODD)
-        changed = _with(PROFILE, place, value)
+        changed = with_value(PROFILE, place, value)
         yield case(f"{'.'.join(map(str, place))}: {value!r:.30}", _yaml(changed))
     path.unlink()
     for name in odd_files(path):
@@ -97,25 +97,6 @@ def _yaml(content: Any) -> bytes:
     return text.replace("Infinity", ".inf").replace("NaN", ".nan").encode()
 
 
-def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if place:
-        yield place
-    inner = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, below in inner:
-        if key != "source":
-            yield from _places(below, (*place, key))
-
-
-def _with(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    changed = deepcopy(content)
-    found = changed
-    for key in place[:-1]:
-        found = found[key]
-    found[place[-1]] = value
-    return changed
+def _what_counts(value: Any) -> Entries:
+    """A figure's source is words."""
+    return [(key, below) for key, below in entries(value) if key != "source"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.fuzz.nested import Entries, places, with_value
 from tests.workers.several import report_each
 from yolo.communication.exchange import Exchange
 from yolo.errors import CheckpointError
@@ -111,7 +112,7 @@ def damages(whole: Path, canary: Path) -> Iterator[tuple[str, Callable[[Path], N
             for what, change in TENSOR_CHANGES.items():
                 yield f"{file}: {name} {what}", _changing(file, name, change)
     state = json.loads((whole / STATE).read_text())
-    for place in _places(state):
+    for place in places(state, _of_dicts):
         for value in chance.sample(JSON_VALUES, 2):
             yield f"{STATE}: {place} = {value}", _setting(place, value)
     rank = RANK_STATE.format(0)
@@ -149,23 +150,16 @@ def _replacing(file: str, key: str, value: Any) -> Callable[[Path], None]:
     return damage
 
 
-def _places(state: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in state.items():
-        yield (*above, key)
-        if isinstance(value, dict):
-            yield from _places(value, (*above, key))
-
-
 def _setting(place: tuple[str, ...], value: Any) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         state = json.loads((folder / STATE).read_text())
-        inner = state
-        for key in place[:-1]:
-            inner = inner[key]
-        inner[place[-1]] = value
-        (folder / STATE).write_text(json.dumps(state))
+        (folder / STATE).write_text(json.dumps(with_value(state, place, value)))
 
     return damage
+
+
+def _of_dicts(value: Any) -> Entries:
+    return value.items() if isinstance(value, dict) else ()
 
 
 report_each(load_damaged)

@@ -17,6 +17,14 @@ from yolo.training.zero_shards import held, shard_of, whole
 
 
 @dataclass(frozen=True, slots=True)
+class Counters:
+    """What an optimizer counts: its `step`, and each group's own counters by the group's name."""
+
+    step: int | None
+    groups: dict[str, dict[str, int | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """Neighbouring elements of a parameter that this rank's optimizer steps, and where it keeps them."""
 
@@ -107,8 +115,8 @@ class EngineState:
         return moments
 
     @property
-    def counters(self) -> dict[str, Any]:
-        """What the optimizer counts: its `step`, and each group's own counters by the group's name."""
+    def counters(self) -> Counters:
+        """What the optimizer counts."""
         steps = [
             state["step"] for state in self.optimizer.state.values() if state and "step" in state
         ]
@@ -116,12 +124,10 @@ class EngineState:
             group["name"]: {key: value for key, value in group.items() if _is_count(value)}
             for group in self.optimizer.param_groups
         }
-        return {"step": int(max(steps)) if steps else None, "groups": groups}
+        return Counters(int(max(steps)) if steps else None, groups)
 
     @torch.no_grad()
-    def load_moments(
-        self, moments: Mapping[str, torch.Tensor], counters: Mapping[str, Any]
-    ) -> None:
+    def load_moments(self, moments: Mapping[str, torch.Tensor], counters: Counters) -> None:
         """Replace the optimizer's state by what `moments` and `counters` gave, under whatever stage that was.
 
         Raises ValueError, before anything is replaced, where they are not of this network's parameters.
@@ -132,9 +138,9 @@ class EngineState:
             moments, {f"{kind}/{name}": _shape(each) for kind in kinds for name, each in named}
         )
         for group in self.optimizer.param_groups:
-            group.update(counters["groups"][group["name"]])
+            group.update(counters.groups[group["name"]])
         pieces = list(self._pieces())
-        step = counters["step"]
+        step = counters.step
         self.optimizer.state.clear()
         for owner in {id(piece.owner): piece.owner for piece in pieces}.values():
             if kinds:

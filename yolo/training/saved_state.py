@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from yolo.errors import CheckpointError
+from yolo.training.engine_state import Counters
 from yolo.training.identity import RunIdentity
 from yolo.training.progress import Progress
 from yolo.training.ranks import Ranks, by_first
@@ -26,8 +27,8 @@ class SavedState:
 
     identity: RunIdentity
     progress: Progress
-    counters: dict[str, Any]
-    scaler: dict[str, Any]
+    counters: Counters
+    scaler: dict[str, int | float]
     format: int = FORMAT
 
     @classmethod

@@ -71,7 +71,11 @@ def _run(options: argparse.Namespace) -> bool:
             job = Job(cluster, folder, overrides, environment)
             found = _faults(faults, job, options, tell)
             found["left_running"] = len(
-                [p for work in folder.iterdir() for p in processes_of(work)]
+                [
+                    p
+                    for work in (*folder.iterdir(), *folder.glob("nan/*"))
+                    for p in processes_of(work)
+                ]
             )
     found = {"seed": options.seed, "seconds": round(time.monotonic() - began, 1), **found}
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -118,14 +122,20 @@ def _broken(found: dict[str, Any]) -> list[str]:
         f"{found['checkpoints_lost']} checkpoints lost": found["checkpoints_lost"] == 0,
         f"{found['left_running']} processes left running": found["left_running"] == 0,
         "a link cut for a while ended the run": cut.get("finished", True),
+        "a link cut for a while was not noticed": cut.get("started_again", 1) > 0,
         "a link cut for a while changed the weights": cut.get("bit_identical", True),
         "a link cut for good is noticed late": good.get("in_time", True),
         "a link cut for good: the host is not named": good.get("names_the_host", True),
         "a full disk is not told": disk.get("said_so", True),
+        "a full disk stopped the run at once": disk.get("went_on_while_full", True),
         "a full disk ended the run": disk.get("finished", True),
         "a full disk changed the weights": disk.get("bit_identical", True),
-        "NaN: other steps were left out than were poisoned": nan.get("skipped_steps", 0)
-        <= nan.get("poisoned_micro_batches", 0),
+        "NaN: nothing was poisoned": nan.get("poisoned_micro_batches", 1) > 0,
+        # A step may have a poisoned micro batch on both of the ranks.
+        "NaN: other steps were left out than were poisoned": nan.get("poisoned_micro_batches", 0)
+        <= 2 * nan.get("skipped_steps", 0)
+        <= 2 * nan.get("poisoned_micro_batches", 0),
+        "steps of clean images were left out": nan.get("skipped_when_clean", 0) == 0,
     }
     return [text for text, is_kept in promises.items() if not is_kept]
 

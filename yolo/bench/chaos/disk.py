@@ -35,7 +35,8 @@ def fill_the_disk(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
     started = job.start(NAME)
     started.wait_for_a_checkpoint()
     run = started.run
-    assert run is not None, started.said[-3000:]
+    if run is None:
+        raise BenchError(f"the run on the small disk did not begin: {started.said[-3000:]}")
     end = time.monotonic() + RUN_SECONDS
     while not list(run.checkpoints.glob(".*.part")) and not started.is_over:
         if time.monotonic() > end:

@@ -45,7 +45,7 @@ class Job:
         return self._expected
 
     def start(self, name: str, *further: str, added: Mapping[str, str] | None = None) -> "Started":
-        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>.log`."""
+        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>/output.log`."""
         resume = f"checkpoint.resume={'auto' if (self.folder / name).exists() else 'never'}"
         work = self.folder / name
         work.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import RUN_SECONDS, Job, Started, kill, processes_of
+from yolo.bench.chaos.job import RUN_SECONDS, Job, Started, kill
+from yolo.errors import BenchError
 from yolo.training.sealed import PART
 
 POLL_SECONDS = 0.02
@@ -36,7 +37,6 @@ class Kills:
     runs: int = 0
     bit_identical: bool = True
     """Whether all of the runs ended with the weights of the one that was left alone."""
-    left_running: int = 0
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def kill_at_random(
         else:
             found.bit_identical = False
             tell(f"the run did not reach its end: {started.said[-2000:]}")
-        found.left_running += len(processes_of(started.work))
+        if found.kills == before:
+            raise BenchError("a run came to its end before anything of it could be killed")
         tell(f"run {found.runs} is over: {found.kills} kills, {found.resumed} resumed")
     return found
 

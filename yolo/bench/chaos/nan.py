@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo.bench.chaos.job import Job
+from yolo.errors import BenchError
 
 RUN_SECONDS = 3600.0
 POISON = Path(__file__).parent / "poison"
@@ -26,7 +27,8 @@ def feed_nan(job: Job, share: float, seed: int, tell: Callable[[str], None]) -> 
     summaries = []
     for started in (clean, poisoned):
         run = started.run
-        assert run is not None and run.summary.exists(), started.said[-3000:]
+        if run is None or not run.summary.exists():
+            raise BenchError(f"{started.work.name} did not end: {started.said[-3000:]}")
         summaries.append(json.loads(run.summary.read_text()))
     fed = poisoned.said.count("become NaN")
     before, after = (summary["ap"] for summary in summaries)
