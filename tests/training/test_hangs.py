@@ -63,7 +63,8 @@ def launched(tmp_path: Path, *arguments: str) -> tuple[int, str]:
             *("--run", str(tmp_path), *arguments),
         ],
         cwd=REPOSITORY,
-        env=os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
         timeout=200,
