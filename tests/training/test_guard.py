@@ -12,7 +12,7 @@ import torch
 from tests.training.conftest import Run
 from yolo.recipe.sections.stability import StabilitySection
 from yolo.training.diagnosis import first_layer_not_finite
-from yolo.training.guard import LEAST_MEMORY, StabilityGuard, Usual
+from yolo.training.guard import LEAST_MEMORY, Fault, StabilityGuard, Usual
 from yolo.training.ranks import Ranks
 
 ALONE = Ranks(0, 0, 1, 1, torch.device("cpu"))
@@ -31,7 +31,8 @@ def take(
     judge: StabilityGuard, step: int, loss: float, norm: float | None = None, is_finite: bool = True
 ) -> str | None:
     factor = judge.vote(torch.tensor(loss), wants_to_leave=False, is_alone=False)
-    return judge.taken(step, bool(factor.isfinite()) and is_finite, norm, is_alone=False)
+    faults = judge.taken(step, bool(factor.isfinite()) and is_finite, norm, is_alone=False)
+    return faults[0].words if faults else None
 
 
 def test_an_ordinary_loss_is_never_a_spike() -> None:
@@ -141,11 +142,58 @@ def test_steps_of_nan_are_left_out_by_all_ranks_and_nothing_of_them_stays(
     events = [json.loads(line) for line in (ended.folder / "events.jsonl").read_text().splitlines()]
     assert len(events) == summary["skipped_steps"]
     assert {event["kind"] for event in events} == {"skipped"}
-    assert "the loss is nan; it changes no weight" in ended.output
+    assert "the loss is nan; left out" in ended.output
     assert summary["ap"] is not None  # BatchNorm's statistics, too, are numbers
     logged = [row for row in ended.metrics() if row["kind"] == "step"]
     assert sum(row["train/skipped_steps"] for row in logged) == summary["skipped_steps"]
     assert logged[-1]["train/loss"] is not None
+
+
+LOCAL_STEPS = {
+    "0/1 Adam": (
+        *("optimizer.type=ZeroOneAdam", "optimizer.var_freeze_step=2"),
+        *("optimizer.local_step_scaler=2", "optimizer.local_step_clipper=4"),
+    ),
+    "outer steps": ("communication.sync_every=2",),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", LOCAL_STEPS.values(), ids=LOCAL_STEPS)
+def test_what_a_rank_leaves_out_alone_leaves_nothing_behind_and_is_told_when_ranks_meet(
+    run: Run, poison: Callable[[float], None], settings: tuple[str, ...]
+) -> None:
+    poison(0.2)
+    ended = run(
+        *("recipes/demo.yaml", "train.epochs=6", *settings),
+        *("stability.strikes=50", "communication.check_weights_every=1"),
+    )
+    summary = ended.read("summary.json")
+    assert 0 < summary["skipped_steps"] < summary["steps"] == 18
+    assert "bad steps on ranks that stepped alone; left out" in ended.output
+    events = [json.loads(line) for line in (ended.folder / "events.jsonl").read_text().splitlines()]
+    assert {event["kind"] for event in events} == {"skipped"}
+    assert summary["ap"] is not None  # BatchNorm's statistics, too, are numbers
+    logged = [row for row in ended.metrics() if row["kind"] == "step"]
+    assert len(logged) == 6
+    assert all(row["train/loss"] is not None for row in logged if row["train/skipped_steps"] < 3)
+
+
+def test_what_ranks_found_alone_counts_with_their_next_vote_or_when_they_meet() -> None:
+    judge = guard(strikes=3)
+    for meets in (False, True):
+        for step in (1, 2):
+            judge.vote(torch.tensor(math.nan), wants_to_leave=False, is_alone=True)
+            assert judge.taken(step, False, None, is_alone=True) == []
+        if meets:
+            faults = judge.meet(2, True, ALONE.device)
+        else:
+            judge.vote(torch.tensor(1.0), wants_to_leave=True, is_alone=False)
+            faults = judge.taken(3, True, None, is_alone=False)
+        assert faults == [Fault("2 bad steps on ranks that stepped alone", was_taken=False)]
+        assert judge.must_leave
+        assert judge.must_roll_back == meets  # 2 strikes, then 4
+    assert judge.meet(4, False, ALONE.device) == [] and not judge.must_leave
 
 
 @pytest.mark.slow

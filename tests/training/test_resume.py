@@ -174,7 +174,9 @@ def test_a_run_may_go_on_under_another_exchange(run: Run, ended: Ended) -> None:
     settings = ("checkpoint.resume=auto", "train.epochs=3", "communication.sync_every=2")
     again = run("recipes/demo.yaml", *settings)
     assert "communication.sync_every is now 2; the checkpoint was saved with 1" in again.output
-    assert "local_steps begins without error feedback" in again.output
+    assert (
+        "what local_steps keeps on each rank, error feedback above all, begins anew" in again.output
+    )
     # From other weights than the checkpoint's the outer step would throw the network off.
     assert losses(again)[-1] < 1.1 * last_loss
 

@@ -32,7 +32,7 @@ def test_a_network_of_four_levels_trains(run: Run) -> None:
     trained = load_file(ended.folder / "weights" / "last.safetensors")
     assert len(trained) == 459
     assert trained["model.33.anchors"].shape == (4, 3, 2)
-    payload = parameter_count("n6", 4) * 4 + 4 * 4 + 8
+    payload = parameter_count("n6", 4) * 4 + 4 * 4 + 12
     assert ended.read("summary.json")["payload_bytes_per_step_per_rank"] == payload
 
 
@@ -56,8 +56,8 @@ def test_a_run_leaves_everything_it_promises(ended: Ended) -> None:
     assert 0 <= summary["ap"] <= summary["ap50"] <= 1
     assert summary["images_per_second"] > 0 < summary["wall_seconds"]
     # Stage 0 averages yolov5n's gradients in fp32: with 2 ranks each sends all of them once, the 3 match counts,
-    # and the guard's two numbers.
-    payload = parameter_count("n", 4) * 4 + 12 + 8
+    # and the guard's three numbers.
+    payload = parameter_count("n", 4) * 4 + 12 + 12
     assert summary["payload_bytes_per_step_per_rank"] == payload
     assert summary["wire_bytes_per_step_per_rank"] == pytest.approx(payload, rel=0.002)  # headers
     assert list(summary["traffic_by_kind"]) == ["all_reduce"]

@@ -39,6 +39,11 @@ class Exchange:
         """Whether the next step is one that this rank takes without hearing of the others'."""
         return False
 
+    @property
+    def has_gradient(self) -> bool:
+        """Whether this rank's own gradient had a part in the step just made, as far as the strategy decides it."""
+        return True
+
     def finish_gradients(self) -> None:
         """Called after each backward, before the engine's step; collective at an accumulation's end."""
 
@@ -86,6 +91,11 @@ class OptimizerExchange(Exchange):
     def steps_alone(self) -> bool:
         """See `Exchange.steps_alone`."""
         return self.optimizer.steps_alone
+
+    @property
+    def has_gradient(self) -> bool:
+        """See `Exchange.has_gradient`: one that is not finite has none, and the others' step is taken all the same."""
+        return self.optimizer.has_gradient
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `Exchange.plan`."""

@@ -10,8 +10,8 @@ from yolo.recipe.schema import Recipe
 SCALAR_BYTES = 4
 """Of a number that ranks agree on: a norm, a count of boxes."""
 
-VOTE_BYTES = 2 * SCALAR_BYTES
-"""The stability guard's: a step's loss, and whether somebody wants to leave."""
+VOTE_BYTES = 3 * SCALAR_BYTES
+"""The stability guard's: a step's loss, how many want to leave, and the bad steps that ranks found by themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,10 +181,14 @@ class Checkpoints:
             digests |= {name: digest_of(part / name) for name in (*files, STATE)}
             self._refuse_if_superseded()
             publish(part, folder, digests)
-            self._remove_older(folder)
         except Exception as error:  # in a thread, whatever it is would go unheard
             shutil.rmtree(part, ignore_errors=True)
             self._problem = self._not_saved(folder, str(error) or type(error).__name__)
+            return
+        try:
+            self._remove_older(folder)
+        except OSError as error:
+            self._problem = f"warning: {folder.parent}: older checkpoints stay: {error}"
 
     def _give_up(self, folder: Path, problem: str) -> None:
         shutil.rmtree(part_of(folder), ignore_errors=True)
@@ -256,10 +260,10 @@ class Checkpoints:
         is_same_kind = kept["kind"] == self.exchange.kind
         if is_same_kind:
             self.exchange.load_rank_state(kept["exchange"], is_own)
-        if not is_same_kind or (kept["exchange"] and not is_own):
+        if (not is_same_kind and self.exchange.rank_state()) or (kept["exchange"] and not is_own):
             self.tell(
                 f"the checkpoint was saved under the exchange {kept['kind']} on {saved_ranks} ranks; "
-                f"{self.exchange.kind} begins without error feedback"
+                f"what {self.exchange.kind} keeps on each rank, error feedback above all, begins anew"
             )
 
     def _agreed_state(self, folder: Path) -> SavedState:

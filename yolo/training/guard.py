@@ -9,7 +9,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepspeed.comm as dist
 import torch
@@ -53,11 +53,18 @@ class Usual:
             self.seen.append(math.log(figure))
 
 
+class Fault(NamedTuple):
+    """Of one step, or of some that ranks took alone."""
+
+    words: str
+    was_taken: bool
+
+
 class StabilityGuard:
     """Judges steps, and counts the bad ones.
 
-    After `vote` and the step itself, `taken` is called. Ranks that step alone judge for themselves and add up what they
-    found when they `meet`.
+    After `vote` and the step itself, `taken` is called. Ranks that step alone judge for themselves, and add up what they
+    found with the vote of their next step in common, or when they `meet`.
     """
 
     def __init__(self, settings: StabilitySection, ranks: Ranks) -> None:
@@ -75,7 +82,7 @@ class StabilityGuard:
         self.lr_factor_then = 1.0
         self.must_leave = False
         """Whether any rank was asked to leave; the same on all."""
-        self._vote = torch.zeros(2)
+        self._vote = torch.zeros(3)
         self._found_alone = 0
 
     # --- before and after a step ----------------------------------------------------------------------------------
@@ -85,8 +92,12 @@ class StabilityGuard:
 
         `loss` is this rank's share of the loss (scalar); collective unless it steps alone.
         """
+        besides = (float(wants_to_leave), float(self._found_alone))
         vote = torch.stack(
-            [loss.detach().float(), loss.new_full((), float(wants_to_leave), dtype=torch.float32)]
+            [
+                loss.detach().float(),
+                *(loss.new_full((), number, dtype=torch.float32) for number in besides),
+            ]
         )
         if self.ranks.world_size > 1:
             if is_alone:
@@ -104,13 +115,13 @@ class StabilityGuard:
         norm: float | None,
         is_alone: bool,
         is_scaling: bool = False,
-    ) -> str | None:
-        """Judge a step after it; returns what was wrong with it, in words.
+    ) -> list[Fault]:
+        """Judge a step after it; returns what was wrong, as all ranks know it.
 
         `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
         largest loss scale that works by steps whose gradients overflow, which is no fault.
         """
-        loss, wants_to_leave = self._vote.tolist()
+        loss, wanting_to_leave, found_alone = self._vote.tolist()
         wrong = self._what_is_wrong(loss, norm, was_applied or is_scaling)
         if was_applied:
             self.losses.take_in(loss)
@@ -120,21 +131,30 @@ class StabilityGuard:
             self.skipped += 1
         if is_alone:
             self._found_alone += wrong is not None
-            return None  # told when ranks meet
-        self.must_leave = wants_to_leave > 0
-        return self._strike(step, 1, wrong) if wrong else None
+            return []  # told when ranks meet
+        found = [Fault(wrong, was_applied)] if wrong else []
+        return self._together(step, wanting_to_leave, int(found_alone), found)
 
-    def meet(self, step: int, wants_to_leave: bool, device: torch.device) -> str | None:
+    def meet(self, step: int, wants_to_leave: bool, device: torch.device) -> list[Fault]:
         """Add up what ranks that stepped alone found, now that they are together again; collective."""
-        both = torch.tensor([float(self._found_alone), float(wants_to_leave)], device=device)
+        both = torch.tensor([float(wants_to_leave), float(self._found_alone)], device=device)
         if self.ranks.world_size > 1:
             dist.all_reduce(both)
+        wanting_to_leave, found_alone = both.tolist()
+        return self._together(step, wanting_to_leave, int(found_alone), [])
+
+    def _together(
+        self, step: int, wanting_to_leave: float, found_alone: int, found: list[Fault]
+    ) -> list[Fault]:
+        """Count what all ranks know now: the faults since they were last together."""
         self._found_alone = 0
-        found, leaving = both.tolist()
-        self.must_leave = leaving > 0
-        return (
-            self._strike(step, int(found), f"{found:g} bad steps on some ranks") if found else None
-        )
+        self.must_leave = wanting_to_leave > 0
+        self.strikes.extend([step] * (found_alone + len(found)))
+        while self.strikes and self.strikes[0] <= step - self.settings.strike_window:
+            self.strikes.popleft()
+        if found_alone:
+            found.append(Fault(f"{found_alone} bad steps on ranks that stepped alone", False))
+        return found
 
     def _what_is_wrong(self, loss: float, norm: float | None, is_finite: bool) -> str | None:
         if not math.isfinite(loss):
@@ -144,12 +164,6 @@ class StabilityGuard:
         if norm is not None and math.isfinite(norm) and norm > (limit := self.norms.limit):
             return f"the gradient's norm is {norm:.4g}, above {limit:.4g}"
         return None if is_finite else "the gradient is not finite"
-
-    def _strike(self, step: int, times: int, wrong: str) -> str:
-        self.strikes.extend([step] * times)
-        while self.strikes and self.strikes[0] <= step - self.settings.strike_window:
-            self.strikes.popleft()
-        return wrong
 
     # --- what follows -----------------------------------------------------------------------------------------------
 

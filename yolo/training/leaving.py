@@ -37,6 +37,8 @@ class LeaveRequest:
     def __init__(self, run_path: Path, is_first: bool, seconds: float) -> None:
         self.reason = ""
         """What asked: a signal's name, or `yolo train`."""
+        self.is_fulfilled = False
+        """Whether nothing is left that this rank could lose: it may take its time to go."""
         self._seconds = seconds
         self._file = run_path / LEAVE_FILE if is_first else None
         self._next_look = 0.0
@@ -92,6 +94,8 @@ class LeaveRequest:
                 if interrupts > 1:
                     _end("stopped by a second Ctrl-C", STOPPED)
             if deadline is not None and time.monotonic() >= deadline:
+                if self.is_fulfilled:
+                    return
                 _end(
                     f"{self.reason} asked this rank to leave, and it has not within checkpoint.leave_seconds "
                     f"{self._seconds:g}: ended without a checkpoint of where it stands",

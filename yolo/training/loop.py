@@ -12,7 +12,7 @@ from yolo.data.samples import TrainingBatch, to_network
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.training.averaging import WeightAverage, statistics
 from yolo.training.engine import OverflowWatch, limit_gradient_norm
-from yolo.training.guard import StabilityGuard
+from yolo.training.guard import Fault, StabilityGuard
 from yolo.training.leaving import LeaveRequest
 from yolo.training.multi_scale import ImageSizes, scaled
 from yolo.training.ranks import Ranks
@@ -88,13 +88,15 @@ class Loop:
         """
         self.step = first_step
         self.engine.train()
+        micro_batches: Sequence[TrainingBatch] = ()  # of one optimizer step
         while True:
             self.recorder.step_begins()
             number = self.step + 1
             self.standings.at(f"waiting for the images of step {number}")
-            micro_batches = next(steps, None)  # the images of one optimizer step
-            if micro_batches is None:
+            arrived = next(steps, None)
+            if arrived is None:
                 break
+            micro_batches = arrived
             self.recorder.images_arrived()
             factor = self.guard.lr_factor(self.step)
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step, factor)
@@ -128,13 +130,14 @@ class Loop:
                 self.engine.step()
             self.exchange.step_taken()
             was_applied = self.overflows.was_step_applied()
-            if not was_applied:  # whatever was not finite went through BatchNorm too
+            had_part = was_applied and self.exchange.has_gradient
+            if not had_part:  # whatever was not finite went through BatchNorm too
                 torch._foreach_copy_(self._statistics, self._statistics_before)
             # Whether a rank's own step was applied the others do not know, and averages must stay the same on all.
             self._take_into_average(int(was_applied or is_alone))
             self.step = number
-            self.recorder.step_ended(found if was_applied else None)
-            self._look_after(micro_batches, was_applied, is_alone)
+            self.recorder.step_ended(found if had_part else None)
+            self._look_after(micro_batches, had_part if is_alone else was_applied, is_alone)
             if self.check_weights_every and self.step % self.check_weights_every == 0:
                 self._is_check_due = True
             if self._is_check_due and self.exchange.steps_behind == 0:
@@ -144,7 +147,9 @@ class Loop:
             if self.step % self.log_every_steps == 0 or self.must_save:
                 yield self._log(rates.lr)
         self.recorder.step_begins()
-        self.exchange.settle()
+        if self.exchange.steps_behind > 0:
+            self.exchange.settle()
+            self._meet(micro_batches)
         self.recorder.epoch_settled()
         self._take_into_average(0)
         if self.recorder.has_steps:
@@ -156,7 +161,7 @@ class Loop:
         """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
         is_mean = self.exchange.averages_gradients and not is_alone
         norm = None if not is_mean else self.engine.get_global_grad_norm()
-        wrong = self.guard.taken(
+        faults = self.guard.taken(
             self.step,
             was_applied,
             None if norm is None else float(norm),
@@ -164,13 +169,23 @@ class Loop:
             self.overflows.is_scale_falling,
         )
         if is_alone and self.exchange.steps_behind == 0:
-            wrong = self.guard.meet(self.step, self.leave.is_asked, self.ranks.device)
-        if wrong:
-            self.recovery.note(self.step, wrong, was_applied)
-            if self.guard.must_roll_back:
-                self.recovery.go_back(self.step, micro_batches)
-                self._unaveraged = 0
-                self.overflows = OverflowWatch(self.engine)  # the loss scale is another
+            self._meet(micro_batches)
+        else:
+            self._answer(faults, micro_batches)
+
+    def _meet(self, micro_batches: Sequence[TrainingBatch]) -> None:
+        """Ranks that stepped alone are together again."""
+        self.standings.at(f"adding up what ranks found until step {self.step}", waits=True)
+        faults = self.guard.meet(self.step, self.leave.is_asked, self.ranks.device)
+        self._answer(faults, micro_batches)
+
+    def _answer(self, faults: list[Fault], micro_batches: Sequence[TrainingBatch]) -> None:
+        for fault in faults:
+            self.recovery.note(self.step, fault)
+        if faults and self.guard.must_roll_back:
+            self.recovery.go_back(self.step, micro_batches)
+            self._unaveraged = 0
+            self.overflows = OverflowWatch(self.engine)  # the loss scale is another
 
     def check_agreement(self) -> None:
         """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""

@@ -11,7 +11,7 @@ from yolo.data.samples import TrainingBatch
 from yolo.errors import YoloError
 from yolo.training.checkpoint import Checkpoints
 from yolo.training.diagnosis import diagnosis
-from yolo.training.guard import StabilityGuard
+from yolo.training.guard import Fault, StabilityGuard
 from yolo.training.saved_state import newest_whole
 
 
@@ -37,10 +37,10 @@ class Recovery:
         self.dtype = dtype
         self.events = events
 
-    def note(self, step: int, wrong: str, was_applied: bool) -> None:
-        """Write down a bad step."""
-        what = "it was taken, clipped" if was_applied else "it changes no weight"
-        self._event("skipped" if not was_applied else "spike", step, f"{wrong}; {what}")
+    def note(self, step: int, fault: Fault) -> None:
+        """Write down what was wrong with a step, or with those that ranks took alone until it."""
+        kind, what = ("spike", "taken, clipped") if fault.was_taken else ("skipped", "left out")
+        self._event(kind, step, f"{fault.words}; {what}")
 
     def go_back(self, step: int, micro_batches: Sequence[TrainingBatch]) -> None:
         """Take the weights, the optimizer and the average of the last good checkpoint, and go on after `step`.

@@ -222,7 +222,7 @@ def _train(
         checkpoints.save(progress)
         loop.has_saved()
         if guard.must_leave:
-            _leave_in_order(checkpoints, run, ranks, narrator, standings)
+            _leave_in_order(checkpoints, run, ranks, narrator, standings, request)
 
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         meter.take()  # evaluations and checkpoints are not training
@@ -241,6 +241,9 @@ def _train(
         is_last = done == recipe.train.epochs
         must_judge = is_last or done % recipe.evaluation.every_epochs == 0
         must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
+        if guard.must_leave:  # an evaluation may take longer than there is time
+            average.write_into(plain)
+            save(reached(epoch, len(loader), None))
         if must_judge or must_save:
             average.write_into(plain)
         ap = None
@@ -272,6 +275,7 @@ def _leave_in_order(
     ranks: Ranks,
     narrator: Narrator,
     standings: Standings,
+    request: LeaveRequest,
 ) -> None:
     """Part from the other ranks once the checkpoint is on the disk. Raises LeftInOrder."""
     if ranks.is_first:
@@ -279,6 +283,7 @@ def _leave_in_order(
         narrator.tell(f"asked to leave; {how_to_go_on(run)}")
     standings.stop()
     leave()
+    request.is_fulfilled = True
     raise LeftInOrder
 
 

@@ -98,7 +98,7 @@ class Supervisor:
             death = self._start()
             if death is None:
                 return
-            if self.run.newest_checkpoint != before:
+            if _is_newer(self.run.newest_checkpoint, before):
                 self.fruitless = 0
             elif death.code == RAISED and death.words == said:
                 raise LaunchError(
@@ -126,6 +126,11 @@ class Supervisor:
             launch = self._launch()
         except HostsMissing as missing:
             return Death(str(missing), "", None)
+        except OSError as error:  # a disk that is full may be emptied
+            trouble = LaunchError(f"{self.run.path}: {error}")
+            if not self.starts:
+                raise trouble from error
+            return Death(str(trouble), "", None)
         self.starts += 1
         print(launch, flush=True)
         checkpoint_before = self.run.newest_checkpoint
@@ -256,6 +261,11 @@ def _asked() -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_newer(checkpoint: Path | None, before: Path | None) -> bool:
+    """Names sort as the run goes; where a damaged one was set aside, the newest is an older one."""
+    return checkpoint is not None and (before is None or checkpoint.name > before.name)
 
 
 def _told(death: Death) -> str:
