@@ -83,6 +83,35 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     assert "was saved with data.workers 2, and this run has 1" in again.output
 
 
+def test_who_is_asked_to_leave_at_an_epochs_end_does_so_before_it_is_evaluated(
+    run: Run, start: Start, tmp_path: Path
+) -> None:
+    """An evaluation may take longer than there is time; it is made up for. Here every step ends an epoch."""
+    settings = ("train.global_batch=24", "train.epochs=12", "tracking.log_every_steps=1")
+    whole = run("recipes/demo.yaml", *settings)
+    process = start("recipes/demo.yaml", *settings)
+    latest = tmp_path / "runs" / "demo" / "latest"
+    wait_until(process, lambda: latest.resolve() != whole.folder)
+    metrics = latest / "metrics.jsonl"
+    wait_until(process, lambda: metrics.exists() and metrics.stat().st_size > 0)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    left = RunDirectory(latest).newest_checkpoint
+    assert left is not None and left.name.endswith("-step-0000001")
+
+    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
+    assert resumed.folder == left.parents[1].resolve()
+    evaluated = [
+        [row["validation/AP"] for row in ended.metrics() if "validation/AP" in row]
+        for ended in (whole, resumed)
+    ]
+    assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 12
+    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+
+
 def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
     small_demo: Path, tmp_path: Path
 ) -> None:
