@@ -21,6 +21,7 @@ from yolo.recipe import prepare
 from yolo.training.identity import RunIdentity
 from yolo.training.ranks import Ranks
 from yolo.training.run_directory import RunDirectory
+from yolo.training.saved_state import SavedState
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +99,7 @@ def test_who_is_asked_to_leave_at_an_epochs_end_does_so_before_it_is_evaluated(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     left = RunDirectory(latest).newest_checkpoint
-    assert left is not None and left.name.endswith("-step-0000001")
+    assert left is not None and SavedState.read(left).progress.owes_evaluation
 
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder == left.parents[1].resolve()

@@ -18,7 +18,7 @@ from yolo.planner.exchanges import (
     reversed_groups,
 )
 from yolo.planner.network import Network
-from yolo.planner.situation import SCALAR_BYTES, VOTE_BYTES, Situation
+from yolo.planner.situation import MEETING_BYTES, SCALAR_BYTES, VOTE_BYTES, Situation
 from yolo.planner.timeline import Compute, Event, Exchange, Wait
 from yolo.recipe.sections.optimizer import (
     ONE_BIT,
@@ -180,9 +180,11 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
     alone = [event for event in _step(situation, ()) if not isinstance(event, Exchange | Wait)]
     for _ in range(every):
         yield from alone
-    if situation.recipe.optimizer.type in ONE_BIT:  # its last step hears of the others' boxes
+    if situation.recipe.optimizer.type in ONE_BIT:  # its last step is one in common
         yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
-    yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
+        yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
+    else:
+        yield Exchange("all_reduce", MEETING_BYTES, is_waited=True)
     # Packing is measured as a step's mean, as if it were done in each.
     yield Compute(situation.work.extra_seconds * every, "codec")
     yield from exchanges

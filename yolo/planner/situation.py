@@ -13,6 +13,9 @@ SCALAR_BYTES = 4
 VOTE_BYTES = 3 * SCALAR_BYTES
 """The stability guard's: a step's loss, how many want to leave, and the bad steps that ranks found by themselves."""
 
+MEETING_BYTES = 2 * SCALAR_BYTES
+"""The same without the loss, after steps that ranks took alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:

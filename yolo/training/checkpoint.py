@@ -260,10 +260,15 @@ class Checkpoints:
         is_same_kind = kept["kind"] == self.exchange.kind
         if is_same_kind:
             self.exchange.load_rank_state(kept["exchange"], is_own)
-        if (not is_same_kind and self.exchange.rank_state()) or (kept["exchange"] and not is_own):
+        if is_same_kind and kept["exchange"] and not is_own:
             self.tell(
-                f"the checkpoint was saved under the exchange {kept['kind']} on {saved_ranks} ranks; "
-                f"what {self.exchange.kind} keeps on each rank, error feedback above all, begins anew"
+                f"the checkpoint was saved on {saved_ranks} ranks; what {self.exchange.kind} keeps on each is taken from the "
+                "first, and error feedback, where there is any, begins anew"
+            )
+        elif not is_same_kind and self.exchange.rank_state():
+            self.tell(
+                f"the checkpoint was saved under the exchange {kept['kind']}; what {self.exchange.kind} keeps on each rank, "
+                "error feedback above all, begins anew"
             )
 
     def _agreed_state(self, folder: Path) -> SavedState:

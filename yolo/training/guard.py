@@ -72,18 +72,21 @@ class StabilityGuard:
         self.ranks = ranks
         self.losses = Usual(settings.spike_score)
         self.norms = Usual(settings.spike_score)
+        self.own_losses = Usual(settings.spike_score)
+        """Of the steps that this rank took alone: what all judge by must be the same on all."""
         self.strikes: deque[int] = deque()
         """The steps of the bad ones among the last `strike_window`, counted from 1."""
         self.skipped = 0
-        """Steps left out, in the whole run."""
+        """Steps left out, in the whole run; of those that ranks take alone, each rank's."""
         self.rollbacks = 0
         self.calm_until = 0
         """The step after which the learning rate is the schedule's again."""
         self.lr_factor_then = 1.0
         self.must_leave = False
         """Whether any rank was asked to leave; the same on all."""
-        self._vote = torch.zeros(3)
+        self._vote = torch.zeros(4)
         self._found_alone = 0
+        """Bad steps of this rank that the others have not heard of."""
 
     # --- before and after a step ----------------------------------------------------------------------------------
 
@@ -104,36 +107,40 @@ class StabilityGuard:
                 vote *= self.ranks.world_size  # takes the others' images for as hard as its own
             else:
                 dist.all_reduce(vote)
-        self._vote = vote
-        is_bad = ~vote[0].isfinite() | (vote[0] > self.losses.limit)
+        is_bad = ~vote[0].isfinite() | (vote[0] > self._usual_losses(is_alone).limit)
+        self._vote = torch.cat([vote, is_bad.float().reshape(1)])
         return torch.where(is_bad, torch.nan, 1.0)
 
     def taken(
         self,
         step: int,
         was_applied: bool,
+        had_part: bool,
         norm: float | None,
         is_alone: bool,
         is_scaling: bool = False,
     ) -> list[Fault]:
         """Judge a step after it; returns what was wrong, as all ranks know it.
 
-        `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
+        `had_part` says whether this rank's gradient was in the step: the 1-bit optimizers take one without it. `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
         largest loss scale that works by steps whose gradients overflow, which is no fault.
         """
-        loss, wanting_to_leave, found_alone = self._vote.tolist()
-        wrong = self._what_is_wrong(loss, norm, was_applied or is_scaling)
-        if was_applied:
-            self.losses.take_in(loss)
+        loss, wanting_to_leave, found_alone, was_bad = self._vote.tolist()
+        was_taken = was_applied and not was_bad and (had_part or not is_alone)
+        usual = self._usual_losses(is_alone)
+        wrong = self._what_is_wrong(loss, usual.limit, norm, was_taken or is_scaling)
+        if was_taken:
+            usual.take_in(loss)
             if norm is not None:
                 self.norms.take_in(norm)
-        else:
-            self.skipped += 1
         if is_alone:
             self._found_alone += wrong is not None
             return []  # told when ranks meet
-        found = [Fault(wrong, was_applied)] if wrong else []
-        return self._together(step, wanting_to_leave, int(found_alone), found)
+        self.skipped += not was_taken
+        found = [Fault(wrong, was_taken)] if wrong else []
+        faults = self._together(step, wanting_to_leave, int(found_alone), found)
+        self._found_alone += was_taken and not had_part  # told with the next vote
+        return faults
 
     def meet(self, step: int, wants_to_leave: bool, device: torch.device) -> list[Fault]:
         """Add up what ranks that stepped alone found, now that they are together again; collective."""
@@ -152,15 +159,21 @@ class StabilityGuard:
         self.strikes.extend([step] * (found_alone + len(found)))
         while self.strikes and self.strikes[0] <= step - self.settings.strike_window:
             self.strikes.popleft()
+        self.skipped += found_alone
         if found_alone:
-            found.append(Fault(f"{found_alone} bad steps on ranks that stepped alone", False))
+            found.append(Fault(f"{found_alone} bad steps of single ranks", False))
         return found
 
-    def _what_is_wrong(self, loss: float, norm: float | None, is_finite: bool) -> str | None:
+    def _usual_losses(self, is_alone: bool) -> Usual:
+        return self.own_losses if is_alone else self.losses
+
+    def _what_is_wrong(
+        self, loss: float, loss_limit: float, norm: float | None, is_finite: bool
+    ) -> str | None:
         if not math.isfinite(loss):
             return f"the loss is {loss}"
-        if loss > (limit := self.losses.limit):
-            return f"the loss is {loss:.4g}, above {limit:.4g}"
+        if loss > loss_limit:
+            return f"the loss is {loss:.4g}, above {loss_limit:.4g}"
         if norm is not None and math.isfinite(norm) and norm > (limit := self.norms.limit):
             return f"the gradient's norm is {norm:.4g}, above {limit:.4g}"
         return None if is_finite else "the gradient is not finite"
@@ -194,6 +207,7 @@ class StabilityGuard:
         """What a resumed run must know to judge as this one would have; JSON."""
         return {
             "losses": list(self.losses.seen),
+            "own_losses": list(self.own_losses.seen),
             "norms": list(self.norms.seen),
             "strikes": list(self.strikes),
             "skipped": self.skipped,
@@ -208,6 +222,7 @@ class StabilityGuard:
             return
         self.losses = Usual(self.settings.spike_score, state["losses"])
         self.norms = Usual(self.settings.spike_score, state["norms"])
+        self.own_losses = Usual(self.settings.spike_score, state["own_losses"])
         self.strikes = deque(state["strikes"])
         self.skipped, self.rollbacks = state["skipped"], state["rollbacks"]
         self.calm_until, self.lr_factor_then = state["calm_until"], state["lr_factor_then"]

@@ -95,7 +95,8 @@ class LeaveRequest:
                     _end("stopped by a second Ctrl-C", STOPPED)
             if deadline is not None and time.monotonic() >= deadline:
                 if self.is_fulfilled:
-                    return
+                    deadline = None
+                    continue
                 _end(
                     f"{self.reason} asked this rank to leave, and it has not within checkpoint.leave_seconds "
                     f"{self._seconds:g}: ended without a checkpoint of where it stands",

@@ -67,6 +67,8 @@ class Loop:
         """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
         self._is_check_due = False
         self._is_save_due = False
+        self._suspects: tuple[int, Sequence[TrainingBatch]] = (0, ())
+        """The newest step that may be to blame, and its images."""
         self._statistics = statistics(engine.module)
         self._statistics_before = [each.clone() for each in self._statistics]
 
@@ -88,15 +90,13 @@ class Loop:
         """
         self.step = first_step
         self.engine.train()
-        micro_batches: Sequence[TrainingBatch] = ()  # of one optimizer step
         while True:
             self.recorder.step_begins()
             number = self.step + 1
             self.standings.at(f"waiting for the images of step {number}")
-            arrived = next(steps, None)
-            if arrived is None:
+            micro_batches = next(steps, None)  # the images of one optimizer step
+            if micro_batches is None:
                 break
-            micro_batches = arrived
             self.recorder.images_arrived()
             factor = self.guard.lr_factor(self.step)
             rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step, factor)
@@ -137,7 +137,9 @@ class Loop:
             self._take_into_average(int(was_applied or is_alone))
             self.step = number
             self.recorder.step_ended(found if had_part else None)
-            self._look_after(micro_batches, had_part if is_alone else was_applied, is_alone)
+            if not had_part:
+                self._suspects = number, micro_batches
+            self._look_after(micro_batches, was_applied, had_part, is_alone)
             if self.check_weights_every and self.step % self.check_weights_every == 0:
                 self._is_check_due = True
             if self._is_check_due and self.exchange.steps_behind == 0:
@@ -147,16 +149,22 @@ class Loop:
             if self.step % self.log_every_steps == 0 or self.must_save:
                 yield self._log(rates.lr)
         self.recorder.step_begins()
-        if self.exchange.steps_behind > 0:
-            self.exchange.settle()
-            self._meet(micro_batches)
+        must_meet = self.exchange.steps_behind > 0
+        self.standings.at(f"coming together after step {self.step}", waits=True)
+        self.exchange.settle()
         self.recorder.epoch_settled()
         self._take_into_average(0)
+        if must_meet:
+            self._meet()
         if self.recorder.has_steps:
             yield self._log(rates.lr)
 
     def _look_after(
-        self, micro_batches: Sequence[TrainingBatch], was_applied: bool, is_alone: bool
+        self,
+        micro_batches: Sequence[TrainingBatch],
+        was_applied: bool,
+        had_part: bool,
+        is_alone: bool,
     ) -> None:
         """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
         is_mean = self.exchange.averages_gradients and not is_alone
@@ -164,26 +172,28 @@ class Loop:
         faults = self.guard.taken(
             self.step,
             was_applied,
+            had_part,
             None if norm is None else float(norm),
             is_alone,
             self.overflows.is_scale_falling,
         )
+        if any(fault.was_taken for fault in faults):
+            self._suspects = self.step, micro_batches
         if is_alone and self.exchange.steps_behind == 0:
-            self._meet(micro_batches)
+            self._meet()
         else:
-            self._answer(faults, micro_batches)
+            self._answer(faults)
 
-    def _meet(self, micro_batches: Sequence[TrainingBatch]) -> None:
+    def _meet(self) -> None:
         """Ranks that stepped alone are together again."""
         self.standings.at(f"adding up what ranks found until step {self.step}", waits=True)
-        faults = self.guard.meet(self.step, self.leave.is_asked, self.ranks.device)
-        self._answer(faults, micro_batches)
+        self._answer(self.guard.meet(self.step, self.leave.is_asked, self.ranks.device))
 
-    def _answer(self, faults: list[Fault], micro_batches: Sequence[TrainingBatch]) -> None:
+    def _answer(self, faults: list[Fault]) -> None:
         for fault in faults:
             self.recovery.note(self.step, fault)
         if faults and self.guard.must_roll_back:
-            self.recovery.go_back(self.step, micro_batches)
+            self.recovery.go_back(self.step, *self._suspects)
             self._unaveraged = 0
             self.overflows = OverflowWatch(self.engine)  # the loss scale is another
 

@@ -19,6 +19,8 @@ class Progress:
     steps_into_epoch: Number = 0
     """Of the epoch after those; 0 at an epoch's end."""
     steps_done: Number = 0
+    owes_evaluation: bool = False
+    """Whether the run left before it had evaluated the last of those epochs."""
     average_updates: Number = 0
     ap: float | None = None
     """Of the evaluation right before; None where there was none."""

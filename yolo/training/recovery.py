@@ -42,8 +42,10 @@ class Recovery:
         kind, what = ("spike", "taken, clipped") if fault.was_taken else ("skipped", "left out")
         self._event(kind, step, f"{fault.words}; {what}")
 
-    def go_back(self, step: int, micro_batches: Sequence[TrainingBatch]) -> None:
+    def go_back(self, step: int, suspect: int, micro_batches: Sequence[TrainingBatch]) -> None:
         """Take the weights, the optimizer and the average of the last good checkpoint, and go on after `step`.
+
+        `micro_batches` are this rank's of the step `suspect`, which may be to blame; 0 where none of its own is.
 
         The images since that checkpoint are passed over, and the learning rate is lowered for a while. Raises
         TrainingDiverged, with a diagnosis, where the run went back too often already or has nothing to go back to.
@@ -57,7 +59,7 @@ class Recovery:
             found = diagnosis(
                 self.checkpoints.state.engine,
                 micro_batches,
-                self.images_of(step),
+                self.images_of(suspect) if suspect else (),
                 self.dtype,
                 ranks,
             )

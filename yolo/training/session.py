@@ -104,6 +104,7 @@ def _train_in(
         _train(resolved, run, checkpoint, ranks, narrator, request, standings)
         standings.stop()
         leave()  # nobody waits at the end for what the first rank still sends to W&B
+        request.is_fulfilled = True
         is_success = True
     finally:
         narrator.stop(is_success)
@@ -201,11 +202,17 @@ def _train(
     verdict = None
     phase = ""
 
-    def reached(epochs_done: int, steps_into_epoch: int, ap: float | None) -> Progress:
+    def reached(
+        epochs_done: int,
+        steps_into_epoch: int = 0,
+        ap: float | None = None,
+        owes_evaluation: bool = False,
+    ) -> Progress:
         return Progress(
             epochs_done=epochs_done,
             steps_into_epoch=steps_into_epoch,
             steps_done=loop.step,
+            owes_evaluation=owes_evaluation,
             average_updates=average.updates,
             ap=ap,
             best_ap=max(progress.best_ap, -1.0 if ap is None else ap),
@@ -224,6 +231,28 @@ def _train(
         if guard.must_leave:
             _leave_in_order(checkpoints, run, ranks, narrator, standings, request)
 
+    def epoch_ended(done: int) -> Progress:
+        nonlocal verdict
+        is_last = done == recipe.train.epochs
+        must_judge = is_last or done % recipe.evaluation.every_epochs == 0
+        must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
+        if must_judge or must_save:
+            average.write_into(plain)
+        if must_judge and guard.must_leave:  # an evaluation may take longer than there is time
+            save(reached(done, owes_evaluation=True))
+        ap = None
+        if must_judge:
+            standings.at(f"evaluating after epoch {done}")
+            verdict = judge.judge(plain, progress.best_ap, narrator.tell)
+            ap = verdict.ap
+            narrator.judged(verdict, done, loop.step)
+        ended = reached(done, ap=ap)
+        if must_save:
+            save(ended)
+        return ended
+
+    if progress.owes_evaluation:
+        progress = epoch_ended(progress.epochs_done)
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         meter.take()  # evaluations and checkpoints are not training
         steps = loader.epoch(epoch, progress.steps_into_epoch)
@@ -235,26 +264,9 @@ def _train(
             steps_into_epoch = loop.step - epoch * len(loader)
             if loop.must_save and steps_into_epoch < len(loader):
                 average.write_into(plain)
-                save(reached(epoch, steps_into_epoch, None))
+                save(reached(epoch, steps_into_epoch))
                 meter.take()
-        done = epoch + 1
-        is_last = done == recipe.train.epochs
-        must_judge = is_last or done % recipe.evaluation.every_epochs == 0
-        must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
-        if guard.must_leave:  # an evaluation may take longer than there is time
-            average.write_into(plain)
-            save(reached(epoch, len(loader), None))
-        if must_judge or must_save:
-            average.write_into(plain)
-        ap = None
-        if must_judge:
-            standings.at(f"evaluating after epoch {done}")
-            verdict = judge.judge(plain, progress.best_ap, narrator.tell)
-            ap = verdict.ap
-            narrator.judged(verdict, done, loop.step)
-        progress = reached(done, 0, ap)
-        if must_save:
-            save(progress)
+        progress = epoch_ended(epoch + 1)
     if verdict is None:  # the run had been stopped after its last checkpoint, before its end
         verdict = judge.judge(plain, progress.best_ap, narrator.tell)
         narrator.judged(verdict, progress.epochs_done, progress.steps_done)

@@ -89,16 +89,17 @@ class Supervisor:
     starts: int = 0
     fruitless: int = 0
     """Starts since the newest checkpoint, the present one aside."""
+    _found: set[tuple[str, int]] = field(default_factory=set)
+    """The checkpoints before the present start."""
 
     def run_to_the_end(self) -> None:
         """See the function of this name."""
         said = ""
         while True:
-            before = self.run.newest_checkpoint
             death = self._start()
             if death is None:
                 return
-            if _is_newer(self.run.newest_checkpoint, before):
+            if self._has_saved:
                 self.fruitless = 0
             elif death.code == RAISED and death.words == said:
                 raise LaunchError(
@@ -119,8 +120,15 @@ class Supervisor:
     def _advice(self) -> str:
         return how_to_go_on(self.run)
 
+    @property
+    def _has_saved(self) -> bool:
+        """Whether the newest checkpoint was written since the launcher was last started."""
+        newest = self.run.newest_checkpoint
+        return newest is not None and _identity(newest) not in self._found
+
     def _start(self) -> Death | None:
         """Start the launcher and wait for its end. Returns None where the run has reached its own."""
+        self._found = {_identity(folder) for folder in self.run.published()}
         self._clear()
         try:
             launch = self._launch()
@@ -133,7 +141,6 @@ class Supervisor:
             return Death(str(trouble), "", None)
         self.starts += 1
         print(launch, flush=True)
-        checkpoint_before = self.run.newest_checkpoint
         process = LauncherProcess(launch, self.run.path, self.resolved.recipe.cluster.nodes == 1)
         leaving = _Leaving(
             self.asked, self.run, self.resolved.recipe.checkpoint.leave_seconds, process
@@ -153,9 +160,7 @@ class Supervisor:
         if code == REFUSED or was_refused(records):
             self._clear()
             # After a checkpoint that was refused, going on from it is no advice.
-            advice = (
-                f". Then {self._advice}" if self.run.newest_checkpoint != checkpoint_before else ""
-            )
+            advice = f". Then {self._advice}" if self._has_saved else ""
             raise LaunchError(
                 f"training ended with exit code {REFUSED}; the lines above say why{advice}"
             )
@@ -263,9 +268,9 @@ def _asked() -> Iterator[Asked]:
             signal.signal(number, handler)
 
 
-def _is_newer(checkpoint: Path | None, before: Path | None) -> bool:
-    """Names sort as the run goes; where a damaged one was set aside, the newest is an older one."""
-    return checkpoint is not None and (before is None or checkpoint.name > before.name)
+def _identity(checkpoint: Path) -> tuple[str, int]:
+    """Another one for a checkpoint that was saved again under its name."""
+    return checkpoint.name, checkpoint.stat().st_ino
 
 
 def _told(death: Death) -> str:
