@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from yolo.errors import RecipeError
 from yolo.model.loss import DetectionLoss, Normaliser
@@ -15,6 +16,7 @@ from yolo.recipe.architecture import COCO_ANCHORS
 from yolo.recipe.effective import effective_yaml
 from yolo.recipe.origin import Source
 from yolo.recipe.schema import Recipe
+from yolo.training.averaging import WeightAverage
 
 Write = Callable[..., Path]
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -95,9 +97,26 @@ def test_adam_takes_the_same_course_over_the_images() -> None:
 
 
 def test_the_average_of_the_weights_looks_back_over_the_same_images() -> None:
-    stated, scaled = at(16, "train.ema_ramp_steps=800"), at(64, "train.ema_ramp_steps=800")
-    assert scaled.train.ema_ramp_steps == 200
-    assert scaled.train.ema_decay == pytest.approx(stated.train.ema_decay**4)
+    """Of a weight that rises by 1 with every 64 images, the average must be the same: in the ramp and after it."""
+
+    def averages(recipe: Recipe) -> list[float]:
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        average = WeightAverage(model, recipe.train)
+        seen = []
+        for step in range(1, 64 * 600 // recipe.train.global_batch + 1):
+            images = step * recipe.train.global_batch
+            nn.init.constant_(model.weight, images / 64)
+            average.update()
+            if images % (64 * 60) == 0:
+                seen.append(float(average.parameters[0]))
+        return seen
+
+    settings = ("train.ema_ramp_steps=100", "train.ema_decay=0.99")
+    stated = averages(at(16, *settings))
+    assert averages(at(64, *settings)) == pytest.approx(stated, abs=1.0)
+    left_behind = averages(at(64, *settings, base=None))
+    assert max(a - b for a, b in zip(stated, left_behind, strict=True)) > 10
 
 
 def test_a_larger_batch_warms_up_for_more_epochs_in_fewer_steps() -> None:
@@ -135,12 +154,13 @@ def test_a_way_through_another_batch_leads_to_the_same(first: int, second: int) 
     halfway = resolved(first, "train.base_batch=64")
     again = resolved(
         second,
-        *(f"train.base_batch={first}", f"train.ema_decay={halfway.train.ema_decay}"),
+        f"train.base_batch={first}",
+        f"train.ema_steps_per_step={halfway.train.ema_steps_per_step}",
         f"optimizer.lr={halfway.optimizer.lr}",
     )
     assert halfway.train.base_batch == first
     assert again.optimizer.lr == pytest.approx(direct.optimizer.lr)
-    assert again.train.ema_decay == pytest.approx(direct.train.ema_decay)
+    assert again.train.ema_steps_per_step == pytest.approx(direct.train.ema_steps_per_step)
 
 
 def test_a_runs_own_recipe_is_not_scaled_again(tmp_path: Path) -> None:
@@ -158,7 +178,6 @@ def test_a_rate_out_of_bounds_is_refused_with_what_made_it() -> None:
 
 def test_the_farthest_batches_are_scaled_within_bounds() -> None:
     large = at(10**10, "optimizer.type=SGD", base=1).train
-    assert large.ema_ramp_steps == 1
+    assert large.ema_steps_per_step == 10**10
     assert large.warmup_epochs <= large.epochs
-    small = at(2, "train.ema_decay=0.9999999", base=10**10).train
-    assert 0.9999999 < small.ema_decay < 1
+    assert 0 < at(2, base=10**10).train.ema_steps_per_step < 1e-9

@@ -10,7 +10,7 @@ An epoch has k times fewer steps, so each has to go further. How much further is
   clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
   against 0.463 after 150).
 
-The average of the weights looks back over the same images (Busbridge et al. 2023).
+The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023).
 
 A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
 al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.
@@ -51,7 +51,7 @@ def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
     words = f"global_batch {batch} / base_batch {base}"
     yield from _step_length(loaded, ratio, words)
     yield from _warm_up(recipe, ratio, words)
-    yield from _averages(recipe, ratio, words)
+    yield from _average(recipe, ratio, words)
     yield Scaled(("train", "base_batch"), batch, f"what was stated for {base} is scaled to it")
 
 
@@ -84,10 +84,7 @@ def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
     yield Scaled(("train", "warmup_min_steps"), steps, formula)
 
 
-def _averages(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
-    train = recipe.train
-    # Below 1 also where the ratio is so small that the power rounds to it.
-    decay = min(math.pow(train.ema_decay, ratio), math.nextafter(1.0, 0.0))
-    yield Scaled(("train", "ema_decay"), decay, f"{train.ema_decay:g} ^ ({words})")
-    steps = min(max(1, round(train.ema_ramp_steps / ratio)), HIGHEST_COUNT)
-    yield Scaled(("train", "ema_ramp_steps"), steps, f"{train.ema_ramp_steps} / ({words})")
+def _average(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+    stated = recipe.train.ema_steps_per_step
+    steps = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
+    yield Scaled(("train", "ema_steps_per_step"), steps, f"{stated:g} x ({words})")

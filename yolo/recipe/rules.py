@@ -289,7 +289,7 @@ def warm_up_must_end(resolved: ResolvedRecipe) -> Iterator[Finding]:
 @rule
 def the_average_needs_its_switch(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if not resolved.recipe.train.ema:
-        keys = ("train.ema_decay", "train.ema_ramp_steps")
+        keys = ("train.ema_decay", "train.ema_ramp_steps", "train.ema_steps_per_step")
         yield from without_effect(resolved, keys, "train.ema is false")
 
 

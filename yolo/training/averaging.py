@@ -37,16 +37,16 @@ class WeightAverage:
         current = [held(parameter) for parameter in self.trained.parameters()]
         current += [statistic.detach() for statistic in statistics(self.trained)]
         averages = [*self.parameters, *self.buffers]
-        torch._foreach_lerp_(averages, current, 1 - self.decay**steps)
+        power = steps * self.settings.ema_steps_per_step
+        torch._foreach_lerp_(averages, current, 1 - self.decay**power)
 
     @property
     def decay(self) -> float:
-        """The share of the average that the next weights leave standing."""
+        """The share of the average that the next weights leave standing in a step of the average."""
         if not self.settings.ema:
             return 0.0
-        return self.settings.ema_decay * (
-            1 - math.exp(-self.updates / self.settings.ema_ramp_steps)
-        )
+        steps = self.updates * self.settings.ema_steps_per_step
+        return self.settings.ema_decay * (1 - math.exp(-steps / self.settings.ema_ramp_steps))
 
     @torch.no_grad()
     def write_into(self, model: nn.Module) -> None:

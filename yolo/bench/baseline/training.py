@@ -79,7 +79,9 @@ class PlainStep:
     def _take_into_average(self) -> None:
         self.updates += 1
         train = self.recipe.train
-        decay = train.ema_decay * (1 - math.exp(-self.updates / train.ema_ramp_steps))
+        steps = self.updates * train.ema_steps_per_step
+        decay = train.ema_decay * (1 - math.exp(-steps / train.ema_ramp_steps))
+        decay **= train.ema_steps_per_step
         current = self.model.state_dict()
         for name, value in self.average.state_dict().items():
             if value.dtype.is_floating_point:

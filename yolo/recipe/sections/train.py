@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from yolo.recipe.section import (
+    HIGHEST_COUNT,
     Auto,
     Count,
     CountOrZero,
@@ -17,6 +18,11 @@ from yolo.recipe.section import (
     setting,
 )
 
+Weight = Annotated[
+    float,
+    Field(gt=0.0, le=HIGHEST_COUNT, allow_inf_nan=False),
+    BeforeValidator(refuse_bool),
+]
 HIGHEST_CLIPPING = 1e6
 Clipping = Annotated[
     float,
@@ -60,5 +66,7 @@ class TrainSection(Section):
     """The average's decay in the long run."""
     ema_ramp_steps: Count = setting(2000, unit="optimizer steps")
     """The decay approaches its value as 1 - exp(-step / this)."""
+    ema_steps_per_step: Weight = setting(1.0, unit="steps of the average")
+    """Steps that the average counts for one of the optimizer: `base_batch` makes it the ratio of the batches, so that the average looks back over the same images."""
     seed: CountOrZero = setting(0)
     """The start of all randomness: weights, order of the data, augmentation."""
