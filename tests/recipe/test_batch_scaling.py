@@ -17,6 +17,7 @@ from yolo.recipe.effective import effective_yaml
 from yolo.recipe.origin import Source
 from yolo.recipe.schema import Recipe
 from yolo.training.averaging import WeightAverage
+from yolo.training.engine import set_batchnorm_momentum
 
 Write = Callable[..., Path]
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -117,6 +118,19 @@ def test_the_average_of_the_weights_looks_back_over_the_same_images() -> None:
     assert averages(at(64, *settings)) == pytest.approx(stated, abs=1.0)
     left_behind = averages(at(64, *settings, base=None))
     assert max(a - b for a, b in zip(stated, left_behind, strict=True)) > 10
+
+
+def test_batchnorms_statistics_look_back_over_the_same_images() -> None:
+    def momentum(batch: int, *overrides: str, base: int | None = 16) -> float:
+        model = nn.BatchNorm2d(1)
+        set_batchnorm_momentum(model, at(batch, *overrides, base=base))
+        return float(model.momentum or 0.0)
+
+    assert momentum(16) == momentum(128, base=None) == 0.03
+    assert momentum(128) == pytest.approx(1 - 0.97**8)
+    # They move with each micro batch.
+    assert momentum(128, "train.gradient_accumulation_steps=4") == pytest.approx(1 - 0.97**2)
+    assert momentum(128, "model.batchnorm_momentum=0.1") == 0.1
 
 
 def test_a_larger_batch_warms_up_for_more_epochs_in_fewer_steps() -> None:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from yolo.recipe.architecture import BATCHNORM_MOMENTUM
+
 BATCHNORM_EPSILON = 1e-3
-BATCHNORM_MOMENTUM = 0.03
 
 
 class Conv(nn.Module):

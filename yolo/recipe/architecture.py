@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 ANCHORS_PER_LEVEL = 3
+BATCHNORM_MOMENTUM = 0.03
+"""The public YOLOv5's; torch's own is 0.1."""
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 """Widths and heights in pixels, three on each level, fine to coarse."""

@@ -10,7 +10,8 @@ An epoch has k times fewer steps, so each has to go further. How much further is
   clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
   against 0.463 after 150).
 
-The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023).
+The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023);
+and so do BatchNorm's running statistics (`model.batchnorm_momentum`, settled in `resolve`).
 
 A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
 al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yolo.errors import RecipeError
-from yolo.recipe.architecture import parameter_count
+from yolo.recipe.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.recipe.batch_scaling import scaled_to_batch
 from yolo.recipe.loading import LoadedRecipe
 from yolo.recipe.machine import count_cores, count_gpus
@@ -174,6 +174,19 @@ def _sync_batchnorm(recipe: Recipe, situation: _Situation) -> Computed:
     return True, f"{images} images a rank at once are few, below {FEW_IMAGES}"
 
 
+def _batchnorm_momentum(recipe: Recipe, situation: _Situation) -> Computed:
+    train, base = recipe.train, situation.loaded.recipe.train.base_batch
+    assert train.gradient_accumulation_steps != "auto"
+    # Of all ranks in one update; evaluation takes their mean.
+    images = train.global_batch // train.gradient_accumulation_steps
+    if base is None or base == train.global_batch:
+        return BATCHNORM_MOMENTUM, "the public YOLOv5's"
+    momentum = 1 - (1 - BATCHNORM_MOMENTUM) ** (images / base)
+    return min(momentum, math.nextafter(1.0, 0.0)), (
+        f"1 - {1 - BATCHNORM_MOMENTUM:g} ^ ({images} images at once / base_batch {base})"
+    )
+
+
 def _overlap_comm(recipe: Recipe, _: _Situation) -> Computed:
     if recipe.zero.stage == 0:
         return False, "stage 0 exchanges gradients after backward, in one piece"
@@ -263,6 +276,7 @@ AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,
     ("train", "warmup_bias_lr"): _warmup_bias_lr,
+    ("model", "batchnorm_momentum"): _batchnorm_momentum,
     ("zero", "overlap_comm"): _overlap_comm,
     ("zero", "reduce_bucket_size"): _reduce_bucket_size,
     ("zero", "stage3_param_persistence_threshold"): _persistence_threshold,

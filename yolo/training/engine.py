@@ -48,6 +48,7 @@ def start_engine(
 
     Raises LaunchError where the machine at hand cannot run the recipe.
     """
+    set_batchnorm_momentum(model, recipe)
     if recipe.model.sync_batchnorm:
         # Before initialize: DeepSpeed holds on to the modules that it finds there.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -113,6 +114,14 @@ def start_exchange(engine: Any, recipe: Recipe) -> Exchange:
             engine, communication.powersgd_rank, None if start == "auto" else start
         )
     return Exchange()
+
+
+def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
+    """Let BatchNorm's running statistics move as fast as the recipe says."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            assert recipe.model.batchnorm_momentum != "auto"
+            module.momentum = recipe.model.batchnorm_momentum
 
 
 @contextmanager
