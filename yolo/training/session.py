@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import deepspeed
 import torch
 
 from yolo.communication.meter import TrafficMeter
@@ -17,16 +16,15 @@ from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.effective import effective_yaml
 from yolo.recipe.prepare import PreparedRecipe
-from yolo.tracking.expectation import Comparison
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Checkpoints
 from yolo.training.criterion import detection_loss
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
-from yolo.training.expectation import Expectation, as_json
+from yolo.training.expectation import Expectation
 from yolo.training.guard import StabilityGuard
 from yolo.training.identity import RunIdentity
-from yolo.training.judge import Judge, Verdict
+from yolo.training.judge import Judge
 from yolo.training.leaving import LeaveRequest, LeftInOrder
 from yolo.training.loop import Loop
 from yolo.training.multi_scale import ImageSizes
@@ -273,8 +271,8 @@ def _train(
     if ranks.is_first:
         checkpoints.settle()
         comparisons = expectation.comparisons(recorder.total, engine, ranks) if expectation else []
-        summary = _summary(
-            resolved, recorder, progress, verdict, resumed_from, guard, ranks, comparisons
+        summary = RunSummary.of(
+            resolved.name, recorder, progress, verdict, resumed_from, guard, ranks, comparisons
         )
         summary.write(run.summary)
         narrator.end(summary, comparisons)
@@ -322,44 +320,3 @@ def _write_down(resolved: ResolvedRecipe, run: RunDirectory) -> None:
         )
     except OSError as error:
         raise CheckpointError(f"{run.path}: {error}") from error
-
-
-def _summary(
-    resolved: ResolvedRecipe,
-    recorder: Recorder,
-    progress: Progress,
-    verdict: Verdict,
-    resumed_from: int,
-    guard: StabilityGuard,
-    ranks: Ranks,
-    comparisons: Sequence[Comparison],
-) -> RunSummary:
-    total = recorder.total
-    steps = max(1, total.steps)
-    seconds = max(1e-9, total.seconds)
-    return RunSummary(
-        recipe=resolved.name,
-        ap=verdict.ap,
-        ap50=verdict.ap50,
-        best_ap=progress.best_ap if progress.best_ap >= 0 else None,
-        epochs=progress.epochs_done,
-        steps=progress.steps_done,
-        world_size=ranks.world_size,
-        wall_seconds=progress.wall_seconds,
-        images_per_second=total.images / seconds,
-        step_seconds=seconds / steps,
-        data_wait_seconds_per_step=total.data_wait_seconds / steps,
-        communication_seconds_per_step=total.traffic.seconds / steps,
-        exposed_communication_seconds_per_step=total.traffic.exposed_seconds / steps,
-        payload_bytes_per_step_per_rank=total.traffic.payload_bytes / steps,
-        wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
-        wire_bytes_per_rank=total.traffic.wire_bytes,
-        collectives_per_step=total.traffic.calls / steps,
-        traffic_by_kind=total.traffic.by_kind_per(steps),
-        plan=as_json(comparisons),
-        resumed_from_epoch=resumed_from,
-        skipped_steps=guard.skipped,
-        rollbacks=guard.rollbacks,
-        deepspeed_version=deepspeed.__version__,
-        torch_version=torch.__version__,
-    )

@@ -1,11 +1,22 @@
 """A run's result: the numbers of summary.json, and the lines printed at the end."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import deepspeed
+import torch
+
 from yolo.communication.meter import KindTraffic
+from yolo.tracking.expectation import Comparison
+from yolo.training.expectation import as_json
+from yolo.training.guard import StabilityGuard
+from yolo.training.judge import Verdict
+from yolo.training.progress import Progress
+from yolo.training.ranks import Ranks
+from yolo.training.recorder import Recorder
 from yolo.training.run_directory import RunDirectory
 
 
@@ -56,6 +67,49 @@ class RunSummary:
         temporary = path.with_name(f".{path.name}.part")
         temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
+
+    @classmethod
+    def of(
+        cls,
+        recipe: str,
+        recorder: Recorder,
+        progress: Progress,
+        verdict: Verdict,
+        resumed_from: int,
+        guard: StabilityGuard,
+        ranks: Ranks,
+        comparisons: Sequence[Comparison],
+    ) -> "RunSummary":
+        """Of a run that has come to its end."""
+        total = recorder.total
+        steps = max(1, total.steps)
+        seconds = max(1e-9, total.seconds)
+        return cls(
+            recipe=recipe,
+            ap=verdict.ap,
+            ap50=verdict.ap50,
+            best_ap=progress.best_ap if progress.best_ap >= 0 else None,
+            epochs=progress.epochs_done,
+            steps=progress.steps_done,
+            world_size=ranks.world_size,
+            wall_seconds=progress.wall_seconds,
+            images_per_second=total.images / seconds,
+            step_seconds=seconds / steps,
+            data_wait_seconds_per_step=total.data_wait_seconds / steps,
+            communication_seconds_per_step=total.traffic.seconds / steps,
+            exposed_communication_seconds_per_step=total.traffic.exposed_seconds / steps,
+            payload_bytes_per_step_per_rank=total.traffic.payload_bytes / steps,
+            wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
+            wire_bytes_per_rank=total.traffic.wire_bytes,
+            collectives_per_step=total.traffic.calls / steps,
+            traffic_by_kind=total.traffic.by_kind_per(steps),
+            plan=as_json(comparisons),
+            resumed_from_epoch=resumed_from,
+            skipped_steps=guard.skipped,
+            rollbacks=guard.rollbacks,
+            deepspeed_version=deepspeed.__version__,
+            torch_version=torch.__version__,
+        )
 
     def rows(self, run: RunDirectory, wandb_directory: Path | None) -> list[tuple[str, str]]:
         """What the closing table shows."""
