@@ -5,11 +5,12 @@ import math
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from tests.training.conftest import Run
+from tests.training.conftest import Ended, Run
 from yolo.recipe.sections.stability import StabilitySection
 from yolo.training.diagnosis import first_layer_not_finite
 from yolo.training.guard import LEAST_MEMORY, Fault, StabilityGuard, Usual
@@ -126,6 +127,11 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return feed
 
 
+def events_of(ended: Ended) -> list[dict[str, Any]]:
+    lines = (ended.folder / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1, 3])
 def test_steps_of_nan_are_left_out_by_all_ranks_and_nothing_of_them_stays(
@@ -139,7 +145,7 @@ def test_steps_of_nan_are_left_out_by_all_ranks_and_nothing_of_them_stays(
     fed = ended.output.count("images of a step become NaN")
     summary = ended.read("summary.json")
     assert 0 < summary["skipped_steps"] <= fed < summary["steps"] == 18
-    events = [json.loads(line) for line in (ended.folder / "events.jsonl").read_text().splitlines()]
+    events = events_of(ended)
     assert len(events) == summary["skipped_steps"]
     assert {event["kind"] for event in events} == {"skipped"}
     assert "the loss is nan; left out" in ended.output
@@ -174,7 +180,7 @@ def test_what_a_rank_leaves_out_alone_leaves_nothing_behind_and_is_told_when_ran
     assert 0 < summary["skipped_steps"] <= fed  # on both ranks in a step in common: once
     assert summary["steps"] == 18
     assert "bad steps of single ranks; left out" in ended.output
-    events = [json.loads(line) for line in (ended.folder / "events.jsonl").read_text().splitlines()]
+    events = events_of(ended)
     assert {event["kind"] for event in events} == {"skipped"}
     assert summary["ap"] is not None  # BatchNorm's statistics, too, are numbers
     logged = [row for row in ended.metrics() if row["kind"] == "step"]
@@ -215,5 +221,5 @@ def test_too_many_bad_steps_take_the_run_back_and_then_stop_it_with_a_diagnosis(
     assert "the first output that is not finite is that of the images themselves" in ended.output
     assert "train-0" in ended.output.split("the images themselves")[1]  # which images
     assert "Traceback" not in ended.output
-    kinds = [json.loads(line)["kind"] for line in (ended.folder / "events.jsonl").open()]
+    kinds = [event["kind"] for event in events_of(ended)]
     assert kinds.count("rolled back") == 2 and kinds[-1] == "stopped"

@@ -108,9 +108,8 @@ def test_who_is_asked_to_leave_at_an_epochs_end_does_so_before_it_is_evaluated(
         for ended in (whole, resumed)
     ]
     assert evaluated[0] == evaluated[1] and len(evaluated[0]) == 12
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+    expected = last_weights(whole)
+    assert_same(last_weights(resumed), expected)
 
 
 def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
@@ -134,6 +133,16 @@ def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
     assert {key for key in once if once[key] != other[key]} == {"data.shards"}
 
 
+def last_weights(ended: Ended) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = load_file(ended.folder / "weights" / "last.safetensors")
+    return tensors
+
+
+def assert_same(weights: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+
+
 def goes_on_as_if_never_stopped(
     run: Run,
     *settings: str,
@@ -142,7 +151,7 @@ def goes_on_as_if_never_stopped(
 ) -> Ended:
     """A run, and the same from an earlier checkpoint on; with `kill` that is another one's, which was killed."""
     whole = run("recipes/demo.yaml", *SIX_STEPS, *settings)
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    expected = last_weights(whole)
     expected_losses = losses(whole)
     stopped = whole.folder
     if kill is None:
@@ -163,6 +172,5 @@ def goes_on_as_if_never_stopped(
     assert "steps of the next of" in resumed.output
     assert resumed.read("summary.json")["steps"] == 18
     assert losses(resumed)[-1] == expected_losses[-1]
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+    assert_same(last_weights(resumed), expected)
     return resumed

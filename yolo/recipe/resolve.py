@@ -177,10 +177,10 @@ def _sync_batchnorm(recipe: Recipe, situation: _Situation) -> Computed:
 def _batchnorm_momentum(recipe: Recipe, situation: _Situation) -> Computed:
     train, base = recipe.train, situation.loaded.recipe.train.base_batch
     assert train.gradient_accumulation_steps != "auto"
-    # Of all ranks in one update; evaluation takes their mean.
-    images = train.global_batch // train.gradient_accumulation_steps
     if base is None or base == train.global_batch:
         return BATCHNORM_MOMENTUM, "the public YOLOv5's"
+    # Of all ranks in one update; evaluation takes their mean.
+    images = train.global_batch // train.gradient_accumulation_steps
     momentum = 1 - (1 - BATCHNORM_MOMENTUM) ** (images / base)
     return min(momentum, math.nextafter(1.0, 0.0)), (
         f"1 - {1 - BATCHNORM_MOMENTUM:g} ^ ({images} images at once / base_batch {base})"

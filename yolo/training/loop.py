@@ -150,8 +150,9 @@ class Loop:
                 yield self._log(rates.lr)
         self.recorder.step_begins()
         must_meet = self.exchange.steps_behind > 0
-        self.standings.at(f"coming together after step {self.step}", waits=True)
-        self.exchange.settle()
+        if must_meet:
+            self.standings.at(f"coming together after step {self.step}", waits=True)
+            self.exchange.settle()
         self.recorder.epoch_settled()
         self._take_into_average(0)
         if must_meet:

@@ -100,9 +100,9 @@ def _train_in(
             if ranks.is_first:
                 run.plan.write_text(choice.plan.as_json() + "\n", encoding="utf-8")
         _train(resolved, run, checkpoint, ranks, narrator, request, standings)
-        standings.stop()
-        leave()  # nobody waits at the end for what the first rank still sends to W&B
-        request.is_fulfilled = True
+        _part(
+            standings, request
+        )  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
         narrator.stop(is_success)
@@ -291,10 +291,15 @@ def _leave_in_order(
     if ranks.is_first:
         checkpoints.settle()
         narrator.tell(f"asked to leave; {how_to_go_on(run)}")
+    _part(standings, request)
+    raise LeftInOrder
+
+
+def _part(standings: Standings, request: LeaveRequest) -> None:
+    """Part from the other ranks; all that the run made is on the disk. Collective."""
     standings.stop()
     leave()
     request.is_fulfilled = True
-    raise LeftInOrder
 
 
 def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
