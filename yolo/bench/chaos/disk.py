@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import RUN_SECONDS, Job
+from yolo.bench.chaos.job import POLL_SECONDS, RUN_SECONDS, Job
 from yolo.errors import BenchError
 
 DISK_MIB = 300
 NAME = "full-disk"
 FULL_SECONDS = 8.0
+"""At least; until a run on a slow machine has said so."""
+NOT_SAVED = "could not be saved"
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def fill_the_disk(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Fill the run's disk while a checkpoint is being written, keep it full for some, then free it."""
+    """Fill the run's disk while a checkpoint is being written, keep it full until that is told, then free it."""
     started = job.start(NAME)
     started.wait_for_a_checkpoint()
     run = started.run
@@ -46,6 +48,8 @@ def fill_the_disk(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
     _fill(filler)
     tell("the disk is full")
     time.sleep(FULL_SECONDS)
+    while NOT_SAVED not in started.said and not started.is_over and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
     whole, said = started.whole_checkpoints(), started.said
     is_running = not started.is_over
     filler.unlink()
@@ -53,7 +57,7 @@ def fill_the_disk(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
     started.wait()
     is_finished = run.finished.exists()
     return {
-        "said_so": "could not be saved" in said,
+        "said_so": NOT_SAVED in said,
         "whole_checkpoints_while_full": sorted(whole),
         "went_on_while_full": is_running,
         "finished": is_finished,

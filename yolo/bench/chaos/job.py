@@ -45,7 +45,7 @@ class Job:
         return self._expected
 
     def start(self, name: str, *further: str, added: Mapping[str, str] | None = None) -> "Started":
-        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>/output.log`."""
+        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>.log`, on no disk that a fault fills."""
         resume = f"checkpoint.resume={'auto' if (self.folder / name).exists() else 'never'}"
         work = self.folder / name
         work.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class Job:
             "cluster.threads_per_process=1",  # each host takes the machine's cores for its own
             *further,
         ]
-        log = work / "output.log"
+        log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = self.cluster.hosts[0].run(
                 command,
