@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import Job
+from yolo.bench.chaos.job import Job, Started
 from yolo.errors import BenchError
 
 RUN_SECONDS = 3600.0
@@ -24,22 +24,32 @@ def feed_nan(job: Job, share: float, seed: int, tell: Callable[[str], None]) -> 
     added = {"YOLO_POISON": f"{share}:{seed}", "PYTHONPATH": path}
     poisoned = job.start("poisoned", added=added)
     poisoned.wait(RUN_SECONDS)
-    summaries = []
-    for started in (clean, poisoned):
-        run = started.run
-        if run is None or not run.summary.exists():
-            raise BenchError(f"{started.work.name} did not end: {started.said[-3000:]}")
-        summaries.append(json.loads(run.summary.read_text()))
+    (before, spikes_before, nan_before), (after, spikes, nan) = map(_outcome, (clean, poisoned))
     fed = poisoned.said.count("become NaN")
-    before, after = (summary["ap"] for summary in summaries)
-    tell(f"AP {before:.4f} clean, {after:.4f} with {fed} micro batches of NaN")
+    tell(
+        f"AP {before['ap']:.4f} clean, {after['ap']:.4f} with {fed} micro batches of NaN; "
+        f"{spikes_before} and {spikes} spikes left out"
+    )
     return {
         "share": share,
         "poisoned_micro_batches": fed,
-        "skipped_steps": summaries[1]["skipped_steps"],
-        "rollbacks": summaries[1]["rollbacks"],
-        "steps": summaries[1]["steps"],
-        "ap_clean": before,
-        "ap": after,
-        "skipped_when_clean": summaries[0]["skipped_steps"],
+        "skipped_steps": nan,
+        "skipped_when_clean": nan_before,
+        "spikes": spikes,
+        "spikes_when_clean": spikes_before,
+        "rollbacks": after["rollbacks"],
+        "steps": after["steps"],
+        "ap_clean": before["ap"],
+        "ap": after["ap"],
     }
+
+
+def _outcome(started: Started) -> tuple[dict[str, Any], int, int]:
+    """A run's summary, and how many steps it left out as spikes and because they were not finite."""
+    run = started.run
+    if run is None or not run.summary.exists():
+        raise BenchError(f"{started.work.name} did not end: {started.said[-3000:]}")
+    lines = run.events.read_text().splitlines() if run.events.exists() else []
+    left_out = [event["text"] for event in map(json.loads, lines) if event["kind"] == "skipped"]
+    spikes = sum(", above " in text for text in left_out)
+    return json.loads(run.summary.read_text()), spikes, len(left_out) - spikes
