@@ -1,6 +1,5 @@
 """One run on one rank, from the recipe to the summary: everything is set up here, and the loop is called."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from yolo.recipe.effective import effective_yaml
 from yolo.recipe.prepare import PreparedRecipe
 from yolo.training.averaging import WeightAverage
 from yolo.training.checkpoint import Checkpoints
+from yolo.training.course import Course
 from yolo.training.criterion import detection_loss
 from yolo.training.datasets import open_datasets
 from yolo.training.engine import start_engine, start_exchange
@@ -25,16 +25,16 @@ from yolo.training.expectation import Expectation
 from yolo.training.guard import StabilityGuard
 from yolo.training.identity import RunIdentity
 from yolo.training.judge import Judge
-from yolo.training.leaving import LeaveRequest, LeftInOrder
+from yolo.training.leaving import LeaveRequest
 from yolo.training.loop import Loop
 from yolo.training.multi_scale import ImageSizes
 from yolo.training.narrator import Narrator
 from yolo.training.precision import TORCH_DTYPES
 from yolo.training.progress import Progress
-from yolo.training.ranks import Ranks, by_first, from_first, join, leave
+from yolo.training.ranks import Ranks, by_first, from_first, join
 from yolo.training.recorder import Recorder
 from yolo.training.recovery import Recovery
-from yolo.training.run_directory import RunDirectory, choose_run, how_to_go_on, named_run
+from yolo.training.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.saved_state import newest_whole
 from yolo.training.schedule import Schedule
 from yolo.training.settlement import Asked, settle_micro_batch, settle_precision
@@ -100,9 +100,6 @@ def _train_in(
             if ranks.is_first:
                 run.plan.write_text(choice.plan.as_json() + "\n", encoding="utf-8")
         _train(resolved, run, checkpoint, ranks, narrator, request, standings)
-        _part(
-            standings, request
-        )  # nobody waits at the end for what the first rank still sends to W&B
         is_success = True
     finally:
         narrator.stop(is_success)
@@ -162,7 +159,6 @@ def _train(
         narrator.tell(
             "checkpoint.resume auto: no unfinished run with a checkpoint since the last finished one; beginning anew"
         )
-    resumed_from = progress.epochs_done
     expectation = Expectation.of(resolved, Data(len(datasets.train), len(datasets.class_names)))
     narrator.expectation = expectation
 
@@ -195,111 +191,26 @@ def _train(
             run.become_latest()  # not before: a run that could not start leaves `latest` to the one before it
         except OSError as error:
             narrator.tell(f"warning: {run.path.parent / 'latest'} does not name this run: {error}")
-    started = time.perf_counter() - progress.wall_seconds
-    narrator.training_starts(schedule.steps, progress.steps_done)
-    verdict = None
-    phase = ""
-
-    def reached(
-        epochs_done: int,
-        steps_into_epoch: int = 0,
-        ap: float | None = None,
-        owes_evaluation: bool = False,
-    ) -> Progress:
-        return Progress(
-            epochs_done=epochs_done,
-            steps_into_epoch=steps_into_epoch,
-            steps_done=loop.step,
-            owes_evaluation=owes_evaluation,
-            average_updates=average.updates,
-            ap=ap,
-            best_ap=max(progress.best_ap, -1.0 if ap is None else ap),
-            wall_seconds=time.perf_counter() - started,
-            guard=guard.state(),
-            total=recorder.total,
-        )
-
-    def save(progress: Progress) -> None:
-        if ranks.is_first:
-            judge.save(plain, run.last_weights, narrator.tell)
-        loop.check_agreement()
-        standings.at(f"writing the checkpoint of step {loop.step}")
-        checkpoints.save(progress)
-        loop.has_saved()
-        if guard.must_leave:
-            _leave_in_order(checkpoints, run, ranks, narrator, standings, request)
-
-    def epoch_ended(done: int) -> Progress:
-        nonlocal verdict
-        is_last = done == recipe.train.epochs
-        must_judge = is_last or done % recipe.evaluation.every_epochs == 0
-        must_save = is_last or done % recipe.checkpoint.every_epochs == 0 or loop.must_save
-        if must_judge or must_save:
-            average.write_into(plain)
-        if must_judge and guard.must_leave:  # an evaluation may take longer than there is time
-            save(reached(done, owes_evaluation=True))
-        ap = None
-        if must_judge:
-            standings.at(f"evaluating after epoch {done}")
-            verdict = judge.judge(plain, progress.best_ap, narrator.tell)
-            ap = verdict.ap
-            narrator.judged(verdict, done, loop.step)
-        ended = reached(done, ap=ap)
-        if must_save:
-            save(ended)
-        return ended
-
-    if progress.owes_evaluation:
-        progress = epoch_ended(progress.epochs_done)
-    for epoch in range(progress.epochs_done, recipe.train.epochs):
-        meter.take()  # evaluations and checkpoints are not training
-        steps = loader.epoch(epoch, progress.steps_into_epoch)
-        for log in loop.epoch(progress.steps_done, steps):
-            narrator.step(log)
-            if exchange.phase != phase:
-                phase = exchange.phase
-                narrator.tell(f"step {log.step}: ranks exchange {phase}")
-            steps_into_epoch = loop.step - epoch * len(loader)
-            if loop.must_save and steps_into_epoch < len(loader):
-                average.write_into(plain)
-                save(reached(epoch, steps_into_epoch))
-                meter.take()
-        progress = epoch_ended(epoch + 1)
-    if verdict is None:  # the run had been stopped after its last checkpoint, before its end
-        verdict = judge.judge(plain, progress.best_ap, narrator.tell)
-        narrator.judged(verdict, progress.epochs_done, progress.steps_done)
+    resumed_from = progress.epochs_done
+    course = Course(recipe, loop, loader, judge, checkpoints, meter, narrator, progress)
+    verdict = course.to_the_end()
     if ranks.is_first:
         checkpoints.settle()
         comparisons = expectation.comparisons(recorder.total, engine, ranks) if expectation else []
         summary = RunSummary.of(
-            resolved.name, recorder, progress, verdict, resumed_from, guard, ranks, comparisons
+            resolved.name,
+            recorder,
+            course.progress,
+            verdict,
+            resumed_from,
+            guard,
+            ranks,
+            comparisons,
         )
         summary.write(run.summary)
         narrator.end(summary, comparisons)
         run.finished.write_text("the run reached its end\n", encoding="utf-8")
-
-
-def _leave_in_order(
-    checkpoints: Checkpoints,
-    run: RunDirectory,
-    ranks: Ranks,
-    narrator: Narrator,
-    standings: Standings,
-    request: LeaveRequest,
-) -> None:
-    """Part from the other ranks once the checkpoint is on the disk. Raises LeftInOrder."""
-    if ranks.is_first:
-        checkpoints.settle()
-        narrator.tell(f"asked to leave; {how_to_go_on(run)}")
-    _part(standings, request)
-    raise LeftInOrder
-
-
-def _part(standings: Standings, request: LeaveRequest) -> None:
-    """Part from the other ranks; all that the run made is on the disk. Collective."""
-    standings.stop()
-    leave()
-    request.is_fulfilled = True
+    course.part()  # nobody waits at the end for what the first rank still sends to W&B
 
 
 def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
