@@ -1,7 +1,8 @@
 """Images that become NaN: the steps are left out, and the network is as good as without."""
 
 import json
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,43 @@ RUN_SECONDS = 3600.0
 POISON = Path(__file__).parent / "poison"
 
 
-def feed_nan(job: Job, share: float, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Train once clean and once with a share of the micro batches NaN; both average precisions."""
-    clean = job.start("clean")
+def feed_nan(
+    job: Job, share: float, seed: int, train_seeds: Sequence[int], tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train once clean and once with a share of the micro batches NaN, for each `train.seed`; sums, and the mean change of AP."""
+    pairs = [_pair(job, share, seed, train_seed, tell) for train_seed in train_seeds]
+    summed = ("poisoned_micro_batches", "skipped_steps", "skipped_when_clean", "rollbacks")
+    return {
+        "share": share,
+        **{name: sum(pair[name] for pair in pairs) for name in summed},
+        "ap_change": statistics.fmean(pair["ap"] - pair["ap_clean"] for pair in pairs),
+        "pairs": pairs,
+    }
+
+
+def _pair(
+    job: Job, share: float, seed: int, train_seed: int, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    alike = f"train.seed={train_seed}"
+    clean = job.start(f"clean-{train_seed}", alike)
     clean.wait(RUN_SECONDS)
-    poisoned_work = job.folder / "poisoned"
-    poisoned_work.mkdir(parents=True, exist_ok=True)
+    name = f"poisoned-{train_seed}"
+    work = job.folder / name
+    work.mkdir(parents=True, exist_ok=True)
     # The launcher hands these on to the other hosts.
-    (poisoned_work / ".deepspeed_env").write_text(f"YOLO_POISON={share}:{seed}\n")
+    (work / ".deepspeed_env").write_text(f"YOLO_POISON={share}:{seed}\n")
     path = f"{POISON}:{job.environment['PYTHONPATH']}"
     added = {"YOLO_POISON": f"{share}:{seed}", "PYTHONPATH": path}
-    poisoned = job.start("poisoned", added=added)
+    poisoned = job.start(name, alike, added=added)
     poisoned.wait(RUN_SECONDS)
     (before, spikes_before, nan_before), (after, spikes, nan) = map(_outcome, (clean, poisoned))
     fed = poisoned.said.count("become NaN")
     tell(
-        f"AP {before['ap']:.4f} clean, {after['ap']:.4f} with {fed} micro batches of NaN; "
+        f"seed {train_seed}: AP {before['ap']:.4f} clean, {after['ap']:.4f} with {fed} micro batches of NaN; "
         f"{spikes_before} and {spikes} spikes left out"
     )
     return {
-        "share": share,
+        "train_seed": train_seed,
         "poisoned_micro_batches": fed,
         "skipped_steps": nan,
         "skipped_when_clean": nan_before,
