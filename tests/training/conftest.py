@@ -18,6 +18,7 @@ from yolo.bench.chaos.nan import POISON
 from yolo.data.demo import DemoSettings, generate_demo
 
 DEMO = "recipes/demo.yaml"
+PASSED_OVER = Path(__file__).parent / "passed_over"
 SMALL = (
     *("model.image_size=64", "train.epochs=2", "train.global_batch=8", "train.warmup_epochs=0"),
     *("evaluation.every_epochs=1", "checkpoint.every_epochs=1", "tracking.log_every_steps=2"),
@@ -85,12 +86,13 @@ def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
 def starting_in(folder: Path, data: Path) -> Start:
     def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
         common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
-        poison = [str(POISON)] if "YOLO_POISON" in os.environ else []
+        hooks = {"YOLO_POISON": POISON, "YOLO_PASS_OVER": PASSED_OVER}
+        asked_for = [str(hook) for name, hook in hooks.items() if name in os.environ]
         return subprocess.Popen(
             [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
             cwd=folder,
             env=os.environ
-            | {"PYTHONPATH": ":".join([*poison, str(REPOSITORY)]), "DS_ACCELERATOR": "cpu"},
+            | {"PYTHONPATH": ":".join([*asked_for, str(REPOSITORY)]), "DS_ACCELERATOR": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
