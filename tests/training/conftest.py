@@ -86,13 +86,14 @@ def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
 def starting_in(folder: Path, data: Path) -> Start:
     def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
         common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
-        hooks = {"YOLO_POISON": POISON, "YOLO_PASS_OVER": PASSED_OVER}
-        asked_for = [str(hook) for name, hook in hooks.items() if name in os.environ]
+        hooks = [PASSED_OVER] if "YOLO_PASS_OVER" in os.environ else []
+        if hooks or "YOLO_POISON" in os.environ:
+            hooks.append(POISON)
         return subprocess.Popen(
             [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
             cwd=folder,
             env=os.environ
-            | {"PYTHONPATH": ":".join([*asked_for, str(REPOSITORY)]), "DS_ACCELERATOR": "cpu"},
+            | {"PYTHONPATH": ":".join(map(str, [*hooks, REPOSITORY])), "DS_ACCELERATOR": "cpu"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,31 +1,13 @@
-"""Put before everything else on PYTHONPATH: ranks never see the steps that the chaos test's poison would have fed NaN.
+"""Put before the chaos test's poison on PYTHONPATH: ranks never see the steps that the poison would have fed NaN.
 
-Python imports a module of this name by itself when it starts. `YOLO_PASS_OVER` is what `YOLO_POISON` is there; a step has
-one micro batch.
+`YOLO_PASS_OVER` is what `YOLO_POISON` is there; a step has one micro batch.
 """
 
 import os
 import random
-import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
-
-class _PassesOver(MetaPathFinder):
-    def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:  # type: ignore[no-untyped-def]
-        if name != "yolo.data.loader":
-            return None
-        spec = PathFinder.find_spec(name, path)
-        assert spec is not None and spec.loader is not None
-        load = spec.loader.exec_module
-
-        def load_and_wrap(module: ModuleType) -> None:
-            load(module)
-            pass_over(module)
-
-        spec.loader.exec_module = load_and_wrap  # type: ignore[method-assign]
-        return spec
+from when_loaded import when_loaded
 
 
 def pass_over(module: ModuleType) -> None:
@@ -35,11 +17,12 @@ def pass_over(module: ModuleType) -> None:
 
     def epoch(*arguments):  # type: ignore[no-untyped-def]
         for step in original(*arguments):
-            if all([chance.random() >= float(share) for chance in chances]):  # each draws  # noqa: C419
+            is_fed = [chance.random() < float(share) for chance in chances]
+            if not any(is_fed):
                 yield step
 
     module.TrainingLoader.epoch = epoch  # type: ignore[attr-defined]
 
 
 if "YOLO_PASS_OVER" in os.environ and "RANK" in os.environ:
-    sys.meta_path.insert(0, _PassesOver())
+    when_loaded(("yolo.data.loader",), pass_over)

@@ -7,35 +7,17 @@ seed, as 0.01:1.
 import os
 import random
 import sys
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
+from when_loaded import when_loaded  # beside this file, which is no package
+
 LOOP = "yolo.training.loop"
-POISONED = (LOOP, "yolo.training.diagnosis")
 _was_poisoned = False
 """The last images that the loop fed; the diagnosis looks at the same ones."""
 
 
-class _Poisoner(MetaPathFinder):
-    """Wraps `to_network` in the modules that train with it, once each is loaded."""
-
-    def find_spec(self, name, path=None, target=None) -> ModuleSpec | None:  # type: ignore[no-untyped-def]
-        if name not in POISONED:
-            return None
-        spec = PathFinder.find_spec(name, path)
-        assert spec is not None and spec.loader is not None
-        load = spec.loader.exec_module
-
-        def load_and_wrap(module: ModuleType) -> None:
-            load(module)
-            poison(module)
-
-        spec.loader.exec_module = load_and_wrap  # type: ignore[method-assign]
-        return spec
-
-
 def poison(module: ModuleType) -> None:
+    """Wrap the `to_network` that a module trains with."""
     share, seed = os.environ["YOLO_POISON"].split(":")
     original = module.to_network
     rank = int(os.environ.get("RANK", "0"))
@@ -57,4 +39,4 @@ def poison(module: ModuleType) -> None:
 
 
 if "YOLO_POISON" in os.environ and "RANK" in os.environ:
-    sys.meta_path.insert(0, _Poisoner())
+    when_loaded((LOOP, "yolo.training.diagnosis"), poison)
