@@ -9,7 +9,8 @@ An epoch has k times fewer steps, so each has to go further. How much further is
   Malladi et al. 2022). The betas stay, as You et al. have it: to the power of k, as Malladi et al. have it, and with a
   clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
   against 0.463 after 150, before the average and BatchNorm's statistics were scaled as below; with them, at 96 pixels,
-  0.344 against 0.367 after 200 epochs, 0.397 against 0.412 after 600).
+  betas of 0.9 and 0.99, 0.004 times the root and 1,000 epochs to go, 0.344 against 0.367 after 200, 0.397 against 0.412
+  after 600).
 
 The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023);
 and so do BatchNorm's running statistics (`model.batchnorm_momentum`, settled in `resolve`).

@@ -1,4 +1,4 @@
-"""One run on one rank, from the recipe to the summary: everything is set up here, and the loop is called."""
+"""One run on one rank, from the recipe to the summary: everything is set up here, and its course begins."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="+",
         default=[0],
         metavar="SEED",
-        help="values of train.seed for `nan`; a clean run and one with NaN each (default 0)",
+        help="train.seed of the runs for `nan`, a clean one and one with NaN each, whatever --nan-recipe says (default 0)",
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
@@ -150,7 +150,7 @@ def _broken(found: dict[str, Any]) -> list[str]:
         "NaN: other steps were left out than were poisoned": nan.get("poisoned_micro_batches", 0)
         <= 2 * nan.get("skipped_steps", 0)
         <= 2 * nan.get("poisoned_micro_batches", 0),
-        "steps of clean images were left out": nan.get("skipped_when_clean", 0) == 0,
+        "steps of a clean run were not finite": nan.get("skipped_when_clean", 0) == 0,
         f"NaN changed the AP by more than {nan.get('ap_bound')}": abs(nan.get("ap_change", 0.0))
         <= nan.get("ap_bound", math.inf),
     }
