@@ -18,7 +18,10 @@ def feed_nan(
 ) -> dict[str, Any]:
     """Train once clean and once with a share of the micro batches NaN, for each `train.seed`; sums, and the mean change of AP."""
     pairs = [_pair(job, share, seed, train_seed, tell) for train_seed in train_seeds]
-    summed = ("poisoned_micro_batches", "skipped_steps", "skipped_when_clean", "rollbacks")
+    summed = (
+        *("poisoned_micro_batches", "skipped_steps", "skipped_when_clean"),
+        *("spikes", "spikes_when_clean", "rollbacks"),
+    )
     return {
         "share": share,
         **{name: sum(pair[name] for pair in pairs) for name in summed},
