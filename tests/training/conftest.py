@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY, free_port
 from yolo.bench.chaos.nan import POISON
@@ -122,6 +124,17 @@ def losses(ended: Ended) -> list[float]:
         for row in ended.metrics()
         if "train/loss_box" in row
     ]
+
+
+def last_weights(ended: Ended) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = load_file(ended.folder / "weights" / "last.safetensors")
+    return tensors
+
+
+def assert_same(weights: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert weights.keys() == expected.keys()
+    for name, tensor in weights.items():
+        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
 
 def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:

@@ -6,13 +6,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Ended, Run, Start, losses, wait_until
+from tests.training.conftest import Ended, Run, Start, assert_same, last_weights, losses, wait_until
 from yolo.data.loading import load_split
 from yolo.recipe import prepare
 from yolo.recipe.architecture import parameter_count
@@ -45,7 +43,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
 ) -> None:
     settings = (*strategy, "train.epochs=3", "checkpoint.keep=3")
     whole = run("recipes/demo.yaml", *settings)
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    expected = last_weights(whole)
     expected_losses, expected_summary = losses(whole), whole.read("summary.json")
 
     go_back(whole, "epoch-0001")
@@ -57,8 +55,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
         assert summary[figure] == pytest.approx(expected_summary[figure]), figure
     assert losses(resumed)[-1] == expected_losses[-1]
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+    assert_same(last_weights(resumed), expected)
 
 
 def go_back(ended: Ended, tag: str) -> None:
@@ -77,7 +74,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
 ) -> None:
     settings = (f"zero.stage={stage}", "train.epochs=3")
     whole = run("recipes/demo.yaml", *settings)
-    expected = load_file(whole.folder / "weights" / "last.safetensors")
+    expected = last_weights(whole)
     expected_losses = losses(whole)
 
     process = start("recipes/demo.yaml", *settings)
@@ -102,8 +99,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
     sent = summary_of_whole["wire_bytes_per_rank"] + once_more
     assert summary["wire_bytes_per_rank"] == pytest.approx(sent, rel=5e-3 if stage == 3 else 1e-3)
     assert losses(resumed)[-1] == expected_losses[-1]
-    for name, tensor in load_file(resumed.folder / "weights" / "last.safetensors").items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
+    assert_same(last_weights(resumed), expected)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(

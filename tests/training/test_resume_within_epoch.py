@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Ended, Run, Start, losses, wait_until
+from tests.training.conftest import Ended, Run, Start, assert_same, last_weights, losses, wait_until
 from tests.training.test_resume import go_back
 from yolo.data.sharding import shard_split
 from yolo.data.shards import open_shards
@@ -131,16 +129,6 @@ def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
     once, again, other = fixed("once", 0), fixed("again", 0), fixed("other", 1)
     assert once == again
     assert {key for key in once if once[key] != other[key]} == {"data.shards"}
-
-
-def last_weights(ended: Ended) -> dict[str, np.ndarray]:
-    tensors: dict[str, np.ndarray] = load_file(ended.folder / "weights" / "last.safetensors")
-    return tensors
-
-
-def assert_same(weights: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    for name, tensor in weights.items():
-        np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
 
 def goes_on_as_if_never_stopped(
