@@ -9,12 +9,6 @@ from yolo.data.counting import Advance, uncounted
 from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.effective import effective_json, effective_yaml
-from yolo.tracking.charts import (
-    comparison_chart,
-    confusion_chart,
-    precision_recall_chart,
-    training_chart,
-)
 from yolo.tracking.expectation import Comparison, comparison_rows, plan_figures
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
@@ -116,6 +110,14 @@ class Narrator:
     def _write_report(
         self, path: Path, rows: Sequence[tuple[str, str]], comparisons: Sequence[Comparison]
     ) -> None:
+        # Matplotlib, which no other rank needs, takes half a second of every start to import.
+        from yolo.tracking.charts import (
+            comparison_chart,
+            confusion_chart,
+            precision_recall_chart,
+            training_chart,
+        )
+
         charts = [Chart("Training", training_chart(read_history(self._run.metrics)))]
         if comparisons:
             charts.append(Chart("Predicted and measured", comparison_chart(comparisons)))
