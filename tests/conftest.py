@@ -1,8 +1,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +8,17 @@ from typing import Any
 
 import pytest
 
+from tests.forking.popen import LAUNCHER
+from tests.forking.server import run_forked
+
 REPOSITORY = Path(__file__).parents[1]
 WORKERS = Path(__file__).parent / "workers"
+ON_A_PROCESSOR = os.environ | {
+    "DS_ACCELERATOR": "cpu",
+    "PYTHONPATH": str(REPOSITORY),
+    "OMP_NUM_THREADS": "1",
+}
+"""The environment of what tests start."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -28,7 +35,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def launch_worker(tmp_path: Path) -> Callable[..., Any]:
-    """Start a script of tests/workers on 2 ranks through the real launcher; what rank 0 wrote as JSON comes back."""
+    """Start a script of tests/workers on 2 ranks, forked by DeepSpeed's launcher; what rank 0 wrote as JSON comes back."""
     return _launcher(tmp_path)
 
 
@@ -41,21 +48,18 @@ def launch_worker_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 def _launcher(tmp_path: Path) -> Callable[..., Any]:
     def launch(script: str, *arguments: str, ranks: int = 2) -> Any:
         out = tmp_path / f"{script}-{len(list(tmp_path.iterdir()))}.json"
-        launcher = Path(sys.executable).with_name("deepspeed")
-        ran = subprocess.run(
-            [
-                *(str(launcher), "--num_accelerators", str(ranks)),
-                *("--master_port", str(free_port())),
-                *(str(WORKERS / f"{script}.py"), "--out", str(out), *arguments),
-            ],
-            cwd=REPOSITORY,
-            env=os.environ
-            | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
+        worker = (str(WORKERS / f"{script}.py"), "--out", str(out), *arguments)
+        ran = run_forked(
+            launcher_command(ranks, *worker), REPOSITORY, ON_A_PROCESSOR, out.with_suffix(".log")
         )
-        assert ran.returncode == 0, (ran.stdout + ran.stderr)[-5000:]
+        assert ran.returncode == 0, ran.stdout[-5000:]
         return json.loads(out.read_text())
 
     return launch
+
+
+def launcher_command(ranks: int, *script: str) -> list[str]:
+    """DeepSpeed's launcher for a script of a number of ranks."""
+    port = str(free_port())
+    options = ("--num_accelerators", str(ranks), "--master_port", port, "--log_level", "error")
+    return [LAUNCHER, *options, *script]

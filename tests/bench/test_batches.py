@@ -1,13 +1,15 @@
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.forking.server import run_forked
 from yolo.bench.batches import BatchRow, main, markdown, spread
 from yolo.data.demo import DemoSettings, generate_demo
 
-REPOSITORY = Path(__file__).parents[2]
 DEMO = str(REPOSITORY / "recipes" / "demo.yaml")
 
 
@@ -36,19 +38,16 @@ def test_batches_are_whole_numbers(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_each_batch_is_trained_with_its_own_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    monkeypatch.chdir(tmp_path)
+def test_each_batch_is_trained_with_its_own_rate(tmp_path: Path) -> None:
     generate_demo(tmp_path / "demo", DemoSettings(train_images=16, val_images=4, size=96))
     settings = (
         *(f"data.root={tmp_path / 'demo'}", "model.image_size=64", "train.epochs=1"),
         *("precision.dtype=fp32", "train.base_batch=4", "cluster.processes_per_node=2"),
         *("train.schedule=linear", "train.final_lr_fraction=1.0", "train.warmup_epochs=0"),
     )
-    assert main(["--batches", "4,16", "--out", "results", DEMO, *settings]) == 0
+    program = (sys.executable, "-m", "yolo.bench.batches", "--batches", "4,16", "--out", "results")
+    ran = run_forked([*program, DEMO, *settings], tmp_path, ON_A_PROCESSOR, tmp_path / "log")
+    assert ran.returncode == 0, ran.stdout
     small, large = json.loads((tmp_path / "results" / "batches.json").read_text())["rows"]
     assert (small["steps"], large["steps"]) == (4, 1)
     assert large["lr"] == pytest.approx(2 * small["lr"])

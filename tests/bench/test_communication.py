@@ -1,15 +1,14 @@
-"""The benchmark of strategies, small, on emulated hosts through the real launcher."""
+"""The benchmark of strategies, small, on emulated hosts."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.bench.conftest import needs_a_cluster
-from tests.conftest import REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.forking.server import run_forked
 from yolo.bench.results import figure, markdown, read_rows
 from yolo.bench.strategies import STRATEGIES, chosen
 from yolo.errors import BenchError
@@ -21,19 +20,13 @@ MEASURED = ("zero0", "overlapped", "onebit_adam", "local_steps")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "yolo.bench.communication", "--hosts", "2"),
-            *("--bandwidths", "100", "--strategies", ",".join(MEASURED)),
-            *("--steps", "4", "--out", str(folder)),
-        ],
-        cwd=REPOSITORY,
-        env=os.environ | {"DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=240,
+    command = (
+        *(sys.executable, "-m", "yolo.bench.communication", "--hosts", "2"),
+        *("--bandwidths", "100", "--strategies", ",".join(MEASURED)),
+        *("--steps", "4", "--out", str(folder)),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR, folder / "log")
+    assert ran.returncode == 0, ran.stdout
     return folder
 
 

@@ -1,8 +1,6 @@
-"""Planner against measurement, small: calibrate, predict and measure on emulated hosts through the real launcher."""
+"""Planner against measurement, small: calibrate, predict and measure on emulated hosts."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.bench.conftest import needs_a_cluster
-from tests.conftest import REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.forking.server import run_forked
 from yolo.bench.plan import predicted_under, profile_in
 from yolo.bench.plan_results import read_plan_rows, scores
 from yolo.bench.strategies import STRATEGIES
@@ -22,19 +21,13 @@ MEASURED = ("zero0", "onebit_adam")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "yolo.bench.plan", "--hosts", "2", "--bandwidths", "200,400"),
-            *("--calibrate", "2:200", "--strategies", ",".join(MEASURED)),
-            *("--steps", "5", "--pixels", "64", "--out", str(folder)),
-        ],
-        cwd=REPOSITORY,
-        env=os.environ | {"DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    command = (
+        *(sys.executable, "-m", "yolo.bench.plan", "--hosts", "2", "--bandwidths", "200,400"),
+        *("--calibrate", "2:200", "--strategies", ",".join(MEASURED)),
+        *("--steps", "5", "--pixels", "64", "--out", str(folder)),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR, folder / "log")
+    assert ran.returncode == 0, ran.stdout
     return folder
 
 

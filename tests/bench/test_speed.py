@@ -1,7 +1,6 @@
 """The benchmark against the plain baseline, small, and the baseline itself."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.forking.server import run_forked
 from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.baseline.evaluation import greedy_suppression
 from yolo.bench.speed.results import Comparison
@@ -24,20 +24,14 @@ from yolo.recipe import prepare
 def test_both_sides_are_measured_and_written_down(tmp_path: Path) -> None:
     data = tmp_path / "demo"
     generate_demo(data, DemoSettings(train_images=16, val_images=8, size=96))
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "yolo.bench.speed", "--rounds", "2", "--epochs", "1"),
-            *("--images", "40", "--seconds", "0.2", "--out", str(tmp_path / "results")),
-            *(str(REPOSITORY / "recipes/demo.yaml"), f"data.root={data}"),
-            *("model.image_size=64", "train.global_batch=8", "train.warmup_epochs=0"),
-        ],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "DS_ACCELERATOR": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=400,
+    command = (
+        *(sys.executable, "-m", "yolo.bench.speed", "--rounds", "2", "--epochs", "1"),
+        *("--images", "40", "--seconds", "0.2", "--out", str(tmp_path / "results")),
+        *(str(REPOSITORY / "recipes/demo.yaml"), f"data.root={data}"),
+        *("model.image_size=64", "train.global_batch=8", "train.warmup_epochs=0"),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    ran = run_forked(command, tmp_path, ON_A_PROCESSOR, tmp_path / "log")
+    assert ran.returncode == 0, ran.stdout
     found = json.loads((tmp_path / "results/speed.json").read_text())
     names = [row["name"] for row in found["comparisons"]]
     assert len(names) == len(set(names)) == 8

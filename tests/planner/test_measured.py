@@ -1,8 +1,6 @@
 """A cluster of two local ranks measured by `yolo calibrate`, then planned, verified and trained on by what was measured."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import REPOSITORY, free_port
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
+from tests.forking.server import run_forked
 from tests.tracking.wandb_file import history, records
 from tests.training.conftest import SMALL, Ended, run, small_demo, start
 from yolo.planner.local import PASSES
@@ -22,17 +21,11 @@ pytestmark = pytest.mark.slow
 RECIPE = "recipes/demo.yaml"
 
 
-def yolo(*arguments: str) -> str:
+def yolo(log: Path, *arguments: str) -> str:
     """A command's output, on a processor."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "yolo", *arguments, f"cluster.master_port={free_port()}"],
-        cwd=REPOSITORY,
-        env=os.environ | {"DS_ACCELERATOR": "cpu", "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-3000:]
+    command = [sys.executable, "-m", "yolo", *arguments, f"cluster.master_port={free_port()}"]
+    ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR | {"COLUMNS": "160"}, log)
+    assert ran.returncode == 0, ran.stdout[-5000:]
     return ran.stdout
 
 
@@ -44,7 +37,7 @@ def settings(small_demo: Path) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def profile_file(settings: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("profiles") / "here.yaml"
-    said = yolo("calibrate", RECIPE, "--out", str(out), *settings)
+    said = yolo(out.with_suffix(".log"), "calibrate", RECIPE, "--out", str(out), *settings)
     assert "plans with it" in said
     return out
 
@@ -69,18 +62,20 @@ def test_calibrating_measures_computing_packing_collectives_and_loading(profile_
 
 
 def test_another_measurement_of_the_same_takes_the_olds_place(
-    profile_file: Path, settings: tuple[str, ...]
+    profile_file: Path, settings: tuple[str, ...], tmp_path: Path
 ) -> None:
     profile = read_profile(profile_file)
     assert isinstance(profile, ClusterProfile)
-    plan = json.loads(yolo("plan", RECIPE, "--measured", str(profile_file), "--json", *settings))
+    measured = ("--measured", str(profile_file), "--json")
+    plan = json.loads(yolo(tmp_path / "log", "plan", RECIPE, *measured, *settings))
     assert len(plan["ranked"]) > 10
 
 
 def test_verifying_sets_measured_seconds_and_bytes_beside_the_predicted(
-    profile_file: Path, settings: tuple[str, ...]
+    profile_file: Path, settings: tuple[str, ...], tmp_path: Path
 ) -> None:
-    said = yolo("plan", RECIPE, "--measured", str(profile_file), "--verify", "1", *settings)
+    measured = ("--measured", str(profile_file), "--verify", "1")
+    said = yolo(tmp_path / "log", "plan", RECIPE, *measured, *settings)
     rows = [line.split() for line in said.splitlines() if line.count("%") == 2]
     assert 1 <= len(rows) <= 2, said
     for row in rows:

@@ -1,16 +1,14 @@
-"""Ranks started once by the real launcher, that take one case after another."""
+"""Ranks started once, that take one case after another."""
 
 import contextlib
-import os
-import signal
 import subprocess
-import sys
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.conftest import REPOSITORY, WORKERS, free_port
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, WORKERS, launcher_command
+from tests.forking.server import ForkedProcess
 from tests.rules.case import Case, Observation
 
 STARTUP_SECONDS = 120.0
@@ -40,29 +38,14 @@ class RanksOfTest:
 
     def _start(self) -> None:
         self.listener = Listener(("127.0.0.1", 0))
-        launcher = Path(sys.executable).with_name("deepspeed")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(str(launcher), "--num_accelerators", str(self.ranks)),
-                    *("--master_port", str(free_port())),
-                    str(WORKERS / "observations.py"),
-                    *("--listener", str(self.listener.address[1])),
-                ],
-                cwd=REPOSITORY,
-                env=os.environ
-                | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        script = (str(WORKERS / "observations.py"), "--listener", str(self.listener.address[1]))
+        command = launcher_command(self.ranks, *script)
+        self.process = ForkedProcess(command, REPOSITORY, ON_A_PROCESSOR, self.log)
         self.listener._listener._socket.settimeout(STARTUP_SECONDS)  # type: ignore[attr-defined]
         self.connection: Connection = self.listener.accept()
 
     def _stop(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.kill_all()
         self.connection.close()
         self.listener.close()
 

@@ -5,17 +5,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import REPOSITORY, free_port
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
+from tests.forking.server import ForkedProcess
 from yolo.bench.chaos.nan import POISON
 from yolo.data.demo import DemoSettings, generate_demo
 
@@ -54,19 +55,68 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-Start = Callable[..., subprocess.Popen[str]]
+class Process(Protocol):
+    """A started `yolo train`: a `subprocess.Popen` with text, or as good as one."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def communicate(self, *, timeout: float | None = None) -> tuple[str, Any]: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+Start = Callable[..., Process]
 Run = Callable[..., Ended]
 
 
 @pytest.fixture
-def start(small_demo: Path, tmp_path: Path) -> Start:
-    """Start `python -m yolo train` in an empty folder, on a small demo set and 2 ranks."""
-    return starting_in(tmp_path, small_demo)
+def start(small_demo: Path, tmp_path: Path) -> Iterator[Start]:
+    """Start `yolo train` in an empty folder, on a small demo set and 2 ranks; all processes are forked (tests.forking)."""
+    started: list[ForkedProcess] = []
+
+    def start_run(recipe: str, *overrides: str) -> ForkedProcess:
+        started.append(start_forked(tmp_path, small_demo, recipe, *overrides))
+        return started[-1]
+
+    yield start_run
+    for process in started:
+        process.kill_all()
+
+
+@pytest.fixture
+def start_anew(small_demo: Path, tmp_path: Path) -> Iterator[Start]:
+    """The same with new interpreters and the real launcher, for what depends on how processes are started and end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start_run(recipe: str, *overrides: str) -> "subprocess.Popen[str]":
+        started.append(
+            subprocess.Popen(
+                train_command(small_demo, recipe, *overrides),
+                cwd=tmp_path,
+                env=ON_A_PROCESSOR,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+                # A shell lets what it starts in the background ignore Ctrl-C, and tests may be started so.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+        )
+        return started[-1]
+
+    yield start_run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
 def run(small_demo: Path, tmp_path: Path) -> Run:
-    """The same, to its end."""
+    """`yolo train` as `start` starts it, to its end."""
     return running_in(tmp_path, small_demo)
 
 
@@ -85,33 +135,34 @@ def ended(demo_once: Callable[[], Ended], tmp_path: Path) -> Ended:
     return replace(once, folder=tmp_path / "runs" / "demo" / once.folder.name)
 
 
-def starting_in(folder: Path, data: Path) -> Start:
-    def start_run(recipe: str, *overrides: str) -> subprocess.Popen[str]:
-        common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
-        hooks = [PASSED_OVER] if "YOLO_PASS_OVER" in os.environ else []
-        if hooks or "YOLO_POISON" in os.environ:
-            hooks.append(POISON)
-        return subprocess.Popen(
-            [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides],
-            cwd=folder,
-            env=os.environ
-            | {"PYTHONPATH": ":".join(map(str, [*hooks, REPOSITORY])), "DS_ACCELERATOR": "cpu"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-            # A shell lets what it starts in the background ignore Ctrl-C, and tests may be started so.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
+def train_command(data: Path, recipe: str, *overrides: str) -> list[str]:
+    common = (f"data.root={data}", *SMALL, f"cluster.master_port={free_port()}")
+    return [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides]
 
-    return start_run
+
+def start_forked(folder: Path, data: Path, recipe: str, *overrides: str) -> ForkedProcess:
+    hooks = [PASSED_OVER] if "YOLO_PASS_OVER" in os.environ else []
+    if hooks or "YOLO_POISON" in os.environ:
+        hooks.append(POISON)
+    path = ":".join(map(str, [*hooks, REPOSITORY]))
+    number = len(list(folder.glob("output-*")))
+    return ForkedProcess(
+        train_command(data, recipe, *overrides),
+        folder,
+        {**ON_A_PROCESSOR, **os.environ, "PYTHONPATH": path, "DS_ACCELERATOR": "cpu"},
+        folder / f"output-{number}",
+    )
 
 
 def running_in(folder: Path, data: Path) -> Run:
     def run_to_end(recipe: str, *overrides: str, fails: bool = False) -> Ended:
-        process = starting_in(folder, data)(recipe, *overrides)
-        output, _ = process.communicate(timeout=300)
+        process = start_forked(folder, data, recipe, *overrides)
+        try:
+            output, _ = process.communicate(timeout=300)
+        finally:
+            process.kill_all()
         assert (process.returncode != 0) == fails, output[-6000:]
+        assert process.returncode is not None
         latest = folder / "runs" / Path(recipe).stem / "latest"
         return Ended(process.returncode, output, latest.resolve())
 
@@ -137,7 +188,7 @@ def assert_same(weights: dict[str, np.ndarray], expected: dict[str, np.ndarray])
         np.testing.assert_array_equal(tensor, expected[name], err_msg=name)
 
 
-def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+def wait_until(process: Process, condition: Callable[[], bool]) -> None:
     """Wait for something that a run does on its way."""
     deadline = time.monotonic() + 120
     while not condition():

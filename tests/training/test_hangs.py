@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 import torch
 
 from tests.bench.conftest import needs_a_cluster
-from tests.conftest import REPOSITORY, WORKERS, free_port
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, WORKERS, free_port, launcher_command
+from tests.forking.server import run_forked
 from tests.training.conftest import Start, wait_until
 from yolo.bench.cluster import EmulatedCluster
 from yolo.training.rank_record import Standing, records_of
@@ -55,21 +55,9 @@ def test_to_say_where_one_stands_takes_microseconds(standings: Standings) -> Non
 
 
 def launched(tmp_path: Path, *arguments: str) -> tuple[int, str]:
-    launcher = Path(sys.executable).with_name("deepspeed")
-    ran = subprocess.run(
-        [
-            *(str(launcher), "--num_accelerators", "2", "--log_level", "error"),
-            *("--master_port", str(free_port()), str(WORKERS / "standing.py")),
-            *("--run", str(tmp_path), *arguments),
-        ],
-        cwd=REPOSITORY,
-        env=os.environ
-        | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    return ran.returncode, ran.stdout + ran.stderr
+    command = launcher_command(2, str(WORKERS / "standing.py"), "--run", str(tmp_path), *arguments)
+    ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR, tmp_path / "output")
+    return ran.returncode, ran.stdout
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.forking.server import run_forked
 from tests.training.conftest import Ended, Run, Start, assert_same, last_weights, losses, wait_until
 from tests.training.test_resume import go_back
 from yolo.data.sharding import shard_split
@@ -56,16 +56,12 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     run: Run, small_demo: Path, tmp_path: Path
 ) -> None:
     shards = tmp_path / "shards"
-    written = subprocess.run(
-        [
-            *(sys.executable, "-m", "yolo", "shard", str(REPOSITORY / "recipes" / "demo.yaml")),
-            *(str(shards), "--shards", "5", f"data.root={small_demo}"),
-        ],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
+    command = (
+        *(sys.executable, "-m", "yolo", "shard", str(REPOSITORY / "recipes" / "demo.yaml")),
+        *(str(shards), "--shards", "5", f"data.root={small_demo}"),
     )
-    assert written.returncode == 0, written.stderr
+    written = run_forked(command, tmp_path, ON_A_PROCESSOR, tmp_path / "written")
+    assert written.returncode == 0, written.stdout
     data = (
         *("data.format=shards", f"data.root={shards}", "data.train=train", "data.val=val"),
         *("data.workers=2", "data.shuffle_buffer=5", f"data.cache_folder={tmp_path / 'cache'}"),

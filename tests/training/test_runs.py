@@ -10,15 +10,17 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from torch.utils.cpp_extension import _get_build_directory
 
 from tests.tracking.wandb_file import history, records
-from tests.training.conftest import Ended, Run, Start, losses, wait_until
+from tests.training.conftest import DEMO, Ended, Run, Start, last_weights, losses, wait_until
 from yolo.recipe.architecture import parameter_count
 from yolo.training.run_directory import RunDirectory
 
@@ -90,38 +92,78 @@ def test_a_run_leaves_everything_it_promises(ended: Ended) -> None:
     assert json.loads(config["recipe"])["train"]["global_batch"] == 8
 
 
-def test_all_zero_stages_follow_the_same_loss_curve_to_the_same_weights(
-    run: Run, ended: Ended
-) -> None:
-    runs = [ended, *(run("recipes/demo.yaml", f"zero.stage={stage}") for stage in (1, 2, 3))]
-    assert len({each.folder for each in runs}) == 4
-    curve, *others = map(losses, runs)
-    assert len(curve) >= 3
-    for other in others:
-        assert other == pytest.approx(curve, rel=2e-4)
-    first, *rest = (load_file(each.folder / "weights/last.safetensors") for each in runs)
-    for other in rest:
-        differs = np.concatenate(
-            [~np.isclose(other[key], first[key], rtol=1e-2, atol=1e-3).ravel() for key in first]
+@pytest.fixture
+def starts(ended: Ended, tmp_path: Path) -> tuple[str, str]:
+    """Weights to start from, and the same with every element moved to the next number of its type."""
+    start, nudged = ended.folder / "weights" / "best.safetensors", tmp_path / "nudged.safetensors"
+    with safe_open(start, framework="numpy") as file:
+        metadata = file.metadata()
+    moved = {
+        name: np.nextafter(tensor, np.float32(np.inf)) if tensor.dtype == np.float32 else tensor
+        for name, tensor in load_file(start).items()
+    }
+    save_file(moved, nudged, metadata)
+    return f"model.weights={start}", f"model.weights={nudged}"
+
+
+class Course(NamedTuple):
+    """What came of a run."""
+
+    losses: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def of(cls, ended: Ended) -> "Course":
+        weights = sorted(last_weights(ended).items())
+        flat = np.concatenate([tensor.astype(np.float64).ravel() for _, tensor in weights])
+        return cls(np.array(losses(ended)), flat)
+
+    def apart(self, other: "Course") -> tuple[float, float]:
+        """The largest difference of a loss, and the distance of the weights."""
+        return (
+            float(np.abs(self.losses - other.losses).max()),
+            float(np.linalg.norm(self.weights - other.weights)),
         )
-        # AdamW steps as far along an element of which rounding decides the sign as along any other.
-        assert differs.mean() < 1e-3
 
 
-def test_accumulation_offloading_and_a_16_bit_exchange_learn_the_same(
-    run: Run, ended: Ended
+def test_all_zero_stages_offloading_and_overlap_follow_one_loss_curve_to_the_same_weights(
+    run: Run, starts: tuple[str, str]
 ) -> None:
+    """As closely, times 3, as stage 0 follows itself from weights that were rounded otherwise.
+
+    How fast rounding grows depends on the processor's kernels, and on AdamW, which steps as far along an element of which
+    rounding decides the sign as along any other: so it is measured here, in the same run, and not stated as a number.
+    """
+    start, nudged = starts
     # What a run leaves behind that is killed while it compiles; torch by itself would wait for it for ever.
     Path(_get_build_directory("cpu_adam", verbose=False), "lock").touch()
+    every = ("tracking.log_every_steps=1", "train.epochs=3")
+    plain = Course.of(run(DEMO, start, *every))
+    rounding = plain.apart(Course.of(run(DEMO, nudged, *every)))
+    assert len(plain.losses) == 9
+    assert 0 < rounding[0] < 0.01 * plain.losses.min()
+    for settings in (
+        *(("zero.stage=1",), ("zero.stage=2",), ("zero.stage=3",)),
+        ("zero.stage=2", "zero.offload_optimizer=cpu"),
+        ("communication.reducer=overlapped",),
+    ):
+        other = run(DEMO, start, *every, *settings)
+        assert "Warning" not in other.output, settings
+        apart = Course.of(other).apart(plain)
+        print(settings, [a / b for a, b in zip(apart, rounding, strict=True)])
+        assert apart[0] <= 3 * rounding[0], settings
+        assert apart[1] <= 3 * rounding[1], settings
+
+
+def test_accumulation_and_16_bits_learn_about_the_same(run: Run, ended: Ended) -> None:
+    """The mean over the curve: a single loss hangs on AdamW's signs, of which 8 bits decide many."""
     for settings, tolerance in (
         (("train.gradient_accumulation_steps=2",), 0.05),  # BatchNorm sees half as many images
-        (("zero.stage=2", "zero.offload_optimizer=cpu"), 1e-3),
-        (("communication.data_type=bf16",), 3e-2),  # AdamW's signs again, of more elements
-        # 8 bits in every sum: 5.1% was seen in one of 4 losses.
-        (("zero.stage=1", "precision.dtype=bf16"), 0.1),
+        (("communication.data_type=bf16",), 0.03),
+        (("zero.stage=1", "precision.dtype=bf16"), 0.05),
     ):
-        other = run("recipes/demo.yaml", *settings)
-        assert losses(other) == pytest.approx(losses(ended), rel=tolerance), settings
+        other = run(DEMO, *settings)
+        assert np.mean(losses(other)) == pytest.approx(np.mean(losses(ended)), rel=tolerance)
         assert "Warning" not in other.output, settings
 
 
@@ -154,9 +196,9 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
 
 
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
-    start: Start, tmp_path: Path
+    start_anew: Start, tmp_path: Path
 ) -> None:
-    process = start("recipes/demo.yaml", "train.epochs=50", "cluster.restarts=0")
+    process = start_anew("recipes/demo.yaml", "train.epochs=50", "cluster.restarts=0")
     metrics = tmp_path / "runs" / "demo" / "latest" / "metrics.jsonl"
     wait_until(process, lambda: metrics.exists() and metrics.stat().st_size > 0)
     # The helper that starts the ranks.
@@ -187,9 +229,9 @@ def nobody_reaps_orphans() -> Iterator[None]:
 @pytest.mark.usefixtures("nobody_reaps_orphans")
 @pytest.mark.parametrize("is_ctrl_c", [True, False])
 def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
-    start: Start, tmp_path: Path, is_ctrl_c: bool
+    start_anew: Start, tmp_path: Path, is_ctrl_c: bool
 ) -> None:
-    process = start("recipes/demo.yaml", "train.epochs=50")
+    process = start_anew("recipes/demo.yaml", "train.epochs=50")
     run = RunDirectory(tmp_path / "runs" / "demo" / "latest")
     wait_until(process, lambda: bool(run.published()))
     started = psutil.Process(process.pid).children(recursive=True)

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Start, wait_until
+from tests.training.conftest import Process, Start, wait_until
 from yolo.errors import LaunchError
 from yolo.recipe import prepare
 from yolo.training import supervisor
@@ -233,7 +232,7 @@ def test_who_does_not_leave_in_time_is_stopped(
 # --- the real launcher -------------------------------------------------------------------------------------------
 
 
-def started_by(process: "subprocess.Popen[str]", tmp_path: Path) -> dict[str, psutil.Process]:
+def started_by(process: Process, tmp_path: Path) -> dict[str, psutil.Process]:
     """The processes of a run that has a checkpoint: launcher, its helper on this host, and rank 1."""
     latest = tmp_path / "runs" / "demo" / "latest"
     wait_until(process, lambda: RunDirectory(latest).newest_checkpoint is not None)
@@ -246,9 +245,9 @@ def started_by(process: "subprocess.Popen[str]", tmp_path: Path) -> dict[str, ps
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", ["rank", "helper"])
 def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
-    start: Start, tmp_path: Path, killed: str
+    start_anew: Start, tmp_path: Path, killed: str
 ) -> None:
-    process = start("recipes/demo.yaml", "train.epochs=30", "evaluation.every_epochs=30")
+    process = start_anew("recipes/demo.yaml", "train.epochs=30", "evaluation.every_epochs=30")
     processes = started_by(process, tmp_path)
     processes[killed].kill()
     output, _ = process.communicate(timeout=500)
@@ -264,8 +263,8 @@ def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
 
 
 @pytest.mark.slow
-def test_nothing_outlives_a_supervisor_that_was_killed(start: Start, tmp_path: Path) -> None:
-    process = start("recipes/demo.yaml", "train.epochs=500", "evaluation.every_epochs=500")
+def test_nothing_outlives_a_supervisor_that_was_killed(start_anew: Start, tmp_path: Path) -> None:
+    process = start_anew("recipes/demo.yaml", "train.epochs=500", "evaluation.every_epochs=500")
     processes = started_by(process, tmp_path)
     process.kill()
     process.communicate(timeout=60)

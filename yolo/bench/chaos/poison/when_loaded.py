@@ -28,5 +28,8 @@ class _Finder(MetaPathFinder):
 
 
 def when_loaded(names: Collection[str], change: Callable[[ModuleType], None]) -> None:
-    """Call `change` with each module of these names once it is loaded."""
+    """Call `change` with each module of these names once it is loaded; at once where it is already."""
+    for name in names:
+        if name in sys.modules:
+            change(sys.modules[name])
     sys.meta_path.insert(0, _Finder(names, change))
