@@ -14,12 +14,14 @@ RATIO ?= 10
 KILLS ?= 5
 BATCHES ?= 16,32,64,128
 SEED ?= 1
+BASE ?= HEAD
 
 PYTHON := .venv/bin/python
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test check configs recipes eval detect lint format schema demo bench bench-cluster bench-communication bench-plan bench-batches chaos
+.PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
+.PHONY: bench bench-cluster bench-communication bench-plan bench-batches chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -91,8 +93,28 @@ format: setup ## put the code into its format
 	.venv/bin/ruff format yolo tests
 	.venv/bin/ruff check --fix yolo tests
 
-test: ALONE = $(addprefix tests/,bench/test_cluster.py bench/test_communication.py bench/test_plan.py bench/test_chaos.py inspection/test_hosts.py)
-test: TOGETHER = --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# What these measure wants the machine to itself.
+ALONE := $(addprefix tests/,bench/test_cluster.py bench/test_communication.py bench/test_plan.py inspection/test_hosts.py)
+PYTEST := -m pytest
+TOGETHER = OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: lint ## all that CI runs
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(TOGETHER) $(ALONE:%=--ignore=%) tests
-	$(PYTHON) -m pytest $(ALONE)  # what these measure wants the machine to itself
+	$(TOGETHER) $(ALONE:%=--ignore=%) tests
+	$(PYTHON) $(PYTEST) $(ALONE)
+
+test-fast: setup ## what to run while working: no launch, no training
+	$(TOGETHER) -m "not slow" tests
+
+test-long: test ## the same and the volume: 520 random recipes, 100 clean runs, all fuzzing, 50 kills, the planner's cells
+	YOLO_RANDOM_RECIPES=520 YOLO_CLEAN_RUNS=100 $(PYTHON) $(PYTEST) -s tests/rules/test_random_recipes.py tests/training/test_guard.py tests/fuzz
+	$(MAKE) chaos KILLS=50
+	$(MAKE) bench-plan
+
+test-coverage: setup ## the lines of yolo/ that `make test` runs, subprocesses included
+	rm -f .coverage*
+	$(MAKE) test PYTEST="-m coverage run -m pytest"
+	$(PYTHON) -m coverage combine --quiet
+	$(PYTHON) -m coverage report
+
+same-bits: setup ## does this tree train to the bits of the commit BASE? Short runs under each exchange and optimizer
+	@$(PYTHON) tests/same_bits.py --base $(BASE)

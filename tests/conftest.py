@@ -1,6 +1,9 @@
 import json
 import os
+import resource
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,8 @@ import pytest
 
 from tests.forking.popen import LAUNCHER
 from tests.forking.server import run_forked
+from yolo.bench.cluster import EmulatedCluster
+from yolo.errors import BenchError
 
 REPOSITORY = Path(__file__).parents[1]
 WORKERS = Path(__file__).parent / "workers"
@@ -22,9 +27,46 @@ ON_A_PROCESSOR = os.environ | {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with the most slow tests first: whoever runs files side by side is then done with all at about one time."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Files that take longest first: whoever runs files side by side is then done with all at about one time.
+
+    A mark `slow(60)` says about how many seconds; without a number 5.
+    """
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("slow"):
+            seconds[item.path] += mark.args[0] if mark.args else 5
+    items.sort(key=lambda item: -seconds[item.path])
+
+
+LIBRARIES_ALONE = (
+    "import ruamel.yaml, pydantic\nclass Section(pydantic.BaseModel):\n    number: int = 1"
+)
+"""What every command of ours imports, and a first model: the measure of how long a command without torch may take."""
+
+
+def processor_seconds(code: str) -> float:
+    """Of a Python program, started anew in the repository; the least of three, since others run beside it."""
+    least = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-c", code]
+        subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return least
+
+
+needs_a_cluster = pytest.mark.usefixtures("cluster_can_be_built")
+
+
+@pytest.fixture(scope="session")
+def cluster_can_be_built() -> None:
+    """Skips where emulated hosts cannot be built, and says why."""
+    try:
+        with EmulatedCluster(2, 100):
+            pass
+    except BenchError as error:
+        pytest.skip(f"no emulated cluster: {error}")
 
 
 def free_port() -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.bench.conftest import needs_a_cluster
+from tests.conftest import needs_a_cluster
 from yolo.bench import gate
 from yolo.bench.cluster import EmulatedCluster
 from yolo.errors import BenchError

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.conftest import needs_a_cluster
-from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
 from yolo.bench.results import figure, markdown, read_rows
 from yolo.bench.strategies import STRATEGIES, chosen

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench.conftest import needs_a_cluster
-from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
 from yolo.bench.plan import predicted_under, profile_in
 from yolo.bench.plan_results import read_plan_rows, scores

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 from tests.planner.conftest import measurement
 from yolo.cli import main
 from yolo.errors import PlanError
@@ -100,20 +100,18 @@ def test_more_bandwidth_never_takes_longer() -> None:
         assert steps == sorted(steps, reverse=True)
 
 
-def test_a_plan_takes_under_three_seconds_without_torch() -> None:
+def test_a_plan_is_made_without_torch_in_the_time_of_some_imports() -> None:
     script = (
-        "import sys, time; from yolo.cli import main; "
+        "import sys; from yolo.cli import main; "
         f"code = main(['plan', {str(COCO)!r}, '--cluster', '8x8xa100-25gbe', 'train.global_batch=1024']); "
-        "assert not {'torch', 'deepspeed'} & set(sys.modules); "
-        "print(time.process_time(), file=sys.stderr); sys.exit(code)"
+        "assert not {'torch', 'deepspeed'} & set(sys.modules); sys.exit(code)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr
-    # Of the processor: other tests run beside this one.
-    assert float(ran.stderr.split()[-1]) < 3
     assert "torch DDP, for comparison" in ran.stdout
+    assert processor_seconds(script) < 15 * processor_seconds(LIBRARIES_ALONE)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.conftest import Ended, Run, assert_same, last_weights
+from tests.training.conftest import DEMO, Ended, Run, assert_same, last_weights
 from yolo.recipe.sections.stability import StabilitySection
 from yolo.training.diagnosis import first_layer_not_finite
 from yolo.training.guard import LEAST_MEMORY, Fault, StabilityGuard, Usual
@@ -42,6 +42,31 @@ def test_an_ordinary_loss_is_never_a_spike() -> None:
     judge = guard()
     assert [take(judge, step, ordinary(step)) for step in range(2000)] == [None] * 2000
     assert judge.skipped == 0
+
+
+def skewed(step: int) -> float:
+    """A loss as small batches have it: most are alike, one in five is half as large again, one in a hundred 2.6 times."""
+    chance = random.Random(step)
+    share = chance.random()
+    return 0.3 * chance.gauss(1, 0.03) * (2.6 if share < 0.01 else 1.5 if share < 0.2 else 1.0)
+
+
+def test_no_loss_of_small_batches_is_a_spike_but_ten_times_the_usual_is() -> None:
+    judge = guard()
+    assert [take(judge, step, skewed(step)) for step in range(2000)] == [None] * 2000
+    assert take(judge, 2000, 3.0) is not None
+
+
+@pytest.mark.slow
+def test_short_runs_on_clean_images_leave_out_no_step(run: Run) -> None:
+    """`YOLO_CLEAN_RUNS=100` for more; each of 60 steps, of which the guard judges the last 30."""
+    skipped = {}
+    for seed in range(int(os.environ.get("YOLO_CLEAN_RUNS", "2"))):
+        few = ("train.epochs=20", "evaluation.every_epochs=20", "checkpoint.every_epochs=20")
+        ended = run(DEMO, f"train.seed={seed}", *few)
+        skipped[seed] = ended.read("summary.json")["skipped_steps"]
+        assert ended.read("summary.json")["steps"] == 60
+    assert skipped == dict.fromkeys(skipped, 0)
 
 
 def test_a_spike_is_left_out_and_named_and_does_not_become_usual() -> None:

@@ -1,18 +1,26 @@
 """Ranks that wait for others that do not come: the wait ends, and they are named."""
 
+import logging
 import os
 import re
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from tests.bench.conftest import needs_a_cluster
-from tests.conftest import ON_A_PROCESSOR, REPOSITORY, WORKERS, free_port, launcher_command
+from tests.conftest import (
+    ON_A_PROCESSOR,
+    REPOSITORY,
+    WORKERS,
+    free_port,
+    launcher_command,
+    needs_a_cluster,
+)
 from tests.forking.server import run_forked
 from tests.training.conftest import Start, wait_until
 from yolo.bench.cluster import EmulatedCluster
@@ -21,9 +29,11 @@ from yolo.training.ranks import Ranks
 from yolo.training.run_directory import RunDirectory
 from yolo.training.standings import RanksLost, Standings
 
-SPARE_SECONDS = 20.0
-"""On top of the 10 s after the time limit that a run may take to end: tests run side by side on few cores, where even the
-step before the collective takes so long. `yolo.bench.chaos` measures it alone."""
+LIMIT_SECONDS = 8.0
+"""`communication.timeout_seconds` of these runs."""
+IN_TIME = 10
+"""Times the limit: these tests run beside others, and what waits without a limit waits for 10 minutes. How much longer than
+the limit a run takes `yolo.bench.chaos` measures."""
 
 
 @pytest.fixture
@@ -47,11 +57,18 @@ def test_where_nobody_answers_the_first_ranks_host_is_named(standings: Standings
     assert "was comparing weights after step 7 when the connection" in str(raised.value)
 
 
-def test_to_say_where_one_stands_takes_microseconds(standings: Standings) -> None:
-    started = time.perf_counter()
-    for _ in range(10_000):
-        standings.at("computing")
-    assert time.perf_counter() - started < 0.2
+def test_to_say_where_one_stands_costs_no_more_than_a_line_of_a_log(standings: Standings) -> None:
+    """It is said some ten times a step."""
+
+    def seconds(say: Callable[[str], None]) -> float:
+        started = time.process_time()
+        for number in range(10_000):
+            say(f"computing step {number}")
+        return time.process_time() - started
+
+    log = logging.Logger("to nobody")
+    log.addHandler(logging.NullHandler())
+    assert min(seconds(standings.at) for _ in range(3)) < min(seconds(log.info) for _ in range(3))
 
 
 def launched(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -96,7 +113,11 @@ def is_training(run: Path) -> bool:
 def test_a_stopped_rank_ends_the_run_which_names_it_and_its_place(
     start: Start, tmp_path: Path
 ) -> None:
-    settings = ("communication.timeout_seconds=8", "cluster.restarts=0", "train.epochs=500")
+    settings = (
+        f"communication.timeout_seconds={LIMIT_SECONDS}",
+        "cluster.restarts=0",
+        "train.epochs=500",
+    )
     process = start("recipes/demo.yaml", *settings)
     latest = tmp_path / "runs" / "demo" / "latest"
     wait_until(process, lambda: latest.exists() and is_training(latest.resolve()))
@@ -106,7 +127,7 @@ def test_a_stopped_rank_ends_the_run_which_names_it_and_its_place(
     os.kill(stopped.pid, signal.SIGSTOP)
     began = time.monotonic()
     output, _ = process.communicate(timeout=120)
-    assert time.monotonic() - began < 8 + 10 + SPARE_SECONDS
+    assert time.monotonic() - began < IN_TIME * LIMIT_SECONDS
     assert process.returncode == 2
     missing = r"missing: rank 1 \(\S+\), silent for \d+ s, was \w+ .* step \d+"
     assert re.search(missing, output), output[-3000:]
@@ -130,7 +151,7 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
         "checkpoint: {every_epochs: 1}\n"
         "tracking: {wandb: {mode: disabled}}\n"
         "precision: {dtype: fp32}\n"
-        "communication: {timeout_seconds: 8}\n"
+        f"communication: {{timeout_seconds: {LIMIT_SECONDS}}}\n"
         "cluster: {nodes: 2, processes_per_node: 1, hostfile: /dev/shm/hostfile, least_nodes: 1,"
         " threads_per_process: 1}\n"
     )
@@ -141,18 +162,17 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
         command = [sys.executable, "-m", "yolo", "train", str(recipe)]
         process = first.run(command, cluster.open_to_ssh(), tmp_path, stdout=file, stderr=file)
 
-        def wait(condition: "str | None", seconds: float) -> float:
+        def wait(condition: "str | None", seconds: float) -> None:
             began = time.monotonic()
             while not (condition in log.read_text() if condition else run.newest_checkpoint):
                 assert process.poll() is None and time.monotonic() - began < seconds, (
                     log.read_text()
                 )
                 time.sleep(0.1)
-            return time.monotonic() - began
 
         wait(None, 500)
         cluster.cut(second)
-        assert wait("\nyolo: ", 60) < 8 + 10 + SPARE_SECONDS
+        wait("\nyolo: ", IN_TIME * LIMIT_SECONDS)
         assert process.wait(500) == 0, log.read_text()
     output = log.read_text()
     assert re.search(r"yolo: ranks were lost: missing: rank 1 \(node1\), silent for \d+ s", output)
