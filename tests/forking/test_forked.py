@@ -52,10 +52,12 @@ def test_it_has_the_imports_its_own_session_and_its_folder_arguments_and_environ
         "import os, sys\n"
         "print('torch' in sys.modules and 'deepspeed' in sys.modules)\n"
         "print(os.getsid(0) == os.getpid(), os.getcwd(), *sys.argv[1:], os.environ['ADDED'])\n"
+        "import multiprocessing; print(multiprocessing.get_start_method())\n"
         "print(__name__, os.path.basename(sys.argv[0]), sorted(os.listdir('/proc/self/fd'))[:3])\n"
     )
     ran = forked(tmp_path, str(script), "one", "two", ADDED="three")
-    first, second, third = ran.stdout.splitlines()
+    first, second, start_method, third = ran.stdout.splitlines()
+    assert start_method == "fork"
     assert first == "True"
     assert second == f"True {tmp_path} one two three"
     assert third == "__main__ script.py ['0', '1', '2']"

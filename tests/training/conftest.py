@@ -44,8 +44,14 @@ class Ended:
         return json.loads((self.folder / name).read_text())
 
     def metrics(self) -> list[dict[str, Any]]:
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return self._lines("metrics.jsonl")
+
+    def events(self) -> list[dict[str, Any]]:
+        return self._lines("events.jsonl")
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.folder / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.fixture(scope="session")

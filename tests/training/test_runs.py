@@ -241,10 +241,9 @@ def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(
         process.terminate()  # the command alone, as `kill` and most supervisors do
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "left in order after SIG" in output
     assert "the same command with checkpoint.resume=runs/demo/2" in output
-    assert "goes on from epoch-0" in output
     assert "Traceback" not in output
+    assert run.newest_checkpoint is not None and not run.finished.exists()
     assert len(started) >= 3
     deadline = time.monotonic() + 5  # what was killed may still be ending
     while not all(map(has_ended, started)):
@@ -265,10 +264,10 @@ def test_diverging_training_stops_and_says_what_to_do(run: Run, stage: int) -> N
         *("evaluation.every_epochs=60", "checkpoint.every_epochs=60"),
         fails=True,
     )
-    assert "5 bad steps since step " in ended.output
-    assert "there is no checkpoint to go back to" in ended.output
+    assert ended.code == 2 and "Traceback" not in ended.output
+    kinds = [event["kind"] for event in ended.events()]
+    assert kinds == ["skipped"] * 5 + ["stopped"]
     assert "Lower optimizer.lr" in ended.output
-    assert "Traceback" not in ended.output
 
 
 def test_a_missing_data_set_is_one_line_before_anything_starts(run: Run) -> None:
@@ -278,9 +277,8 @@ def test_a_missing_data_set_is_one_line_before_anything_starts(run: Run) -> None
 
 def test_a_backend_that_is_not_there_is_one_line(run: Run) -> None:
     ended = run("recipes/demo.yaml", "cluster.backend=mpi", fails=True)
+    assert ended.code == 2 and "Traceback" not in ended.output
     assert "cluster.backend mpi: the ranks cannot meet: " in ended.output
-    assert "(gloo works on every machine;" in ended.output
-    assert "Traceback" not in ended.output
 
 
 def test_a_training_split_without_boxes_is_refused(
@@ -292,6 +290,7 @@ def test_a_training_split_without_boxes_is_refused(
     content = json.loads(annotations.read_text())
     annotations.write_text(json.dumps(content | {"annotations": []}))
     ended = run("recipes/demo.yaml", f"data.root={empty}", fails=True)
+    assert ended.code == 2 and "Traceback" not in ended.output
     assert "instances_train.json: no box to learn from" in ended.output
 
 
