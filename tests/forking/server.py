@@ -107,7 +107,9 @@ def _run(command: list[str], folder: str, environment: dict[str, str], output: s
     for standard in (1, 2):
         os.dup2(handle, standard)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.set_start_method("fork", force=True)  # a started interpreter's, not this server's
+    multiprocessing.set_start_method(
+        "fork", force=True
+    )  # a started interpreter's, not this server's
     fork_python()
     run_program(program, environment)
 
