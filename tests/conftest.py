@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -54,6 +55,11 @@ def processor_seconds(code: str) -> float:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return least
+
+
+def let_ctrl_c_end_it() -> None:
+    """In a process to be: a shell lets what it starts in the background ignore SIGINT, and tests may be started so."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 needs_a_cluster = pytest.mark.usefixtures("cluster_can_be_built")

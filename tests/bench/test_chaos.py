@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY, needs_a_cluster
 
-pytestmark = [needs_a_cluster, pytest.mark.slow(240)]
+pytestmark = [needs_a_cluster, pytest.mark.slow(240), pytest.mark.launcher]
 
 
 def test_every_promise_is_kept(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ Every other program is started as ever.
 
 import atexit
 import ctypes
+import multiprocessing.process
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -16,6 +18,7 @@ import threading
 import time
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -141,6 +144,7 @@ def run_program(program: Program, environment: Mapping[str, str]) -> NoReturn:
     """Become a process that runs a program; for one that was just forked."""
     code = 255
     try:
+        _forget_the_parents_duties()
         _close_all_but_standard()
         if program.host is not None:
             _enter(program.host)
@@ -202,6 +206,13 @@ def _restore_signals() -> None:
             signal.signal(number, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _forget_the_parents_duties() -> None:
+    """Its temporary folders are the parent's to remove, and its processes the parent's to wait for."""
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    multiprocessing.process._children = set()  # type: ignore[attr-defined]
 
 
 def _close_all_but_standard() -> None:

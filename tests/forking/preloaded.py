@@ -16,7 +16,6 @@ with warnings.catch_warnings():
     import deepspeed.launcher.runner
     import deepspeed.runtime.zero.stage3
     import torch._dynamo
-    import wandb
 
     import yolo.bench.calibration
     import yolo.bench.speed.__main__

@@ -74,6 +74,17 @@ def test_what_it_starts_of_this_interpreter_is_its_child_and_forked_too(tmp_path
     assert forked(tmp_path, "-c", outer).stdout == "True 3\nother\n"
 
 
+def test_the_parents_temporary_folder_outlives_a_child(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys, tempfile\n"
+        "with tempfile.TemporaryDirectory() as folder:\n"
+        "    subprocess.run([sys.executable, '-c', 'pass'], check=True)\n"
+        "    print(os.path.isdir(folder))\n"
+        "print(os.path.isdir(folder))\n"
+    )
+    assert forked(tmp_path, "-c", code).stdout == "True\nFalse\n"
+
+
 def test_pythonpath_and_its_sitecustomize_count(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('customized')")
     (tmp_path / "found.py").write_text("print('found')")

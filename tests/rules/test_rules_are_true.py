@@ -202,6 +202,7 @@ def test_sync_batchnorm_exchanges_in_every_layer_unless_a_rank_is_alone(
     assert not found["of one rank"]
 
 
+@pytest.mark.launcher
 def test_the_launcher_hands_the_key_to_no_other_machine_unless_a_file_says_so(
     tmp_path: Path,
 ) -> None:

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port, let_ctrl_c_end_it
 from tests.forking.server import ForkedProcess
 from yolo.bench.chaos.nan import POISON
 from yolo.data.demo import DemoSettings, generate_demo
@@ -108,8 +107,7 @@ def start_anew(small_demo: Path, tmp_path: Path) -> Iterator[Start]:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-                # A shell lets what it starts in the background ignore Ctrl-C, and tests may be started so.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=let_ctrl_c_end_it,
             )
         )
         return started[-1]

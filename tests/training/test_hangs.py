@@ -138,6 +138,7 @@ def test_a_stopped_rank_ends_the_run_which_names_it_and_its_place(
 
 @needs_a_cluster
 @pytest.mark.slow
+@pytest.mark.launcher
 def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it(
     small_demo: Path, tmp_path: Path
 ) -> None:

@@ -195,6 +195,7 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(ap, abs=1e-3)
 
 
+@pytest.mark.launcher
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     start_anew: Start, tmp_path: Path
 ) -> None:
@@ -226,6 +227,7 @@ def nobody_reaps_orphans() -> Iterator[None]:
     assert prctl(set_child_subreaper, 0) == 0
 
 
+@pytest.mark.launcher
 @pytest.mark.usefixtures("nobody_reaps_orphans")
 @pytest.mark.parametrize("is_ctrl_c", [True, False])
 def test_ctrl_c_or_sigterm_stops_all_processes_and_says_how_to_go_on(

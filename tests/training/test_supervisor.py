@@ -244,6 +244,7 @@ def started_by(process: Process, tmp_path: Path) -> dict[str, psutil.Process]:
 
 
 @pytest.mark.slow
+@pytest.mark.launcher
 @pytest.mark.parametrize("killed", ["rank", "helper"])
 def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
     start_anew: Start, tmp_path: Path, killed: str
@@ -254,7 +255,8 @@ def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output[-3000:]
     died = {
-        "rank": r"yolo: rank 1 \(\S+\) died first: it was killed by SIGKILL while \w+",
+        # On a machine that is busy the other rank may be first to say that this one is missing.
+        "rank": r"yolo: (ranks were lost: missing: )?rank 1 \(\S+\)(, silent| died first: it was killed by SIGKILL)",
         "helper": r"yolo: all 2 ranks ended with their launcher, which was killed",
     }
     assert re.search(died[killed], output), output[-3000:]
@@ -264,6 +266,7 @@ def test_a_killed_process_costs_a_start_and_nothing_is_left_of_the_one_before(
 
 
 @pytest.mark.slow
+@pytest.mark.launcher
 def test_nothing_outlives_a_supervisor_that_was_killed(start_anew: Start, tmp_path: Path) -> None:
     process = start_anew("recipes/demo.yaml", "train.epochs=500", "evaluation.every_epochs=500")
     processes = started_by(process, tmp_path)
