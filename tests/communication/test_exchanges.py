@@ -84,6 +84,7 @@ def test_local_steps_part_and_meet_at_the_mean(found: Any) -> None:
     assert reducers["ranks part"]
     assert reducers["together again"]
     assert reducers["averaged weights"] < 1e-5
+    assert reducers["the first outer step"] < 1e-5
     assert reducers["outer momentum moves further"] > 1.1
 
 

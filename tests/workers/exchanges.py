@@ -136,6 +136,9 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     dist.all_reduce(alone)
     found["averaged weights"] = apart(averaged, alone / 2, start)
     found["together again"] = is_same_everywhere(averaged) and exchange.steps_behind == 0
+    once, _ = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.5")
+    nesterov = start + (1 + 0.5) * (averaged - start)  # the first velocity is the movement itself
+    found["the first outer step"] = apart(once, nesterov, start)
     outer, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.5")
     without, _ = weights_after(ranks, 4, *averaging, "communication.outer_momentum=0.0")
     found["outer momentum moves further"] = float((outer - start).norm() / (without - start).norm())
