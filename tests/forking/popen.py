@@ -7,6 +7,7 @@ Every other program is started as ever.
 
 import atexit
 import ctypes
+import inspect
 import multiprocessing.process
 import multiprocessing.util
 import os
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _execute_child = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+_PARAMETERS = inspect.signature(_execute_child)
 PYTHON = sys.executable
 LAUNCHER = str(Path(PYTHON).with_name("deepspeed"))
 
@@ -84,59 +86,35 @@ def fork_python() -> None:
     subprocess.Popen._execute_child = _forking_child  # type: ignore[attr-defined]
 
 
-def _forking_child(
-    self: Any,
-    args: Any,
-    executable: Any,
-    preexec_fn: Callable[[], None] | None,
-    close_fds: bool,
-    pass_fds: Sequence[int],
-    cwd: Any,
-    env: Mapping[str, str] | None,
-    startupinfo: Any,
-    creationflags: Any,
-    shell: bool,
-    p2cread: int,
-    p2cwrite: int,
-    c2pread: int,
-    c2pwrite: int,
-    errread: int,
-    errwrite: int,
-    restore_signals: bool,
-    gid: Any,
-    gids: Any,
-    uid: Any,
-    umask: int,
-    start_new_session: bool,
-    *others: Any,
-) -> None:
-    program = None if shell or isinstance(args, str) else program_in(args)
+def _forking_child(popen: Any, *arguments: Any) -> None:
+    """In the place of a method of CPython's `subprocess.Popen`, whose pipes are open already."""
+    asked = _PARAMETERS.bind(popen, *arguments).arguments
+    is_for_a_shell = asked["shell"] or isinstance(asked["args"], str)
+    program = None if is_for_a_shell else program_in(asked["args"])
     if program is None:
-        mine = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo)
-        mine += (creationflags, shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
-        mine += (restore_signals, gid, gids, uid, umask, start_new_session, *others)
-        return _execute_child(self, *mine)
+        return _execute_child(popen, *arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    self.pid = os.fork()
-    if not self.pid:
+    popen.pid = os.fork()
+    if not popen.pid:
         try:
-            for source, target in ((p2cread, 0), (c2pwrite, 1), (errwrite, 2)):
-                if source != -1:
-                    os.dup2(source, target)
-            if start_new_session:
+            for target, name in enumerate(("p2cread", "c2pwrite", "errwrite")):
+                if asked[name] != -1:
+                    os.dup2(asked[name], target)
+            if asked["start_new_session"]:
                 os.setsid()
             _restore_signals()
-            if preexec_fn is not None:
-                preexec_fn()
-            if cwd is not None:
-                os.chdir(cwd)
+            if asked["preexec_fn"] is not None:
+                asked["preexec_fn"]()
+            if asked["cwd"] is not None:
+                os.chdir(asked["cwd"])
         except BaseException:
             traceback.print_exc()
             os._exit(255)
-        run_program(program, os.environ.copy() if env is None else env)
-    self._child_created = True
-    self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)
+        run_program(program, os.environ.copy() if asked["env"] is None else asked["env"])
+    popen._child_created = True
+    pipes = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")
+    popen._close_pipe_fds(*(asked[name] for name in pipes))
     return None
 
 
