@@ -135,6 +135,19 @@ def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
     assert kept.classes.tolist() == [1]
 
 
+@pytest.mark.parametrize(("share", "is_kept"), [(0.05, False), (0.2, True)])
+def test_of_a_box_a_tenth_must_be_left(share: float, is_kept: bool) -> None:
+    """The view shows the first of two boxes from a column on."""
+    labelled = Labelled(
+        np.zeros((SIZE, SIZE, 3), np.uint8),
+        np.array([[0, 20, 60, 80], [70, 20, 90, 80]], dtype=np.float32),
+        np.array([0, 1]),
+    )
+    shift = np.array([[1.0, 0, -60 * (1 - share)], [0, 1, 0], [0, 0, 1]])
+    seen = compose([tile_of(labelled)], View(SIZE, shift, 1.0, SIZE), square_of(SIZE))
+    assert seen.classes.tolist() == ([0, 1] if is_kept else [1])
+
+
 def recoloured(palette: Palette, image: np.ndarray) -> np.ndarray:
     out = np.empty_like(image)
     palette.recolour(image.copy(), out)

@@ -152,6 +152,15 @@ def test_a_steps_global_batch_is_the_same_however_it_is_shared_out(
     assert set(functools.reduce(operator.iadd, expected, [])) == set(range(length))
 
 
+def test_each_epoch_and_each_seed_has_an_order_of_its_own() -> None:
+    orders = [
+        tuple(StepSampler(20, 4, 4, 0, 1, seed).order(epoch).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    ]
+    assert len(set(orders)) == len(orders)
+
+
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     with pytest.raises(
         ValueError, match="global_batch 10 is no multiple of micro_batch 4 x 2 ranks"
