@@ -57,6 +57,10 @@ def processor_seconds(code: str) -> float:
     return least
 
 
+HAS_CPU_ADAM = " " not in sys.prefix
+"""DeepSpeed's CPU Adam is compiled at its first use, and torch's command for that breaks where its own path has a space."""
+
+
 def let_ctrl_c_end_it() -> None:
     """In a process to be: a shell lets what it starts in the background ignore SIGINT, and tests may be started so."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.conftest import REPOSITORY
+from tests.conftest import HAS_CPU_ADAM, REPOSITORY
 from tests.rules.case import Case
 from tests.rules.evidence import Evidence
 from tests.rules.of_deepspeed import OF_DEEPSPEED
@@ -71,6 +71,8 @@ def test_a_rule_says_what_happens(
     started: Callable[[int], RanksOfTest], evidence: Evidence
 ) -> None:
     assert findings(evidence.name, evidence.settings, evidence.ranks)
+    if evidence.name == "offloading_is_made_for_adamw" and not HAS_CPU_ADAM:
+        pytest.skip("torch builds no C++ extension in a path with a space")
     evidence.holds(started(evidence.ranks))
 
 
