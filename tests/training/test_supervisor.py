@@ -22,8 +22,7 @@ from yolo.training.supervisor import LeftEarly, StoppedEarly, run_to_the_end
 
 DEMO = REPOSITORY / "recipes" / "demo.yaml"
 
-LAUNCHER = """#!{python}
-import os, signal, sys, time
+LAUNCHER = """import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {repository!r})
 from yolo.training.rank_record import RankRecord
