@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -77,9 +78,10 @@ def train(
     """Train with a launcher whose starts act in turn as the text says; the last act is repeated."""
     launcher = tmp_path / "bin" / "deepspeed"
     launcher.parent.mkdir()
-    launcher.write_text(
-        LAUNCHER.format(python=sys.executable, repository=str(REPOSITORY), stay=STAY_SECONDS)
-    )
+    acting = launcher.with_suffix(".py")
+    acting.write_text(LAUNCHER.format(repository=str(REPOSITORY), stay=STAY_SECONDS))
+    words = shlex.join([sys.executable, str(acting)])  # a #! line can hold no path with a space
+    launcher.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     launcher.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(launcher.with_name("python")))
     monkeypatch.setattr(supervisor, "FIRST_WAIT_SECONDS", 0.01)
