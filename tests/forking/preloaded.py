@@ -14,14 +14,22 @@ with warnings.catch_warnings():
     import deepspeed
     import deepspeed.launcher.launch
     import deepspeed.launcher.runner
+    import deepspeed.module_inject
+    import deepspeed.moe.layer
+    import deepspeed.ops.adam
     import deepspeed.runtime.zero.stage3
+    import matplotlib.backends.backend_agg
+    import PIL.JpegImagePlugin
     import torch._dynamo
+    import torch.profiler
+    import torch.utils.cpp_extension
 
     import yolo.bench.calibration
     import yolo.bench.speed.__main__
     import yolo.bench.verification
     import yolo.cli
     import yolo.planner.choice
+    import yolo.tracking.report
     import yolo.train
     import yolo.training.session
 
