@@ -29,8 +29,8 @@ SETTINGS = [
     *(f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=1", "model.image_size=64"),
     *("precision.dtype=fp32", "train.ema_ramp_steps=2"),
 ]
-STEPS = 2
-"""Before the checkpoint, and again after it."""
+STEPS_BEFORE, STEPS_AFTER = 1, 2
+"""A checkpoint; and its writer and its readers step alike."""
 
 
 def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
@@ -60,13 +60,13 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
         assert source is not None
         done = checkpoints.load(source).steps_done
     else:
-        done = STEPS
-        steps(engine, exchange, average, ranks, range(STEPS))
+        done = STEPS_BEFORE
+        steps(engine, exchange, average, ranks, range(STEPS_BEFORE))
     average.write_into(plain)
     checkpoints.save(Progress(epochs_done=1, steps_done=done, average_updates=average.updates))
     checkpoints.settle()
     torch.distributed.barrier()
-    losses = steps(engine, exchange, average, ranks, range(done, done + STEPS))
+    losses = steps(engine, exchange, average, ranks, range(done, done + STEPS_AFTER))
     apart = differing(source, run.newest_checkpoint) if read else []
     return {"losses": losses, "apart": apart, "said": said}
 
