@@ -49,8 +49,8 @@ class Ended:
         return self._lines("events.jsonl")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
-        file = self.folder / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = (self.folder / name).read_text().splitlines()
+        return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="session")

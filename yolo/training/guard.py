@@ -23,8 +23,8 @@ LEAST_MEMORY = 30
 """Before there are so many, only what is not finite is bad."""
 LEAST_DEVIATION = 0.15
 """Of logarithms: with the default score a spike is at least 5.9 times the median. The losses of small batches are skewed:
-most lie close together, and one in five is half as large again. With 0.05 (1.8 times), 7 of 100 short runs on clean images
-lost a good step of 1.9 to 2.6 times the median (`YOLO_CLEAN_RUNS=100 pytest tests/training/test_guard.py -k clean`).
+most lie close together, and one in five is half as large again. With 0.05 (1.8 times), 7 of 100 short runs on clean images,
+recorded without the guard, would have lost a good step of 1.9 to 2.6 times the median.
 """
 NORMAL = 1.4826
 """Standard deviations in a median absolute deviation, for normally distributed figures."""
