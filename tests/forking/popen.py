@@ -8,6 +8,7 @@ Every other program is started as ever.
 import atexit
 import ctypes
 import inspect
+import logging
 import multiprocessing.process
 import multiprocessing.util
 import os
@@ -187,7 +188,11 @@ def _restore_signals() -> None:
 
 
 def _forget_the_parents_duties() -> None:
-    """Its temporary folders are the parent's to remove, and its processes the parent's to wait for."""
+    """What is to be done at its end, its temporary folders to remove and its processes to wait for."""
+    atexit._clear()
+    atexit.register(logging.shutdown)
+    atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     multiprocessing.util._finalizer_registry.clear()  # type: ignore[attr-defined]
     multiprocessing.process._children = set()  # type: ignore[attr-defined]

@@ -5,7 +5,10 @@ Nothing here may start a thread or compute with torch: of a process that forks, 
 
 # ruff: noqa: F401
 import gc
+import os
 import warnings
+
+from tests.forking.server import UNDRAWN
 
 gc.disable()
 with warnings.catch_warnings():
@@ -15,11 +18,15 @@ with warnings.catch_warnings():
     import deepspeed.launcher.launch
     import deepspeed.launcher.runner
     import deepspeed.module_inject
+    import deepspeed.module_inject.auto_ep_layer
     import deepspeed.moe.layer
     import deepspeed.ops.adam
+    import deepspeed.ops.op_builder.all_ops
+    import deepspeed.runtime.zero.muon.muon_optimizer
     import deepspeed.runtime.zero.stage3
     import matplotlib.backends.backend_agg
-    import PIL.JpegImagePlugin
+    import PIL.Image
+    import rich._emoji_codes
     import torch._dynamo
     import torch.profiler
     import torch.utils.cpp_extension
@@ -32,8 +39,16 @@ with warnings.catch_warnings():
     import yolo.tracking.report
     import yolo.train
     import yolo.training.session
+    import yolo.training.supervisor
+    from yolo.tracking import charts
+    from yolo.tracking.history import History
 
+    PIL.Image.preinit()
+    charts.training_chart(History((), ()))  # finds the fonts
     deepspeed.accelerator.get_accelerator()
     cv2.setNumThreads(0)
 gc.freeze()
 gc.enable()
+
+_png = charts._png
+charts._png = lambda figure: b"" if UNDRAWN in os.environ else _png(figure)

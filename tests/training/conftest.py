@@ -15,7 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port, let_ctrl_c_end_it
-from tests.forking.server import ForkedProcess
+from tests.forking.server import UNDRAWN, ForkedProcess
 from yolo.bench.chaos.nan import POISON
 from yolo.data.demo import DemoSettings, generate_demo
 
@@ -127,7 +127,7 @@ def run(small_demo: Path, tmp_path: Path) -> Run:
 @pytest.fixture(scope="session")
 def demo_once(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Ended]:
     """A run of the demo's recipe, made once, where it is first asked for."""
-    run = running_in(tmp_path_factory.mktemp("once"), small_demo)
+    run = running_in(tmp_path_factory.mktemp("once"), small_demo, is_drawn=True)
     return cache(lambda: run(DEMO, "tracking.wandb.mode=offline"))
 
 
@@ -144,7 +144,9 @@ def train_command(data: Path, recipe: str, *overrides: str) -> list[str]:
     return [sys.executable, "-m", "yolo", "train", str(REPOSITORY / recipe), *common, *overrides]
 
 
-def start_forked(folder: Path, data: Path, recipe: str, *overrides: str) -> ForkedProcess:
+def start_forked(
+    folder: Path, data: Path, recipe: str, *overrides: str, is_drawn: bool = False
+) -> ForkedProcess:
     hooks = [PASSED_OVER] if "YOLO_PASS_OVER" in os.environ else []
     if hooks or "YOLO_POISON" in os.environ:
         hooks.append(POISON)
@@ -153,14 +155,19 @@ def start_forked(folder: Path, data: Path, recipe: str, *overrides: str) -> Fork
     return ForkedProcess(
         train_command(data, recipe, *overrides),
         folder,
-        {**ON_A_PROCESSOR, **os.environ, "PYTHONPATH": path, "DS_ACCELERATOR": "cpu"},
+        {
+            **({} if is_drawn else {UNDRAWN: "1"}),
+            **ON_A_PROCESSOR,
+            **os.environ,
+            **{"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"},
+        },
         folder / f"output-{number}",
     )
 
 
-def running_in(folder: Path, data: Path) -> Run:
+def running_in(folder: Path, data: Path, is_drawn: bool = False) -> Run:
     def run_to_end(recipe: str, *overrides: str, fails: bool = False) -> Ended:
-        process = start_forked(folder, data, recipe, *overrides)
+        process = start_forked(folder, data, recipe, *overrides, is_drawn=is_drawn)
         try:
             output, _ = process.communicate(timeout=300)
         finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,10 +68,13 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
     said = {}
     for name, damage in damages(whole, canary):
         copy = folder / "damaged"
+        file = copy / re.split("[: ]", name)[0]
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(whole, copy)
+        shutil.copytree(whole, copy, copy_function=os.link)
+        file.unlink()
+        shutil.copy(whole / file.name, file)
         damage(copy)
-        seal(copy)
+        seal(file)
         assert what_is_wrong(copy) is None
         try:
             checkpoints.load(copy)
@@ -85,10 +89,15 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
     return said
 
 
-def seal(folder: Path) -> None:
-    files = [path for path in folder.iterdir() if path.name != MANIFEST]
-    digests = {path.name: digest_of(path) for path in files}
-    (folder / MANIFEST).write_text(json.dumps(digests))
+def seal(file: Path) -> None:
+    """Its folder, anew; the other files are still what was written."""
+    manifest = file.with_name(MANIFEST)
+    digests = json.loads(manifest.read_text())
+    digests.pop(file.name)
+    manifest.unlink()
+    manifest.write_text(
+        json.dumps(digests | ({file.name: digest_of(file)} if file.exists() else {}))
+    )
 
 
 def damages(whole: Path, canary: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo.bench.chaos.disk import fill_the_disk, small_disk
-from yolo.bench.chaos.job import RECIPE, Job, processes_of
+from yolo.bench.chaos.job import Job, processes_of
 from yolo.bench.chaos.kills import kill_at_random
 from yolo.bench.chaos.links import cut_for_a_while, cut_for_good
 from yolo.bench.chaos.nan import feed_nan
@@ -120,11 +120,11 @@ def _faults(
 
 
 def _nan_job(job: Job, options: argparse.Namespace) -> Job:
+    if not options.nan_recipe:
+        return job
+    recipe, *overrides = options.nan_recipe
     folder = job.folder / "nan"
-    if options.nan_recipe:
-        recipe, *overrides = options.nan_recipe
-        return Job(job.cluster, folder, tuple(overrides), job.environment, Path(recipe).resolve())
-    return Job(job.cluster, folder, job.overrides, job.environment, RECIPE)
+    return Job(job.cluster, folder, tuple(overrides), job.environment, Path(recipe).resolve())
 
 
 def _broken(found: dict[str, Any]) -> list[str]:

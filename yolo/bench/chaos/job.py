@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -32,17 +32,21 @@ class Job:
     overrides: tuple[str, ...]
     environment: Mapping[str, str]
     recipe: Path = RECIPE
-    _expected: dict[str, bytes] | None = None
+    _alone: dict[int, "Started"] = field(default_factory=dict)
 
-    def expected_weights(self) -> dict[str, bytes]:
-        """Those of a run that nothing happens to, which is made where they are first asked for."""
-        if self._expected is None:
-            alone = self.start("alone")
-            alone.wait()
+    def left_alone(self, seed: int = 0, seconds: float = RUN_SECONDS) -> "Started":
+        """The run with a `train.seed` that nothing happens to, made where it is first asked for."""
+        if seed not in self._alone:
+            alone = self.start(f"alone-{seed}", f"train.seed={seed}")
+            alone.wait(seconds)
             if alone.run is None or not alone.run.finished.exists():
                 raise BenchError(f"the run that is left alone failed: {alone.said[-3000:]}")
-            self._expected = alone.weights()
-        return self._expected
+            self._alone[seed] = alone
+        return self._alone[seed]
+
+    def expected_weights(self) -> dict[str, bytes]:
+        """Those of the run that is left alone."""
+        return self.left_alone().weights()
 
     def start(self, name: str, *further: str, added: Mapping[str, str] | None = None) -> "Started":
         """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>.log`, on no disk that a fault fills."""

@@ -33,9 +33,7 @@ def feed_nan(
 def _pair(
     job: Job, share: float, seed: int, train_seed: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    alike = f"train.seed={train_seed}"
-    clean = job.start(f"clean-{train_seed}", alike)
-    clean.wait(RUN_SECONDS)
+    clean = job.left_alone(train_seed, RUN_SECONDS)
     name = f"poisoned-{train_seed}"
     work = job.folder / name
     work.mkdir(parents=True, exist_ok=True)
@@ -43,7 +41,7 @@ def _pair(
     (work / ".deepspeed_env").write_text(f"YOLO_POISON={share}:{seed}\n")
     path = f"{POISON}:{job.environment['PYTHONPATH']}"
     added = {"YOLO_POISON": f"{share}:{seed}", "PYTHONPATH": path}
-    poisoned = job.start(name, alike, added=added)
+    poisoned = job.start(name, f"train.seed={train_seed}", added=added)
     poisoned.wait(RUN_SECONDS)
     (before, spikes_before, nan_before), (after, spikes, nan) = map(_outcome, (clean, poisoned))
     fed = poisoned.said.count("become NaN")
