@@ -13,7 +13,7 @@ from yolo.bench.plan import predicted_under, profile_in
 from yolo.bench.plan_results import read_plan_rows, scores
 from yolo.bench.strategies import STRATEGIES
 
-pytestmark = [pytest.mark.slow, needs_a_cluster]
+pytestmark = [pytest.mark.slow(20), needs_a_cluster]
 MEASURED = ("zero0", "onebit_adam")
 
 
