@@ -29,6 +29,7 @@ def test_both_sides_are_measured_and_written_down(tmp_path: Path) -> None:
         *("--images", "40", "--seconds", "0.2", "--out", str(tmp_path / "results")),
         *(str(REPOSITORY / "recipes/demo.yaml"), f"data.root={data}"),
         *("model.image_size=64", "train.global_batch=8", "train.warmup_epochs=0"),
+        "cluster.threads_per_process=1",
     )
     ran = run_forked(command, tmp_path, ON_A_PROCESSOR, tmp_path / "log")
     assert ran.returncode == 0, ran.stdout

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 BASE = Path(__file__).parents[2] / "recipes" / "demo.yaml"
-SMALL = ("model.image_size=64", "train.global_batch=4", "data.augmentation.preset=none")
+SMALL = (
+    *("model.image_size=64", "train.global_batch=4", "data.augmentation.preset=none"),
+    "cluster.threads_per_process=1",
+)
 
 
 @dataclass(frozen=True)

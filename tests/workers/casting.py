@@ -26,7 +26,9 @@ def main() -> None:
     parser = worker_arguments()
     parser.add_argument("case", choices=CASE_CONFIGS)
     options = parser.parse_args()
-    recipe = prepare("recipes/demo.yaml", ["train.global_batch=4"], 1).resolved.recipe
+    recipe = prepare(
+        "recipes/demo.yaml", ["train.global_batch=4", "cluster.threads_per_process=1"], 1
+    ).resolved.recipe
     join(recipe)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4, 1e-3, 0.03))

@@ -27,7 +27,7 @@ from yolo.training.run_directory import RunDirectory
 GLOBAL_BATCH = 12
 SETTINGS = [
     *(f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=1", "model.image_size=64"),
-    *("precision.dtype=fp32", "train.ema_ramp_steps=2"),
+    *("precision.dtype=fp32", "train.ema_ramp_steps=2", "cluster.threads_per_process=1"),
 ]
 STEPS_BEFORE, STEPS_AFTER = 1, 2
 """A checkpoint; and its writer and its readers step alike."""
