@@ -94,7 +94,7 @@ format: setup ## put the code into its format
 	.venv/bin/ruff check --fix yolo tests
 
 # What these measure wants the machine to itself.
-ALONE := $(addprefix tests/,bench/test_cluster.py bench/test_communication.py inspection/test_hosts.py)
+ALONE := $(addprefix tests/,bench/test_cluster.py inspection/test_hosts.py)
 PYTEST := -m pytest
 TOGETHER = OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
 

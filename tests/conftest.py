@@ -30,10 +30,12 @@ ON_A_PROCESSOR = os.environ | {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest first: whoever runs files side by side is then done with all at about one time.
 
-    A mark `slow(60)` says about how many seconds; without a number 5.
+    A mark `slow(60)` says about how many seconds; without a number 5. What builds a cluster is slow by itself.
     """
     seconds: Counter[Path] = Counter()
     for item in items:
+        if "cluster_can_be_built" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow, append=True)
         if mark := item.get_closest_marker("slow"):
             seconds[item.path] += mark.args[0] if mark.args else 5
     items.sort(key=lambda item: -seconds[item.path])

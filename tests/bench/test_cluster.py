@@ -17,7 +17,7 @@ from yolo.errors import BenchError
 
 REPOSITORY = Path(__file__).parents[2]
 ALL_REDUCE = REPOSITORY / "tests" / "workers" / "all_reduce.py"
-GONE_SECONDS = 10.0
+GONE_SECONDS = 60.0
 
 
 def network_namespaces() -> set[int]:

@@ -29,7 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @needs_a_cluster
 def test_every_strategy_is_measured_and_written_down(results: Path) -> None:
     rows = json.loads((results / "communication.json").read_text())["rows"]

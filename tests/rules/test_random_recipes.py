@@ -17,7 +17,7 @@ from tests.rules.random_recipes import Overrides, overrides
 from yolo.errors import RecipeError
 from yolo.recipe import prepare
 
-RECIPES = int(os.environ.get("YOLO_RANDOM_RECIPES", "20"))
+RECIPES = int(os.environ.get("YOLO_RANDOM_RECIPES", "12"))
 
 
 @pytest.fixture(scope="module")

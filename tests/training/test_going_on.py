@@ -22,11 +22,11 @@ LAUNCHES: tuple[tuple[int, tuple[str, ...]], ...] = (
         4,
         (
             *("4-0<-2-0 zero.stage=0", "4-1<-2-3 zero.stage=1", "4-2<-2-2 zero.stage=2"),
-            *("4-3<-2-1 zero.stage=3", f"4-sgd<-2-sgd zero.stage=3 {SGD}"),
+            *("4-3<-2-1 zero.stage=3", f"4-sgd<-2-sgd zero.stage=1 {SGD}"),
         ),
     ),
     (3, ("3-0<-4-3 zero.stage=0", "3-2<-2-0 zero.stage=2", "3-3<-4-1 zero.stage=3")),
-    (1, ("1-0<-3-3 zero.stage=0", "1-1<-4-2 zero.stage=1", f"1-sgd<-4-sgd {SGD}")),
+    (1, ("1-0<-3-3 zero.stage=0", "1-1<-4-2 zero.stage=1", f"1-sgd<-4-sgd zero.stage=3 {SGD}")),
     (2, ("2-again-0<-1-1 zero.stage=0", "2-again-2<-3-0 zero.stage=2")),
 )
 READ = [case for _, cases in LAUNCHES for case in cases if "<-" in case]
