@@ -161,7 +161,12 @@ def test_stages_offloading_and_overlap_follow_one_loss_curve_to_the_same_weights
     start, nudged = starts
     # What a run leaves behind that is killed while it compiles; torch by itself would wait for it for ever.
     Path(_get_build_directory("cpu_adam", verbose=False), "lock").touch()
-    every = (*optimizer, "tracking.log_every_steps=1", "train.epochs=3", "evaluation.every_epochs=3")
+    every = (
+        *optimizer,
+        "tracking.log_every_steps=1",
+        "train.epochs=3",
+        "evaluation.every_epochs=3",
+    )
     plain = Course.of(run(DEMO, start, *every))
     rounding = plain.apart(Course.of(run(DEMO, nudged, *every)))
     assert len(plain.losses) == 9
