@@ -96,7 +96,9 @@ format: setup ## put the code into its format
 # What these measure wants the machine to itself.
 ALONE := $(addprefix tests/,bench/test_cluster.py inspection/test_hosts.py)
 PYTEST := -m pytest
-TOGETHER = OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# One more than cores are: tests that wait for a link or a timeout leave theirs to others.
+WORKERS := $(shell expr $$(nproc) + 1)
+TOGETHER = OMP_NUM_THREADS=1 $(PYTHON) $(PYTEST) --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: lint ## all that CI runs
 	$(TOGETHER) $(ALONE:%=--ignore=%) tests
