@@ -45,7 +45,6 @@ def test_every_strategy_is_measured_and_written_down(results: Path) -> None:
     assert "1-bit Adam, after freeze" in (results / "communication.md").read_text()
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_the_interfaces_counters_agree_with_the_meter_and_with_what_is_claimed(
     results: Path,

@@ -97,7 +97,6 @@ def list_hosts(site: Site, names: Sequence[str]) -> None:
     (site.repository / "hosts").write_text(text)
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_hosts_that_are_alike_can_run_it_and_bandwidth_is_the_links(site: Site) -> None:
     list_hosts(site, ["node0", "node1"])
@@ -175,7 +174,6 @@ def trouble(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Trouble:
         return found
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_hosts_that_cannot_be_reached_are_told_in_time_and_the_others_shown(
     trouble: Trouble,
@@ -191,7 +189,6 @@ def test_hosts_that_cannot_be_reached_are_told_in_time_and_the_others_shown(
     assert trouble.seconds < TIMEOUT + 20
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_another_copy_of_the_data_is_told(trouble: Trouble) -> None:
     # node2 has the same data, though in another folder.
@@ -206,7 +203,6 @@ def test_another_copy_of_the_data_is_told(trouble: Trouble) -> None:
     assert "instances_train.json" not in trouble.errors
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_another_commit_is_told_with_the_command_that_mends_it(
     trouble: Trouble, site: Site
@@ -216,13 +212,11 @@ def test_another_commit_is_told_with_the_command_that_mends_it(
     assert f"`git fetch && git checkout {commit}` in {site.repository} on node2" in trouble.errors
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_the_one_slow_link_is_told(trouble: Trouble) -> None:
     assert trouble.slow_links == {"node2": pytest.approx(SLOW_MBPS, rel=0.1)}
 
 
-@pytest.mark.slow
 @needs_a_cluster
 def test_a_link_that_is_not_there_is_told_with_the_address(trouble: Trouble) -> None:
     (line,) = [line for line in trouble.errors.splitlines() if "link not measured" in line]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,9 +68,9 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
     checkpoints.load(whole)
     canary = folder / "canary"
     said = {}
-    for name, damage in damages(whole, canary):
+    for damaged_file, name, damage in damages(whole, canary):
         copy = folder / "damaged"
-        file = copy / re.split("[: ]", name)[0]
+        file = copy / damaged_file
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(whole, copy, copy_function=os.link)
         file.unlink()
@@ -96,25 +95,33 @@ def seal(file: Path) -> None:
     """Its folder, anew; the other files are still what was written."""
     manifest = file.with_name(MANIFEST)
     digests = json.loads(manifest.read_text())
-    digests.pop(file.name)
-    manifest.unlink()
-    manifest.write_text(
-        json.dumps(digests | ({file.name: digest_of(file)} if file.exists() else {}))
-    )
+    if file.exists():
+        digests[file.name] = digest_of(file)
+    else:
+        del digests[file.name]
+    manifest.unlink()  # a link to that of the whole checkpoint
+    manifest.write_text(json.dumps(digests))
 
 
-def damages(whole: Path, canary: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def damages(whole: Path, canary: Path) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """A file, what is done to it in words, and that done to the file of a folder."""
     chance = Random(7)
     for file in (WEIGHTS, MOMENTS, AVERAGE, STATE, RANK_STATE.format(0)):
         size = (whole / file).stat().st_size
-        yield f"{file} gone", lambda f, file=file: (f / file).unlink()
+        yield file, f"{file} gone", lambda f, file=file: (f / file).unlink()
         for left in (0, 1, 7, size // 2, size - 1):
-            yield f"{file} of {left} bytes", lambda f, file=file, n=left: os.truncate(f / file, n)
+            yield (
+                file,
+                f"{file} of {left} bytes",
+                lambda f, file=file, n=left: os.truncate(f / file, n),
+            )
         yield (
+            file,
             f"{file} of noise",
             lambda f, file=file: (f / file).write_bytes(chance.randbytes(9999)),
         )
         yield (
+            file,
             f"{file} a pickle",
             lambda f, file=file: (f / file).write_bytes(pickle.dumps(Canary(canary))),
         )
@@ -122,16 +129,16 @@ def damages(whole: Path, canary: Path) -> Iterator[tuple[str, Callable[[Path], N
         names = sorted(load_file(whole / file))
         for name in chance.sample(names, 4):
             for what, change in TENSOR_CHANGES.items():
-                yield f"{file}: {name} {what}", _changing(file, name, change)
+                yield file, f"{file}: {name} {what}", _changing(file, name, change)
     state = json.loads((whole / STATE).read_text())
     for place in places(state, _of_dicts):
         for value in chance.sample(JSON_VALUES, 2):
-            yield f"{STATE}: {place} = {value}", _setting(place, value)
+            yield STATE, f"{STATE}: {place} = {value}", _setting(place, value)
     rank = RANK_STATE.format(0)
-    yield f"{rank}: code", lambda f: torch.save({"kind": Canary(canary)}, f / rank)
+    yield rank, f"{rank}: code", lambda f: torch.save({"kind": Canary(canary)}, f / rank)
     for key in ("kind", "exchange", "statistics", "average_statistics", "random"):
         for value in (None, [], torch.zeros(3)):
-            yield f"{rank}: {key} = {value}", _replacing(rank, key, value)
+            yield rank, f"{rank}: {key} = {value}", _replacing(rank, key, value)
 
 
 TENSOR_CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
