@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch.utils.cpp_extension import _get_build_directory
@@ -159,8 +160,11 @@ def test_stages_offloading_and_overlap_follow_one_loss_curve_to_the_same_weights
     most that it may come to, as a share of the loss, for the comparison to say something.
     """
     start, nudged = starts
-    # What a run leaves behind that is killed while it compiles; torch by itself would wait for it for ever.
-    Path(_get_build_directory("cpu_adam", verbose=False), "lock").touch()
+    # What a run leaves behind that is killed while it compiles; torch by itself would wait for it for ever. It is killed
+    # with the lock of compile_cpu_adam in hand: nothing is left behind under a run that has the lock.
+    build = Path(_get_build_directory("cpu_adam", verbose=False))
+    with FileLock(build.with_suffix(".lock")):
+        (build / "lock").touch()
     every = (
         *optimizer,
         "tracking.log_every_steps=1",
