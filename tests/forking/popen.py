@@ -65,6 +65,8 @@ def program_in(command: Sequence[str | os.PathLike[str]]) -> Program | None:
             return Program(_module(module), [module, *arguments])
         case ["-c", code, *arguments]:
             return Program(lambda: exec(code, {"__name__": "__main__"}), ["-c", *arguments])
+        case [script, *_] if "site-packages" in script:
+            return None  # py-cpuinfo, which DeepSpeed starts: it needs none of the imports and forks in its turn
         case [script, *arguments] if script.endswith(".py"):
             return Program(_script(script), [script, *arguments])
     return None
