@@ -75,7 +75,7 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
         shutil.copytree(whole, copy, copy_function=os.link)
         file.unlink()
         shutil.copy(whole / file.name, file)
-        damage(copy)
+        damage(file)
         seal(file)
         assert what_is_wrong(copy) is None
         try:
@@ -104,41 +104,29 @@ def seal(file: Path) -> None:
 
 
 def damages(whole: Path, canary: Path) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
-    """A file, what is done to it in words, and that done to the file of a folder."""
+    """The name of a file, what is done to it in words, and what does it to such a file."""
     chance = Random(7)
     for file in (WEIGHTS, MOMENTS, AVERAGE, STATE, RANK_STATE.format(0)):
         size = (whole / file).stat().st_size
-        yield file, f"{file} gone", lambda f, file=file: (f / file).unlink()
+        yield file, f"{file} gone", Path.unlink
         for left in (0, 1, 7, size // 2, size - 1):
-            yield (
-                file,
-                f"{file} of {left} bytes",
-                lambda f, file=file, n=left: os.truncate(f / file, n),
-            )
-        yield (
-            file,
-            f"{file} of noise",
-            lambda f, file=file: (f / file).write_bytes(chance.randbytes(9999)),
-        )
-        yield (
-            file,
-            f"{file} a pickle",
-            lambda f, file=file: (f / file).write_bytes(pickle.dumps(Canary(canary))),
-        )
+            yield file, f"{file} of {left} bytes", lambda f, n=left: os.truncate(f, n)
+        yield file, f"{file} of noise", lambda f: f.write_bytes(chance.randbytes(9999))
+        yield file, f"{file} a pickle", lambda f: f.write_bytes(pickle.dumps(Canary(canary)))
     for file in (WEIGHTS, MOMENTS, AVERAGE):
         names = sorted(load_file(whole / file))
         for name in chance.sample(names, 4):
             for what, change in TENSOR_CHANGES.items():
-                yield file, f"{file}: {name} {what}", _changing(file, name, change)
+                yield file, f"{file}: {name} {what}", _changing(name, change)
     state = json.loads((whole / STATE).read_text())
     for place in places(state, _of_dicts):
         for value in chance.sample(JSON_VALUES, 2):
             yield STATE, f"{STATE}: {place} = {value}", _setting(place, value)
     rank = RANK_STATE.format(0)
-    yield rank, f"{rank}: code", lambda f: torch.save({"kind": Canary(canary)}, f / rank)
+    yield rank, f"{rank}: code", lambda f: torch.save({"kind": Canary(canary)}, f)
     for key in ("kind", "exchange", "statistics", "average_statistics", "random"):
         for value in (None, [], torch.zeros(3)):
-            yield rank, f"{rank}: {key} = {value}", _replacing(rank, key, value)
+            yield rank, f"{rank}: {key} = {value}", _replacing(key, value)
 
 
 TENSOR_CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
@@ -151,28 +139,28 @@ TENSOR_CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
 
 
 def _changing(
-    file: str, name: str, change: Callable[[torch.Tensor], torch.Tensor | None]
+    name: str, change: Callable[[torch.Tensor], torch.Tensor | None]
 ) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        tensors = load_file(folder / file)
+    def damage(file: Path) -> None:
+        tensors = load_file(file)
         changed = change(tensors.pop(name))
-        save_file(tensors | ({name: changed} if changed is not None else {}), folder / file)
+        save_file(tensors | ({name: changed} if changed is not None else {}), file)
 
     return damage
 
 
-def _replacing(file: str, key: str, value: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        kept = torch.load(folder / file, weights_only=True)
-        torch.save(kept | {key: value}, folder / file)
+def _replacing(key: str, value: Any) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        kept = torch.load(file, weights_only=True)
+        torch.save(kept | {key: value}, file)
 
     return damage
 
 
 def _setting(place: tuple[str, ...], value: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        state = json.loads((folder / STATE).read_text())
-        (folder / STATE).write_text(json.dumps(with_value(state, place, value)))
+    def damage(file: Path) -> None:
+        state = json.loads(file.read_text())
+        file.write_text(json.dumps(with_value(state, place, value)))
 
     return damage
 
