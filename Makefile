@@ -78,7 +78,7 @@ bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, agains
 	@$(PYTHON) -m yolo.bench.speed $(RECIPE) $(SET)
 
 bench-batches: setup ## does AP stay as the global batch grows? RECIPE at each of BATCHES
-	@$(PYTHON) -m yolo.bench.batches --batches $(BATCHES) $(RECIPE) $(SET)
+	@$(PYTHON) -m yolo.bench.batch_scaling --batches $(BATCHES) $(RECIPE) $(SET)
 
 chaos: setup ## what a run survives: KILLS random kills, cut links, a full disk, NaN, on emulated hosts (as root)
 	@$(PYTHON) -m yolo.bench.chaos --kills $(KILLS) --seed $(SEED)
@@ -94,7 +94,7 @@ format: setup ## put the code into its format
 	.venv/bin/ruff check --fix yolo tests
 
 # What these measure wants the machine to itself.
-ALONE := $(addprefix tests/,bench/test_cluster.py inspection/test_hosts.py)
+ALONE := $(addprefix tests/,emulation/test_cluster.py preflight/test_cluster_check.py)
 PYTEST := -m pytest
 # One more than cores are: tests that wait for a link or a timeout leave theirs to others.
 WORKERS := $(shell expr $$(nproc) + 1)
@@ -108,7 +108,7 @@ test-fast: setup ## what to run while working: no launch, no training
 	$(TOGETHER) -m "not slow" tests
 
 test-long: test ## the same and the volume: 520 random recipes, 100 clean runs, all fuzzing, 50 kills, the planner's cells
-	YOLO_RANDOM_RECIPES=520 YOLO_CLEAN_RUNS=100 $(PYTHON) $(PYTEST) -s tests/rules/test_random_recipes.py tests/training/test_guard.py tests/fuzz
+	YOLO_RANDOM_RECIPES=520 YOLO_CLEAN_RUNS=100 $(PYTHON) $(PYTEST) -s tests/recipe/rules/against_deepspeed/test_random_recipes.py tests/training/resilience/test_anomaly_guard.py tests/fuzz
 	$(MAKE) chaos KILLS=50
 	$(MAKE) bench-plan
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.forking.popen import LAUNCHER
 from tests.forking.server import run_forked
-from yolo.bench.cluster import EmulatedCluster
+from yolo.emulation.cluster import EmulatedCluster
 from yolo.errors import BenchError
 
 REPOSITORY = Path(__file__).parents[1]

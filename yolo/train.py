@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from yolo.training.dying_together import die_with_parent
-from yolo.training.exit_codes import LEFT, STOPPED
-from yolo.training.fence import VARIABLE
-from yolo.training.rank_record import RankRecord
+from yolo.exit_codes import LEFT, STOPPED
+from yolo.launch.parent_death import die_with_parent
+from yolo.training.resilience.fencing import VARIABLE
+from yolo.training.resilience.rank_status import RankRecord
 
 SILENT_SECONDS = 5.0
 
@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch._dynamo  # noqa: F401  # which torch's optimizers import at their first step in any case
 
     from yolo.errors import YoloError
-    from yolo.training.leaving import LeftInOrder
-    from yolo.training.session import train
-    from yolo.training.standings import RanksLost
+    from yolo.training.loop.setup import train
+    from yolo.training.resilience.heartbeat import RanksLost
+    from yolo.training.resilience.preemption import LeftInOrder
 
     gc.freeze()
     gc.enable()

@@ -8,8 +8,8 @@ import pytest
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
-from yolo.bench.results import figure, markdown, read_rows
-from yolo.bench.strategies import STRATEGIES, chosen
+from yolo.bench.communication.results import figure, markdown, read_rows
+from yolo.calibration.strategies import STRATEGIES, chosen
 from yolo.errors import BenchError
 from yolo.recipe import prepare
 

@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
 from yolo.bench.plan import predicted_under, profile_in
-from yolo.bench.plan_results import read_plan_rows, scores
-from yolo.bench.strategies import STRATEGIES
+from yolo.bench.plan.results import read_plan_rows, scores
+from yolo.calibration.strategies import STRATEGIES
 
 pytestmark = [pytest.mark.slow(20), needs_a_cluster]
 MEASURED = ("zero0", "onebit_adam")

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.sharded import DEMO, IMAGES, SHARDS, write
+from tests.data.shards.sharded import DEMO, IMAGES, SHARDS, write
 from yolo.data.dataset import DetectionDataset
 from yolo.data.demo import DemoSettings, generate_demo
-from yolo.data.loading import load_split
+from yolo.data.open import load_split
 from yolo.recipe import prepare
 
 BCCD = Path(__file__).parents[2].parent / "shared" / "data" / "bccd"

@@ -9,7 +9,7 @@ import numpy as np
 
 from yolo.bench.baseline.evaluation import coco_figures
 from yolo.bench.speed.generated import generate
-from yolo.evaluation import average_precision
+from yolo.evaluation import coco_ap as average_precision
 from yolo.evaluation.detections import Detections, GroundTruth
 
 

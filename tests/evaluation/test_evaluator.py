@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from yolo.data.letterbox import letterbox
-from yolo.data.samples import EvaluationBatch
+from yolo.data.image.letterbox import letterbox
+from yolo.data.loader.samples import EvaluationBatch
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merge
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.metrics_json import metrics_to_json
-from yolo.recipe.sections.evaluation import EvaluationSection
+from yolo.recipe.schema.evaluation import EvaluationSection
 
 CPU = torch.device("cpu")
 SIZE = 64
@@ -194,7 +194,7 @@ import sys
 import numpy as np
 import torch.distributed as dist
 from yolo.evaluation.detections import Detections
-from yolo.evaluation.peers import ProcessGroup
+from yolo.evaluation.gather import ProcessGroup
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)

@@ -31,15 +31,15 @@ with warnings.catch_warnings():
     import torch.profiler
     import torch.utils.cpp_extension
 
-    import yolo.bench.calibration
     import yolo.bench.speed.__main__
-    import yolo.bench.verification
+    import yolo.calibration.verify_worker
+    import yolo.calibration.worker
     import yolo.cli
-    import yolo.planner.choice
+    import yolo.launch.supervisor
+    import yolo.planner.auto_strategy
     import yolo.tracking.report
     import yolo.train
-    import yolo.training.session
-    import yolo.training.supervisor
+    import yolo.training.loop.setup
     from yolo.tracking import charts
     from yolo.tracking.history import History
 

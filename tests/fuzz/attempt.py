@@ -17,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import yolo.data.sharding
-import yolo.data.streaming
-import yolo.evaluation.standalone
-import yolo.model.published
+import yolo.data.shards.stream
+import yolo.data.shards.writer
+import yolo.evaluation.commands
+import yolo.model.io.ultralytics
 import yolo.planner.command  # noqa: F401  what commands import when they run would be among an input's seconds
 from tests.conftest import REPOSITORY
 from yolo.cli import main

@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from tests.fuzz.attempt import Ended
 from tests.fuzz.case import Case, Oracle, Verdict
 from tests.fuzz.mutations import damaged, odd_files
-from yolo.model.export import Format, export_weights
+from yolo.model.io.export import Format, export_weights
+from yolo.model.io.weights import save_weights
 from yolo.model.network import YOLOv5
-from yolo.model.weights import save_weights
 
 CLASSES = 2
 METADATA = {"class_names": '["cat", "dog"]', "image_size": "64"}

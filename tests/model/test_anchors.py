@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from yolo.architecture import COCO_ANCHORS, COCO_ANCHORS_P6
 from yolo.model.anchors import best_possible_recall, choose_anchors, fit_anchors
-from yolo.recipe.architecture import COCO_ANCHORS, COCO_ANCHORS_P6
 
 
 def _long_boxes(count: int = 200) -> np.ndarray:

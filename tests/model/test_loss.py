@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo.architecture import COCO_ANCHORS, COCO_ANCHORS_P6, Anchors
 from yolo.model import YOLOv5
 from yolo.model.loss import Assignment, DetectionLoss, LossParts, Normaliser
-from yolo.recipe.architecture import COCO_ANCHORS, COCO_ANCHORS_P6, Anchors
 
 STRIDES = (8, 16, 32)
 HEIGHT, WIDTH, CLASSES = 64, 96, 3

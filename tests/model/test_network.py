@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from yolo.model import YOLOv5
-from yolo.recipe.architecture import (
+from yolo.architecture import (
     COCO_ANCHORS,
     COCO_ANCHORS_P6,
     VARIANTS,
     layer_parameter_counts,
     parameter_count,
 )
+from yolo.model import YOLOv5
 
 KEYS = {
     **{"n": 349, "s": 349, "m": 481, "l": 613, "x": 745},

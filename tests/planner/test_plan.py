@@ -10,13 +10,13 @@ from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 from tests.planner.conftest import measurement
 from yolo.cli import main
 from yolo.errors import PlanError
+from yolo.planner.auto_strategy import choose
 from yolo.planner.candidates import Learns
-from yolo.planner.catalogue import GPUS, NETWORKS, cluster
-from yolo.planner.choice import choose
+from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
 from yolo.planner.plan import make_plan
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile, read_profile, write_profile
-from yolo.planner.scale import reaches, scale_lines, write_figure
+from yolo.planner.scaling import reaches, scale_lines, write_figure
 from yolo.recipe import prepare
 
 COCO = REPOSITORY / "recipes/coco/yolov5l.yaml"

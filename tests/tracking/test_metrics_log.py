@@ -4,7 +4,7 @@ import resource
 import signal
 from pathlib import Path
 
-from tests.tracking.results_made_up import Step, evaluation
+from tests.tracking.synthetic_records import Step, evaluation
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
 

@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.tracking.results_made_up import evaluation, sample
+from tests.tracking.synthetic_records import evaluation, sample
 from yolo.bench.speed.generated import generate
-from yolo.evaluation.average_precision import measure
+from yolo.evaluation.coco_ap import measure
 from yolo.tracking import charts
 from yolo.tracking.history import History, LossPoint, PrecisionPoint
 from yolo.tracking.report import Chart, ReportContent, write_report

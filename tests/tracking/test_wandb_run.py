@@ -12,9 +12,9 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.tracking.results_made_up import Step, evaluation, sample
+from tests.tracking.synthetic_records import Step, evaluation, sample
 from tests.tracking.wandb_file import history, records
-from yolo.recipe.sections.tracking import WandbSection
+from yolo.recipe.schema.tracking import WandbSection
 from yolo.tracking.wandb_run import WandbRun
 
 METRICS = evaluation()
@@ -274,8 +274,8 @@ def test_online_without_a_network_is_written_offline(
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.tracking.results_made_up import Step, evaluation
-from yolo.recipe.sections.tracking import WandbSection
+from tests.tracking.synthetic_records import Step, evaluation
+from yolo.recipe.schema.tracking import WandbSection
 from yolo.tracking.wandb_run import WandbRun
 
 run = WandbRun.start(WandbSection(), Path(sys.argv[1]), "killed", {})

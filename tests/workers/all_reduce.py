@@ -10,7 +10,7 @@ import torch
 
 from tests.workers.arguments import worker_arguments
 from yolo.recipe import prepare
-from yolo.training.ranks import join, leave
+from yolo.training.engine.distributed import join, leave
 
 ELEMENTS = 2**20
 TIMES = 3

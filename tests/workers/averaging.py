@@ -10,9 +10,9 @@ import torch
 from tests.workers.several import report_each
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.averaging import WeightAverage
-from yolo.training.engine import start_engine
-from yolo.training.ranks import from_all, join
+from yolo.training.engine.build import start_engine
+from yolo.training.engine.distributed import from_all, join
+from yolo.training.loop.ema import WeightAverage
 
 SETTINGS = ["train.global_batch=4", "model.image_size=64", "train.ema_ramp_steps=2"]
 STEPS = 4

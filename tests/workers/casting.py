@@ -9,8 +9,8 @@ from torch import nn
 
 from tests.workers.arguments import worker_arguments
 from yolo.recipe import deepspeed_config, prepare
-from yolo.training.engine import parameter_groups
-from yolo.training.ranks import join, leave
+from yolo.training.engine.build import parameter_groups
+from yolo.training.engine.distributed import join, leave
 
 CAST = {"bf16": {"enabled": True}}
 CASE_CONFIGS: dict[str, dict[str, Any]] = {

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.measure import job_of
-from yolo.bench.strategies import STRATEGIES
-from yolo.bench.trainer import Trainer
-from yolo.communication import meter
+from yolo.calibration.strategies import STRATEGIES
+from yolo.calibration.strategy_timing import job_of
+from yolo.calibration.synthetic_step import Trainer
+from yolo.communication.metering import meter
 from yolo.recipe import prepare
-from yolo.training.ranks import join, leave, world_size_from_launcher
+from yolo.training.engine.distributed import join, leave, world_size_from_launcher
 
 PIXELS = 64
 SETTLE = 20

@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 
 from tests.fuzz.nested import Entries, places, with_value
 from tests.workers.several import report_each
-from yolo.communication.exchange import Exchange
+from yolo.communication.strategy import Exchange
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import AVERAGE, MOMENTS, RANK_STATE, WEIGHTS, Checkpoints
-from yolo.training.engine import start_engine
-from yolo.training.identity import RunIdentity
-from yolo.training.progress import Progress
-from yolo.training.ranks import join
-from yolo.training.run_directory import RunDirectory
-from yolo.training.saved_state import STATE
-from yolo.training.sealed import MANIFEST, digest_of, what_is_wrong
+from yolo.training.checkpointing.atomic_dir import MANIFEST, digest_of, what_is_wrong
+from yolo.training.checkpointing.compatibility import RunIdentity
+from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, RANK_STATE, WEIGHTS, Checkpoints
+from yolo.training.checkpointing.metadata import STATE
+from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.engine.build import start_engine
+from yolo.training.engine.distributed import join
+from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.train_state import Progress
 
 SETTINGS = [
     *("train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"),

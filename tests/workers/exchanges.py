@@ -8,15 +8,15 @@ import deepspeed.comm as dist
 import torch
 
 from tests.workers.arguments import worker_arguments
-from yolo.communication.agreement import RanksDiverged, check_agreement
-from yolo.communication.blocks import BlockLayout
-from yolo.communication.compressed import CompressedMean
-from yolo.communication.meter import TrafficMeter
-from yolo.communication.onebit_adam import OneBitAdam
+from yolo.communication.compression.blocks import BlockLayout
+from yolo.communication.compression.compressed_allreduce import CompressedMean
+from yolo.communication.consistency import RanksDiverged, check_agreement
+from yolo.communication.metering.meter import TrafficMeter
+from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.model import YOLOv5
 from yolo.recipe import Recipe, prepare
-from yolo.training.engine import start_engine, start_exchange
-from yolo.training.ranks import Ranks, join, leave
+from yolo.training.engine.build import start_engine, start_exchange
+from yolo.training.engine.distributed import Ranks, join, leave
 
 SGD = (
     *("optimizer.type=SGD", "optimizer.lr=0.1", "optimizer.momentum=0.0"),

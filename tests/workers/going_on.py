@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.workers.several import report_each
-from yolo.communication.exchange import Exchange
+from yolo.communication.strategy import Exchange
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import AVERAGE, MOMENTS, WEIGHTS, Checkpoints
-from yolo.training.engine import start_engine, start_exchange
-from yolo.training.identity import RunIdentity
-from yolo.training.progress import Progress
-from yolo.training.ranks import Ranks, join
-from yolo.training.run_directory import RunDirectory
+from yolo.training.checkpointing.compatibility import RunIdentity
+from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, Checkpoints
+from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.engine.build import start_engine, start_exchange
+from yolo.training.engine.distributed import Ranks, join
+from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.train_state import Progress
 
 GLOBAL_BATCH = 12
 SETTINGS = [

@@ -17,9 +17,9 @@ from tests.workers.several import report_each
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
-from yolo.training.averaging import WeightAverage
-from yolo.training.engine import start_engine
-from yolo.training.ranks import Ranks, join
+from yolo.training.engine.build import start_engine
+from yolo.training.engine.distributed import Ranks, join
+from yolo.training.loop.ema import WeightAverage
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""

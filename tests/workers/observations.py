@@ -1,6 +1,6 @@
 """Ranks that take a few steps of each recipe they are handed, rules unasked, and tell what could be seen.
 
-The first rank connects to a test's listener, takes cases from it, and answers each: see `tests/rules/pair.py`.
+The first rank connects to a test's listener, takes cases from it, and answers each: see `tests/recipe/rules/against_deepspeed/pair.py`.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.utils.timer import SynchronizedWallClockTimer
 
-import yolo.training.engine
-from tests.rules.case import Case, Observation
+import yolo.training.engine.build
+from tests.recipe.rules.against_deepspeed.case import Case, Observation
 from tests.workers.arguments import worker_arguments
 from tests.workers.several import forget
-from yolo.communication.meter import Traffic, TrafficMeter
+from yolo.communication.metering.meter import Traffic, TrafficMeter
 from yolo.model import YOLOv5
-from yolo.recipe.deepspeed_json import _merged, deepspeed_config
-from yolo.recipe.loading import load_recipe
-from yolo.recipe.resolve import resolve
-from yolo.recipe.schema import Recipe
-from yolo.training.engine import OverflowWatch, start_engine, start_exchange
-from yolo.training.ranks import Ranks, from_all, from_first, join, leave
+from yolo.recipe.deepspeed.config import _merged, deepspeed_config
+from yolo.recipe.load.merge import load_recipe
+from yolo.recipe.resolve.resolve import resolve
+from yolo.recipe.schema.recipe import Recipe
+from yolo.training.engine.build import OverflowWatch, start_engine, start_exchange
+from yolo.training.engine.distributed import Ranks, from_all, from_first, join, leave
 
 CLASSES = 3
 Timer = SynchronizedWallClockTimer.Timer
@@ -101,7 +101,7 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
     torch.manual_seed(0)
     model = YOLOv5(recipe.model.variant, CLASSES)
     as_written = mock.patch.object(
-        yolo.training.engine,
+        yolo.training.engine.build,
         "deepspeed_config",
         lambda recipe: _merged(deepspeed_config(recipe), case.json),
     )
@@ -146,7 +146,7 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
         is_finite=bool(flat.isfinite().all()),
         taken=taken,
         norm=None if norm is None else float(norm),
-        scale=yolo.training.engine.loss_scale(engine),
+        scale=yolo.training.engine.build.loss_scale(engine),
         traffic={kind: (part.calls, part.payload_bytes) for kind, part in traffic.by_kind.items()},
         wire_bytes=traffic.wire_bytes,
         early={k: (part.calls, part.payload_bytes) for k, part in backward.early.by_kind.items()},

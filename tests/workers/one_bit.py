@@ -10,14 +10,14 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
-from tests.communication import made_up
+from tests.communication.optimizers import synthetic as made_up
 from tests.workers.arguments import worker_arguments
-from yolo.communication.flat_optimizer import FlatOptimizer
-from yolo.communication.onebit_adam import OneBitAdam
-from yolo.communication.onebit_lamb import OneBitLamb
-from yolo.communication.zero_one_adam import ZeroOneAdam
+from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
+from yolo.communication.optimizers.onebit_adam import OneBitAdam
+from yolo.communication.optimizers.onebit_lamb import OneBitLamb
+from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
 from yolo.recipe import prepare
-from yolo.training.ranks import join, leave
+from yolo.training.engine.distributed import join, leave
 
 STEPS = 40
 

@@ -11,18 +11,18 @@ from unittest import mock
 import deepspeed.comm as dist
 import torch
 
-import yolo.training.engine
+import yolo.training.engine.build
 from tests.workers.several import report_each
-from yolo.communication.exchange import Exchange
+from yolo.communication.strategy import Exchange
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.averaging import WeightAverage
-from yolo.training.checkpoint import Checkpoints
-from yolo.training.engine import OverflowWatch, loss_scale, start_engine
-from yolo.training.identity import RunIdentity
-from yolo.training.progress import Progress
-from yolo.training.ranks import join
-from yolo.training.run_directory import RunDirectory
+from yolo.training.checkpointing.compatibility import RunIdentity
+from yolo.training.checkpointing.manager import Checkpoints
+from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.engine.build import OverflowWatch, loss_scale, start_engine
+from yolo.training.engine.distributed import join
+from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.train_state import Progress
 
 AS_DEEPSPEED_DOES = "as_deepspeed_does"
 """Among a case's settings: without what this repo does about a loss scale."""
@@ -37,7 +37,7 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
     """`folder`: for its checkpoint."""
     if AS_DEEPSPEED_DOES in settings:
         others = [setting for setting in settings if setting != AS_DEEPSPEED_DOES]
-        with mock.patch.object(yolo.training.engine, "_scale_the_loss_within"):
+        with mock.patch.object(yolo.training.engine.build, "_scale_the_loss_within"):
             return overflow_twice(others, folder / AS_DEEPSPEED_DOES)
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
     ranks = join(recipe)

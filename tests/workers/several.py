@@ -11,7 +11,7 @@ import deepspeed.comm.comm as deepspeed_comm
 from deepspeed.runtime import torch_autocast
 
 from tests.workers.arguments import worker_arguments
-from yolo.training.ranks import leave
+from yolo.training.engine.distributed import leave
 
 
 def forget() -> None:

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from yolo.recipe import prepare
-from yolo.training.ranks import join
-from yolo.training.standings import RanksLost, Standings
+from yolo.training.engine.distributed import join
+from yolo.training.resilience.heartbeat import RanksLost, Standings
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 4.0

@@ -11,7 +11,7 @@ from torch.nn.modules import batchnorm
 from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.ranks import join, leave
+from yolo.training.engine.distributed import join, leave
 
 
 def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:

@@ -10,10 +10,10 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from tests.workers.arguments import worker_arguments
-from yolo.communication.flat import average_over_ranks, broadcast_from_first, gather_flat
-from yolo.communication.meter import TrafficMeter
+from yolo.communication.coalesced import average_over_ranks, broadcast_from_first, gather_flat
+from yolo.communication.metering.meter import TrafficMeter
 from yolo.recipe import prepare
-from yolo.training.ranks import join, leave
+from yolo.training.engine.distributed import join, leave
 
 ELEMENTS = 4 * 2**20
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from yolo.bench import gate
-from yolo.bench.cluster import EmulatedCluster, check_rights
-from yolo.bench.traffic import StepTraffic
+from yolo.bench.communication.interface_traffic import StepTraffic
+from yolo.emulation import link_check as gate
+from yolo.emulation.cluster import EmulatedCluster, check_rights
 from yolo.errors import BenchError, exit_code_of
+from yolo.preflight.local import missing_here
 from yolo.recipe import prepare
-from yolo.recipe.needs import missing_here
-from yolo.training.run_directory import RunDirectory, new_run
+from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 BRIEF = (
     "train.epochs=1",

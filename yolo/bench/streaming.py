@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo.data.kept_images import KeptImages, memory_budget
-from yolo.data.loader import TrainingLoader
-from yolo.data.loading import load_split
-from yolo.data.resized_images import ResizedImages
-from yolo.data.sharding import shard_split
-from yolo.data.shards import open_shards
-from yolo.data.streaming import StreamingLoader
+from yolo.data.image.cache import KeptImages, memory_budget
+from yolo.data.image.resized import ResizedImages
+from yolo.data.loader.loader import TrainingLoader
+from yolo.data.open import load_split
+from yolo.data.shards.reader import open_shards
+from yolo.data.shards.stream import StreamingLoader
+from yolo.data.shards.writer import shard_split
 from yolo.errors import exit_code_of
 from yolo.recipe import Recipe, prepare
 

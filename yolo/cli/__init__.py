@@ -17,7 +17,7 @@ from yolo.cli.arguments import (
     recipes_and_overrides,
     share,
 )
-from yolo.cli.planning import add_calibrate, add_plan
+from yolo.cli.plan import add_calibrate, add_plan
 from yolo.cli.shard import add_shard
 from yolo.cli.weights import add_export, add_import
 from yolo.errors import RecipeError, exit_code_of
@@ -85,8 +85,8 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _check(options: argparse.Namespace) -> None:
+    from yolo.preflight.local import missing_here, missing_hosts, unfit_here
     from yolo.recipe import prepare
-    from yolo.recipe.needs import missing_here, missing_hosts, unfit_here
 
     if options.cluster:
         _check_cluster(options)
@@ -118,9 +118,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _check_cluster(options: argparse.Namespace) -> None:
-    from yolo.inspection.command import check_hosts
+    from yolo.preflight.command import check_hosts
     from yolo.recipe import prepare
-    from yolo.tracking.progress import CountProgress
+    from yolo.tracking.console import CountProgress
 
     recipe, overrides = one_recipe(options)
     prepared = prepare(recipe, overrides, options.world_size)
@@ -144,8 +144,8 @@ def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _config(options: argparse.Namespace) -> None:
     from yolo.recipe import canonical_text, deepspeed_config, prepare
-    from yolo.recipe.effective import arithmetic, effective_json, effective_yaml
-    from yolo.recipe.generated import write_generated
+    from yolo.recipe.deepspeed.ds_configs import write_generated
+    from yolo.recipe.render.resolved_yaml import arithmetic, effective_json, effective_yaml
 
     if options.write:
         recipes, _ = recipes_and_overrides(options)
@@ -218,7 +218,7 @@ def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _schema(options: argparse.Namespace) -> None:
-    from yolo.recipe.reference import json_schema, reference_page
+    from yolo.recipe.render.reference import json_schema, reference_page
 
     page = json.dumps(json_schema(), indent=2) + "\n" if options.json else reference_page()
     print(page, end="")
@@ -233,11 +233,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _train(options: argparse.Namespace) -> None:
     from yolo.errors import LaunchError
+    from yolo.launch.command import launch_of
+    from yolo.launch.supervisor import run_to_the_end
+    from yolo.preflight.local import missing_here, unfit_here
     from yolo.recipe import prepare
-    from yolo.recipe.needs import missing_here, unfit_here
-    from yolo.training.launch import launch_of
-    from yolo.training.run_directory import choose_run
-    from yolo.training.supervisor import run_to_the_end
+    from yolo.training.checkpointing.run_directory import choose_run
 
     recipe, overrides = one_recipe(options)
     resolved = prepare(recipe, overrides).resolved  # warnings are the run's to tell
@@ -271,8 +271,8 @@ def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _eval(options: argparse.Namespace) -> None:
-    from yolo.evaluation.standalone import evaluate_weights
-    from yolo.tracking.progress import CountProgress
+    from yolo.evaluation.commands import evaluate_weights
+    from yolo.tracking.console import CountProgress
 
     for line in evaluate_weights(
         options.weights, options.data, options.json, options.batch, CountProgress
@@ -299,8 +299,8 @@ def _add_detect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _detect(options: argparse.Namespace) -> None:
-    from yolo.evaluation.standalone import detect_and_draw
-    from yolo.tracking.progress import CountProgress
+    from yolo.evaluation.commands import detect_and_draw
+    from yolo.tracking.console import CountProgress
 
     for line in detect_and_draw(
         options.weights,

@@ -42,9 +42,9 @@ def add_shard(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _shard(options: argparse.Namespace) -> None:
-    from yolo.data.sharding import shard_split, shards_line
+    from yolo.data.shards.writer import shard_split, shards_line
     from yolo.recipe import prepare
-    from yolo.tracking.progress import CountProgress
+    from yolo.tracking.console import CountProgress
 
     paths, overrides = recipes_and_overrides(options)
     if len(paths) != 2:

@@ -22,7 +22,7 @@ def add_import(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _import(options: argparse.Namespace) -> None:
-    from yolo.model.published import import_checkpoint
+    from yolo.model.io.ultralytics import import_checkpoint
 
     print(import_checkpoint(options.checkpoint, options.out))
 
@@ -57,8 +57,8 @@ def add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _export(options: argparse.Namespace) -> None:
     from yolo.errors import WeightsError
-    from yolo.model.export import Format, export_weights
-    from yolo.tracking.progress import CountProgress
+    from yolo.model.io.export import Format, export_weights
+    from yolo.tracking.console import CountProgress
 
     to = Format(options.format)
     if to is Format.ULTRALYTICS and options.image_size:

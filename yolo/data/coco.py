@@ -12,8 +12,8 @@ import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.errors import DataError
+from yolo.recipe.load.safe_read import MOST_ANNOTATION_BYTES, read_text
 from yolo.recipe.plain_text import is_plain
-from yolo.recipe.regular_file import MOST_ANNOTATION_BYTES, read_text
 
 Row = tuple[list[float], int, bool, float]
 """A box xyxy in pixels, its class index, whether it holds a crowd, and the object's area in square pixels."""

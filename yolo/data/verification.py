@@ -2,10 +2,10 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from yolo.data.counting import Advance
 from yolo.data.dataset import Problem
-from yolo.data.image_file import UnusableImage
-from yolo.data.resized_images import ResizedImages
+from yolo.data.image.decode import UnusableImage
+from yolo.data.image.resized import ResizedImages
+from yolo.data.progress_protocol import Advance
 
 Problems = dict[int, tuple[Problem, str]]
 """Index of a record -> what is wrong with its image, and an example for the report."""

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
-from yolo.data.image_file import UnusableImage, image_size
+from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.errors import DataError, RecipeError
-from yolo.recipe.regular_file import MOST_LABEL_BYTES, read_text
-from yolo.recipe.source import read_document
+from yolo.recipe.load.safe_read import MOST_LABEL_BYTES, read_text
+from yolo.recipe.load.yaml_source import read_document
 
 
 def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:

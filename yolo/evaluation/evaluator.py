@@ -7,16 +7,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from yolo.data.counting import Advance
-from yolo.data.letterbox import Letterbox
-from yolo.data.samples import EvaluationBatch, to_network
-from yolo.evaluation.average_precision import ClassTables, judge, summarise
+from yolo.data.image.letterbox import Letterbox
+from yolo.data.loader.samples import EvaluationBatch, to_network
+from yolo.data.progress_protocol import Advance
+from yolo.evaluation.coco_ap import ClassTables, judge, summarise
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.detections import Detections, GroundTruth, merge
+from yolo.evaluation.gather import Alone, Peers
 from yolo.evaluation.metrics import Metrics
-from yolo.evaluation.peers import Alone, Peers
 from yolo.model.nms import non_maximum_suppression
-from yolo.recipe.sections.evaluation import EvaluationSection
+from yolo.recipe.schema.evaluation import EvaluationSection
 
 ALONE = Alone()
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from yolo.recipe.architecture import ANCHORS_PER_LEVEL, family
+from yolo.architecture import ANCHORS_PER_LEVEL, family
 
 Array = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from yolo.recipe.architecture import ANCHORS_PER_LEVEL
+from yolo.architecture import ANCHORS_PER_LEVEL
 
 EXPECTED_OBJECTS = 8
 """Objects per image at 640 pixels from which the objectness bias starts (focal loss paper, 3.3; arXiv 1708.02002)."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from yolo.recipe.architecture import BATCHNORM_MOMENTUM
+from yolo.architecture import BATCHNORM_MOMENTUM
 
 BATCHNORM_EPSILON = 1e-3
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as binary_cross_entropy
 
+from yolo.architecture import ANCHORS_PER_LEVEL
+from yolo.model.assignment import LevelMatches, match_level
 from yolo.model.boxes import complete_iou
 from yolo.model.head import at_least_fp32, box_shape, cell_offset
-from yolo.model.matching import LevelMatches, match_level
-from yolo.recipe.architecture import ANCHORS_PER_LEVEL
 
 OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 """By number of levels: weight of each one's objectness, from stride 8 on: the public YOLOv5's."""

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolo.architecture import ANCHORS_PER_LEVEL, Block, Layer, family, layers, strides
 from yolo.model.head import Detect
 from yolo.model.layers import C3, SPPF, Concat, Conv
-from yolo.recipe.architecture import ANCHORS_PER_LEVEL, Block, Layer, family, layers, strides
 
 Anchors = Sequence[Sequence[Sequence[float]]]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe.resolve import ResolvedRecipe
-from yolo.recipe.sections.optimizer import ADAM_FAMILY, ONE_BIT
+from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.optimizer import ADAM_FAMILY, ONE_BIT
 
 
 class Learns(IntEnum):

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from yolo.errors import PlanError
 from yolo.planner.candidates import Learns
-from yolo.planner.catalogue import cluster
-from yolo.planner.data import data_of
+from yolo.planner.dataset_size import data_of
+from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import Plan, make_plan
 from yolo.planner.prediction import Data
 from yolo.planner.profile import ClusterProfile
@@ -92,7 +92,7 @@ def print_json(plan: Plan) -> None:
 
 def print_scale(request: PlanRequest, profile: ClusterProfile, picture: Path) -> None:
     """How far the cluster scales, as lines and as a figure."""
-    from yolo.planner.scale import reaches, scale_lines, write_figure
+    from yolo.planner.scaling import reaches, scale_lines, write_figure
 
     found = reaches(request.recipe, request.overrides, profile, _data(request, profile))
     write_figure(found, picture)

@@ -8,12 +8,12 @@ from typing import Any
 
 from yolo.errors import RecipeError
 from yolo.planner.candidates import AS_WRITTEN, Candidate, Learns, candidates
-from yolo.planner.data import data_of
+from yolo.planner.dataset_size import data_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe import ResolvedRecipe, prepare
-from yolo.recipe.effective import flatten
-from yolo.recipe.schema import Recipe
+from yolo.recipe.render.resolved_yaml import flatten
+from yolo.recipe.schema.recipe import Recipe
 
 ALIKE = 0.02
 """Strategies whose hours differ by less are taken for equal: the one that changes least comes first."""

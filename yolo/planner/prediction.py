@@ -6,20 +6,20 @@ from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from statistics import NormalDist
 
-from yolo.planner.collectives import (
+from yolo.planner.cost.collectives import (
     Cost,
     collective_cost,
     sent_bytes,
     wire_bytes,
 )
-from yolo.planner.local import LocalWork, local_work
-from yolo.planner.memory import Memory, memory_of
-from yolo.planner.network import yolov5
+from yolo.planner.cost.compute import LocalWork, local_work
+from yolo.planner.cost.context import Situation
+from yolo.planner.cost.memory import Memory, memory_of
+from yolo.planner.cost.model_stats import yolov5
+from yolo.planner.cost.step_events import Phase, ddp_events, phases
+from yolo.planner.cost.timeline import Event, Exchange, StepTime, Timeline
 from yolo.planner.profile import ClusterProfile
-from yolo.planner.schedule import Phase, ddp_events, phases
-from yolo.planner.situation import Situation
-from yolo.planner.timeline import Event, Exchange, StepTime, Timeline
-from yolo.recipe.schema import Recipe
+from yolo.recipe.schema.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def predict_ddp(
 
 
 def _warmup_share(recipe: Recipe, steps: int) -> float:
-    """As yolo.training.schedule has it."""
+    """As yolo.training.loop.lr_schedule has it."""
     train = recipe.train
     if train.warmup_epochs == 0:
         return 0.0

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from yolo.errors import PlanError, RecipeError
-from yolo.recipe.section import Count, OneLine, Section, Share, setting, whole
-from yolo.recipe.sections.model import Variant
-from yolo.recipe.source import read_document
+from yolo.recipe.load.yaml_source import read_document
+from yolo.recipe.schema.fields import Count, OneLine, Section, Share, setting, whole
+from yolo.recipe.schema.model import Variant
 
 SMALLEST, LARGEST = 1e-15, 1e15
 """Of a figure: what is beyond is no measurement, and products of some would overflow."""

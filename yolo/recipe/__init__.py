@@ -1,10 +1,10 @@
 """Recipes: read, validated, resolved for a number of ranks, and turned into DeepSpeed's JSON. Never imports torch."""
 
-from yolo.recipe.deepspeed_json import canonical_text, deepspeed_config
-from yolo.recipe.loading import LoadedRecipe, load_recipe
-from yolo.recipe.prepare import prepare
-from yolo.recipe.resolve import ResolvedRecipe, resolve
-from yolo.recipe.schema import Recipe
+from yolo.recipe.deepspeed.config import canonical_text, deepspeed_config
+from yolo.recipe.load.merge import LoadedRecipe, load_recipe
+from yolo.recipe.resolve.prepare import prepare
+from yolo.recipe.resolve.resolve import ResolvedRecipe, resolve
+from yolo.recipe.schema.recipe import Recipe
 
 __all__ = [
     "LoadedRecipe",

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from yolo.tracking.expectation import Comparison
 from yolo.tracking.history import History
-from yolo.tracking.results import ConfusionResult, EvaluationResult
+from yolo.tracking.plan_report import Comparison
+from yolo.tracking.records import ConfusionResult, EvaluationResult
 
 INK, FAINT = "#1f2933", "#d9dee4"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2f6fdb", "#e8792b", "#2a9d6f", "#8a4fd0", "#d64550"

@@ -1,6 +1,6 @@
 """The name of each figure in the log and in Weights & Biases; the unit is in it."""
 
-from yolo.tracking.results import EvaluationResult, StepResult
+from yolo.tracking.records import EvaluationResult, StepResult
 
 X_AXES = (
     ("train/*", "step"),

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from yolo.tracking.metric_names import evaluation_figures, step_figures
-from yolo.tracking.results import EvaluationResult, StepResult
+from yolo.tracking.records import EvaluationResult, StepResult
 
 log = logging.getLogger(__name__)
 

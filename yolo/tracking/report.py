@@ -9,7 +9,7 @@ from string import Template
 
 import cv2
 
-from yolo.tracking.results import ClassResult, SampleBox, SamplePicture
+from yolo.tracking.records import ClassResult, SampleBox, SamplePicture
 
 JPEG_QUALITY = 88
 LONGEST_SIDE = 640

@@ -6,8 +6,8 @@ import numpy as np
 import wandb
 from wandb.plot.custom_chart import CustomChart
 
-from yolo.tracking.expectation import Comparison
-from yolo.tracking.results import EvaluationResult, SampleBox, SamplePicture
+from yolo.tracking.plan_report import Comparison
+from yolo.tracking.records import EvaluationResult, SampleBox, SamplePicture
 
 MAX_ROWS = 10_000
 """Weights & Biases draws no more rows of a table."""

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo.recipe.sections.tracking import WandbSection
-from yolo.tracking.expectation import Comparison
+from yolo.recipe.schema.tracking import WandbSection
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
-from yolo.tracking.results import EvaluationResult, SamplePicture, StepResult
+from yolo.tracking.plan_report import Comparison
+from yolo.tracking.records import EvaluationResult, SamplePicture, StepResult
 
 if TYPE_CHECKING:
     import wandb

@@ -2,7 +2,7 @@
 
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss
-from yolo.recipe.schema import Recipe
+from yolo.recipe.schema.recipe import Recipe
 
 
 def detection_loss(model: YOLOv5, recipe: Recipe) -> DetectionLoss:

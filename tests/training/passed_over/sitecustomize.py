@@ -25,4 +25,4 @@ def pass_over(module: ModuleType) -> None:
 
 
 if "YOLO_PASS_OVER" in os.environ and "RANK" in os.environ:
-    when_loaded(("yolo.data.loader",), pass_over)
+    when_loaded(("yolo.data.loader.loader",), pass_over)

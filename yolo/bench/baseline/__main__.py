@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from yolo.bench.baseline.training import train_plainly
-from yolo.data.loading import load_split
+from yolo.data.open import load_split
 from yolo.errors import exit_code_of
 from yolo.recipe import prepare
-from yolo.training.datasets import settled_anchors
+from yolo.training.loop.datasets import settled_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

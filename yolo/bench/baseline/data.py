@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from yolo.data.augmentation import Augmentation, random_view
+from yolo.data.augment.transforms import Augmentation, random_view
 from yolo.data.dataset import ImageRecord
-from yolo.data.letterbox import GREY
-from yolo.recipe.schema import Recipe
+from yolo.data.image.letterbox import GREY
+from yolo.recipe.schema.recipe import Recipe
 
 Labels = np.ndarray
 """(M, 5): class and corners in pixels."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from yolo.architecture import Anchors
 from yolo.bench.baseline.data import (
     PlainSamples,
     PlainSquares,
@@ -18,18 +19,17 @@ from yolo.bench.baseline.data import (
     plain_loader,
 )
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
-from yolo.bench.stopwatch import Stopwatch
+from yolo.calibration.stopwatch import Stopwatch
 from yolo.data.dataset import DetectionDataset
 from yolo.errors import BenchError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model import YOLOv5
 from yolo.model.loss import Normaliser
-from yolo.recipe.architecture import Anchors
-from yolo.recipe.deepspeed_json import deepspeed_config
-from yolo.recipe.schema import Recipe
+from yolo.recipe.deepspeed.config import deepspeed_config
+from yolo.recipe.schema.recipe import Recipe
 from yolo.training.criterion import detection_loss
-from yolo.training.engine import parameter_groups
-from yolo.training.schedule import Schedule
+from yolo.training.engine.build import parameter_groups
+from yolo.training.loop.lr_schedule import Schedule
 
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 OPTIMIZER_SETTINGS = ("lr", "betas", "eps", "weight_decay", "momentum", "nesterov")

@@ -16,8 +16,8 @@ from yolo.bench.chaos.job import Job, processes_of
 from yolo.bench.chaos.kills import kill_at_random
 from yolo.bench.chaos.links import cut_for_a_while, cut_for_good
 from yolo.bench.chaos.nan import feed_nan
-from yolo.bench.cluster import EmulatedCluster, check_rights
 from yolo.data.demo import DemoSettings, generate_demo
+from yolo.emulation.cluster import EmulatedCluster, check_rights
 from yolo.errors import exit_code_of
 
 RESULTS = Path("results/chaos.json")

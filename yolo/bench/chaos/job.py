@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 from safetensors import safe_open
 
-from yolo.bench.cluster import REPOSITORY, EmulatedCluster
+from yolo.emulation.cluster import REPOSITORY, EmulatedCluster
 from yolo.errors import BenchError
-from yolo.training.run_directory import RunDirectory
-from yolo.training.sealed import what_is_wrong
+from yolo.training.checkpointing.atomic_dir import what_is_wrong
+from yolo.training.checkpointing.run_directory import RunDirectory
 
 RUN_SECONDS = 600.0
 """Longest wait for a run to end."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from yolo.bench.chaos.job import RUN_SECONDS, Job, Started, kill
 from yolo.errors import BenchError
-from yolo.training.sealed import PART
+from yolo.training.checkpointing.atomic_dir import PART
 
 POLL_SECONDS = 0.02
 LONGEST_LIFE = 30.0

@@ -17,11 +17,11 @@ from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
 from yolo.bench.speed.results import Comparison, SpeedResults, write_results
 from yolo.bench.speed.training import ONE_PROCESS, call, compare_training
-from yolo.data.loading import load_split
+from yolo.data.open import load_split
 from yolo.errors import BenchError, exit_code_of
+from yolo.launch.command import launch_module
+from yolo.preflight.local import missing_here
 from yolo.recipe import prepare
-from yolo.recipe.needs import missing_here
-from yolo.training.launch import launch_module
 
 SECTIONS = ("steps", "loading", "evaluation", "training")
 LOADER_SIZE = 640

@@ -10,10 +10,10 @@ from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.bench.speed.generated import generate
 from yolo.bench.speed.results import Comparison
 from yolo.errors import BenchError
-from yolo.evaluation.average_precision import measure
+from yolo.evaluation.coco_ap import measure
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model.nms import non_maximum_suppression
-from yolo.recipe.sections.evaluation import EvaluationSection
+from yolo.recipe.schema.evaluation import EvaluationSection
 
 CLASSES = 20
 BATCH = 32

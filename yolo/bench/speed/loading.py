@@ -12,11 +12,11 @@ from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.speed.photographs import draw_photographs
 from yolo.bench.speed.results import Comparison
 from yolo.data.dataset import ImageRecord
-from yolo.data.kept_images import KeptImages, memory_budget
-from yolo.data.resized_images import ResizedImages
-from yolo.data.sampler import SampleKey
-from yolo.data.samples import TrainingSamples
-from yolo.recipe.schema import Recipe
+from yolo.data.image.cache import KeptImages, memory_budget
+from yolo.data.image.resized import ResizedImages
+from yolo.data.loader.sampler import SampleKey
+from yolo.data.loader.samples import TrainingSamples
+from yolo.recipe.schema.recipe import Recipe
 
 BATCH = 16
 PHOTOGRAPHS = 48

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from yolo.architecture import family
 from yolo.bench.baseline.training import PlainStep
-from yolo.bench.stopwatch import Stopwatch
-from yolo.bench.trainer import made_up_targets
-from yolo.data.samples import to_network
+from yolo.calibration.stopwatch import Stopwatch
+from yolo.calibration.synthetic_step import made_up_targets
+from yolo.data.loader.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
 from yolo.model.loss import Normaliser
-from yolo.recipe.architecture import family
-from yolo.recipe.schema import Recipe
-from yolo.training.averaging import WeightAverage
+from yolo.recipe.schema.recipe import Recipe
 from yolo.training.criterion import detection_loss
-from yolo.training.engine import start_engine
-from yolo.training.precision import TORCH_DTYPES, measure_precision
-from yolo.training.ranks import Ranks, join, leave
-from yolo.training.settlement import Asked
+from yolo.training.engine.build import start_engine
+from yolo.training.engine.distributed import Ranks, join, leave
+from yolo.training.loop.auto_precision import TORCH_DTYPES, measure_precision
+from yolo.training.loop.auto_settings import Asked
+from yolo.training.loop.ema import WeightAverage
 
 CLASSES = 3
 BOXES_PER_IMAGE = 8

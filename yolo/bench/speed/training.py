@@ -13,9 +13,9 @@ from typing import Any
 
 from yolo.bench.speed.results import Comparison
 from yolo.errors import BenchError
+from yolo.launch.command import launch_module
 from yolo.recipe import prepare
-from yolo.training.launch import launch_module
-from yolo.training.run_directory import RunDirectory, new_run
+from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 ONE_PROCESS = ("cluster.processes_per_node=1", "tracking.wandb.mode=disabled")
 LAST_LINES = 25

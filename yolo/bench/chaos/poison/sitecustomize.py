@@ -11,7 +11,7 @@ from types import ModuleType
 
 from when_loaded import when_loaded  # beside this file, which is no package
 
-LOOP = "yolo.training.loop"
+LOOP = "yolo.training.loop.step"
 _was_poisoned = False
 """The last images that the loop fed; the diagnosis looks at the same ones."""
 
@@ -39,4 +39,4 @@ def poison(module: ModuleType) -> None:
 
 
 if "YOLO_POISON" in os.environ and "RANK" in os.environ:
-    when_loaded((LOOP, "yolo.training.diagnosis"), poison)
+    when_loaded((LOOP, "yolo.training.resilience.nonfinite"), poison)

@@ -1,0 +1,35 @@
+"""When the second moment is called stable."""
+
+from yolo.communication.optimizers.variance_freeze import VarianceWatch
+
+
+def frozen_at(norms: list[float], warmup_steps: int = 20, beta2: float = 0.9) -> int:
+    watch = VarianceWatch(beta2, warmup_steps, steps=len(norms))
+    return next(step for step, norm in enumerate(norms, 1) if watch.is_stable(step, norm))
+
+
+def test_a_moment_that_stands_still_is_frozen_when_the_learning_rate_has_risen() -> None:
+    assert frozen_at([1.0] * 1000) == 20
+
+
+def test_one_that_grows_or_falls_waits_until_it_does_so_slowly() -> None:
+    growing = [min(step, 120) for step in range(1, 1001)]
+    # Within 4% over the 10 steps that beta2 looks back: 120 against 116 or more.
+    assert frozen_at([float(norm) for norm in growing]) == 126
+    falling = [float(max(200 - step, 50)) for step in range(1, 1001)]
+    assert frozen_at(falling) == 158
+
+
+def test_one_that_never_settles_is_frozen_after_a_quarter_of_the_run() -> None:
+    assert frozen_at([1.1**step for step in range(1, 1001)]) == 250
+
+
+def test_a_watch_goes_on_where_a_checkpoint_left_it() -> None:
+    norms = [float(min(step, 120)) for step in range(1, 1001)]
+    first = VarianceWatch(0.9, 20, 1000)
+    for step in range(1, 100):
+        assert not first.is_stable(step, norms[step - 1])
+    second = VarianceWatch(0.9, 20, 1000)
+    second.load(first.state())
+    found = next(step for step in range(100, 1001) if second.is_stable(step, norms[step - 1]))
+    assert found == frozen_at(norms)

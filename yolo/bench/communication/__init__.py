@@ -1,0 +1,1 @@
+"""Every strategy on emulated clusters, timed and counted."""

@@ -1,0 +1,1 @@
+"""Predicted and measured step times on emulated clusters."""

@@ -1,0 +1,1 @@
+"""Measuring a cluster for the planner, and verifying a plan by running it."""

@@ -1,0 +1,71 @@
+"""How many images a rank's data loader delivers while all ranks load at once."""
+
+import time
+from collections.abc import Callable
+
+import deepspeed.comm as dist
+
+from yolo.data.dataset import DetectionDataset
+from yolo.data.image.resized import ResizedImages
+from yolo.data.loader.loader import TrainingLoader
+from yolo.data.open import load_split
+from yolo.data.shards.reader import Shards, open_shards
+from yolo.data.shards.stream import StreamingLoader, training_loader
+from yolo.errors import DataError
+from yolo.recipe.schema.recipe import Recipe
+from yolo.training.engine.distributed import Ranks, from_all
+from yolo.training.loop.dataset_cache import open_cache
+from yolo.training.loop.datasets import SHARE_OF_CACHE
+
+SECONDS = 5.0
+"""At most, of each of two passes."""
+
+
+def loader_images_per_second(
+    recipe: Recipe, ranks: Ranks, tell: Callable[[str], None]
+) -> float | None:
+    """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
+    dataset: DetectionDataset | Shards | str
+    try:
+        is_streamed = recipe.data.format == "shards"
+        dataset = (open_shards if is_streamed else load_split)(recipe.data, "train")
+    except DataError as error:
+        dataset = str(error)
+    lack = dataset if isinstance(dataset, str) else ""
+    if lacks := [each for each in from_all(ranks, lack) if each]:
+        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        return None
+    images: ResizedImages | Shards
+    if isinstance(dataset, DetectionDataset):
+        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
+        images = ResizedImages(dataset.records, recipe.model.image_size, kept)
+    else:
+        assert isinstance(dataset, Shards)
+        images = dataset
+    loader = training_loader(images, recipe, ranks.rank, ranks.world_size)
+    dist.barrier()
+    rate: float | str
+    try:
+        _pass(loader)  # what it reads is kept
+        dist.barrier()
+        rate = _pass(loader)
+    except DataError as error:
+        rate = str(error)
+    rates = from_all(ranks, rate)
+    if lacks := [each for each in rates if isinstance(each, str)]:
+        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        return None
+    return sum(rates) / len(rates)
+
+
+def _pass(loader: TrainingLoader | StreamingLoader) -> float:
+    """Images a second, from the first step's arrival on where there are more: workers start before it."""
+    begun = time.perf_counter()
+    arrivals: list[tuple[float, int]] = []
+    for micro_batches in loader.epoch(0):
+        arrivals.append((time.perf_counter(), sum(len(batch.images) for batch in micro_batches)))
+        if arrivals[-1][0] - begun > SECONDS:
+            break
+    if len(arrivals) > 1:
+        begun, arrivals = arrivals[0][0], arrivals[1:]
+    return sum(images for _, images in arrivals) / max(1e-6, arrivals[-1][0] - begun)

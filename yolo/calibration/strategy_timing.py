@@ -1,0 +1,219 @@
+"""What one rank does in the benchmark: the same training step under each strategy, timed and counted on the interface.
+
+Started on every host by the deepspeed launcher; the first rank appends one JSON line a strategy to a file.
+"""
+
+import argparse
+import gc
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed.comm as dist
+import numpy as np
+import torch
+
+from yolo.calibration.stopwatch import Stopwatch
+from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
+from yolo.calibration.synthetic_step import Job, Trainer
+from yolo.communication.metering.meter import Traffic, TrafficMeter
+from yolo.communication.metering.tcp_overhead import gloo_interface
+from yolo.recipe import prepare
+from yolo.training.engine.distributed import Ranks, from_all, join, leave, world_size_from_launcher
+from yolo.training.engine.memory_stats import gradient_bytes, optimizer_bytes, parameter_bytes
+
+RECIPE = "recipes/bccd.yaml"
+"""Only its network and optimizer count here: images are made up."""
+CLASSES = 3
+WORKLOADS = (
+    *((1, size) for size in (64, 96, 128, 160, 192, 224, 256, 320, 448, 640)),
+    *((images, 640) for images in (2, 3, 4, 6, 8, 12, 16)),
+)
+"""Images a rank and their size in pixels, each taking longer to compute than the one before."""
+LEAST_WINDOWS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One strategy on one network."""
+
+    strategy: str
+    images: int
+    """A rank and step."""
+    image_size: int
+    step_seconds: float
+    """Median over windows of `period` steps, each the mean over the ranks."""
+    step_seconds_low: float
+    """First quartile."""
+    step_seconds_high: float
+    """Third quartile."""
+    wire_bytes_per_rank_per_step: float
+    """Sent by this host's interface: headers and acknowledgements included; mean over the ranks."""
+    sent_bytes_per_rank_per_step: float
+    """The same without headers and acknowledgements, by the kernel's count: what TCP was given to send."""
+    metered_bytes_per_rank_per_step: float
+    """By our own meter; torch DDP's reducer goes past it."""
+    collectives_per_step: float
+    parameter_bytes: int
+    """In a rank's memory, of the network's parameters."""
+    gradient_bytes: int
+    """When backward is over."""
+    optimizer_bytes: int
+    """Of moments, master copies and the like."""
+
+
+def job_of(workload: Workload, hosts: int) -> Job:
+    """yolov5n on so many images a rank, one rank a host."""
+    images, image_size = workload
+    overrides = (
+        *(f"train.global_batch={images * hosts}", f"train.micro_batch={images}"),
+        *(f"model.image_size={image_size}", f"cluster.nodes={hosts}"),
+        *("cluster.processes_per_node=1", "cluster.threads_per_process=1"),
+    )
+    return Job(RECIPE, overrides, CLASSES)
+
+
+def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
+    """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
+    trainer = Trainer(strategy, job, ranks)
+    workload = len(trainer.images), trainer.recipe.model.image_size
+    meter = TrafficMeter().attach()
+    for _ in range(strategy.settle_steps):
+        trainer.step()
+    windows = max(LEAST_WINDOWS, -(-steps // strategy.period))
+    dist.barrier()
+    meter.take()
+    before = _sent()
+    seconds = []
+    for _ in range(windows):
+        started = time.perf_counter()
+        for _ in range(strategy.period):
+            trainer.step()
+        seconds.append((time.perf_counter() - started) / strategy.period)
+    traffic = meter.take()
+    meter.detach()
+    dist.barrier()
+    sent = list(_sent() - before)
+    of_ranks: list[Any] = [None] * ranks.world_size
+    torch.distributed.all_gather_object(of_ranks, (seconds, sent))
+    beside = trainer.learner.collectives_beside()
+    fullest = [max(each) for each in zip(*from_all(ranks, _memory(trainer)), strict=True)]
+    del trainer
+    gc.collect()  # an engine and its hooks hold each other
+    return _summed_up(strategy, workload, of_ranks, traffic, beside, fullest)
+
+
+def _memory(trainer: Trainer) -> tuple[int, int, int]:
+    """Bytes of gradients, parameters and the optimizer; takes one more step."""
+    optimizer = trainer.learner.optimizer
+    scale = _GradientScale(trainer)
+    trainer.step(scale)
+    return scale.found, parameter_bytes(trainer.model), optimizer_bytes(optimizer)
+
+
+class _GradientScale(Stopwatch):
+    """Weighs gradients when backward is over."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer.ranks.device)
+        self.trainer = trainer
+        self.found = 0
+
+    def stop(self, part: str) -> None:
+        if part == "backward":
+            self.found = gradient_bytes(self.trainer.model, self.trainer.learner.optimizer)
+
+
+def _summed_up(
+    strategy: Strategy,
+    workload: Workload,
+    of_ranks: Sequence[Any],
+    traffic: Traffic,
+    beside: int,
+    memory: Sequence[int],
+) -> Measured:
+    windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
+    steps = len(windows) * strategy.period
+    low, middle, high = statistics.quantiles(windows, n=4, method="inclusive")
+    return Measured(
+        strategy=strategy.name,
+        images=workload[0],
+        image_size=workload[1],
+        step_seconds=middle,
+        step_seconds_low=low,
+        step_seconds_high=high,
+        wire_bytes_per_rank_per_step=statistics.mean(sent[0] for _, sent in of_ranks) / steps,
+        sent_bytes_per_rank_per_step=statistics.mean(sent[1] for _, sent in of_ranks) / steps,
+        metered_bytes_per_rank_per_step=traffic.wire_bytes / steps,
+        collectives_per_step=traffic.calls / steps + beside,
+        gradient_bytes=memory[0],
+        parameter_bytes=memory[1],
+        optimizer_bytes=memory[2],
+    )
+
+
+def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
+    """The workload whose computing comes nearest to a time from below, or the smallest."""
+    best = WORKLOADS[0]
+    for workload in WORKLOADS:
+        if (
+            measure(COMPUTE, job_of(workload, ranks.world_size), 6, ranks).step_seconds
+            > target_seconds
+        ):
+            break
+        best = workload
+    return best
+
+
+def _sent() -> np.ndarray:
+    """Bytes on the wire by this host's interface, and those handed to its TCP; 0 where nothing counts them.
+
+    What is sent again after a loss counts once among the second.
+    """
+    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
+    on_the_wire = int(counter.read_text()) if counter.exists() else 0
+    said = ""
+    if shutil.which("ss"):
+        said = subprocess.run(["ss", "-tinH"], capture_output=True, text=True, check=True).stdout
+    sent, again = (
+        sum(map(int, re.findall(rf"\b{word}:(\d+)", said)))
+        for word in ("bytes_sent", "bytes_retrans")
+    )
+    return np.array([on_the_wire, sent - again], dtype=float)
+
+
+def main() -> None:
+    """Measure the strategies asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--strategies", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--workload", type=int, nargs=2, metavar=("IMAGES", "PIXELS"))
+    parser.add_argument("--compute-seconds", type=float, help="choose the workload for it")
+    parser.add_argument("--local_rank")
+    options = parser.parse_args()
+    world_size = world_size_from_launcher()
+    ranks = join(
+        prepare(RECIPE, job_of(WORKLOADS[0], world_size).overrides, world_size, 1).resolved.recipe
+    )
+    asked = options.workload
+    workload = (asked[0], asked[1]) if asked else _fitting(options.compute_seconds, ranks)
+    job = job_of(workload, world_size)
+    # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.
+    for strategy in (COMPUTE, *chosen(options.strategies), COMPUTE):
+        measured = measure(strategy, job, options.steps, ranks)
+        if ranks.is_first:
+            with options.out.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(asdict(measured)) + "\n")
+    leave()
+
+
+if __name__ == "__main__":
+    main()

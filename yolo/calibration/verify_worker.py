@@ -1,0 +1,61 @@
+"""What one rank does for `yolo plan --verify`: the strategies of a list, timed one after the other.
+
+Started by the launcher; the first rank writes what was measured as one JSON file.
+"""
+
+import argparse
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from yolo.calibration.strategies import Strategy
+from yolo.calibration.strategy_timing import measure
+from yolo.calibration.synthetic_step import Job
+from yolo.recipe import prepare
+from yolo.training.engine.distributed import (
+    join,
+    leave,
+    local_world_size_from_launcher,
+    world_size_from_launcher,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure strategies, given as JSON in base64: [{"name", "overrides", "period", "settle_steps"}]."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--classes", type=int, required=True)
+    parser.add_argument("--strategies", required=True, help="JSON in base64")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--local_rank")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args(arguments)
+    job = Job(options.recipe, tuple(options.overrides), options.classes)
+    local = local_world_size_from_launcher()
+    ranks = join(
+        prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
+    )
+    found = []
+    for each in json.loads(base64.b64decode(options.strategies)):
+        strategy = Strategy(
+            each["name"],
+            each["name"],
+            tuple(each["overrides"]),
+            settle_steps=each["settle_steps"],
+            period=each["period"],
+        )
+        if ranks.is_first:
+            print(f"measuring: {strategy.label}", flush=True)
+        found.append(asdict(measure(strategy, job, options.steps, ranks)))
+    if ranks.is_first:
+        temporary = options.out.with_name(f".{options.out.name}.part")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+        temporary.replace(options.out)
+    leave()
+
+
+if __name__ == "__main__":
+    main()

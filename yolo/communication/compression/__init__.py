@@ -1,0 +1,1 @@
+"""One-bit compression with error feedback."""

@@ -1,0 +1,1 @@
+"""What collectives send: measured, and by the formulae of the algorithms."""

@@ -1,0 +1,313 @@
+"""A traffic meter: bytes and seconds of every collective, without making any of them wait.
+
+It stands in front of `torch.distributed`'s functions, which DeepSpeed, torch's SyncBatchNorm and communication hooks,
+the collectives of Python objects and our own code all call. What is not a Python call goes past it: the all-reduces of
+DistributedDataParallel's C++ reducer where it has no hook and its wait for those of a hook, functional collectives, and
+the seconds (not the bytes) of a coalescing manager. DeepSpeed's own comms_logger synchronises at every call, which
+undoes the overlap it is asked to measure.
+"""
+
+import inspect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import wraps
+from typing import Any, Self
+
+import deepspeed.comm.comm as deepspeed_comm
+import torch
+from torch.distributed import distributed_c10d
+
+from yolo.communication.metering.cost import sent_bytes
+from yolo.communication.metering.tcp_overhead import tcp_bytes_per_payload_byte
+
+
+@dataclass(frozen=True, slots=True)
+class Collective:
+    """One of torch's functions."""
+
+    kind: str
+    """Its forms for lists, single tensors and so on are of one kind."""
+    payload: str
+    """The argument that holds the payload."""
+
+
+COLLECTIVES: dict[str, Collective] = {
+    "all_reduce": Collective("all_reduce", "tensor"),
+    "all_reduce_coalesced": Collective("all_reduce", "tensors"),
+    "reduce": Collective("reduce", "tensor"),
+    "broadcast": Collective("broadcast", "tensor"),
+    "all_gather": Collective("all_gather", "tensor_list"),
+    "all_gather_single": Collective("all_gather", "output_tensor"),
+    "all_gather_into_tensor": Collective("all_gather", "output_tensor"),
+    "_all_gather_base": Collective("all_gather", "output_tensor"),
+    "gather": Collective("gather", "tensor"),
+    "scatter": Collective("scatter", "tensor"),
+    "reduce_scatter": Collective("reduce_scatter", "input_list"),
+    "reduce_scatter_single": Collective("reduce_scatter", "input"),
+    "reduce_scatter_tensor": Collective("reduce_scatter", "input"),
+    "_reduce_scatter_base": Collective("reduce_scatter", "input"),
+    "all_to_all": Collective("all_to_all", "input_tensor_list"),
+    "all_to_all_single": Collective("all_to_all", "input"),
+}
+"""torch's functions by name."""
+
+
+@dataclass(slots=True)
+class KindTraffic:
+    """What one rank exchanged by collectives of one kind, in some span of time or as a mean."""
+
+    calls: float = 0
+    payload_bytes: float = 0
+    """Of the tensors handed over."""
+    wire_bytes: float = 0.0
+    """Sent; as many are received. By the formulae of the algorithms, on gloo with the headers of TCP and below."""
+    seconds: float = 0.0
+    """From the collectives' starts to their ends; those of several under way at once add up."""
+    exposed_seconds: float = 0.0
+    """How long the rank, or on a GPU the stream that asked for a result, waited for it.
+
+    While it waits for a future, all collectives under way are waited for. DeepSpeed starts those of `overlap_comm` from
+    a stream of their own: there, on a GPU, this also holds what the computation hides.
+    """
+
+    def add(self, other: "KindTraffic") -> None:
+        """Add another span to this one."""
+        for each in fields(KindTraffic):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def per(self, steps: int) -> "KindTraffic":
+        """A step's mean."""
+        return KindTraffic(*(getattr(self, each.name) / steps for each in fields(KindTraffic)))
+
+
+@dataclass(slots=True)
+class Traffic(KindTraffic):
+    """What one rank exchanged in some span of time: in all, and by each kind of collective."""
+
+    by_kind: dict[str, KindTraffic] = field(default_factory=dict)
+
+    def count(self, kind: str, part: KindTraffic) -> None:
+        """Add to one kind and to the whole."""
+        KindTraffic.add(self, part)
+        self.by_kind.setdefault(kind, KindTraffic()).add(part)
+
+    def by_kind_per(self, steps: int) -> dict[str, KindTraffic]:
+        """A step's mean of each kind."""
+        return {kind: traffic.per(steps) for kind, traffic in self.by_kind.items()}
+
+    def add(self, other: KindTraffic) -> None:
+        """Add another span to this one."""
+        KindTraffic.add(self, other)
+        if isinstance(other, Traffic):
+            for kind, part in other.by_kind.items():
+                self.by_kind.setdefault(kind, KindTraffic()).add(part)
+
+
+class TrafficMeter:
+    """Counts from `attach` to `detach`; `take` returns what was counted since the last `take`."""
+
+    def __init__(self) -> None:
+        # Collectives also start from autograd's threads and end on gloo's: a deque takes from all without a lock.
+        self._counted: deque[tuple[str, KindTraffic]] = deque()
+        self._timed: deque[_Timed] = deque()
+        self._future_waits: deque[_Span] = deque()
+        self._future_wait = threading.Lock()
+        self._is_on_gpu = False  # of the last collective: a future does not say it
+        self._replaced: list[tuple[Any, str, Any]] = []
+        self._thread = threading.local()
+        self._framing = 1.0
+
+    def attach(self) -> Self:
+        """Start counting; the process group must exist."""
+        self._framing = tcp_bytes_per_payload_byte()
+        metered = {
+            id(original): self._metered(collective, original)
+            for name, collective in COLLECTIVES.items()
+            if (original := getattr(distributed_c10d, name, None)) is not None
+        }
+        # DeepSpeed's backend object keeps two of the functions as attributes of its own.
+        for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
+            for name, value in list(getattr(holder, "__dict__", {}).items()):
+                if id(value) in metered:
+                    self._replaced.append((holder, name, value))
+                    setattr(holder, name, metered[id(value)])
+        self._replaced.append((torch._C.Future, "wait", vars(torch._C.Future)["wait"]))
+        torch._C.Future.wait = self._timed_future_wait(torch._C.Future.wait)  # type: ignore[method-assign]
+        return self
+
+    def detach(self) -> None:
+        """Stop counting and leave torch and DeepSpeed as they were."""
+        for holder, name, original in self._replaced:
+            setattr(holder, name, original)
+        self._replaced.clear()
+
+    def take(self) -> Traffic:
+        """What was counted since the last call; seconds come with the call in which they end.
+
+        On a GPU this waits for the collectives that were started.
+        """
+        traffic = Traffic()
+        for kind, part in _drained(self._counted):
+            traffic.count(kind, part)
+        timed, future_waits = list(_drained(self._timed)), list(_drained(self._future_waits))
+        for each in timed:
+            seconds = each.span.seconds()
+            exposed = seconds if each.is_exposed else 0.0
+            if not each.is_exposed:
+                exposed = sum(each.span.seconds_shared_with(wait) for wait in future_waits)
+            part = KindTraffic(seconds=seconds * each.is_whole, exposed_seconds=exposed)
+            traffic.count(each.kind, part)
+        return traffic
+
+    def _metered(self, collective: Collective, original: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(original)
+
+        @wraps(original)
+        def metered(*args: Any, **kwargs: Any) -> Any:
+            if getattr(self._thread, "is_inside", False):
+                return original(*args, **kwargs)  # torch builds some from others: they count once
+            given = signature.bind(*args, **kwargs).arguments
+            payload = _tensors(given[collective.payload])
+            is_on_gpu = any(tensor.is_cuda for tensor in payload)
+            started = _now(is_on_gpu)
+            self._thread.is_inside = True
+            try:
+                work = original(*args, **kwargs)
+            finally:
+                self._thread.is_inside = False
+            ranks = torch.distributed.get_world_size(given.get("group"))
+            if ranks < 1:
+                return work  # this rank is not in the group
+            size = sum(tensor.numel() * tensor.element_size() for tensor in payload)
+            is_gloo = torch.distributed.get_backend(given.get("group")) == "gloo"
+            sent = sent_bytes(collective.kind, size, ranks, is_gloo) if size else 0.0
+            wire_bytes = sent * (self._framing if is_gloo else 1)
+            self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
+            self._is_on_gpu = is_on_gpu
+            if work is None or isinstance(work, distributed_c10d._IllegalWork):
+                span = _Span(started, _now(is_on_gpu))
+                self._timed.append(_Timed(collective.kind, span, is_whole=True, is_exposed=True))
+                return work
+            # NCCL gives lists of uneven tensors a work without a future, and asking it for one would crash.
+            has_future = not (is_on_gpu and len(payload) > 1)
+            return _TimedWork(work, collective.kind, started, is_on_gpu, has_future, self._timed)
+
+        return metered
+
+    def _timed_future_wait(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def wait(future: Any) -> Any:
+            if not self._future_wait.acquire(blocking=False):
+                return original(future)  # in a callback, for which another wait goes on already
+            begun = _now(self._is_on_gpu)
+            try:
+                return original(future)
+            finally:
+                self._future_waits.append(_Span(begun, _now(self._is_on_gpu)))
+                self._future_wait.release()
+
+        return wait
+
+
+class _TimedWork:
+    """A collective under way: notes when it ends, and how long each `wait` takes."""
+
+    def __init__(
+        self,
+        work: Any,
+        kind: str,
+        started: Any,
+        is_on_gpu: bool,
+        has_future: bool,
+        timed: "deque[_Timed]",
+    ) -> None:
+        self._work = work
+        self._kind = kind
+        self._started = started
+        self._is_on_gpu = is_on_gpu
+        self._timed = timed
+        self._ends_with_wait = True
+        if has_future:
+            # On a GPU the callback runs at once, on a stream of torch's pool that waits for the collective: an event
+            # marks the end there, and neither the host nor the computing stream waits.
+            try:
+                work.get_future().add_done_callback(lambda _: self._ended())
+                self._ends_with_wait = False
+            except (RuntimeError, NotImplementedError):
+                pass  # not every backend's works have one: then the end of `wait` has to do
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        begun = _now(self._is_on_gpu)
+        try:
+            return self._work.wait(*args, **kwargs)
+        finally:
+            span = _Span(begun, _now(self._is_on_gpu))
+            self._timed.append(_Timed(self._kind, span, is_whole=False, is_exposed=True))
+            if self._ends_with_wait:
+                self._ends_with_wait = False
+                self._ended()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._work, name)
+
+    def _ended(self) -> None:
+        span = _Span(self._started, _now(self._is_on_gpu))
+        self._timed.append(_Timed(self._kind, span, is_whole=True, is_exposed=False))
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """From one reading of the clock to another, or from one event of a GPU to another."""
+
+    start: Any
+    end: Any
+
+    def seconds(self) -> float:
+        """Waits for a GPU's events, if they are some."""
+        return _seconds(self.start, self.end)
+
+    def seconds_shared_with(self, other: "_Span") -> float:
+        """How long both lasted at once; none of a GPU's and the host's."""
+        if type(self.end) is not type(other.end):
+            return 0.0
+        start, end = _seconds(other.start, self.start), _seconds(other.start, self.end)
+        return max(0.0, min(end, other.seconds()) - max(start, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A collective's time from start to end, or the time that it was waited for, or both in one."""
+
+    kind: str
+    span: _Span
+    is_whole: bool
+    is_exposed: bool
+
+
+def _now(is_on_gpu: bool) -> Any:
+    """The clock's reading in seconds, or an event in the GPU's current stream."""
+    if not is_on_gpu:
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(start: Any, end: Any) -> float:
+    if isinstance(end, torch.cuda.Event):
+        start.synchronize()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    return end - start
+
+
+def _drained(noted: deque[Any]) -> Iterator[Any]:
+    while noted:
+        yield noted.popleft()
+
+
+def _tensors(payload: Any) -> Sequence[torch.Tensor]:
+    return (payload,) if isinstance(payload, torch.Tensor) else tuple(payload)

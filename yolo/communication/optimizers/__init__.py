@@ -1,0 +1,1 @@
+"""Optimizers that synchronise compressed momentum in place of gradients."""

@@ -1,0 +1,1 @@
+"""Strategies that reduce gradients for an ordinary optimizer."""

@@ -1,0 +1,125 @@
+"""Local steps: ranks train by themselves, and now and then take one step together.
+
+After `sync_every` steps of the recipe's own optimizer, the ranks' mean movement away from the weights that they last had
+in common is the gradient of an outer step with Nesterov momentum: A. Douillard et al., "DiLoCo: Distributed Low-
+Communication Training of Language Models", 2023, algorithm 1. With outer_lr 1 and no outer momentum weights are
+averaged: S. Stich, "Local SGD Converges Fast and Communicates Little", ICLR 2019.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+
+from yolo.communication.compression.blocks import BLOCK, BlockLayout, copy_as_far_as_both_go
+from yolo.communication.compression.compressed_allreduce import CompressedMean
+from yolo.communication.reducers.bucketed import WIRE_TYPES, AccumulatingEngine
+from yolo.communication.strategy import Exchange
+
+
+class LocalSteps(Exchange):
+    """Exchanges weights instead of gradients.
+
+    Args:
+        engine: at ZeRO stage 0.
+        sync_every: steps between two outer steps.
+        lr, momentum: of the outer step.
+        data_type: of the movement on the wire.
+        is_one_bit: send its signs instead, with error feedback.
+        inner_state, load_inner_state: of the optimizer, whose moments differ from rank to rank.
+    """
+
+    kind = "local_steps"
+
+    def __init__(
+        self,
+        engine: AccumulatingEngine,
+        sync_every: int,
+        lr: float,
+        momentum: float,
+        data_type: str,
+        is_one_bit: bool,
+        inner_state: Callable[[], dict[str, Any]],
+        load_inner_state: Callable[[dict[str, Any]], None],
+    ) -> None:
+        engine.enable_backward_allreduce = False
+        self.sync_every = sync_every
+        self.lr = lr
+        self.momentum = momentum
+        self.wire_type = WIRE_TYPES[data_type]
+        self.inner_state = inner_state
+        self.load_inner_state = load_inner_state
+        self.parameters: list[torch.Tensor] = [
+            parameter for parameter in engine.module.parameters() if parameter.requires_grad
+        ]
+        dtype = self.parameters[0].dtype
+        layout = BlockLayout(
+            self.parameters, dist.get_world_size(), block=BLOCK if is_one_bit else 1
+        )
+        self.anchor = layout.vector(dtype)
+        """The weights that all ranks had last in common."""
+        self.velocity = layout.vector(dtype)
+        """The outer momentum, the same on all ranks."""
+        self.movement = layout.vector(dtype)
+        self._anchors = layout.views(self.anchor)
+        self._movements = layout.views(self.movement)
+        self._compressed = CompressedMean(layout, dtype) if is_one_bit else None
+        self._behind = 0
+        self.weights_loaded()
+
+    @property
+    def steps_behind(self) -> int:
+        """See `Exchange.steps_behind`."""
+        return self._behind
+
+    @property
+    def steps_alone(self) -> bool:
+        """See `Exchange.steps_alone`."""
+        return True
+
+    def step_taken(self) -> None:
+        """See `Exchange.step_taken`."""
+        self._behind += 1
+        if self._behind >= self.sync_every:
+            self.settle()
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """See `Exchange.settle`: the outer step, before its time where an epoch ends."""
+        if not self._behind:
+            return
+        torch._foreach_copy_(self._movements, self._anchors)
+        torch._foreach_sub_(self._movements, self.parameters)
+        self._average(self.movement)
+        self.velocity.mul_(self.momentum).add_(self.movement)
+        self.movement.add_(self.velocity, alpha=self.momentum)  # Nesterov
+        self.anchor.sub_(self.movement, alpha=self.lr)
+        torch._foreach_copy_(self.parameters, self._anchors)
+        self._behind = 0
+
+    def _average(self, movement: torch.Tensor) -> None:
+        if self._compressed is not None:
+            self._compressed.average(movement, torch.zeros((), device=movement.device))
+            return
+        movement.div_(dist.get_world_size())
+        wire = movement.to(self.wire_type)
+        dist.all_reduce(wire)
+        movement.copy_(wire)
+
+    @torch.no_grad()
+    def weights_loaded(self) -> None:
+        """See `Exchange.weights_loaded`: these are what ranks have in common now."""
+        torch._foreach_copy_(self._anchors, self.parameters)
+
+    def rank_state(self) -> dict[str, Any]:
+        """See `Exchange.rank_state`; weights are the same on all ranks then."""
+        compressed = self._compressed.state_dict() if self._compressed else {}
+        return {"velocity": self.velocity, "inner": self.inner_state(), "compressed": compressed}
+
+    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
+        """See `Exchange.load_rank_state`; of another number of ranks, all take the first one's moments."""
+        copy_as_far_as_both_go(self.velocity, state["velocity"])
+        self.load_inner_state(state["inner"])
+        if is_own and self._compressed is not None and state["compressed"]:
+            self._compressed.load_state_dict(state["compressed"])

@@ -1,0 +1,50 @@
+"""A data set's images at the network's size."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from yolo.data.augment.geometry import Tile
+from yolo.data.dataset import ImageRecord
+from yolo.data.image.cache import KeptImages
+from yolo.data.image.decode import read_image
+from yolo.data.image.letterbox import resize_long_side, size_at_long_side
+
+
+class ResizedImages:
+    """Images with their long side at `size` pixels, taken from where they are kept or decoded no larger than need be."""
+
+    def __init__(self, records: Sequence[ImageRecord], size: int, kept: KeptImages | None) -> None:
+        self.records = records
+        self.size = size
+        self.kept = kept
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, 3) uint8, blue green red, not to be written to.
+
+        Raises UnusableImage naming the file.
+        """
+        record = self.records[index]
+        image = self.kept.get(record) if self.kept else None
+        if image is None:
+            image = read_image(record.path, record.width, record.height, self.size)
+            image = resize_long_side(image, self.size, (record.height, record.width))
+            if self.kept:
+                self.kept.keep(record, image)
+        return image
+
+    def tile(self, index: int) -> Tile:
+        """An image and its boxes in its own pixels, crowds left out, to be read where it is seen."""
+        return tile_of(self.records[index], self.size, partial(self.__getitem__, index))
+
+
+def tile_of(record: ImageRecord, size: int, read: Callable[[], np.ndarray]) -> Tile:
+    """An image that `read` gives with its long side at `size` pixels, and its boxes there, crowds left out."""
+    rows, columns = size_at_long_side(record.height, record.width, size)
+    is_single = ~record.crowd
+    scale = size / max(record.width, record.height)
+    return Tile(read, rows, columns, record.boxes[is_single] * scale, record.classes[is_single])

@@ -1,0 +1,1 @@
+"""Samples, their order, and the worker processes that load them."""

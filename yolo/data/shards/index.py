@@ -1,0 +1,121 @@
+"""What a sharded split says of itself, and where a recipe finds it. Needs no torch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from yolo.errors import DataError
+from yolo.recipe.load.safe_read import MOST_INDEX_BYTES, read_bytes
+from yolo.recipe.schema.data import DataSection, is_url
+from yolo.recipe.schema.recipe import Recipe
+
+INDEX = "index.json"
+ARRAYS = "index.npz"
+
+
+HIGHEST_COUNT = 10**9
+"""Of a shard's images."""
+HIGHEST_BYTES = 2**62
+"""What can be counted in 64 bits, with room for sums."""
+
+
+class Shard(BaseModel):
+    """One tar file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    samples: int = Field(ge=1, le=HIGHEST_COUNT)
+    bytes: int = Field(ge=1, le=HIGHEST_BYTES)
+
+
+class ShardIndex(BaseModel):
+    """index.json of a folder of shards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    split: Literal["train", "val"]
+    class_names: tuple[str, ...] = Field(min_length=1)
+    category_ids: tuple[int, ...]
+    boxes: int = Field(ge=0, le=HIGHEST_BYTES)
+    """Of single objects: those that are trained on."""
+    fingerprint: str
+    """Of the split that was sharded, images that could not be read left out."""
+    seed: int = Field(ge=0)
+    """By which the images were shuffled."""
+    shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @property
+    def images(self) -> int:
+        """In all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def parse_index(text: str | bytes, place: str) -> ShardIndex:
+    """Raises DataError, with `place` in its message, where it is none."""
+    try:
+        return ShardIndex.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "it"
+        raise DataError(
+            f"{place}: is no index of shards: {where}: {first['msg']}; write the shards with `python -m yolo shard`"
+        ) from error
+
+
+def shard_location(data: DataSection, split: str) -> str:
+    """The local folder, URL or `pipe:` command of a split's shards."""
+    given = data.train if split == "train" else data.val
+    if is_url(given):
+        location = given
+    elif is_url(data.root) and "{}" not in data.root:
+        location = f"{data.root.rstrip('/')}/{given}"
+    elif is_url(data.root):
+        location = data.root.replace("{}", f"{given}/{{}}")
+    else:
+        location = str(Path(data.root) / given)
+    if location.startswith("file:"):
+        return url2pathname(urlparse(location).path)
+    return location
+
+
+def local_index(data: DataSection, split: str) -> ShardIndex | None:
+    """A split's index where it lies on this machine; None where it lies elsewhere.
+
+    Raises DataError where it is missing or none.
+    """
+    location = shard_location(data, split)
+    if is_url(location):
+        return None
+    path = Path(location) / INDEX
+    try:
+        return parse_index(read_bytes(path, MOST_INDEX_BYTES), str(path))
+    except OSError as error:
+        raise DataError(
+            f"data.{split}: {path}: {(error.strerror or str(error)).lower()}; data.root and data.{split} name a folder "
+            "that `python -m yolo shard` wrote"
+        ) from error
+
+
+def streams_of(recipe: Recipe) -> int:
+    """Processes of a rank that each read shards of their own."""
+    assert recipe.data.workers != "auto"
+    return max(1, recipe.data.workers)
+
+
+def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> Iterator[str]:
+    """A line where there are fewer shards than processes that read them."""
+    workers = streams_of(recipe)
+    wanted = world_size * workers
+    if len(index.shards) < wanted:
+        share = sum(shard.bytes for shard in index.shards) / 1e6 / wanted
+        smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
+        yield (
+            f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers read shards of "
+            f"their own; write them anew with `python -m yolo shard --shards {4 * wanted}` {smaller}or lower data.workers"
+        )

@@ -1,0 +1,1 @@
+"""Weights in and out: safetensors, ONNX, TorchScript, the public YOLOv5's checkpoints."""

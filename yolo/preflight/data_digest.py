@@ -1,0 +1,80 @@
+"""Data on this host, told apart from another copy without reading every image."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from yolo.data.image_suffixes import IMAGE_SUFFIXES
+from yolo.errors import DataError
+from yolo.preflight.host_info import Content, Question
+
+
+def content_of(question: Question) -> Content:
+    """Digests of the files, number and bytes of the images in the folders and of the splits."""
+    digests = {file: digest_of(Path(file)) for file in question.files}
+    totals: dict[str, tuple[int, int]] = {}
+    for folder in question.folders:
+        totals[folder] = _total(_images_below(folder)) if Path(folder).is_dir() else (-1, 0)
+    problems = []
+    for data_yaml, split in question.splits:
+        try:
+            totals[f"{data_yaml} ({split})"] = _total(_files_of_split(Path(data_yaml), split))
+        except (DataError, ImportError) as error:
+            totals[f"{data_yaml} ({split})"] = -1, 0
+            problems.append(str(error))
+    files = {place: count for place, (count, _) in totals.items()}
+    sizes = {place: size for place, (_, size) in totals.items()}
+    return Content(digests, files, sizes, "; ".join(problems))
+
+
+def digest_of(path: Path) -> str | None:
+    """sha256 of a file; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def digest_of_source(folder: Path) -> str:
+    """sha256 of all Python files below a folder, with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {digest_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _images_below(folder: str) -> Iterable[str]:
+    """A file browser's own files, or a cache beside the images, make no other data set. Links are followed: the folders of a data set often are such."""
+    seen = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        images = (name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+        yield from (os.path.join(place, name) for name in images)
+
+
+def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
+    """Images and labels; raises DataError."""
+    from yolo.data.yolo_txt import (
+        images_of_split,
+        label_path,
+    )  # needs packages that a host may lack
+
+    images = images_of_split(data_yaml, split)
+    return [*images, *map(label_path, images)]
+
+
+def _total(paths: Iterable[str | Path]) -> tuple[int, int]:
+    """Number and bytes of those that are there."""
+    count = size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += os.stat(path).st_size
+            count += 1
+    return count, size

@@ -1,0 +1,1 @@
+"""The DeepSpeed JSON of a recipe, and DeepSpeed's own keys."""

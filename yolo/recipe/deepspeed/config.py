@@ -1,0 +1,102 @@
+"""A resolved recipe as the JSON configuration that DeepSpeed reads.
+
+Every key whose default in DeepSpeed would change the training in silence is written out (`gradient_clipping` is 1.0
+there), and no key is written that would do harm by standing there (`comms_logger`, even at false).
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from yolo.recipe.schema.optimizer import SGDSection
+from yolo.recipe.schema.recipe import Recipe
+
+Json = dict[str, Any]
+
+NOMINAL_BATCH = 64
+"""The global batch for which the public YOLOv5 states its weight decay."""
+TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+def deepspeed_config(recipe: Recipe) -> Json:
+    """DeepSpeed's configuration for a recipe whose `auto` values are resolved."""
+    config: Json = {
+        "train_batch_size": recipe.train.global_batch,
+        "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
+        "gradient_accumulation_steps": recipe.train.gradient_accumulation_steps,
+        "gradient_clipping": recipe.train.gradient_clipping,
+        "optimizer": _optimizer(recipe),
+        "zero_optimization": _zero(recipe),
+        # One line a step from DeepSpeed itself would drown our own log.
+        "steps_per_print": 10**9,
+        # Its throughput timer waits for the device at every step.
+        "timers": {"throughput": {"enabled": False, "synchronized": False}},
+    }
+    if recipe.zero.stage > 0 and recipe.optimizer.type == "SGD":
+        config["zero_allow_untested_optimizer"] = True
+    if recipe.precision.dtype == "fp32" or recipe.zero.stage == 0:
+        config["communication_data_type"] = recipe.communication.data_type
+    if recipe.precision.dtype != "fp32":
+        config["torch_autocast"] = {"enabled": True, "dtype": TORCH_DTYPES[recipe.precision.dtype]}
+    return _merged(config, recipe.deepspeed)
+
+
+def canonical_text(config: Mapping[str, Any]) -> str:
+    """The same bytes for the same configuration, as kept in ds_configs/."""
+    return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+
+def weight_decay(recipe: Recipe) -> float:
+    """The decay that reaches the optimizer.
+
+    SGD adds it to a gradient that is a sum over the global batch, so it grows with the batch to keep the balance that
+    the recipe states for 64 images. AdamW's is decoupled from the gradient and stays.
+    """
+    if isinstance(recipe.optimizer, SGDSection):
+        return recipe.optimizer.weight_decay * recipe.train.global_batch / NOMINAL_BATCH
+    return recipe.optimizer.weight_decay
+
+
+def _optimizer(recipe: Recipe) -> Json:
+    params = recipe.optimizer.model_dump(mode="json", exclude={"type"})
+    params["weight_decay"] = weight_decay(recipe)
+    # DeepSpeed itself no longer knows the 1-bit types: the engine is handed ours, and the section tells people of it.
+    if recipe.optimizer.type == "AdamW" and recipe.zero.offload_optimizer == "none":
+        # torch's own, because DeepSpeed's FusedAdam compiles C++ or CUDA at the first start.
+        params["torch_adam"] = True
+        params["fused"] = True  # one pass over all tensors instead of several over each
+    if recipe.optimizer.type == "SGD":
+        params["fused"] = True
+    return {"type": recipe.optimizer.type, "params": params}
+
+
+def _zero(recipe: Recipe) -> Json:
+    zero = recipe.zero
+    config: Json = {"stage": zero.stage}
+    if zero.stage == 0:
+        return config
+    config |= {
+        "overlap_comm": zero.overlap_comm,
+        "reduce_bucket_size": zero.reduce_bucket_size,
+        "contiguous_gradients": zero.contiguous_gradients,
+    }
+    if zero.stage in (1, 2):
+        config["use_multi_rank_bucket_allreduce"] = zero.use_multi_rank_bucket_allreduce
+        config["round_robin_gradients"] = zero.round_robin_gradients
+    else:
+        config["stage3_param_persistence_threshold"] = zero.stage3_param_persistence_threshold
+        config["stage3_prefetch_bucket_size"] = zero.stage3_prefetch_bucket_size
+    if zero.offload_optimizer != "none":
+        config["offload_optimizer"] = {"device": zero.offload_optimizer}
+    return config
+
+
+def _merged(config: Json, further: Mapping[str, Any]) -> Json:
+    """`further` laid over `config`, section by section; the two never set the same key."""
+    merged = dict(config)
+    for word, value in further.items():
+        older = merged.get(word)
+        if isinstance(older, dict) and isinstance(value, Mapping):
+            value = _merged(older, value)
+        merged[word] = value
+    return merged

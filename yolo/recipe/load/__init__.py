@@ -1,0 +1,1 @@
+"""Reading recipe files: YAML, inheritance, overrides, validation errors."""

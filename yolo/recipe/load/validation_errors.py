@@ -1,0 +1,195 @@
+"""Pydantic's errors as lines that a researcher understands: place, key, what is wrong, what is allowed."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from yolo.recipe.load.did_you_mean import FAMILIAR, nearest
+from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.schema.recipe import Recipe
+
+MOST_LINES = 50
+"""Of mistakes: a file that is no recipe at all may have thousands."""
+Place = Callable[[Key], str]
+"""Says where a key was written, ready to stand before a message."""
+
+
+def explain(error: ValidationError, values: Mapping[str, Any], place: Place) -> list[str]:
+    """One line for each wrong value, in the order in which Pydantic found them."""
+    by_key: dict[Key, list[ErrorDetails]] = {}
+    for details in error.errors():
+        by_key.setdefault(_key_of(details, values), []).append(details)
+    outermost = [
+        key for key in by_key if not any(key[:depth] in by_key for depth in range(len(key)))
+    ]
+    lines = [_explain_one(key, by_key[key], place) for key in outermost[:MOST_LINES]]
+    left = len(outermost) - len(lines)
+    return [*lines, f"and {left} more such mistakes"] if left else lines
+
+
+def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
+    """The place in the recipe: Pydantic's own adds the names of union members, which are no keys."""
+    key: list[str] = []
+    found: Any = values
+    for element in details["loc"]:
+        if isinstance(found, Mapping) and element in found:
+            found = found[element]
+        elif isinstance(found, list) and isinstance(element, int) and element < len(found):
+            found = found[element]
+        elif details["type"] == "missing" and element == details["loc"][-1]:
+            pass
+        else:
+            continue
+        key.append(str(element))
+    if details["type"] == "union_tag_invalid":
+        key.append("type")
+    return tuple(key)
+
+
+def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
+    name = ".".join(key)
+    first = errors[0]
+    schema = schema_at(key)
+    if first["type"] == "extra_forbidden":
+        kind = next((word for word in first["loc"] if word not in key), None)
+        allowed = sorted(schema_at(key[:-1], kind).get("properties", {}))
+        of_kind = f" of type {kind}" if kind else ""
+        return (
+            f"{place(key)}: {name}: there is no such key{of_kind}.{_hint(key, allowed)}"
+            f" Allowed here: {', '.join(allowed)}"
+        )
+    if first["type"] == "missing":
+        return f"{place(key)}: {name}: is missing; expected {allowed_values(schema)}"
+    given = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first.get("input")
+    found = json.dumps(given, default=str)
+    if len(found) > 60:
+        found = found[:57] + "..."
+    own_words = [details for details in errors if details["type"] == "value_error"]
+    if own_words and len(errors) == len(own_words):
+        reason = str(own_words[0]["ctx"]["error"])
+        return f"{place(key)}: {name}: {found} {reason}"
+    hint = nearest(given, words_of(schema)) if isinstance(given, str) else ""
+    reasons = f" ({own_words[0]['ctx']['error']})" if own_words else ""
+    return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
+
+
+def _hint(key: Key, allowed: Sequence[str]) -> str:
+    """What was meant by a key that is not there: another section, another spelling, another trainer's word for it."""
+    word = key[-1].lower()
+    return _elsewhere(word) or nearest(word, allowed) or _elsewhere(FAMILIAR.get(word, ""))
+
+
+def _elsewhere(word: str) -> str:
+    sections = schema_at(())["properties"]
+    found = [
+        f"{section}.{word}"
+        for section in sections
+        if word in schema_at((section,)).get("properties", {})
+    ]
+    return f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+
+
+def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
+    """The JSON Schema of one key, references resolved; empty where there is none.
+
+    Of a choice among sections, that of type `kind`, or the keys of all.
+    """
+    root = _whole_schema()
+    definitions = root.get("$defs", {})
+    schema: dict[str, Any] = root
+    for word in key:
+        schema = _resolved(schema, definitions, kind)
+        if "properties" in schema:
+            schema = schema["properties"].get(word, {})
+        elif "prefixItems" in schema or "items" in schema:
+            items = schema.get("prefixItems", [])
+            fits = word.isdigit() and int(word) < len(items)
+            schema = items[int(word)] if fits else schema.get("items", {})
+        else:
+            schema = {}
+    return _resolved(schema, definitions, kind)
+
+
+@cache
+def _whole_schema() -> dict[str, Any]:
+    return Recipe.model_json_schema()
+
+
+def _resolved(
+    schema: dict[str, Any], definitions: Mapping[str, Any], kind: str | int | None = None
+) -> dict[str, Any]:
+    """Follow `$ref`; of a choice among sections take that of type `kind`, or the union of their keys."""
+    if "$ref" in schema:
+        followed = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        whole = followed | {k: v for k, v in schema.items() if k != "$ref"}
+        return _resolved(whole, definitions, kind)
+    options = [_resolved(option, definitions) for option in schema.get("oneOf", [])]
+    options = [o for o in options if o["properties"]["type"]["const"] == kind] or options
+    if options and all("properties" in option for option in options):
+        merged: dict[str, Any] = {}
+        for option in options:
+            for word, value in option["properties"].items():
+                merged[word] = _either(merged[word], value) if word in merged else value
+        return schema | {"properties": merged, "type": "object"}
+    if "anyOf" in schema:
+        return schema | {"anyOf": [_resolved(option, definitions) for option in schema["anyOf"]]}
+    return schema
+
+
+def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    said_of_it = ("default", "title", "description")
+    same = {k: v for k, v in one.items() if k not in said_of_it} == {
+        k: v for k, v in other.items() if k not in said_of_it
+    }
+    return one if same else {"anyOf": [one, other]}
+
+
+def words_of(schema: Mapping[str, Any]) -> Iterable[str]:
+    """The words that a schema allows."""
+    if "const" in schema:
+        yield str(schema["const"])
+    yield from (str(word) for word in schema.get("enum", []))
+    for option in schema.get("anyOf", []):
+        yield from words_of(option)
+
+
+def allowed_values(schema: Mapping[str, Any]) -> str:
+    """A schema in words: `"auto" or a whole number from 1 to 64 (images)`."""
+    unit = f" ({schema['unit']})" if "unit" in schema else ""
+    return _allowed(schema) + unit
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_allowed(option) for option in schema["anyOf"])
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+    if kind == "array":
+        items = schema.get("prefixItems")
+        return f"a list of {len(items)}" if items else "a list"
+    names = {
+        "boolean": "true or false",
+        "string": "text",
+        "null": "null",
+        "object": "a section of keys",
+    }
+    return names.get(str(kind), "a value")
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    start = (
+        f" from {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    )
+    end = f" to {high:g}" if high is not None else f" below {below:g}" if below is not None else ""
+    return start + end

@@ -1,0 +1,1 @@
+"""A resolved recipe as YAML, and the reference of all keys."""

@@ -1,0 +1,76 @@
+"""The reference page of all recipe keys, and the JSON Schema for editors; both from the schema's own docstrings."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from yolo.recipe.load.validation_errors import allowed_values, schema_at
+from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.schema.recipe import Recipe
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe file, for completion in editors; `extends` included."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "YOLOv5 recipe"
+    schema["properties"] = {
+        "extends": {
+            "type": "string",
+            "description": "Another recipe, relative to this one; only what differs need be stated.",
+        }
+    } | schema["properties"]
+    schema.pop("required", None)  # a recipe that extends another may leave anything out
+    return schema
+
+
+def reference_page() -> str:
+    """Every key with its type, default, unit and meaning, as Markdown."""
+    lines = [
+        "# Recipe reference",
+        "",
+        "`extends: other.yaml` starts from another recipe. `auto` values are computed; `python -m yolo config` shows them.",
+    ]
+    lines += _rows("", Recipe, ())
+    return "\n".join(lines) + "\n"
+
+
+def _rows(title: str, model: type[BaseModel], key: Key) -> Iterator[str]:
+    sections: list[tuple[str, FieldInfo, tuple[type[BaseModel], ...]]] = []
+    plain: list[str] = []
+    for name, field in model.model_fields.items():
+        models = tuple(part for part in _parts(field.annotation) if _is_section(part))
+        if models:
+            sections.append((name, field, models))
+        else:
+            plain.append(_row((*key, name), field))
+    if plain:
+        if title:
+            yield from ("", f"## {title}", "", (model.__doc__ or "").strip())
+        yield from ("", "| key | default | allowed | meaning |", "|---|---|---|---|", *plain)
+    for name, _, models in sections:
+        for section in models:
+            place = ".".join((*key, name))
+            kind = section.model_fields.get("type")
+            heading = f"`{place}`" + (
+                f" of type {kind.default}" if len(models) > 1 and kind else ""
+            )
+            yield from _rows(heading, section, (*key, name))
+
+
+def _row(key: Key, field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = "required" if field.is_required() else f"`{json.dumps(default)}`"
+    allowed = allowed_values(schema_at(key)).replace("|", "\\|")
+    return f"| `{'.'.join(key)}` | {shown} | {allowed} | {(field.description or '').strip()} |"
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_args(annotation) else (annotation,)
+
+
+def _is_section(part: Any) -> bool:
+    return isinstance(part, type) and issubclass(part, BaseModel)

@@ -1,0 +1,1 @@
+"""From a loaded recipe to one in which nothing is open."""

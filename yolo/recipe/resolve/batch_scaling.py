@@ -1,0 +1,93 @@
+"""What a recipe stated for one global batch is at another: `train.base_batch`, `train.global_batch` and k, their ratio.
+
+An epoch has k times fewer steps, so each has to go further. How much further is the optimizer's own rule:
+
+- SGD's step in a mean gradient grows with k (Goyal et al. 2017). Here it does by itself: the loss is the mean times the
+  global batch, as the public YOLOv5's, so `optimizer.lr` stays and the gradient is k times as long. Its clipping has to
+  follow, or it would undo the rule.
+- Adam's and LAMB's steps do not depend on the gradient's length, and grow with the square root of k (You et al. 2020;
+  Malladi et al. 2022). The betas stay, as You et al. have it: to the power of k, as Malladi et al. have it, and with a
+  clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
+  against 0.463 after 150, before the average and BatchNorm's statistics were scaled as below; with them, at 96 pixels,
+  betas of 0.9 and 0.99, 0.004 times the root and 1,000 epochs to go, 0.344 against 0.367 after 200, 0.397 against 0.412
+  after 600).
+
+The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023);
+and so do BatchNorm's running statistics (`model.batchnorm_momentum`, settled in `resolve`).
+
+A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
+al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from yolo.errors import RecipeError
+from yolo.recipe.load.merge import LoadedRecipe
+from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE
+from yolo.recipe.schema.optimizer import SGDSection
+from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.train import HIGHEST_CLIPPING
+
+
+class Scaled(NamedTuple):
+    """A value for the run's own global batch, and how it came about."""
+
+    key: Key
+    value: Any
+    formula: str
+
+
+def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
+    """The values that change, `train.base_batch` the last: what comes out is stated for the run's own batch.
+
+    Nothing where the recipe names no base batch, or that which it has. Raises RecipeError where the rate would leave
+    its bounds.
+    """
+    recipe = loaded.recipe
+    batch, base = recipe.train.global_batch, recipe.train.base_batch
+    if base is None or batch == base:
+        return
+    ratio = batch / base
+    words = f"global_batch {batch} / base_batch {base}"
+    yield from _step_length(loaded, ratio, words)
+    yield from _warm_up(recipe, ratio, words)
+    yield from _average(recipe, ratio, words)
+    yield Scaled(("train", "base_batch"), batch, f"what was stated for {base} is scaled to it")
+
+
+def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
+    optimizer, clipping = loaded.recipe.optimizer, loaded.recipe.train.gradient_clipping
+    if not isinstance(optimizer, SGDSection):
+        lr = optimizer.lr * math.sqrt(ratio)
+        if lr > HIGHEST_RATE:
+            key = ("train", "global_batch")
+            raise RecipeError(
+                f"{loaded.place(key)}: {'.'.join(key)}: {words} makes of optimizer.lr {optimizer.lr:g} a rate of {lr:g}, "
+                f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to take it as it is"
+            )
+        yield Scaled(("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})")
+        return
+    longest = min(clipping * ratio, HIGHEST_CLIPPING)
+    formula = f"{clipping:g} x {words}, since gradients are sums over the batch"
+    yield Scaled(("train", "gradient_clipping"), longest, formula)
+
+
+def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+    train, longer = recipe.train, math.sqrt(ratio)
+    if ratio <= 1:
+        return
+    epochs = min(train.warmup_epochs * longer, float(train.epochs))
+    yield Scaled(("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})")
+    # As many epochs more, but each has k times fewer steps.
+    steps = math.ceil(train.warmup_min_steps / longer)
+    formula = f"{train.warmup_min_steps} / sqrt({words})"
+    yield Scaled(("train", "warmup_min_steps"), steps, formula)
+
+
+def _average(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+    stated = recipe.train.ema_steps_per_step
+    steps = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
+    yield Scaled(("train", "ema_steps_per_step"), steps, f"{stated:g} x ({words})")

@@ -1,0 +1,1 @@
+"""Rules that find settings that cannot work together."""

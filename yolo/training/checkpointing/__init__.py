@@ -1,0 +1,1 @@
+"""Checkpoints: atomic, verified, valid for any number of ranks."""

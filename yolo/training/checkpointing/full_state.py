@@ -1,0 +1,242 @@
+"""The state of DeepSpeed's engine as whole tensors by parameter name, under every ZeRO stage and number of ranks.
+
+DeepSpeed's own checkpoints (0.19.8) are of one stage and one number of ranks: stages 0 and 1 do not read each other's,
+and its universal checkpoint, made from one by a program of its own, knows no stage 0 and leaves BatchNorm's running
+statistics at 0 and 1. Whole tensors have no such borders: each rank takes its part of them. A YOLOv5 is small enough
+that the first rank can hold and write them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+
+from yolo.training.engine.zero_shards import held, shard_of, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What an optimizer counts: its `step`, and each group's own counters by the group's name."""
+
+    step: int | None
+    groups: dict[str, dict[str, int | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Neighbouring elements of a parameter that this rank's optimizer steps, and where it keeps them."""
+
+    name: str
+    start: int
+    """In the parameter, flattened."""
+    owner: torch.Tensor
+    """What the optimizer knows as its parameter; its state is of the same shape."""
+    offset: int
+    size: int
+
+    def of_whole(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1)[self.start : self.start + self.size]
+
+    def of_owner(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1)[self.offset : self.offset + self.size]
+
+
+class EngineState:
+    """Reads and replaces an engine's weights, optimizer state and loss scale."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.named = dict(engine.module.named_parameters())
+        self.stage: int = engine.zero_optimization_stage()
+        zero = engine.optimizer
+        self.optimizer: torch.optim.Optimizer = zero.optimizer if self.stage else zero
+        """torch's own, or one of its kind; ZeRO hands it flat vectors in place of the parameters."""
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Whole parameters and buffers by name; collective under stage 3. BatchNorm's statistics are this rank's."""
+        parameters = list(self.named.values())
+        full = whole(parameters, [held(parameter) for parameter in parameters])
+        buffers = {name: buffer.detach() for name, buffer in self.engine.module.named_buffers()}
+        return dict(zip(self.named, full, strict=True)) | buffers
+
+    @torch.no_grad()
+    def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Replace parameters and buffers, ZeRO's own copies of them as well.
+
+        Raises ValueError, before anything is replaced, where they are not this network's.
+        """
+        shapes = {name: _shape(parameter) for name, parameter in self.named.items()}
+        shapes |= {name: buffer.shape for name, buffer in self.engine.module.named_buffers()}
+        _refuse_others(tensors, shapes)
+        for name, parameter in self.named.items():
+            full = tensors[name].to(parameter.device)
+            held(parameter).copy_(shard_of(parameter, full))
+            if hasattr(parameter, "ds_tensor") and parameter.numel() == parameter.ds_numel:
+                parameter.data.copy_(full)  # small ones stay whole on every rank
+        for name, buffer in self.engine.module.named_buffers():
+            buffer.copy_(tensors[name])
+        if self.stage:
+            for piece in self._pieces():
+                piece.of_owner(piece.owner.detach()).copy_(piece.of_whole(tensors[piece.name]))
+
+    # --- the optimizer ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def moments(self) -> dict[str, torch.Tensor]:
+        """Whole `<kind>/<parameter>` tensors, such as exp_avg/model.0.conv.weight; collective from stage 1 on.
+
+        On the first rank, on the others without meaning. None before the first step.
+        """
+        pieces = list(self._pieces())
+        kinds = self._kinds(pieces)
+        if not self.stage:
+            return {
+                f"{kind}/{piece.name}": self.optimizer.state[piece.owner][kind]
+                for kind in kinds
+                for piece in pieces
+            }
+        sizes = [_shape(parameter).numel() for parameter in self.named.values()]
+        starts = dict(zip(self.named, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
+        moments: dict[str, torch.Tensor] = {}
+        for kind in kinds:
+            flat = torch.zeros(sum(sizes), device=self.engine.device)
+            for piece in pieces:
+                start = starts[piece.name] + piece.start
+                mine = piece.of_owner(self.optimizer.state[piece.owner][kind])
+                flat[start : start + piece.size].copy_(mine)
+            dist.reduce(flat, 0)  # each element is one rank's
+            for (name, parameter), part in zip(self.named.items(), flat.split(sizes), strict=True):
+                moments[f"{kind}/{name}"] = part.view(_shape(parameter))
+        return moments
+
+    @property
+    def counters(self) -> Counters:
+        """What the optimizer counts."""
+        steps = [
+            state["step"] for state in self.optimizer.state.values() if state and "step" in state
+        ]
+        groups = {
+            group["name"]: {key: value for key, value in group.items() if _is_count(value)}
+            for group in self.optimizer.param_groups
+        }
+        return Counters(int(max(steps)) if steps else None, groups)
+
+    @torch.no_grad()
+    def load_moments(self, moments: Mapping[str, torch.Tensor], counters: Counters) -> None:
+        """Replace the optimizer's state by what `moments` and `counters` gave, under whatever stage that was.
+
+        Raises ValueError, before anything is replaced, where they are not of this network's parameters.
+        """
+        kinds = sorted({key.partition("/")[0] for key in moments})
+        named = self.named.items()
+        _refuse_others(
+            moments, {f"{kind}/{name}": _shape(each) for kind in kinds for name, each in named}
+        )
+        for group in self.optimizer.param_groups:
+            group.update(counters.groups[group["name"]])
+        pieces = list(self._pieces())
+        step = counters.step
+        self.optimizer.state.clear()
+        for owner in {id(piece.owner): piece.owner for piece in pieces}.values():
+            if kinds:
+                self.optimizer.state[owner] = {kind: torch.zeros_like(owner) for kind in kinds}
+            if step is not None:
+                self.optimizer.state[owner]["step"] = self._step(step)
+        for piece in pieces:
+            for kind in kinds:
+                target = piece.of_owner(self.optimizer.state[piece.owner][kind])
+                target.copy_(piece.of_whole(moments[f"{kind}/{piece.name}"]))
+        if not self.stage:
+            # Optimizers of ours keep more than torch's, and take it up there.
+            self.optimizer.load_state_dict(self.optimizer.state_dict())
+
+    def _kinds(self, pieces: list[_Piece]) -> list[str]:
+        if not pieces:
+            return []
+        owner = pieces[0].owner
+        state = self.optimizer.state.get(owner, {})
+        return sorted(
+            kind
+            for kind, value in state.items()
+            if isinstance(value, torch.Tensor) and value.shape == owner.shape
+        )
+
+    def _step(self, step: int) -> torch.Tensor | int:
+        is_of_torch = type(self.optimizer).__module__.startswith("torch.")
+        return torch.tensor(float(step)) if is_of_torch else step
+
+    # --- the loss scale -----------------------------------------------------------------------------------------
+
+    @property
+    def scaler(self) -> dict[str, Any]:
+        """Of fp16, which at stage 0 torch scales and from stage 1 on DeepSpeed; empty in the other precisions."""
+        if (scaler := self.engine.torch_autocast_z0_gradscaler) is not None:
+            return dict(scaler.state_dict())
+        if getattr(self.engine.optimizer, "dynamic_loss_scale", False):
+            scaler = self.engine.optimizer.loss_scaler
+            return {"scale": scaler.cur_scale, "_growth_tracker": _calm_steps(scaler)}
+        return {}
+
+    def load_scaler(self, state: Mapping[str, Any]) -> None:
+        """Go on with the loss scale that `scaler` gave, under whatever stage that was."""
+        if not state:
+            return
+        if (scaler := self.engine.torch_autocast_z0_gradscaler) is not None:
+            scaler.load_state_dict({**scaler.state_dict(), **state})
+        elif getattr(self.engine.optimizer, "dynamic_loss_scale", False):
+            scaler = self.engine.optimizer.loss_scaler
+            scaler.cur_scale = state["scale"]
+            scaler.cur_iter = 0
+            scaler.last_overflow_iter = -1 - state["_growth_tracker"]
+
+    # --- who has what -------------------------------------------------------------------------------------------
+
+    def _pieces(self) -> Iterator[_Piece]:
+        for name, parameter in self.named.items():
+            if self.stage == 0:
+                yield _Piece(name, 0, parameter, 0, parameter.numel())
+            elif self.stage == 3:
+                yield from self._piece_of_stage_3(name, parameter)
+            elif (mapping := parameter._hp_mapping) is not None:
+                owner = self.engine.optimizer.single_partition_of_fp32_groups[
+                    mapping.param_group_index
+                ]
+                mine, there = mapping.lp_fragment_address, mapping.hp_fragment_address
+                yield _Piece(name, mine.start, owner, there.start, mine.numel)
+
+    def _piece_of_stage_3(self, name: str, parameter: Any) -> Iterator[_Piece]:
+        zero = self.engine.optimizer
+        group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+        start = dist.get_rank() * size
+        real = min(size, parameter.ds_numel - start)  # the last shard is padded
+        if real > 0:
+            yield _Piece(name, start, zero.fp32_partitioned_groups_flat[group], offset, real)
+
+
+def _shape(parameter: Any) -> torch.Size:
+    """Of the whole parameter, of which stage 3 keeps a flat shard."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _refuse_others(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    others = sorted(tensors.keys() ^ shapes.keys())
+    others += [
+        name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape
+    ]
+    if others:
+        raise ValueError(f"{others[0]} is missing, or is none of this network's tensors")
+
+
+def _is_count(value: object) -> bool:
+    """None too: a count that has not begun."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _calm_steps(scaler: Any) -> int:
+    """Steps since the last overflow or growth, as torch's scaler counts them."""
+    return int((scaler.cur_iter - scaler.last_overflow_iter - 1) % scaler.scale_window)

@@ -1,0 +1,1 @@
+"""The DeepSpeed engine, the process group, ZeRO's shards."""

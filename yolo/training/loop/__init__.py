@@ -1,0 +1,1 @@
+"""The training step, the loop over epochs, and what follows a step."""

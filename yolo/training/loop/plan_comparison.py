@@ -1,0 +1,103 @@
+"""What the planner predicts of this run, and how it turned out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from yolo.errors import PlanError
+from yolo.planner.auto_strategy import profile_of
+from yolo.planner.prediction import Data, Prediction, Step, predict
+from yolo.recipe import ResolvedRecipe
+from yolo.tracking.plan_report import Comparison
+from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes
+from yolo.training.loop.metrics import Span, StepLog
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """A prediction for the run under way."""
+
+    prediction: Prediction
+    global_batch: int
+
+    @classmethod
+    def of(cls, resolved: ResolvedRecipe, data: Data) -> "Expectation | None":
+        """For the profile that the recipe names; None where it names none.
+
+        Raises PlanError for a profile that cannot be read.
+        """
+        if resolved.recipe.cluster.profile is None:
+            return None
+        try:
+            profile = profile_of(resolved)
+        except PlanError as error:
+            raise PlanError(f"cluster.profile: {error}") from error
+        prediction = predict(profile, resolved.recipe, data)
+        return cls(prediction, resolved.recipe.train.global_batch)
+
+    def figures(self, step: int) -> dict[str, float]:
+        """Of optimizer step `step`, counted from 1, by name."""
+        return _figures(self.prediction.at(step))
+
+    def measured(self, log: StepLog) -> dict[str, float]:
+        """The same of what was logged."""
+        return {
+            "step_seconds": self.global_batch / log.images_per_second,
+            "exposed_communication_seconds": log.exposed_communication_seconds,
+            "data_wait_seconds": log.data_wait_seconds,
+            "wire_bytes": log.wire_bytes,
+        }
+
+    def comparisons(self, total: Span, engine: Any, ranks: Ranks) -> list[Comparison]:
+        """Of the whole run: the step's parts and bytes in the mean over its phases, memory."""
+        steps = max(1, total.steps)
+        predicted = self.prediction
+        mean = Step.mean(predicted.phases)
+        seconds = total.seconds / steps
+        exposed = total.traffic.exposed_seconds / steps
+        wait = total.data_wait_seconds / steps
+        figures = _figures(mean)
+        computing = mean.compute_seconds + mean.codec_seconds
+        found = [
+            Comparison("step", "seconds", figures["step_seconds"], seconds),
+            Comparison("computing_and_packing", "seconds", computing, seconds - exposed - wait),
+            Comparison(
+                "exposed_communication",
+                "seconds",
+                figures["exposed_communication_seconds"],
+                exposed,
+            ),
+            Comparison("data_wait", "seconds", figures["data_wait_seconds"], wait),
+            Comparison(
+                "sent_by_a_rank", "bytes", figures["wire_bytes"], total.traffic.wire_bytes / steps
+            ),
+            Comparison(
+                "parameters", "bytes", predicted.memory.parameters, parameter_bytes(engine.module)
+            ),
+            Comparison(
+                "optimizer", "bytes", predicted.memory.optimizer, optimizer_bytes(engine.optimizer)
+            ),
+        ]
+        if ranks.device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(ranks.device))
+            found.append(Comparison("memory_at_its_fullest", "bytes", predicted.memory.total, peak))
+        return found
+
+
+def _figures(predicted: Step) -> dict[str, float]:
+    return {
+        "step_seconds": predicted.step_seconds,
+        "exposed_communication_seconds": predicted.exposed_seconds + predicted.straggler_seconds,
+        "data_wait_seconds": predicted.data_wait_seconds,
+        "wire_bytes": predicted.wire_bytes,
+    }
+
+
+def as_json(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+    """For summary.json."""
+    return {
+        each.what: {k: v for k, v in asdict(each).items() if k != "what"} for each in comparisons
+    }

@@ -1,0 +1,1 @@
+"""Anomalies, hangs, preemption, fencing, and what a rank leaves behind."""
