@@ -43,7 +43,7 @@ class Block(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LayerSpec:
     """One layer as the design states it: at width 1 and depth 1."""
 
     block: Block
@@ -61,73 +61,73 @@ class Row:
 
 P5_ROWS = (
     # Backbone
-    Row(Block.CONV, 64, kernel=6, stride=2),
-    Row(Block.CONV, 128, kernel=3, stride=2),
-    Row(Block.C3, 128, repeats=3),
-    Row(Block.CONV, 256, kernel=3, stride=2),
-    Row(Block.C3, 256, repeats=6),
-    Row(Block.CONV, 512, kernel=3, stride=2),
-    Row(Block.C3, 512, repeats=9),
-    Row(Block.CONV, 1024, kernel=3, stride=2),
-    Row(Block.C3, 1024, repeats=3),
-    Row(Block.SPPF, 1024, kernel=5),
+    LayerSpec(Block.CONV, 64, kernel=6, stride=2),
+    LayerSpec(Block.CONV, 128, kernel=3, stride=2),
+    LayerSpec(Block.C3, 128, repeats=3),
+    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
+    LayerSpec(Block.C3, 256, repeats=6),
+    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
+    LayerSpec(Block.C3, 512, repeats=9),
+    LayerSpec(Block.CONV, 1024, kernel=3, stride=2),
+    LayerSpec(Block.C3, 1024, repeats=3),
+    LayerSpec(Block.SPPF, 1024, kernel=5),
     # Head, from coarse to fine
-    Row(Block.CONV, 512),
-    Row(Block.UPSAMPLE),
-    Row(Block.CONCAT, sources=(-1, 6)),
-    Row(Block.C3, 512, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 256),
-    Row(Block.UPSAMPLE),
-    Row(Block.CONCAT, sources=(-1, 4)),
-    Row(Block.C3, 256, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 512),
+    LayerSpec(Block.UPSAMPLE),
+    LayerSpec(Block.CONCAT, sources=(-1, 6)),
+    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 256),
+    LayerSpec(Block.UPSAMPLE),
+    LayerSpec(Block.CONCAT, sources=(-1, 4)),
+    LayerSpec(Block.C3, 256, repeats=3, has_shortcut=False),
     # and back from fine to coarse
-    Row(Block.CONV, 256, kernel=3, stride=2),
-    Row(Block.CONCAT, sources=(-1, 14)),
-    Row(Block.C3, 512, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 512, kernel=3, stride=2),
-    Row(Block.CONCAT, sources=(-1, 10)),
-    Row(Block.C3, 1024, repeats=3, has_shortcut=False),
-    Row(Block.DETECT, sources=(17, 20, 23)),
+    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
+    LayerSpec(Block.CONCAT, sources=(-1, 14)),
+    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
+    LayerSpec(Block.CONCAT, sources=(-1, 10)),
+    LayerSpec(Block.C3, 1024, repeats=3, has_shortcut=False),
+    LayerSpec(Block.DETECT, sources=(17, 20, 23)),
 )
 
 P6_ROWS = (
     # Backbone
-    Row(Block.CONV, 64, kernel=6, stride=2),
-    Row(Block.CONV, 128, kernel=3, stride=2),
-    Row(Block.C3, 128, repeats=3),
-    Row(Block.CONV, 256, kernel=3, stride=2),
-    Row(Block.C3, 256, repeats=6),
-    Row(Block.CONV, 512, kernel=3, stride=2),
-    Row(Block.C3, 512, repeats=9),
-    Row(Block.CONV, 768, kernel=3, stride=2),
-    Row(Block.C3, 768, repeats=3),
-    Row(Block.CONV, 1024, kernel=3, stride=2),
-    Row(Block.C3, 1024, repeats=3),
-    Row(Block.SPPF, 1024, kernel=5),
+    LayerSpec(Block.CONV, 64, kernel=6, stride=2),
+    LayerSpec(Block.CONV, 128, kernel=3, stride=2),
+    LayerSpec(Block.C3, 128, repeats=3),
+    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
+    LayerSpec(Block.C3, 256, repeats=6),
+    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
+    LayerSpec(Block.C3, 512, repeats=9),
+    LayerSpec(Block.CONV, 768, kernel=3, stride=2),
+    LayerSpec(Block.C3, 768, repeats=3),
+    LayerSpec(Block.CONV, 1024, kernel=3, stride=2),
+    LayerSpec(Block.C3, 1024, repeats=3),
+    LayerSpec(Block.SPPF, 1024, kernel=5),
     # Head, from coarse to fine
-    Row(Block.CONV, 768),
-    Row(Block.UPSAMPLE),
-    Row(Block.CONCAT, sources=(-1, 8)),
-    Row(Block.C3, 768, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 512),
-    Row(Block.UPSAMPLE),
-    Row(Block.CONCAT, sources=(-1, 6)),
-    Row(Block.C3, 512, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 256),
-    Row(Block.UPSAMPLE),
-    Row(Block.CONCAT, sources=(-1, 4)),
-    Row(Block.C3, 256, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 768),
+    LayerSpec(Block.UPSAMPLE),
+    LayerSpec(Block.CONCAT, sources=(-1, 8)),
+    LayerSpec(Block.C3, 768, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 512),
+    LayerSpec(Block.UPSAMPLE),
+    LayerSpec(Block.CONCAT, sources=(-1, 6)),
+    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 256),
+    LayerSpec(Block.UPSAMPLE),
+    LayerSpec(Block.CONCAT, sources=(-1, 4)),
+    LayerSpec(Block.C3, 256, repeats=3, has_shortcut=False),
     # and back from fine to coarse
-    Row(Block.CONV, 256, kernel=3, stride=2),
-    Row(Block.CONCAT, sources=(-1, 20)),
-    Row(Block.C3, 512, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 512, kernel=3, stride=2),
-    Row(Block.CONCAT, sources=(-1, 16)),
-    Row(Block.C3, 768, repeats=3, has_shortcut=False),
-    Row(Block.CONV, 768, kernel=3, stride=2),
-    Row(Block.CONCAT, sources=(-1, 12)),
-    Row(Block.C3, 1024, repeats=3, has_shortcut=False),
-    Row(Block.DETECT, sources=(23, 26, 29, 32)),
+    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
+    LayerSpec(Block.CONCAT, sources=(-1, 20)),
+    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
+    LayerSpec(Block.CONCAT, sources=(-1, 16)),
+    LayerSpec(Block.C3, 768, repeats=3, has_shortcut=False),
+    LayerSpec(Block.CONV, 768, kernel=3, stride=2),
+    LayerSpec(Block.CONCAT, sources=(-1, 12)),
+    LayerSpec(Block.C3, 1024, repeats=3, has_shortcut=False),
+    LayerSpec(Block.DETECT, sources=(23, 26, 29, 32)),
 )
 
 
@@ -135,7 +135,7 @@ P6_ROWS = (
 class Family:
     """Variants that share a table."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LayerSpec, ...]
     anchors: Anchors
     """COCO's, at `image_size`."""
     image_size: int

@@ -18,7 +18,7 @@ from typing import NoReturn
 from yolo.exit_codes import LEFT, STOPPED
 from yolo.launch.parent_death import die_with_parent
 from yolo.training.resilience.fencing import VARIABLE
-from yolo.training.resilience.rank_status import RankRecord
+from yolo.training.resilience.rank_status import RankStatusFile
 
 SILENT_SECONDS = 5.0
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[VARIABLE] = options.start
     # Torch's own words in C++ on a lost connection, a stack each, say nothing to a user.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Without a launcher there is nothing to record; `join` says so.
+    # Without a launcher there is nothing to record; `init_distributed` says so.
     is_launched = options.run is not None and "MASTER_PORT" in os.environ
     record = _record(options.run) if is_launched else None
 
@@ -54,18 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from yolo.errors import YoloError
     from yolo.training.loop.setup import train
     from yolo.training.resilience.heartbeat import RanksLost
-    from yolo.training.resilience.preemption import LeftInOrder
+    from yolo.training.resilience.preemption import GracefulStop
 
     gc.freeze()
     gc.enable()
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_main = os.environ.get("RANK", "0") == "0"
     try:
         train(options.recipe, options.overrides, options.run)
         return 0
-    except LeftInOrder as left:
+    except GracefulStop as left:
         if record is not None:
             record.ends(LEFT)
-        if is_first and str(left):
+        if is_main and str(left):
             print(f"yolo: {left}", file=sys.stderr, flush=True)
         return LEFT
     except RanksLost as error:
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"yolo: {error}", file=sys.stderr, flush=True)
         _end_at_once(error.exit_code)
     except YoloError as error:
-        if not is_first:
+        if not is_main:
             # Most errors meet all ranks alike. The first speaks at once, and the launcher then stops the others; one
             # that fails alone still comes to speak.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -90,9 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _record(run: Path) -> RankRecord:
+def _record(run: Path) -> RankStatusFile:
     """Begin this rank's record, with what says how it ended where Python's own words do not."""
-    record = RankRecord.of_this_process(run)
+    record = RankStatusFile.of_this_process(run)
     record.stands("starting")
     with contextlib.suppress(OSError):
         faulthandler.enable(record.fault.open("w", encoding="utf-8"))

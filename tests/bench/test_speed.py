@@ -13,7 +13,7 @@ from tests.conftest import ON_A_PROCESSOR, REPOSITORY
 from tests.forking.server import run_forked
 from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.baseline.evaluation import greedy_suppression
-from yolo.bench.speed.results import Comparison
+from yolo.bench.speed.results import SpeedRatio
 from yolo.data.dataset import ImageRecord
 from yolo.data.demo import DemoSettings, generate_demo
 from yolo.model.nms import non_maximum_suppression
@@ -45,8 +45,8 @@ def test_both_sides_are_measured_and_written_down(tmp_path: Path) -> None:
 
 
 def test_ratios_say_how_many_times_as_fast() -> None:
-    rate = Comparison("loader", "images/s", True, (30.0, 20.0, 50.0), (10.0, 10.0, 10.0))
-    wall = Comparison("run", "s", False, (5.0,), (20.0,))
+    rate = SpeedRatio("loader", "images/s", True, (30.0, 20.0, 50.0), (10.0, 10.0, 10.0))
+    wall = SpeedRatio("run", "s", False, (5.0,), (20.0,))
     assert (rate.ratios, rate.ratio) == ([3.0, 2.0, 5.0], 3.0)
     assert wall.ratio == 4.0
     assert "3.00 times as fast (2.00 to 5.00 in 3 rounds)" in rate.line()

@@ -17,7 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Process, Start, wait_until
 from yolo.errors import LaunchError
 from yolo.launch import supervisor
-from yolo.launch.supervisor import LeftEarly, StoppedEarly, run_to_the_end
+from yolo.launch.supervisor import LeftEarly, StoppedEarly, run_with_restarts
 from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory
 
@@ -88,7 +88,7 @@ def train(
 
     def with_acts(acts: str, *overrides: str) -> None:
         launcher.with_name("acts").write_text(acts)
-        run_to_the_end(prepare(DEMO, overrides).resolved, DEMO, overrides, run)
+        run_with_restarts(prepare(DEMO, overrides).resolved, DEMO, overrides, run)
 
     return with_acts
 

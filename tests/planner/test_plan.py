@@ -11,7 +11,7 @@ from tests.planner.conftest import measurement
 from yolo.cli import main
 from yolo.errors import PlanError
 from yolo.planner.auto_strategy import choose
-from yolo.planner.candidates import Learns
+from yolo.planner.candidates import GradientFidelity
 from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
 from yolo.planner.plan import make_plan
 from yolo.planner.prediction import Data, predict
@@ -48,16 +48,16 @@ def test_the_command_prints_a_ranked_list(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_slow_network_asks_for_compression_and_a_fast_one_for_nothing() -> None:
     slow = make_plan(COCO, ADAM, cluster("4x8xa100-1gbe"), data=DATA)
-    assert slow.first.learns is Learns.COMPRESSED
+    assert slow.first.learns is GradientFidelity.COMPRESSED
     fast = make_plan(COCO, ADAM, cluster("4x8xa100-4xhdr"), data=DATA)
-    assert fast.first.learns is Learns.SAME
+    assert fast.first.learns is GradientFidelity.SAME
     assert any("is enough" in reason for reason in fast.reasons)
     assert any("1 bit pays" in reason for reason in slow.reasons)
     assert any("does not pay" in reason for reason in fast.reasons)
 
 
 def test_only_what_learns_as_allowed_is_chosen() -> None:
-    for allowed in Learns:
+    for allowed in GradientFidelity:
         plan = make_plan(COCO, ADAM, cluster("2x4xv100-1gbe"), allowed, DATA)
         assert all(each.learns <= allowed for each in plan.ranked)
         assert all(each.learns > allowed for each in plan.beside)
@@ -67,7 +67,7 @@ def test_only_what_learns_as_allowed_is_chosen() -> None:
 
 def test_every_strategys_settings_make_a_recipe_that_passes() -> None:
     profile = cluster("2x4xa100-10gbe")
-    plan = make_plan(COCO, ADAM, profile, Learns.OTHERWISE, DATA)
+    plan = make_plan(COCO, ADAM, profile, GradientFidelity.OTHER_OPTIMIZER, DATA)
     labels = [each.label for each in plan.ranked]
     assert len(labels) == len(set(labels)) >= 20
     for each in plan.ranked:

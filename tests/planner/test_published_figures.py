@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from yolo.planner.cost.compute import local_work
-from yolo.planner.cost.context import Situation
+from yolo.planner.cost.context import PlanContext
 from yolo.planner.cost.model_stats import Network, Tensor, yolov5
 from yolo.planner.cost.step_events import phases
 from yolo.planner.hardware_catalog import cluster
@@ -84,7 +84,7 @@ def _bert(optimizer: str, gbps: float = IPERF_GBPS) -> Prediction:
         update_seconds=BERT_MS["step"] / 1e3,
         jitter=0.0,
     )
-    situation = Situation(recipe, network, work, ranks, is_nccl=True, steps=steps)
+    situation = PlanContext(recipe, network, work, ranks, is_nccl=True, steps=steps)
     return predict_run(profile, situation, phases(situation, warmup_share=0.0))
 
 

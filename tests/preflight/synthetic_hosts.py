@@ -6,12 +6,20 @@ from typing import Any
 
 from yolo.preflight import rules  # noqa: F401  adds its rules
 from yolo.preflight.collect import Inspection
-from yolo.preflight.host_info import Code, Content, Gpu, HostFacts, HostReport, Interface, Link
-from yolo.preflight.rule_engine import Case, Finding, findings_of
+from yolo.preflight.host_info import (
+    Code,
+    Content,
+    Gpu,
+    HostFacts,
+    HostReport,
+    Interface,
+    LinkMeasurement,
+)
+from yolo.preflight.rule_engine import Finding, RuleContext, findings_of
 
 ANNOTATIONS, IMAGES, RECIPE = "data/instances_train.json", "data/images", "recipes/mine.yaml"
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559)
-LINK = Link("10.0.0.2", 9400.0, 9380.0, 1e-4, 0.001)
+LINK = LinkMeasurement("10.0.0.2", 9400.0, 9380.0, 1e-4, 0.001)
 
 
 def code(**changes: Any) -> Code:
@@ -48,7 +56,7 @@ def hosts(*changed: HostFacts) -> list[HostReport]:
 
 def found(reports: Sequence[HostReport], **changes: Any) -> list[Finding]:
     inspection = Inspection(tuple(reports), "source", {RECIPE: "r"})
-    case = Case(
+    case = RuleContext(
         *(inspection, len(reports), 2, "nccl"),
         checkpoint_bytes=2_500_000_000,
         checkpoints=3,

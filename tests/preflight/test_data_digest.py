@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from yolo.preflight.data_digest import content_of, digest_of_source
-from yolo.preflight.host_info import Question
+from yolo.preflight.host_info import ProbeRequest
 
 
-def look(files: list[Path] | None = None, folders: list[Path] | None = None) -> Question:
-    return Question(list(map(str, files or ())), list(map(str, folders or ())), [], 10)
+def look(files: list[Path] | None = None, folders: list[Path] | None = None) -> ProbeRequest:
+    return ProbeRequest(list(map(str, files or ())), list(map(str, folders or ())), [], 10)
 
 
 def test_files_are_told_by_content_and_folders_by_number_and_size(tmp_path: Path) -> None:
@@ -53,13 +53,13 @@ def yolo_data(tmp_path: Path) -> Path:
 
 
 def test_a_yolo_split_is_its_images_and_labels(yolo_data: Path) -> None:
-    seen = content_of(Question([], [], [(str(yolo_data), "train")], 10))
+    seen = content_of(ProbeRequest([], [], [(str(yolo_data), "train")], 10))
     place = f"{yolo_data} (train)"
     assert (seen.files[place], seen.sizes[place], seen.problem) == (3, 214, "")
 
 
 def test_a_split_that_is_not_there_is_told(yolo_data: Path) -> None:
-    seen = content_of(Question([], [], [(str(yolo_data), "val")], 10))
+    seen = content_of(ProbeRequest([], [], [(str(yolo_data), "val")], 10))
     assert seen.files[f"{yolo_data} (val)"] == -1
     assert "has no `val:`" in seen.problem
 

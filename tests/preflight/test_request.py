@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from yolo.preflight.host_info import Question
+from yolo.preflight.host_info import ProbeRequest
 from yolo.preflight.request import question_of, recipe_files
 from yolo.recipe import prepare
 
 
-def asked(*overrides: str, recipe: str = "recipes/demo.yaml") -> Question:
+def asked(*overrides: str, recipe: str = "recipes/demo.yaml") -> ProbeRequest:
     return question_of(prepare(recipe, overrides).resolved, 10)
 
 

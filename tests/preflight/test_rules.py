@@ -16,7 +16,7 @@ from tests.preflight.synthetic_hosts import (
     hosts,
 )
 from yolo.preflight.collect import Inspection
-from yolo.preflight.host_info import Gpu, HostFacts, HostReport, Interface, Link
+from yolo.preflight.host_info import Gpu, HostFacts, HostReport, Interface, LinkMeasurement
 from yolo.preflight.rule_engine import case_of, named
 from yolo.recipe import prepare
 from yolo.recipe.rules.engine import Severity
@@ -131,7 +131,9 @@ def test_a_clock_that_is_off_is_a_warning(ahead: float, words: str) -> None:
 @pytest.mark.parametrize(
     "link", [replace(LINK, to_first_mbps=940.0), replace(LINK, from_first_mbps=940.0)]
 )
-def test_a_link_far_below_the_others_is_a_warning_whichever_direction_is_slow(link: Link) -> None:
+def test_a_link_far_below_the_others_is_a_warning_whichever_direction_is_slow(
+    link: LinkMeasurement,
+) -> None:
     reports = hosts()
     reports[2] = replace(reports[2], link=link)
     text = the_only_one(reports, Severity.WARNING)

@@ -10,7 +10,7 @@ import torch
 
 from tests.workers.arguments import worker_arguments
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join, leave
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
 
 ELEMENTS = 2**20
 TIMES = 3
@@ -27,7 +27,7 @@ def eth0() -> tuple[int, int]:
 def main() -> None:
     options = worker_arguments().parse_args()
     world_size = int(os.environ["WORLD_SIZE"])
-    ranks = join(prepare("recipes/demo.yaml", world_size=world_size).resolved.recipe)
+    ranks = init_distributed(prepare("recipes/demo.yaml", world_size=world_size).resolved.recipe)
     tensor = torch.full((ELEMENTS,), float(ranks.rank + 1))
     dist.barrier()
     before = eth0()
@@ -46,4 +46,4 @@ def main() -> None:
 
 
 main()
-leave()
+shutdown_distributed()

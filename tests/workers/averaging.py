@@ -11,8 +11,8 @@ from tests.workers.several import report_each
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.engine.build import start_engine
-from yolo.training.engine.distributed import from_all, join
-from yolo.training.loop.ema import WeightAverage
+from yolo.training.engine.distributed import all_gather_object, init_distributed
+from yolo.training.loop.ema import ModelEMA
 
 SETTINGS = ["train.global_batch=4", "model.image_size=64", "train.ema_ramp_steps=2"]
 STEPS = 4
@@ -20,12 +20,12 @@ STEPS = 4
 
 def average_some_steps(settings: list[str], _: Path) -> dict[str, float]:
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
     plain = YOLOv5("n", 3).requires_grad_(False)
-    newest = WeightAverage(engine.module, recipe.train.model_copy(update={"ema": False}))
-    average = WeightAverage(engine.module, recipe.train)
+    newest = ModelEMA(engine.module, recipe.train.model_copy(update={"ema": False}))
+    average = ModelEMA(engine.module, recipe.train)
     newest.write_into(plain)
     by_hand = parameters(plain)
     generator = torch.Generator().manual_seed(ranks.rank)
@@ -65,7 +65,7 @@ def statistics(model: torch.nn.Module) -> torch.Tensor:
 
 def apart(mine: torch.Tensor, ranks) -> float:
     """The largest difference between two ranks."""
-    first, second = from_all(ranks, mine)
+    first, second = all_gather_object(ranks, mine)
     return float((first - second).abs().max())
 
 

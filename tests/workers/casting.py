@@ -10,7 +10,7 @@ from torch import nn
 from tests.workers.arguments import worker_arguments
 from yolo.recipe import deepspeed_config, prepare
 from yolo.training.engine.build import parameter_groups
-from yolo.training.engine.distributed import join, leave
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
 
 CAST = {"bf16": {"enabled": True}}
 CASE_CONFIGS: dict[str, dict[str, Any]] = {
@@ -29,7 +29,7 @@ def main() -> None:
     recipe = prepare(
         "recipes/demo.yaml", ["train.global_batch=4", "cluster.threads_per_process=1"], 1
     ).resolved.recipe
-    join(recipe)
+    init_distributed(recipe)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4, 1e-3, 0.03))
     nn.init.constant_(model[0].weight, 1 / 3)  # every channel's mean is the input's
@@ -57,4 +57,4 @@ def main() -> None:
 
 
 main()
-leave()
+shutdown_distributed()

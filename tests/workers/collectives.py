@@ -10,17 +10,21 @@ from typing import Any
 
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import job_of
-from yolo.calibration.synthetic_step import Trainer
+from yolo.calibration.synthetic_step import SyntheticTraining
 from yolo.communication.metering import meter
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join, leave, world_size_from_launcher
+from yolo.training.engine.distributed import (
+    init_distributed,
+    shutdown_distributed,
+    world_size_from_launcher,
+)
 
 PIXELS = 64
 SETTLE = 20
 """Steps until every strategy is in the phase that it stays in."""
 
 
-class Recorder(meter.TrafficMeter):
+class MetricsAccumulator(meter.TrafficMeter):
     """Also keeps each call."""
 
     def __init__(self) -> None:
@@ -52,13 +56,13 @@ def main() -> None:
     options = parser.parse_args()
     ranks_here = world_size_from_launcher()
     job = job_of((1, PIXELS), ranks_here)
-    ranks = join(prepare(job.recipe, job.overrides, ranks_here, 1).resolved.recipe)
+    ranks = init_distributed(prepare(job.recipe, job.overrides, ranks_here, 1).resolved.recipe)
     found = {}
     for name in options.strategies:
-        trainer = Trainer(STRATEGIES[name], job, ranks)
+        trainer = SyntheticTraining(STRATEGIES[name], job, ranks)
         for _ in range(SETTLE if trainer.strategy.period > 1 else 8):
             trainer.step()
-        recorder = Recorder()
+        recorder = MetricsAccumulator()
         recorder.attach()
         for _ in range(trainer.strategy.period):
             trainer.step()
@@ -66,9 +70,9 @@ def main() -> None:
         found[name] = recorder.calls
         del trainer
         gc.collect()
-    if ranks.is_first:
+    if ranks.is_main:
         options.out.write_text(json.dumps(found))
-    leave()
+    shutdown_distributed()
 
 
 main()

@@ -14,19 +14,25 @@ from safetensors.torch import load_file, save_file
 
 from tests.fuzz.nested import Entries, places, with_value
 from tests.workers.several import report_each
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.checkpointing.atomic_dir import MANIFEST, digest_of, what_is_wrong
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, RANK_STATE, WEIGHTS, Checkpoints
+from yolo.training.checkpointing.atomic_dir import MANIFEST, digest_of, verify
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.manager import (
+    AVERAGE,
+    MOMENTS,
+    RANK_STATE,
+    WEIGHTS,
+    CheckpointManager,
+)
 from yolo.training.checkpointing.metadata import STATE
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.build import start_engine
-from yolo.training.engine.distributed import join
-from yolo.training.loop.ema import WeightAverage
-from yolo.training.loop.train_state import Progress
+from yolo.training.engine.distributed import init_distributed
+from yolo.training.loop.ema import ModelEMA
+from yolo.training.loop.train_state import TrainState
 
 SETTINGS = [
     *("train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"),
@@ -47,22 +53,22 @@ class Canary:
 
 def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 1).resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     run = RunDirectory(folder / "run")
     run.create()
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
     loss = sum(output.square().mean() for output in engine(torch.rand(2, 3, 64, 64)))
     engine.backward(loss)
     engine.step()
-    average = WeightAverage(engine.module, recipe.train)
+    average = ModelEMA(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
     average.write_into(plain)
-    identity = RunIdentity({"zero.stage": 0}, ["a", "b", "c"], 28, 1)
-    checkpoints = Checkpoints(
-        run, engine, Exchange(), average, plain, identity, ranks, keep=9, tell=print
+    identity = RunConfig({"zero.stage": 0}, ["a", "b", "c"], 28, 1)
+    checkpoints = CheckpointManager(
+        run, engine, SyncStrategy(), average, plain, identity, ranks, keep=9, tell=print
     )
-    checkpoints.save(Progress(epochs_done=1, steps_done=1, average_updates=1))
-    checkpoints.settle()
+    checkpoints.save(TrainState(epochs_done=1, steps_done=1, average_updates=1))
+    checkpoints.wait()
     whole = run.newest_checkpoint
     assert whole is not None
     checkpoints.load(whole)
@@ -77,7 +83,7 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
         shutil.copy(whole / file.name, file)
         damage(file)
         seal(file)
-        assert what_is_wrong(copy) is None
+        assert verify(copy) is None
         try:
             checkpoints.load(copy)
             said[name] = "loaded"

@@ -9,14 +9,18 @@ import torch
 
 from tests.workers.arguments import worker_arguments
 from yolo.communication.compression.blocks import BlockLayout
-from yolo.communication.compression.compressed_allreduce import CompressedMean
-from yolo.communication.consistency import RanksDiverged, check_agreement
+from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
+from yolo.communication.consistency import RanksDiverged, check_replicas_equal
 from yolo.communication.metering.meter import TrafficMeter
 from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.model import YOLOv5
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine.build import start_engine, start_exchange
-from yolo.training.engine.distributed import Ranks, join, leave
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    init_distributed,
+    shutdown_distributed,
+)
 
 SGD = (
     *("optimizer.type=SGD", "optimizer.lr=0.1", "optimizer.momentum=0.0"),
@@ -29,7 +33,9 @@ def recipe_of(*overrides: str) -> Recipe:
     return prepare("recipes/demo.yaml", [*SGD, *overrides], 2).resolved.recipe
 
 
-def weights_after(ranks: Ranks, steps: int, *overrides: str) -> tuple[torch.Tensor, Any]:
+def weights_after(
+    ranks: DistributedContext, steps: int, *overrides: str
+) -> tuple[torch.Tensor, Any]:
     """All weights in one vector after some steps on made-up images, and the exchange that was at work."""
     recipe = recipe_of(*overrides)
     torch.manual_seed(0)
@@ -57,21 +63,21 @@ def apart(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor) -> float:
 def is_same_everywhere(vector: torch.Tensor) -> bool:
     other = vector.clone()
     dist.broadcast(other, 0)
-    return bool(from_all(torch.equal(other, vector)))
+    return bool(all_gather_object(torch.equal(other, vector)))
 
 
-def from_all(value: bool) -> bool:
+def all_gather_object(value: bool) -> bool:
     every: list[Any] = [None] * dist.get_world_size()
     torch.distributed.all_gather_object(every, value)
     return all(every)
 
 
-def compressed(ranks: Ranks) -> dict[str, Any]:
+def compressed(ranks: DistributedContext) -> dict[str, Any]:
     """What was received and what is still to be sent add up to what was handed in."""
     torch.manual_seed(5)
     tensors = [torch.randn(700), torch.randn(16), torch.randn(33, 40)]
     layout = BlockLayout(tensors, ranks.world_size)
-    mean = CompressedMean(layout, torch.float64)
+    mean = CompressedAllReduce(layout, torch.float64)
     handed_in, received = layout.vector(torch.float64), layout.vector(torch.float64)
     for step in range(30):
         vector = layout.vector(torch.float64)
@@ -96,7 +102,7 @@ def compressed(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def reducers(ranks: Ranks) -> dict[str, Any]:
+def reducers(ranks: DistributedContext) -> dict[str, Any]:
     torch.manual_seed(0)
     start = torch.cat([p.detach().reshape(-1) for p in YOLOv5("n", 3).parameters()])
     plain, _ = weights_after(ranks, 3)
@@ -135,7 +141,7 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     found["ranks part"] = not is_same_everywhere(alone)
     dist.all_reduce(alone)
     found["averaged weights"] = apart(averaged, alone / 2, start)
-    found["together again"] = is_same_everywhere(averaged) and exchange.steps_behind == 0
+    found["together again"] = is_same_everywhere(averaged) and exchange.steps_since_sync == 0
     once, _ = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.5")
     nesterov = start + (1 + 0.5) * (averaged - start)  # the first velocity is the movement itself
     found["the first outer step"] = apart(once, nesterov, start)
@@ -145,7 +151,7 @@ def reducers(ranks: Ranks) -> dict[str, Any]:
     return found
 
 
-def one_bit(ranks: Ranks) -> dict[str, Any]:
+def one_bit(ranks: DistributedContext) -> dict[str, Any]:
     """1-bit Adam in DeepSpeed's engine; bf16 last, because DeepSpeed then takes the whole process for one under it."""
     found: dict[str, Any] = {}
     meter = TrafficMeter().attach()
@@ -185,7 +191,7 @@ class Engine:
     enable_backward_allreduce = True
 
 
-def guards(ranks: Ranks) -> dict[str, Any]:
+def guards(ranks: DistributedContext) -> dict[str, Any]:
     """Gradients that are too long, or no numbers, on one rank or on both, once they are not averaged any more."""
     weight = torch.nn.Parameter(torch.zeros(1024))
     optimizer = OneBitAdam([weight], lr=0.1, betas=(0.0, 0.9), freeze_step=1)
@@ -216,7 +222,7 @@ def guards(ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def steps_after_a_nan(ranks: Ranks) -> list[bool]:
+def steps_after_a_nan(ranks: DistributedContext) -> list[bool]:
     """Whether each of some steps under PowerSGD was taken, the third with a NaN on one rank."""
     settings = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
     recipe = recipe_of(*settings)
@@ -234,10 +240,10 @@ def steps_after_a_nan(ranks: Ranks) -> list[bool]:
     return taken
 
 
-def agreement(ranks: Ranks) -> dict[str, Any]:
+def agreement(ranks: DistributedContext) -> dict[str, Any]:
     torch.manual_seed(0)
     model = YOLOv5("n", 3)
-    check_agreement(model, "step 1")
+    check_replicas_equal(model, "step 1")
     said = []
     for change in ("the last bit", "two that changed places"):
         other = copy.deepcopy(model)
@@ -249,7 +255,7 @@ def agreement(ranks: Ranks) -> dict[str, Any]:
             else:
                 flat[[5, 6]] = flat[[6, 5]]
         try:
-            check_agreement(other, "step 2")
+            check_replicas_equal(other, "step 2")
             said.append("")
         except RanksDiverged as error:
             said.append(str(error))
@@ -258,7 +264,7 @@ def agreement(ranks: Ranks) -> dict[str, Any]:
 
 def main() -> None:
     options = worker_arguments().parse_args()
-    ranks = join(recipe_of())
+    ranks = init_distributed(recipe_of())
     found = {
         "compressed": compressed(ranks),
         "reducers": reducers(ranks),
@@ -266,9 +272,9 @@ def main() -> None:
         "guards": guards(ranks),
         "one bit": one_bit(ranks),
     }
-    if ranks.is_first:
+    if ranks.is_main:
         options.out.write_text(json.dumps(found))
 
 
 main()
-leave()
+shutdown_distributed()

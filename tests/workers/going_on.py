@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.workers.several import report_each
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, Checkpoints
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.build import start_engine, start_exchange
-from yolo.training.engine.distributed import Ranks, join
-from yolo.training.loop.ema import WeightAverage
-from yolo.training.loop.train_state import Progress
+from yolo.training.engine.distributed import DistributedContext, init_distributed
+from yolo.training.loop.ema import ModelEMA
+from yolo.training.loop.train_state import TrainState
 
 GLOBAL_BATCH = 12
 SETTINGS = [
@@ -38,20 +38,20 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
     written, _, read = name.partition("<-")
     ranks_started = int(os.environ["WORLD_SIZE"])
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *overrides], ranks_started).resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     run = RunDirectory(folder / written)
-    if ranks.is_first:
+    if ranks.is_main:
         run.create()
     torch.distributed.barrier()
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange: Exchange = start_exchange(engine, recipe)
+    exchange: SyncStrategy = start_exchange(engine, recipe)
     exchange.plan(1, 10)
-    average = WeightAverage(engine.module, recipe.train)
+    average = ModelEMA(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
-    identity = RunIdentity({}, ["a", "b", "c"], 28, ranks.world_size)
+    identity = RunConfig({}, ["a", "b", "c"], 28, ranks.world_size)
     said: list[str] = []
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointManager(
         run, engine, exchange, average, plain, identity, ranks, keep=9, tell=said.append
     )
     done = 0
@@ -63,8 +63,8 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
         done = STEPS_BEFORE
         steps(engine, exchange, average, ranks, range(STEPS_BEFORE))
     average.write_into(plain)
-    checkpoints.save(Progress(epochs_done=1, steps_done=done, average_updates=average.updates))
-    checkpoints.settle()
+    checkpoints.save(TrainState(epochs_done=1, steps_done=done, average_updates=average.updates))
+    checkpoints.wait()
     torch.distributed.barrier()
     losses = steps(engine, exchange, average, ranks, range(done, done + STEPS_AFTER))
     apart = differing(source, run.newest_checkpoint) if read else []
@@ -72,7 +72,7 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
 
 
 def steps(
-    engine: Any, exchange: Exchange, average: WeightAverage, ranks: Ranks, which: range
+    engine: Any, exchange: SyncStrategy, average: ModelEMA, ranks: DistributedContext, which: range
 ) -> list[float]:
     """The global batch's loss at each of some steps, with the same images whatever the number of ranks."""
     share = GLOBAL_BATCH // ranks.world_size

@@ -18,8 +18,8 @@ from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine.build import start_engine
-from yolo.training.engine.distributed import Ranks, join
-from yolo.training.loop.ema import WeightAverage
+from yolo.training.engine.distributed import DistributedContext, init_distributed
+from yolo.training.loop.ema import ModelEMA
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""
@@ -52,11 +52,13 @@ def in_every_precision(settings: list[str], _: Path) -> dict[str, Any]:
         recipe = prepare(
             "recipes/demo.yaml", [*PLAIN_SGD, *settings, *overrides], 2
         ).resolved.recipe
-        found[case] = compare(recipe, join(recipe), "accumulated" not in case)
+        found[case] = compare(recipe, init_distributed(recipe), "accumulated" not in case)
     return found
 
 
-def compare(recipe: Recipe, ranks: Ranks, is_second_rank_empty: bool) -> dict[str, Any]:
+def compare(
+    recipe: Recipe, ranks: DistributedContext, is_second_rank_empty: bool
+) -> dict[str, Any]:
     torch.manual_seed(0)
     model = YOLOv5("n", 3)
     before = copy.deepcopy(model)
@@ -82,7 +84,7 @@ def compare(recipe: Recipe, ranks: Ranks, is_second_rank_empty: bool) -> dict[st
         loss, _ = criterion(engine(images[k]), assignments[k], normaliser)
         engine.backward(loss * scale)
         engine.step()
-    WeightAverage(engine.module, recipe.train).write_into(plain)
+    ModelEMA(engine.module, recipe.train).write_into(plain)
     wrapped = torch.nn.parallel.DistributedDataParallel(reference)
     precision = DTYPES.get(recipe.precision.dtype)
     autocast = torch.autocast("cpu", dtype=precision) if precision else contextlib.nullcontext()

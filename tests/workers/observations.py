@@ -28,8 +28,14 @@ from yolo.recipe.deepspeed.config import _merged, deepspeed_config
 from yolo.recipe.load.merge import load_recipe
 from yolo.recipe.resolve.resolve import resolve
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.build import OverflowWatch, start_engine, start_exchange
-from yolo.training.engine.distributed import Ranks, from_all, from_first, join, leave
+from yolo.training.engine.build import SkippedStepDetector, start_engine, start_exchange
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    all_gather_object,
+    broadcast_object,
+    init_distributed,
+    shutdown_distributed,
+)
 
 CLASSES = 3
 Timer = SynchronizedWallClockTimer.Timer
@@ -41,9 +47,11 @@ def main() -> None:
     parser = worker_arguments()
     parser.add_argument("--listener", type=int)
     options = parser.parse_args()
-    ranks = join(_recipe(Case((f"communication.timeout_seconds={TIMEOUT_SECONDS}",)), None))
+    ranks = init_distributed(
+        _recipe(Case((f"communication.timeout_seconds={TIMEOUT_SECONDS}",)), None)
+    )
     meter = TrafficMeter().attach()
-    test = Client(("127.0.0.1", options.listener)) if ranks.is_first else None
+    test = Client(("127.0.0.1", options.listener)) if ranks.is_main else None
     for case in _cases(test, ranks):
         mine: Observation | str
         try:
@@ -51,28 +59,30 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc(file=sys.stdout)
             mine = f"{type(error).__name__}: {error}"
-        every = from_all(ranks, mine)
+        every = all_gather_object(ranks, mine)
         if test is not None:
             test.send(every)
         forget()
         meter.take()
     meter.detach()
-    leave()
+    shutdown_distributed()
 
 
-def _cases(test: Connection | None, ranks: Ranks) -> Iterator[Case]:
+def _cases(test: Connection | None, ranks: DistributedContext) -> Iterator[Case]:
     while True:
         # The others wait in a collective, and no longer than its timeout: tests may have nothing to ask for a while.
-        is_handed: bool = from_first(ranks, test is not None and test.poll(TIMEOUT_SECONDS / 3))
+        is_handed: bool = broadcast_object(
+            ranks, test is not None and test.poll(TIMEOUT_SECONDS / 3)
+        )
         if not is_handed:
             continue
-        case: Case | None = from_first(ranks, test.recv() if test is not None else None)
+        case: Case | None = broadcast_object(ranks, test.recv() if test is not None else None)
         if case is None:
             return
         yield case
 
 
-def _recipe(case: Case, ranks: Ranks | None) -> Recipe:
+def _recipe(case: Case, ranks: DistributedContext | None) -> Recipe:
     world_size = ranks.world_size if ranks else 1
     return resolve(load_recipe(case.recipe, case.overrides), world_size, world_size).recipe
 
@@ -96,7 +106,7 @@ class _Backward:
         self.whole.add(self.meter.take())
 
 
-def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
+def _observed(case: Case, ranks: DistributedContext, meter: TrafficMeter) -> Observation:
     recipe = _recipe(case, ranks)
     torch.manual_seed(0)
     model = YOLOv5(recipe.model.variant, CLASSES)
@@ -112,7 +122,7 @@ def _observed(case: Case, ranks: Ranks, meter: TrafficMeter) -> Observation:
     generator = torch.Generator().manual_seed(1 + ranks.rank)
     accumulation = recipe.train.gradient_accumulation_steps
     pixels = recipe.model.image_size
-    watch = OverflowWatch(engine)
+    watch = SkippedStepDetector(engine)
     backward = _Backward(meter)
     backward.watch(engine.module)
     taken, traffic = [], Traffic()

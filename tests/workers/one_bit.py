@@ -17,7 +17,7 @@ from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.communication.optimizers.onebit_lamb import OneBitLamb
 from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join, leave
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
 
 STEPS = 40
 
@@ -56,7 +56,7 @@ def weights_after_each_step(
 def main() -> None:
     options = worker_arguments().parse_args()
     recipe = prepare("recipes/demo.yaml", ["train.global_batch=16"], world_size=2).resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     policies = {
         "var_freeze_step": 14,
         "var_update_scaler": 4,
@@ -74,9 +74,9 @@ def main() -> None:
     }
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, found)
-    if ranks.is_first:
+    if ranks.is_main:
         options.out.write_text(json.dumps(of_ranks))
 
 
 main()
-leave()
+shutdown_distributed()

@@ -13,16 +13,16 @@ import torch
 
 import yolo.training.engine.build
 from tests.workers.several import report_each
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.manager import Checkpoints
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.build import OverflowWatch, loss_scale, start_engine
-from yolo.training.engine.distributed import join
-from yolo.training.loop.ema import WeightAverage
-from yolo.training.loop.train_state import Progress
+from yolo.training.engine.build import SkippedStepDetector, loss_scale, start_engine
+from yolo.training.engine.distributed import init_distributed
+from yolo.training.loop.ema import ModelEMA
+from yolo.training.loop.train_state import TrainState
 
 AS_DEEPSPEED_DOES = "as_deepspeed_does"
 """Among a case's settings: without what this repo does about a loss scale."""
@@ -40,9 +40,9 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
         with mock.patch.object(yolo.training.engine.build, "_scale_the_loss_within"):
             return overflow_twice(others, folder / AS_DEEPSPEED_DOES)
     recipe = prepare("recipes/demo.yaml", [*SETTINGS, *settings], 2).resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     run = RunDirectory(folder / "-".join(settings))
-    if ranks.is_first:
+    if ranks.is_main:
         run.create()
 
     def start():
@@ -50,8 +50,8 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
         return start_engine(YOLOv5("n", 3), recipe, ranks)
 
     engine = start()
-    watch = OverflowWatch(engine)
-    average = WeightAverage(engine.module, recipe.train)
+    watch = SkippedStepDetector(engine)
+    average = ModelEMA(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(ranks.rank))
     scale_at_start = scale_of(engine)
@@ -68,20 +68,20 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
         lengths.append(float((after - before).norm()))
         before = after
     average.write_into(plain)
-    identity = RunIdentity({}, ["a", "b", "c"], 28, ranks.world_size)
+    identity = RunConfig({}, ["a", "b", "c"], 28, ranks.world_size)
 
-    def checkpoints(engine, average: WeightAverage) -> Checkpoints:
-        return Checkpoints(
-            run, engine, Exchange(), average, plain, identity, ranks, keep=1, tell=print
+    def checkpoints(engine, average: ModelEMA) -> CheckpointManager:
+        return CheckpointManager(
+            run, engine, SyncStrategy(), average, plain, identity, ranks, keep=1, tell=print
         )
 
     written = checkpoints(engine, average)
-    written.save(Progress(epochs_done=1))
-    written.settle()
+    written.save(TrainState(epochs_done=1))
+    written.wait()
     dist.barrier()
     scale = scale_of(engine)
     other = start()
-    checkpoints(other, WeightAverage(other.module, recipe.train)).load(run.newest_checkpoint)
+    checkpoints(other, ModelEMA(other.module, recipe.train)).load(run.newest_checkpoint)
     return {
         "applied": applied,
         "lengths": lengths,
@@ -97,7 +97,7 @@ def scale_of(engine) -> float:
     return as_deepspeed_does.get_scale() if as_deepspeed_does else loss_scale(engine)
 
 
-def flat(average: WeightAverage, plain: YOLOv5) -> torch.Tensor:
+def flat(average: ModelEMA, plain: YOLOv5) -> torch.Tensor:
     average.write_into(plain)
     return torch.cat([parameter.reshape(-1) for parameter in plain.parameters()]).clone()
 

@@ -11,7 +11,7 @@ import deepspeed.comm.comm as deepspeed_comm
 from deepspeed.runtime import torch_autocast
 
 from tests.workers.arguments import worker_arguments
-from yolo.training.engine.distributed import leave
+from yolo.training.engine.distributed import shutdown_distributed
 
 
 def forget() -> None:
@@ -36,4 +36,4 @@ def report_each(take: Callable[[list[str], Path], Any]) -> None:
         forget()
     if dist.get_rank() == 0:
         options.out.write_text(json.dumps(found))
-    leave()
+    shutdown_distributed()

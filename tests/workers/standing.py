@@ -12,21 +12,21 @@ import torch
 import torch.distributed as dist
 
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join
-from yolo.training.resilience.heartbeat import RanksLost, Standings
+from yolo.training.engine.distributed import init_distributed
+from yolo.training.resilience.heartbeat import HeartbeatMonitor, RanksLost
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 4.0
 STEPS = 3
 
 
-def behave(how: str, standings: Standings) -> None:
+def behave(how: str, standings: HeartbeatMonitor) -> None:
     if how == "stops":
         os.kill(os.getpid(), signal.SIGSTOP)
     elif how == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     elif how == "reads":
-        standings.at("waiting for images of step 3")
+        standings.set_phase("waiting for images of step 3")
         time.sleep(3600)
     elif how == "stumbles":
         raise RuntimeError("shapes do not match")
@@ -44,17 +44,19 @@ def main() -> None:
     options = parser.parse_args()
     group = 600.0 if options.unraised else TIMEOUT_SECONDS
     overrides = [f"communication.timeout_seconds={group}", "precision.dtype=fp32"]
-    ranks = join(prepare(REPOSITORY / "recipes" / "demo.yaml", overrides).resolved.recipe)
+    ranks = init_distributed(
+        prepare(REPOSITORY / "recipes" / "demo.yaml", overrides).resolved.recipe
+    )
     if options.unraised:
         ranks = replace(ranks, device=torch.device("meta"))
-    standings = Standings.start(ranks, options.run, TIMEOUT_SECONDS)
+    standings = HeartbeatMonitor.start(ranks, options.run, TIMEOUT_SECONDS)
     try:
-        with standings.named():
+        with standings.attribute_failure():
             for step in range(1, STEPS + 1):
-                standings.at(f"computing step {step}")
+                standings.set_phase(f"computing step {step}")
                 if step == STEPS:
                     behave(getattr(options, f"rank_{min(ranks.rank, 1)}"), standings)
-                standings.at(f"exchanging gradients of step {step}", waits=True)
+                standings.set_phase(f"exchanging gradients of step {step}", waits=True)
                 dist.all_reduce(torch.ones(1))
     except RanksLost as error:
         print(f"rank {ranks.rank} says={not error.is_said}: {error}", flush=True)

@@ -11,7 +11,7 @@ from torch.nn.modules import batchnorm
 from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join, leave
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
 
 
 def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:
@@ -39,7 +39,9 @@ def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:
 
 def main() -> None:
     options = worker_arguments().parse_args()
-    ranks = join(prepare("recipes/demo.yaml", ["train.global_batch=4"], 2).resolved.recipe)
+    ranks = init_distributed(
+        prepare("recipes/demo.yaml", ["train.global_batch=4"], 2).resolved.recipe
+    )
     groups = [torch.distributed.new_group([rank]) for rank in range(2)]
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(YOLOv5("n", 3))
     found = {
@@ -47,9 +49,9 @@ def main() -> None:
         "of two ranks": exchanges(None),
         "of one rank": exchanges(groups[ranks.rank]),
     }
-    if ranks.is_first:
+    if ranks.is_main:
         options.out.write_text(json.dumps(found))
 
 
 main()
-leave()
+shutdown_distributed()

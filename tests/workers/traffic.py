@@ -10,10 +10,10 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 
 from tests.workers.arguments import worker_arguments
-from yolo.communication.coalesced import average_over_ranks, broadcast_from_first, gather_flat
+from yolo.communication.coalesced import all_reduce_mean, broadcast_coalesced, gather_flat
 from yolo.communication.metering.meter import TrafficMeter
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import join, leave
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
 
 ELEMENTS = 4 * 2**20
 
@@ -40,7 +40,7 @@ def functions() -> list[object]:
 
 def main() -> None:
     options = worker_arguments().parse_args()
-    ranks = join(prepare("recipes/demo.yaml", world_size=2).resolved.recipe)
+    ranks = init_distributed(prepare("recipes/demo.yaml", world_size=2).resolved.recipe)
     originals = functions()
     meter = TrafficMeter().attach()
     big = torch.ones(ELEMENTS)
@@ -66,8 +66,8 @@ def main() -> None:
         "all_gather": lambda: dist.all_gather(halves(big), half),
         "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(big, half),
         "all_gather_single_direct": lambda: torch.distributed.all_gather_single(big, half),
-        "gather": lambda: dist.gather(big, [other, other] if ranks.is_first else None, 0),
-        "scatter": lambda: dist.scatter(other, [big, big] if ranks.is_first else None, 0),
+        "gather": lambda: dist.gather(big, [other, other] if ranks.is_main else None, 0),
+        "scatter": lambda: dist.scatter(other, [big, big] if ranks.is_main else None, 0),
         "reduce_scatter": lambda: dist.reduce_scatter(half, halves(big)),
         "reduce_scatter_tensor": lambda: dist.reduce_scatter_tensor(half, big),
         "all_to_all_single": lambda: dist.all_to_all_single(other, big),
@@ -113,11 +113,11 @@ def main() -> None:
         torch.full((2, 2), 1.0),
     ]
     broadcast = [odd[0].clone(), odd[1].clone(), torch.tensor([True, ranks.rank == 0, False])]
-    broadcast_from_first(broadcast)
+    broadcast_coalesced(broadcast)
     averaged = [odd[0].clone(), odd[1].clone()]
-    average_over_ranks(averaged)
+    all_reduce_mean(averaged)
     gathered = gather_flat([odd[0], odd[2].reshape(-1)])
-    if ranks.is_first:
+    if ranks.is_main:
         found["flat"] = {
             "broadcast": [tensor.tolist() for tensor in broadcast],
             "averaged": [tensor.tolist() for tensor in averaged],
@@ -127,10 +127,10 @@ def main() -> None:
     torch.distributed.all_gather_object(
         holder, found.get("flat") or [t.tolist() for t in broadcast]
     )
-    if ranks.is_first:
+    if ranks.is_main:
         found["broadcast_on_second"] = holder[1]
         options.out.write_text(json.dumps(found))
 
 
 main()
-leave()
+shutdown_distributed()

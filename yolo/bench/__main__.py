@@ -94,7 +94,7 @@ def _bench(options: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def _print_gate(rows: Sequence[gate.GateRow]) -> None:
+def _print_gate(rows: Sequence[gate.LinkCheckRow]) -> None:
     if not rows:
         return
     print(f"messages at the asked-for rate: the fastest of some tries, within {gate.TOLERANCE:.0%}")

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yolo.errors import BenchError, exit_code_of
-from yolo.launch.supervisor import run_to_the_end
+from yolo.launch.supervisor import run_with_restarts
 from yolo.preflight.local import missing_here
 from yolo.recipe import ResolvedRecipe, prepare
 from yolo.training.checkpointing.run_directory import RunDirectory, new_run
@@ -83,7 +83,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 def _train(recipe: Path, settings: Sequence[str], resolved: ResolvedRecipe) -> BatchRow:
     run = RunDirectory(new_run("batches").path.resolve())
-    run_to_the_end(resolved, recipe, settings, run)
+    run_with_restarts(resolved, recipe, settings, run)
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     if summary["ap"] is None:
         raise BenchError(f"{recipe}: its validation split has no boxes, hence no AP")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo.data.image.cache import KeptImages, memory_budget
+from yolo.data.image.cache import ImageCache, memory_budget
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import TrainingLoader
 from yolo.data.open import load_split
@@ -91,7 +91,7 @@ def measure_streaming(
 def _from_files(recipe: Recipe, ranks: int, is_kept: bool) -> float:
     records = load_split(recipe.data, "train").records
     size = recipe.model.image_size
-    kept = KeptImages.in_memory(records, size, memory_budget()) if is_kept else None
+    kept = ImageCache.in_memory(records, size, memory_budget()) if is_kept else None
     images = ResizedImages(records, size, kept)
     loaders = (TrainingLoader(images, recipe, rank, ranks) for rank in range(ranks))
     return sum(map(_images_per_second, loaders)) / ranks

@@ -12,12 +12,12 @@ import psutil
 import torch
 
 from yolo.calibration.strategies import STRATEGIES
-from yolo.calibration.synthetic_step import Job, Trainer
+from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.cost import sent_bytes
 from yolo.communication.metering.tcp_overhead import gloo_interface, tcp_bytes_per_payload_byte
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.profile import Point
-from yolo.training.engine.distributed import Ranks, from_all, from_first
+from yolo.training.engine.distributed import DistributedContext, all_gather_object, broadcast_object
 
 SMALLEST_BYTES = 64
 GROWTH = 4
@@ -40,7 +40,7 @@ ROUNDS = 5
 class NetworkCalibration:
     """The network as one rank finds it; all methods are collective."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: TimingJob, ranks: DistributedContext) -> None:
         self.job = job
         self.ranks = ranks
         self._ranks_here = self._ranks_on_this_machine()
@@ -88,7 +88,7 @@ class NetworkCalibration:
         call()
         self._synchronise()
         once = time.perf_counter() - started
-        repeats = from_first(self.ranks, round(max(3.0, min(25.0, 0.3 / once))))
+        repeats = broadcast_object(self.ranks, round(max(3.0, min(25.0, 0.3 / once))))
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
@@ -99,7 +99,9 @@ class NetworkCalibration:
             seconds.append(time.perf_counter() - started)
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
-        for _ in range(from_first(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))):
+        for _ in range(
+            broadcast_object(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))
+        ):
             call()
         self._synchronise()
         elapsed = time.perf_counter() - begun
@@ -130,7 +132,7 @@ class NetworkCalibration:
         """Emulated hosts share one kernel: their boot is the same."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         own = boot.read_text() if boot.exists() else str(self.ranks.rank)
-        return from_all(self.ranks, own).count(own)
+        return all_gather_object(self.ranks, own).count(own)
 
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
         """A function that runs the collective once, and the payload's bytes: `size`, rounded so that ranks share it."""
@@ -157,7 +159,7 @@ class NetworkCalibration:
             return 1.0, 1.0
         is_gloo = torch.distributed.get_backend() == "gloo"
         whole = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, is_gloo)
-        trainer = Trainer(STRATEGIES["zero0"], self.job, self.ranks)
+        trainer = SyntheticTraining(STRATEGIES["zero0"], self.job, self.ranks)
         trainer.step()
         sent, seconds = self._sent(trainer.step, LARGE_STEPS)
         del trainer
@@ -202,7 +204,7 @@ class NetworkCalibration:
         return self._mean(sent), self._mean(seconds)
 
     def _mean(self, value: float) -> float:
-        return statistics.mean(from_all(self.ranks, value))
+        return statistics.mean(all_gather_object(self.ranks, value))
 
     def _synchronise(self) -> None:
         if self.ranks.device.type == "cuda":

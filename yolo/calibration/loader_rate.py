@@ -13,7 +13,7 @@ from yolo.data.shards.reader import Shards, open_shards
 from yolo.data.shards.stream import StreamingLoader, training_loader
 from yolo.errors import DataError
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.distributed import Ranks, from_all
+from yolo.training.engine.distributed import DistributedContext, all_gather_object
 from yolo.training.loop.dataset_cache import open_cache
 from yolo.training.loop.datasets import SHARE_OF_CACHE
 
@@ -22,7 +22,7 @@ SECONDS = 5.0
 
 
 def loader_images_per_second(
-    recipe: Recipe, ranks: Ranks, tell: Callable[[str], None]
+    recipe: Recipe, ranks: DistributedContext, tell: Callable[[str], None]
 ) -> float | None:
     """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
     dataset: DetectionDataset | Shards | str
@@ -32,7 +32,7 @@ def loader_images_per_second(
     except DataError as error:
         dataset = str(error)
     lack = dataset if isinstance(dataset, str) else ""
-    if lacks := [each for each in from_all(ranks, lack) if each]:
+    if lacks := [each for each in all_gather_object(ranks, lack) if each]:
         tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
         return None
     images: ResizedImages | Shards
@@ -51,7 +51,7 @@ def loader_images_per_second(
         rate = _pass(loader)
     except DataError as error:
         rate = str(error)
-    rates = from_all(ranks, rate)
+    rates = all_gather_object(ranks, rate)
     if lacks := [each for each in rates if isinstance(each, str)]:
         tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
         return None

@@ -24,7 +24,7 @@ def hushed_collectives() -> Iterator[None]:
 
     What they make is finite and of the right shape, and otherwise nothing to train with. C++ reducers go past it.
     """
-    hushed = {
+    muted = {
         id(original): _hushed(original)
         for name in COLLECTIVES
         if (original := getattr(distributed_c10d, name, None)) is not None
@@ -32,9 +32,9 @@ def hushed_collectives() -> Iterator[None]:
     replaced = []
     for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
         for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if id(value) in hushed:
+            if id(value) in muted:
                 replaced.append((holder, name, value))
-                setattr(holder, name, hushed[id(value)])
+                setattr(holder, name, muted[id(value)])
     try:
         yield
     finally:
@@ -51,7 +51,7 @@ def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @wraps(original)
-    def hushed(*args: Any, **kwargs: Any) -> Any:
+    def muted(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         output = given.get("output_tensor", given.get("output"))
         source = given.get("input_tensor", given.get("input"))
@@ -60,7 +60,7 @@ def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
         result = output if isinstance(output, torch.Tensor) else given["tensor"]
         return _Hushed(result) if given.get("async_op") else None
 
-    return hushed
+    return muted
 
 
 def _fill(output: torch.Tensor, source: torch.Tensor) -> None:

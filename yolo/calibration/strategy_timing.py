@@ -22,11 +22,17 @@ import torch
 
 from yolo.calibration.stopwatch import Stopwatch
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
-from yolo.calibration.synthetic_step import Job, Trainer
+from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.meter import Traffic, TrafficMeter
 from yolo.communication.metering.tcp_overhead import gloo_interface
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import Ranks, from_all, join, leave, world_size_from_launcher
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    all_gather_object,
+    init_distributed,
+    shutdown_distributed,
+    world_size_from_launcher,
+)
 from yolo.training.engine.memory_stats import gradient_bytes, optimizer_bytes, parameter_bytes
 
 RECIPE = "recipes/bccd.yaml"
@@ -41,7 +47,7 @@ LEAST_WINDOWS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class StrategyTiming:
     """One strategy on one network."""
 
     strategy: str
@@ -69,7 +75,7 @@ class Measured:
     """Of moments, master copies and the like."""
 
 
-def job_of(workload: Workload, hosts: int) -> Job:
+def job_of(workload: Workload, hosts: int) -> TimingJob:
     """yolov5n on so many images a rank, one rank a host."""
     images, image_size = workload
     overrides = (
@@ -77,12 +83,14 @@ def job_of(workload: Workload, hosts: int) -> Job:
         *(f"model.image_size={image_size}", f"cluster.nodes={hosts}"),
         *("cluster.processes_per_node=1", "cluster.threads_per_process=1"),
     )
-    return Job(RECIPE, overrides, CLASSES)
+    return TimingJob(RECIPE, overrides, CLASSES)
 
 
-def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
+def measure(
+    strategy: Strategy, job: TimingJob, steps: int, ranks: DistributedContext
+) -> StrategyTiming:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
-    trainer = Trainer(strategy, job, ranks)
+    trainer = SyntheticTraining(strategy, job, ranks)
     workload = len(trainer.images), trainer.recipe.model.image_size
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
@@ -104,13 +112,13 @@ def measure(strategy: Strategy, job: Job, steps: int, ranks: Ranks) -> Measured:
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
     beside = trainer.learner.collectives_beside()
-    fullest = [max(each) for each in zip(*from_all(ranks, _memory(trainer)), strict=True)]
+    fullest = [max(each) for each in zip(*all_gather_object(ranks, _memory(trainer)), strict=True)]
     del trainer
     gc.collect()  # an engine and its hooks hold each other
     return _summed_up(strategy, workload, of_ranks, traffic, beside, fullest)
 
 
-def _memory(trainer: Trainer) -> tuple[int, int, int]:
+def _memory(trainer: SyntheticTraining) -> tuple[int, int, int]:
     """Bytes of gradients, parameters and the optimizer; takes one more step."""
     optimizer = trainer.learner.optimizer
     scale = _GradientScale(trainer)
@@ -121,7 +129,7 @@ def _memory(trainer: Trainer) -> tuple[int, int, int]:
 class _GradientScale(Stopwatch):
     """Weighs gradients when backward is over."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: SyntheticTraining) -> None:
         super().__init__(trainer.ranks.device)
         self.trainer = trainer
         self.found = 0
@@ -138,11 +146,11 @@ def _summed_up(
     traffic: Traffic,
     beside: int,
     memory: Sequence[int],
-) -> Measured:
+) -> StrategyTiming:
     windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
     steps = len(windows) * strategy.period
     low, middle, high = statistics.quantiles(windows, n=4, method="inclusive")
-    return Measured(
+    return StrategyTiming(
         strategy=strategy.name,
         images=workload[0],
         image_size=workload[1],
@@ -159,7 +167,7 @@ def _summed_up(
     )
 
 
-def _fitting(target_seconds: float, ranks: Ranks) -> Workload:
+def _fitting(target_seconds: float, ranks: DistributedContext) -> Workload:
     """The workload whose computing comes nearest to a time from below, or the smallest."""
     best = WORKLOADS[0]
     for workload in WORKLOADS:
@@ -200,7 +208,7 @@ def main() -> None:
     parser.add_argument("--local_rank")
     options = parser.parse_args()
     world_size = world_size_from_launcher()
-    ranks = join(
+    ranks = init_distributed(
         prepare(RECIPE, job_of(WORKLOADS[0], world_size).overrides, world_size, 1).resolved.recipe
     )
     asked = options.workload
@@ -209,10 +217,10 @@ def main() -> None:
     # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.
     for strategy in (COMPUTE, *chosen(options.strategies), COMPUTE):
         measured = measure(strategy, job, options.steps, ranks)
-        if ranks.is_first:
+        if ranks.is_main:
             with options.out.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(asdict(measured)) + "\n")
-    leave()
+    shutdown_distributed()
 
 
 if __name__ == "__main__":

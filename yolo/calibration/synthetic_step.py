@@ -15,21 +15,21 @@ from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine.build import parameter_groups, start_engine, start_exchange
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 from yolo.training.resilience.anomaly_guard import StabilityGuard
 
 BOXES_PER_IMAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class TimingJob:
     """What is trained: a recipe with overrides, and a number of classes."""
 
     recipe: str
     overrides: tuple[str, ...]
     classes: int
 
-    def under(self, strategy: Strategy, ranks: Ranks) -> Recipe:
+    def under(self, strategy: Strategy, ranks: DistributedContext) -> Recipe:
         """The recipe as a strategy has it."""
         overrides = (*self.overrides, *strategy.overrides)
         prepared = prepare(self.recipe, overrides, ranks.world_size, ranks.local_world_size)
@@ -46,10 +46,12 @@ def made_up_targets(
     return torch.cat([owners, kinds, boxes], dim=1)
 
 
-class Trainer:
+class SyntheticTraining:
     """The same made-up batch again and again, under one strategy."""
 
-    def __init__(self, strategy: Strategy, job: Job, ranks: Ranks, is_hushed: bool = False) -> None:
+    def __init__(
+        self, strategy: Strategy, job: TimingJob, ranks: DistributedContext, is_hushed: bool = False
+    ) -> None:
         """`is_hushed` where collectives are to send next to nothing: those of torch's DDP need to be told when they are made."""
         self.strategy = strategy
         self.ranks = ranks
@@ -85,7 +87,7 @@ class Trainer:
             watch.start()
         assignment = self.criterion.assign(self.targets, self.images.shape)
         matches = assignment.matches.float().to(device) * self.micro_steps
-        is_alone = self.learner.steps_alone()
+        is_alone = self.learner.is_local_step()
         exchange = None if is_alone or ranks == 1 else dist.all_reduce(matches, async_op=True)
         assignment = assignment.to(device)
         for micro_step in range(self.micro_steps):
@@ -97,7 +99,7 @@ class Trainer:
             normaliser = Normaliser(matches, len(self.images) * shards, shards)
             loss, parts = self.criterion(predictions, assignment, normaliser)
             if micro_step == self.micro_steps - 1:
-                loss = loss * self.guard.vote(parts.stacked().sum(), False, is_alone)
+                loss = loss * self.guard.nan_gate(parts.stacked().sum(), False, is_alone)
             if watch:
                 watch.stop("forward")
             self.learner.backward(loss)
@@ -106,7 +108,7 @@ class Trainer:
             self.learner.micro_step_done()
         self.learner.step_done()
         if is_alone and self.learner.has_met():
-            self.guard.meet(0, False, device)
+            self.guard.sync(0, False, device)
         if watch:
             watch.stop("update")
 
@@ -114,7 +116,7 @@ class Trainer:
 class _Engine:
     """DeepSpeed with the recipe's exchange."""
 
-    def __init__(self, trainer: Trainer, exchanges: bool) -> None:
+    def __init__(self, trainer: SyntheticTraining, exchanges: bool) -> None:
         self.engine = start_engine(trainer.model, trainer.recipe, trainer.ranks)
         self.exchange = start_exchange(self.engine, trainer.recipe)
         self.exchange.plan(warmup_steps=1, steps=10**6)
@@ -137,13 +139,13 @@ class _Engine:
     def step_done(self) -> None:
         self.exchange.step_taken()
 
-    def steps_alone(self) -> bool:
+    def is_local_step(self) -> bool:
         """Whether the next step is taken without hearing of the other ranks."""
-        return self.exchange.steps_alone or not self.exchanges
+        return self.exchange.is_local_step or not self.exchanges
 
     def has_met(self) -> bool:
         """Whether ranks that step alone have just exchanged."""
-        return self.exchanges and self.exchange.steps_behind == 0
+        return self.exchanges and self.exchange.steps_since_sync == 0
 
     def collectives_beside(self) -> int:
         """Collectives a step that the traffic meter does not see."""
@@ -153,7 +155,7 @@ class _Engine:
 class _DDP:
     """torch's DistributedDataParallel as it comes, but for the bucket's size."""
 
-    def __init__(self, trainer: Trainer, bucket_mb: float, is_hushed: bool) -> None:
+    def __init__(self, trainer: SyntheticTraining, bucket_mb: float, is_hushed: bool) -> None:
         self.wrapped = nn.parallel.DistributedDataParallel(
             trainer.model, bucket_cap_mb=bucket_mb, broadcast_buffers=not is_hushed
         )
@@ -176,7 +178,7 @@ class _DDP:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def steps_alone(self) -> bool:
+    def is_local_step(self) -> bool:
         return False
 
     def has_met(self) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from yolo.calibration.strategies import Strategy
 from yolo.calibration.strategy_timing import measure
-from yolo.calibration.synthetic_step import Job
+from yolo.calibration.synthetic_step import TimingJob
 from yolo.recipe import prepare
 from yolo.training.engine.distributed import (
-    join,
-    leave,
+    init_distributed,
     local_world_size_from_launcher,
+    shutdown_distributed,
     world_size_from_launcher,
 )
 
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--local_rank")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
-    job = Job(options.recipe, tuple(options.overrides), options.classes)
+    job = TimingJob(options.recipe, tuple(options.overrides), options.classes)
     local = local_world_size_from_launcher()
-    ranks = join(
+    ranks = init_distributed(
         prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
     )
     found = []
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             settle_steps=each["settle_steps"],
             period=each["period"],
         )
-        if ranks.is_first:
+        if ranks.is_main:
             print(f"measuring: {strategy.label}", flush=True)
         found.append(asdict(measure(strategy, job, options.steps, ranks)))
-    if ranks.is_first:
+    if ranks.is_main:
         temporary = options.out.with_name(f".{options.out.name}.part")
         temporary.write_text(json.dumps(found), encoding="utf-8")
         temporary.replace(options.out)
-    leave()
+    shutdown_distributed()
 
 
 if __name__ == "__main__":

@@ -22,19 +22,19 @@ from yolo.calibration.loader_rate import loader_images_per_second
 from yolo.calibration.muted_collectives import hushed_collectives
 from yolo.calibration.stopwatch import Stopwatch
 from yolo.calibration.strategies import COMPUTE, STRATEGIES, Strategy
-from yolo.calibration.synthetic_step import Job, Trainer
+from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.planner.cost.compute import strategy_key
 from yolo.planner.prediction import expected_maximum
 from yolo.planner.profile import Measurement, Workload
 from yolo.recipe import prepare
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.training.engine.distributed import (
-    Ranks,
-    from_all,
-    from_first,
-    join,
-    leave,
+    DistributedContext,
+    all_gather_object,
+    broadcast_object,
+    init_distributed,
     local_world_size_from_launcher,
+    shutdown_distributed,
     world_size_from_launcher,
 )
 
@@ -69,8 +69,8 @@ class Calibration:
 
     def __init__(
         self,
-        job: Job,
-        ranks: Ranks,
+        job: TimingJob,
+        ranks: DistributedContext,
         tell: Callable[[str], None],
         loads_data: bool = False,
         strategies: Sequence[str] = ALL_STRATEGIES,
@@ -86,7 +86,7 @@ class Calibration:
     def measure(self, bandwidth_gbps: float | None) -> Measurement:
         """Everything, in the order in which it stands in a profile."""
         self.tell("computing alone")
-        trainer = Trainer(COMPUTE, self.job, self.ranks)
+        trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
         recipe = trainer.recipe
         elements = sum(parameter.numel() for parameter in trainer.model.parameters())
         before = self._steps(trainer)
@@ -95,7 +95,7 @@ class Calibration:
         del trainer
         gc.collect()
         local = self._local()
-        trainer = Trainer(COMPUTE, self.job, self.ranks)
+        trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
         computing = statistics.mean([before.median, self._steps(trainer).median])
         del trainer
         gc.collect()
@@ -135,11 +135,11 @@ class Calibration:
         )
 
     def _mean(self, value: float) -> float:
-        return statistics.mean(from_all(self.ranks, value))
+        return statistics.mean(all_gather_object(self.ranks, value))
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
-    def _steps(self, trainer: Trainer, is_hushed: bool = False) -> Timed:
+    def _steps(self, trainer: SyntheticTraining, is_hushed: bool = False) -> Timed:
         """Steps of a strategy, all ranks busy; a mean of its period counts as one."""
         quiet = hushed_collectives if is_hushed else nullcontext
         period = trainer.strategy.period
@@ -152,7 +152,7 @@ class Calibration:
             self._synchronise()
         fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
         windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
-        windows = from_first(self.ranks, windows)
+        windows = broadcast_object(self.ranks, windows)
         seconds = []
         with quiet():
             for _ in range(windows):
@@ -167,7 +167,7 @@ class Calibration:
         """Standard deviation of a rank's step: by how far the slowest of them is from their mean, step by step."""
         if self.ranks.world_size == 1:
             return statistics.stdev(alone.seconds) / alone.median
-        steps = list(zip(*from_all(self.ranks, alone.seconds), strict=True))
+        steps = list(zip(*all_gather_object(self.ranks, alone.seconds), strict=True))
         late = statistics.median(max(step) - statistics.mean(step) for step in steps)
         mean = statistics.mean(statistics.mean(step) for step in steps)
         return late / mean / expected_maximum(self.ranks.world_size)
@@ -176,13 +176,13 @@ class Calibration:
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
 
-    def _parts(self, trainer: Trainer) -> dict[str, float]:
+    def _parts(self, trainer: SyntheticTraining) -> dict[str, float]:
         watch = Stopwatch(self.ranks.device)
         for _ in range(STEPS // 2):
             trainer.step(watch)
         return {part: seconds / (STEPS // 2) for part, seconds in watch.seconds.items()}
 
-    def _ready(self, trainer: Trainer) -> list[tuple[float, float]]:
+    def _ready(self, trainer: SyntheticTraining) -> list[tuple[float, float]]:
         """How the gradients of one micro step come in, by hooks: (share of backward, share of gradients)."""
         noted: list[tuple[float, int]] = []
         parameters = list(trainer.model.parameters())
@@ -231,7 +231,7 @@ class Calibration:
             recipe = self.job.under(strategy, self.ranks)
             key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
             dist.barrier()
-            trainer = Trainer(strategy, self.job, self.ranks, is_hushed=True)
+            trainer = SyntheticTraining(strategy, self.job, self.ranks, is_hushed=True)
             for _ in range(
                 SETTLE_ALOUD
             ):  # stage 3 compares what it has seen of the network between ranks
@@ -274,23 +274,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--local_rank")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
-    job = Job(options.recipe, tuple(options.overrides), options.classes)
+    job = TimingJob(options.recipe, tuple(options.overrides), options.classes)
     local = local_world_size_from_launcher()
-    ranks = join(
+    ranks = init_distributed(
         prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
     )
 
     def tell(what: str) -> None:
-        if ranks.is_first:
+        if ranks.is_main:
             print(f"calibrating: {what}", flush=True)
 
     calibration = Calibration(job, ranks, tell, options.loads_data, options.strategies.split(","))
     measured = calibration.measure(options.bandwidth_gbps)
-    if ranks.is_first:
+    if ranks.is_main:
         temporary = options.out.with_name(f".{options.out.name}.part")
         temporary.write_text(json.dumps(measured.model_dump(mode="json")), encoding="utf-8")
         temporary.replace(options.out)
-    leave()
+    shutdown_distributed()
 
 
 if __name__ == "__main__":

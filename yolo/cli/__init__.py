@@ -234,7 +234,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _train(options: argparse.Namespace) -> None:
     from yolo.errors import LaunchError
     from yolo.launch.command import launch_of
-    from yolo.launch.supervisor import run_to_the_end
+    from yolo.launch.supervisor import run_with_restarts
     from yolo.preflight.local import missing_here, unfit_here
     from yolo.recipe import prepare
     from yolo.training.checkpointing.run_directory import choose_run
@@ -250,7 +250,7 @@ def _train(options: argparse.Namespace) -> None:
         missing += unfit_here(resolved)
         if missing:
             raise LaunchError("\n".join(missing))
-    run_to_the_end(resolved, recipe, overrides, run)
+    run_with_restarts(resolved, recipe, overrides, run)
 
 
 def _add_eval(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

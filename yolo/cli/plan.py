@@ -58,7 +58,7 @@ def add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _plan(options: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from yolo.planner.candidates import Learns
+    from yolo.planner.candidates import GradientFidelity
     from yolo.planner.command import (
         PlanRequest,
         plan_for,
@@ -76,7 +76,7 @@ def _plan(options: argparse.Namespace) -> None:
         nodes=options.nodes,
         gpus_per_node=options.gpus_per_node,
         bandwidth_gbps=options.bandwidth,
-        allowed=Learns[options.allow.upper()],
+        allowed=GradientFidelity[options.allow.upper()],
         images=options.images,
         classes=options.classes,
     )

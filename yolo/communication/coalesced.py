@@ -9,7 +9,7 @@ BROADCAST_BYTES = 64 * 2**20
 """Enough to pay latency once in a while only; more would double a large network's memory for the copy."""
 
 
-def average_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
+def all_reduce_mean(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each floating-point tensor by its mean over the ranks, in place; one all-reduce in fp32."""
     floating = [tensor for tensor in tensors if tensor.is_floating_point()]
     if not floating or dist.get_world_size() == 1:
@@ -19,7 +19,7 @@ def average_over_ranks(tensors: Sequence[torch.Tensor]) -> None:
     _copy_back(flat / dist.get_world_size(), floating)
 
 
-def broadcast_from_first(tensors: Sequence[torch.Tensor]) -> None:
+def broadcast_coalesced(tensors: Sequence[torch.Tensor]) -> None:
     """Replace each tensor by the first rank's, in place; one broadcast for each 64 MiB of them."""
     if dist.get_world_size() == 1:
         return

@@ -25,7 +25,7 @@ def fingerprint(tensor: torch.Tensor) -> torch.Tensor:
     return (mixed * _MULTIPLIER).sum()
 
 
-def check_agreement(model: nn.Module, when: str) -> None:
+def check_replicas_equal(model: nn.Module, when: str) -> None:
     """Compare a fingerprint of every parameter between the ranks; one all-gather of 8 bytes a parameter.
 
     Under ZeRO stage 3 ranks hold shards, and there is nothing to compare. Raises RanksDiverged on all ranks, naming the

@@ -9,7 +9,7 @@ from typing import Any
 from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
 
 
-class Exchange:
+class SyncStrategy:
     """Leaves everything to DeepSpeed; the others say what they do instead."""
 
     kind = "deepspeed"
@@ -18,7 +18,7 @@ class Exchange:
     """Whether each step's gradient, and so its norm, is the ranks' mean."""
 
     @property
-    def steps_behind(self) -> int:
+    def steps_since_sync(self) -> int:
         """Steps since all ranks had the same weights; 0 when they have."""
         return 0
 
@@ -35,7 +35,7 @@ class Exchange:
         return ""
 
     @property
-    def steps_alone(self) -> bool:
+    def is_local_step(self) -> bool:
         """Whether the next step is one that this rank takes without hearing of the others'."""
         return False
 
@@ -50,7 +50,7 @@ class Exchange:
     def step_taken(self) -> None:
         """Called after each optimizer step, also one that was left out; may be collective."""
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Make weights the same on all ranks where they are not; collective."""
 
     def rank_state(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class Exchange:
         """Called after a checkpoint's weights replaced those that this began with."""
 
 
-class OptimizerExchange(Exchange):
+class OptimizerExchange(SyncStrategy):
     """The optimizer exchanges momentum itself."""
 
     averages_gradients = False
@@ -78,37 +78,37 @@ class OptimizerExchange(Exchange):
         self.kind = type(optimizer).__name__
 
     @property
-    def steps_behind(self) -> int:
-        """See `Exchange.steps_behind`."""
-        return self.optimizer.steps_behind
+    def steps_since_sync(self) -> int:
+        """See `SyncStrategy.steps_since_sync`."""
+        return self.optimizer.steps_since_sync
 
     @property
     def phase(self) -> str:
-        """See `Exchange.phase`."""
+        """See `SyncStrategy.phase`."""
         return self.optimizer.phase
 
     @property
-    def steps_alone(self) -> bool:
-        """See `Exchange.steps_alone`."""
-        return self.optimizer.steps_alone
+    def is_local_step(self) -> bool:
+        """See `SyncStrategy.is_local_step`."""
+        return self.optimizer.is_local_step
 
     @property
     def has_gradient(self) -> bool:
-        """See `Exchange.has_gradient`: one that is not finite has none, and the others' step is taken all the same."""
+        """See `SyncStrategy.has_gradient`: one that is not finite has none, and the others' step is taken all the same."""
         return self.optimizer.has_gradient
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `Exchange.plan`."""
+        """See `SyncStrategy.plan`."""
         return self.optimizer.plan(warmup_steps, steps)
 
-    def settle(self) -> None:
-        """See `Exchange.settle`."""
-        self.optimizer.settle()
+    def flush(self) -> None:
+        """See `SyncStrategy.settle`."""
+        self.optimizer.flush()
 
     def rank_state(self) -> dict[str, Any]:
-        """See `Exchange.rank_state`."""
+        """See `SyncStrategy.rank_state`."""
         return self.optimizer.rank_state()
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`."""
+        """See `SyncStrategy.load_rank_state`."""
         self.optimizer.load_rank_state(state, is_own)

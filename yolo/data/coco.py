@@ -15,7 +15,7 @@ from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_ANNOTATION_BYTES, read_text
 from yolo.recipe.plain_text import is_plain
 
-Row = tuple[list[float], int, bool, float]
+AnnotationRow = tuple[list[float], int, bool, float]
 """A box xyxy in pixels, its class index, whether it holds a crowd, and the object's area in square pixels."""
 
 HIGHEST_ID = 2**63 - 1
@@ -159,8 +159,8 @@ def _folder_of_images(entries: list[Any], folders: Sequence[Path]) -> Path:
 
 def _boxes_by_image(
     content: dict[str, list[Any]], index_of: dict[int, int], report: DataReport
-) -> dict[int, list[Row]]:
-    boxes: dict[int, list[Row]] = defaultdict(list)
+) -> dict[int, list[AnnotationRow]]:
+    boxes: dict[int, list[AnnotationRow]] = defaultdict(list)
     for entry in content["annotations"]:
         box = entry.get("bbox") if isinstance(entry, dict) else None
         if (

@@ -218,11 +218,11 @@ def clean_boxes(
         report.add(Problem.DEGENERATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
     rows = np.column_stack([clipped, classes, crowd])
     _, first = np.unique(rows, axis=0, return_index=True)
-    is_first = np.zeros(len(rows), dtype=bool)
-    is_first[first] = True
-    for index in np.flatnonzero(has_area & ~is_first):
+    is_main = np.zeros(len(rows), dtype=bool)
+    is_main[first] = True
+    for index in np.flatnonzero(has_area & ~is_main):
         report.add(Problem.DUPLICATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
-    kept = has_area & is_first
+    kept = has_area & is_main
     return (
         clipped[kept].astype(np.float32),
         classes[kept].astype(np.int64),

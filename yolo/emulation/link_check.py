@@ -34,7 +34,7 @@ PAYLOAD_BYTES = 1448
 
 
 @dataclass(frozen=True, slots=True)
-class GateRow:
+class LinkCheckRow:
     """Messages of one size in one direction between two hosts."""
 
     sender: str
@@ -52,7 +52,7 @@ class GateRow:
         """Of the fastest try from the ideal; 0.05 is 5% slower."""
         return self.seconds / self.ideal_seconds - 1
 
-    def or_faster(self, again: "GateRow") -> "GateRow":
+    def or_faster(self, again: "LinkCheckRow") -> "LinkCheckRow":
         """The less of both in each figure: other work can only add to a message, and to the one of 1 byte."""
         return replace(
             self,
@@ -74,7 +74,7 @@ def sizes_at(bandwidth_mbps: float) -> list[int]:
     return sorted({min(int(size * growth), most) for size in SIZES})
 
 
-def measure(cluster: EmulatedCluster) -> list[GateRow]:
+def measure(cluster: EmulatedCluster) -> list[LinkCheckRow]:
     """Time messages between the first host and each other, in both directions; no rows where links are not shaped."""
     if cluster.bandwidth_mbps is None:
         return []
@@ -82,7 +82,7 @@ def measure(cluster: EmulatedCluster) -> list[GateRow]:
     return [row for other in others for row in _between(first, other, cluster.bandwidth_mbps)]
 
 
-def check(cluster: EmulatedCluster) -> list[GateRow]:
+def check(cluster: EmulatedCluster) -> list[LinkCheckRow]:
     """As `measure`, and again for a while where links seem too slow, the fastest of all tries kept.
 
     Raises BenchError with the figures where a message is off by more than 5%.
@@ -105,7 +105,7 @@ def check(cluster: EmulatedCluster) -> list[GateRow]:
     return rows
 
 
-def _between(first: Host, other: Host, bandwidth_mbps: float) -> list[GateRow]:
+def _between(first: Host, other: Host, bandwidth_mbps: float) -> list[LinkCheckRow]:
     sizes = sizes_at(bandwidth_mbps)
     program = [sys.executable, "-m", "yolo.emulation.pingpong"]
     server = first.run([*program, "answer", first.address], folder=REPOSITORY)
@@ -129,11 +129,11 @@ def _between(first: Host, other: Host, bandwidth_mbps: float) -> list[GateRow]:
         raise BenchError(f"messages between {other.name} and {first.name}: {what}")
     found = json.loads(out)
     rows = []
-    for size, to_first, from_first in found["messages"]:
+    for size, to_first, broadcast_object in found["messages"]:
         ideal = found["ping"] + wire_bytes(size) * 8 / (bandwidth_mbps * 1e6)
-        for sender, receiver, tries in ((other, first, to_first), (first, other, from_first)):
+        for sender, receiver, tries in ((other, first, to_first), (first, other, broadcast_object)):
             rows.append(
-                GateRow(
+                LinkCheckRow(
                     sender.name, receiver.name, size, ideal, min(tries), statistics.median(tries)
                 )
             )

@@ -42,8 +42,8 @@ def ask(address: str, sizes: Sequence[int]) -> None:
         messages = []
         for size in sizes:
             to_first = [_exchange(connection, size, 1) for _ in range(TRIES)]
-            from_first = [_exchange(connection, 1, size) for _ in range(TRIES)]
-            messages.append((size, to_first, from_first))
+            broadcast_object = [_exchange(connection, 1, size) for _ in range(TRIES)]
+            messages.append((size, to_first, broadcast_object))
     print(json.dumps({"ping": ping, "messages": messages}))
 
 

@@ -13,12 +13,12 @@ from yolo.data.progress_protocol import Advance
 from yolo.evaluation.coco_ap import ClassTables, judge, summarise
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.detections import Detections, GroundTruth, merge
-from yolo.evaluation.gather import Alone, Peers
+from yolo.evaluation.gather import Gather, LocalGather
 from yolo.evaluation.metrics import Metrics
 from yolo.model.nms import non_maximum_suppression
 from yolo.recipe.schema.evaluation import EvaluationSection
 
-ALONE = Alone()
+LOCAL = LocalGather()
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
     truth: GroundTruth,
     settings: EvaluationSection,
     device: torch.device,
-    peers: Peers = ALONE,
+    peers: Gather = LOCAL,
     advance: Advance = lambda images: None,
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
@@ -45,7 +45,7 @@ def evaluate(
     return _judged_by_all(mine, truth, peers)
 
 
-def _judged_by_all(mine: list[Detections], truth: GroundTruth, peers: Peers) -> Metrics | None:
+def _judged_by_all(mine: list[Detections], truth: GroundTruth, peers: Gather) -> Metrics | None:
     """Each rank judges some classes in all images: a class's precision depends on its own detections alone.
 
     Every detection travels once, to the rank that judges its class, and tables of a fixed size from there to the first.

@@ -7,7 +7,7 @@ import torch.distributed as dist
 Value = TypeVar("Value")
 
 
-class Peers(Protocol):
+class Gather(Protocol):
     """Processes that have each seen some of the images."""
 
     rank: int
@@ -17,7 +17,7 @@ class Peers(Protocol):
         """Every process's value, in the order of ranks, on the process `to`; None on the others. Collective."""
 
 
-class Alone:
+class LocalGather:
     """A process that has seen them all."""
 
     rank = 0

@@ -48,7 +48,7 @@ def launch_of(
     """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`.
 
     `hosts_left` is a hostfile to take in place of the recipe's, where not all of its hosts answer; `token` tells this start
-    from others (`Fence`). Raises LaunchError where this machine lacks what the recipe asks for.
+    from others (`FencingToken`). Raises LaunchError where this machine lacks what the recipe asks for.
     """
     start = ["--start", token] if token else []
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *start, *overrides]

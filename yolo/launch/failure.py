@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from yolo.exit_codes import LEFT, RANKS_LOST, REFUSED
-from yolo.training.resilience.rank_status import MISSING, Ending, RankRecord, Standing
+from yolo.training.resilience.rank_status import MISSING, RankExit, RankHeartbeat, RankStatusFile
 
 STARTING = "starting"
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class RankFailure:
     """How a start ended."""
 
     text: str
@@ -25,7 +25,9 @@ class Death:
     """Its exit code; None where it was killed or is not known."""
 
 
-def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: bool) -> Death:
+def first_failure(
+    records: Sequence[RankStatusFile], launcher_code: int, was_stopped: bool
+) -> RankFailure:
     """Of the records of one start, after all its ranks have ended.
 
     `launcher_code` is 256 - N where the launcher saw a rank killed by signal N; `was_stopped` says that ranks had to be
@@ -33,7 +35,7 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
     """
     seen = [_Seen.of(record) for record in records]
     if not seen:
-        return Death(
+        return RankFailure(
             f"the launcher ended with exit code {launcher_code} before any rank began", "", None
         )
     first = min(seen, key=lambda rank: (rank.is_unclear, rank.last))
@@ -42,10 +44,10 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
     # Both sides of a link that was cut miss the other; that of the first rank could ask all of its own.
     lost.sort(key=lambda text: not text.startswith(MISSING))
     if code == RANKS_LOST:
-        return Death(f"ranks were lost: {lost[0]}", "", code)
+        return RankFailure(f"ranks were lost: {lost[0]}", "", code)
     if len(seen) > 1 and launcher_code == 0 and all(rank.ending is None for rank in seen):
         how = "which was killed (out of memory?)"
-        return Death(
+        return RankFailure(
             f"all {len(seen)} ranks ended with their launcher, {how}, while {first.place}",
             words,
             code,
@@ -53,31 +55,31 @@ def first_death(records: Sequence[RankRecord], launcher_code: int, was_stopped: 
     text = f"{first.name} died first: {first.how(launcher_code, was_stopped)} while {first.place}"
     if lost and (was_stopped or first.is_unclear):
         text += f"; {lost[0]}"
-    return Death(text, words, code)
+    return RankFailure(text, words, code)
 
 
-def was_refused(records: Sequence[RankRecord]) -> bool:
+def was_refused(records: Sequence[RankStatusFile]) -> bool:
     """Whether a rank ended with something that the user has to put right."""
     return REFUSED in _codes(records)
 
 
-def has_left(records: Sequence[RankRecord]) -> bool:
+def has_left(records: Sequence[RankStatusFile]) -> bool:
     """Whether the ranks left in order."""
     return LEFT in _codes(records)
 
 
-def _codes(records: Sequence[RankRecord]) -> set[int]:
+def _codes(records: Sequence[RankStatusFile]) -> set[int]:
     return {record.ending.code for record in records if record.ending is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    record: RankRecord
-    standing: Standing | None
-    ending: Ending | None
+    record: RankStatusFile
+    standing: RankHeartbeat | None
+    ending: RankExit | None
 
     @classmethod
-    def of(cls, record: RankRecord) -> "_Seen":
+    def of(cls, record: RankStatusFile) -> "_Seen":
         return cls(record, record.standing, record.ending)
 
     @property

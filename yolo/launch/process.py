@@ -15,7 +15,7 @@ from yolo.exit_codes import LEFT
 from yolo.launch.command import Launch
 from yolo.launch.parent_death import adopt_orphans, die_with_parent
 from yolo.training.resilience.preemption import LEAVE_FILE, SUPERVISOR
-from yolo.training.resilience.rank_status import RankRecord, records_of
+from yolo.training.resilience.rank_status import RankStatusFile, records_of
 
 POLL_SECONDS = 0.1
 LOOK_SECONDS = 1.0
@@ -136,7 +136,7 @@ class LauncherProcess:
         patience = SILENT_SECONDS if None in endings else ENDED_SECONDS
         return not works and time.monotonic() - self._failed_at > patience
 
-    def _is_silent(self, record: RankRecord) -> bool:
+    def _is_silent(self, record: RankStatusFile) -> bool:
         standing, now = record.standing, time.monotonic()
         heard = standing.heard if standing else 0.0
         before, since = self._heard.get(record.rank, (None, now))

@@ -19,12 +19,12 @@ from types import FrameType
 from yolo.errors import LaunchError, RecipeError
 from yolo.exit_codes import LEFT, REFUSED, STOPPED
 from yolo.launch.command import Launch, launch_of
-from yolo.launch.failure import Death, first_death, has_left, was_refused
+from yolo.launch.failure import RankFailure, first_failure, has_left, was_refused
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
 from yolo.launch.reachable_hosts import HostsLeft, hosts_left
 from yolo.recipe import ResolvedRecipe, prepare
-from yolo.training.checkpointing.run_directory import RunDirectory, how_to_go_on
-from yolo.training.resilience.fencing import START, close_for_others
+from yolo.training.checkpointing.run_directory import RunDirectory, resume_hint
+from yolo.training.resilience.fencing import START, issue_token
 from yolo.training.resilience.preemption import LEAVE_FILE, SIGNALS
 from yolo.training.resilience.rank_status import RANKS, records_of
 
@@ -49,7 +49,7 @@ class StoppedEarly(LaunchError):
 
 
 @dataclass
-class Asked:
+class SignalState:
     """What signals have asked of this process."""
 
     numbers: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Asked:
         return signal.Signals(self.numbers[0]).name if self.numbers else ""
 
 
-def run_to_the_end(
+def run_with_restarts(
     resolved: ResolvedRecipe, recipe: Path, overrides: Sequence[str], run: RunDirectory
 ) -> None:
     """Train a recipe in a run's folder, however often it has to be started.
@@ -74,7 +74,7 @@ def run_to_the_end(
     where SIGTERM, SIGINT or SIGUSR1 ended it.
     """
     with _asked() as asked:
-        Supervisor(resolved, recipe, tuple(overrides), run, asked).run_to_the_end()
+        Supervisor(resolved, recipe, tuple(overrides), run, asked).run_with_restarts()
 
 
 @dataclass
@@ -85,14 +85,14 @@ class Supervisor:
     recipe: Path
     overrides: tuple[str, ...]
     run: RunDirectory
-    asked: Asked
+    asked: SignalState
     starts: int = 0
-    fruitless: int = 0
+    failed_restarts: int = 0
     """Starts since the newest checkpoint, the present one aside."""
     _found: set[tuple[str, int]] = field(default_factory=set)
     """The checkpoints before the present start."""
 
-    def run_to_the_end(self) -> None:
+    def run_with_restarts(self) -> None:
         """See the function of this name."""
         said = ""
         while True:
@@ -100,25 +100,25 @@ class Supervisor:
             if death is None:
                 return
             if self._has_saved:
-                self.fruitless = 0
+                self.failed_restarts = 0
             elif death.code == RAISED and death.words == said:
                 raise LaunchError(
                     f"{_told(death)}\nIt did so twice, so it is no fault that passes; {self._advice}"
                 )
             said = death.words
-            if self.fruitless >= self.resolved.recipe.cluster.restarts:
+            if self.failed_restarts >= self.resolved.recipe.cluster.restarts:
                 often = (
-                    f"Started again {self.fruitless} times without a new checkpoint (cluster.restarts); "
-                    if self.fruitless
+                    f"Started again {self.failed_restarts} times without a new checkpoint (cluster.restarts); "
+                    if self.failed_restarts
                     else ""
                 )
                 raise LaunchError(f"{_told(death)}\n{often}{self._advice}")
-            self.fruitless += 1
+            self.failed_restarts += 1
             self._wait(death)
 
     @property
     def _advice(self) -> str:
-        return how_to_go_on(self.run)
+        return resume_hint(self.run)
 
     @property
     def _has_saved(self) -> bool:
@@ -126,19 +126,19 @@ class Supervisor:
         newest = self.run.newest_checkpoint
         return newest is not None and _identity(newest) not in self._found
 
-    def _start(self) -> Death | None:
+    def _start(self) -> RankFailure | None:
         """Start the launcher and wait for its end. Returns None where the run has reached its own."""
         self._found = {_identity(folder) for folder in self.run.published()}
         self._clear()
         try:
             launch = self._launch()
         except HostsMissing as missing:
-            return Death(str(missing), "", None)
+            return RankFailure(str(missing), "", None)
         except OSError as error:  # a disk that is full may be emptied
             trouble = LaunchError(f"{self.run.path}: {error}")
             if not self.starts:
                 raise trouble from error
-            return Death(str(trouble), "", None)
+            return RankFailure(str(trouble), "", None)
         self.starts += 1
         print(launch, flush=True)
         process = LauncherProcess(launch, self.run.path, self.resolved.recipe.cluster.nodes == 1)
@@ -164,7 +164,7 @@ class Supervisor:
             raise LaunchError(
                 f"training ended with exit code {REFUSED}; the lines above say why{advice}"
             )
-        return first_death(records, code, process.was_stopped)
+        return first_failure(records, code, process.was_stopped)
 
     def _launch(self) -> Launch:
         """Raises HostsMissing where too few hosts answer."""
@@ -177,7 +177,7 @@ class Supervisor:
                 resolved, overrides = self._with_fewer(left, overrides)
                 hostfile = self.run.path / "hostfile"
                 left.write(hostfile)
-        token = close_for_others(self.run.path)
+        token = issue_token(self.run.path)
         return launch_of(resolved, self.recipe, overrides, self.run, hostfile, self.starts, token)
 
     def _with_fewer(
@@ -200,15 +200,15 @@ class Supervisor:
         _say(f"{left}; going on with {number} of {cluster.nodes} nodes")
         return resolved, overrides
 
-    def _wait(self, death: Death) -> None:
+    def _wait(self, death: RankFailure) -> None:
         """Say what happened, and wait longer each time, all runs of a cluster not alike."""
-        doubled = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (self.fruitless - 1))
+        doubled = min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2 ** (self.failed_restarts - 1))
         seconds = doubled * random.Random(f"{self.run.path} {self.starts}").uniform(1.0, 1.25)
         newest = self.run.newest_checkpoint
         whence = newest.name if newest else "the beginning"
         bound = self.resolved.recipe.cluster.restarts
         _say(
-            f"{_told(death)}\nstarting again from {whence} in {seconds:.0f} s ({self.fruitless} of {bound} times without a new checkpoint)"
+            f"{_told(death)}\nstarting again from {whence} in {seconds:.0f} s ({self.failed_restarts} of {bound} times without a new checkpoint)"
         )
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -233,7 +233,7 @@ class HostsMissing(LaunchError):
 class _Leaving:
     """Hands a request to leave on to the ranks, and ends what does not leave in time."""
 
-    asked: Asked
+    asked: SignalState
     run: RunDirectory
     leave_seconds: float
     process: LauncherProcess
@@ -254,8 +254,8 @@ class _Leaving:
 
 
 @contextmanager
-def _asked() -> Iterator[Asked]:
-    asked = Asked()
+def _asked() -> Iterator[SignalState]:
+    asked = SignalState()
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.numbers.append(number)
@@ -273,7 +273,7 @@ def _identity(checkpoint: Path) -> tuple[str, int]:
     return checkpoint.name, checkpoint.stat().st_ino
 
 
-def _told(death: Death) -> str:
+def _told(death: RankFailure) -> str:
     lines = [f"    {line}" for line in death.words.splitlines()]
     return "\n".join([death.text, *lines])
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo.planner.candidates import Learns
+from yolo.planner.candidates import GradientFidelity
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import Plan, make_plan
 from yolo.planner.prediction import Data
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe import ResolvedRecipe
 
-ALLOWED = Learns.COMPRESSED
+ALLOWED = GradientFidelity.COMPRESSED
 """Nobody's ranks begin to step alone, and nobody's optimizer changes its kind, unless the recipe says so."""
 
 

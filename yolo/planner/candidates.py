@@ -9,7 +9,7 @@ from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ONE_BIT
 
 
-class Learns(IntEnum):
+class GradientFidelity(IntEnum):
     """How far a strategy is from averaging whole gradients in each step."""
 
     SAME = 0
@@ -20,7 +20,7 @@ class Learns(IntEnum):
     """What compression leaves out is sent later."""
     LOCAL = 3
     """Ranks take steps by themselves."""
-    OTHERWISE = 4
+    OTHER_OPTIMIZER = 4
     """Another optimizer, whose learning rate is to be found anew."""
 
 
@@ -30,10 +30,10 @@ class Candidate:
 
     label: str
     overrides: tuple[str, ...]
-    learns: Learns
+    learns: GradientFidelity
 
 
-AS_WRITTEN = Candidate("as written", (), Learns.SAME)
+AS_WRITTEN = Candidate("as written", (), GradientFidelity.SAME)
 
 
 def candidates(resolved: ResolvedRecipe, profile: ClusterProfile) -> list[Candidate]:
@@ -63,15 +63,18 @@ PLAIN = (
 
 def _precisions(resolved: ResolvedRecipe, profile: ClusterProfile) -> Sequence[Candidate]:
     """16 bits are offered where they compute faster."""
-    as_it_is = Candidate("", (), Learns.SAME)
+    identity_collate = Candidate("", (), GradientFidelity.SAME)
     if resolved.recipe.precision.dtype != "fp32" or profile.accelerator.fp32_factor <= 1:
-        return (as_it_is,)
-    return (as_it_is, Candidate("bf16 autocast", ("precision.dtype=bf16",), Learns.ROUNDED))
+        return (identity_collate,)
+    return (
+        identity_collate,
+        Candidate("bf16 autocast", ("precision.dtype=bf16",), GradientFidelity.ROUNDED),
+    )
 
 
 def _accumulations(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     """Half the images at once take half the activations, and cost an exchange more wherever each micro step has one."""
-    yield Candidate("", (), Learns.SAME)
+    yield Candidate("", (), GradientFidelity.SAME)
     images, steps = (
         resolved.recipe.train.micro_batch,
         resolved.recipe.train.gradient_accumulation_steps,
@@ -83,7 +86,7 @@ def _accumulations(resolved: ResolvedRecipe) -> Iterator[Candidate]:
             f"train.micro_batch={images // 2}",
             f"train.gradient_accumulation_steps={steps * 2}",
         )
-        yield Candidate(f"{steps * 2} micro steps", halved, Learns.SAME)
+        yield Candidate(f"{steps * 2} micro steps", halved, GradientFidelity.SAME)
 
 
 def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
@@ -92,7 +95,9 @@ def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     optimizer = recipe.optimizer.type
     plain = () if optimizer not in ONE_BIT else ("optimizer.type=AdamW",)
 
-    def one(label: str, *overrides: str, learns: Learns = Learns.SAME) -> Candidate:
+    def one(
+        label: str, *overrides: str, learns: GradientFidelity = GradientFidelity.SAME
+    ) -> Candidate:
         return Candidate(label, (*plain, *overrides), learns)
 
     bf16 = "communication.data_type=bf16"
@@ -108,23 +113,26 @@ def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     yield one("ZeRO-1, to owners", "zero.stage=1", "zero.use_multi_rank_bucket_allreduce=false")
     yield one("ZeRO-2", "zero.stage=2")
     yield one("ZeRO-3", "zero.stage=3")
-    yield one("stage 0, bf16 wire", bf16, learns=Learns.ROUNDED)
+    yield one("stage 0, bf16 wire", bf16, learns=GradientFidelity.ROUNDED)
     yield one(
-        "overlapped, bf16 wire", "communication.reducer=overlapped", bf16, learns=Learns.ROUNDED
+        "overlapped, bf16 wire",
+        "communication.reducer=overlapped",
+        bf16,
+        learns=GradientFidelity.ROUNDED,
     )
     for rank in (2, 4):
         yield one(
             f"PowerSGD rank {rank}",
             *("communication.reducer=powersgd", f"communication.powersgd_rank={rank}"),
-            learns=Learns.COMPRESSED,
+            learns=GradientFidelity.COMPRESSED,
         )
     if is_scaled:
         return
     is_adam = optimizer in ADAM_FAMILY
-    compressed = Learns.COMPRESSED if is_adam else Learns.OTHERWISE
-    local = Learns.LOCAL if is_adam else Learns.OTHERWISE
+    compressed = GradientFidelity.COMPRESSED if is_adam else GradientFidelity.OTHER_OPTIMIZER
+    local = GradientFidelity.LOCAL if is_adam else GradientFidelity.OTHER_OPTIMIZER
     if optimizer == "OneBitAdam":
-        yield Candidate("1-bit Adam", (), Learns.SAME)
+        yield Candidate("1-bit Adam", (), GradientFidelity.SAME)
     else:
         yield Candidate("1-bit Adam", ("optimizer.type=OneBitAdam",), compressed)
     yield Candidate(
@@ -132,13 +140,15 @@ def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     )
     if not recipe.model.sync_batchnorm:
         yield Candidate("0/1 Adam", ("optimizer.type=ZeroOneAdam",), local)
-        yield one("local steps, every 8", "communication.sync_every=8", learns=Learns.LOCAL)
+        yield one(
+            "local steps, every 8", "communication.sync_every=8", learns=GradientFidelity.LOCAL
+        )
         yield one(
             "local steps, every 8, 1 bit",
             *("communication.sync_every=8", "communication.outer_one_bit=true"),
-            learns=Learns.LOCAL,
+            learns=GradientFidelity.LOCAL,
         )
-    yield Candidate("1-bit LAMB", ("optimizer.type=OneBitLamb",), Learns.OTHERWISE)
+    yield Candidate("1-bit LAMB", ("optimizer.type=OneBitLamb",), GradientFidelity.OTHER_OPTIMIZER)
 
 
 def _part_of_bucket(resolved: ResolvedRecipe, share: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from yolo.errors import PlanError
-from yolo.planner.candidates import Learns
+from yolo.planner.candidates import GradientFidelity
 from yolo.planner.dataset_size import data_of
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import Plan, make_plan
@@ -31,7 +31,7 @@ class PlanRequest:
     nodes: int | None
     gpus_per_node: int | None
     bandwidth_gbps: float | None
-    allowed: Learns
+    allowed: GradientFidelity
     images: int | None
     classes: int | None
 

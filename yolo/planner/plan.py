@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo.errors import RecipeError
-from yolo.planner.candidates import AS_WRITTEN, Candidate, Learns, candidates
+from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, candidates
 from yolo.planner.dataset_size import data_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
@@ -29,7 +29,7 @@ class Ranked:
 
     label: str
     overrides: tuple[str, ...]
-    learns: Learns
+    learns: GradientFidelity
     prediction: Prediction
     fits: bool
     """Whether a rank's memory holds it."""
@@ -89,7 +89,7 @@ def make_plan(
     path: Path,
     overrides: Sequence[str],
     profile: ClusterProfile,
-    allowed: Learns = Learns.COMPRESSED,
+    allowed: GradientFidelity = GradientFidelity.COMPRESSED,
     data: Data | None = None,
 ) -> Plan:
     """Predict every strategy and rank those that learn as is allowed.
@@ -149,7 +149,7 @@ def _ranked(
     return Ranked(
         f"{candidate.label} (as written)" if is_written else candidate.label,
         needed,
-        candidate.learns if needed else Learns.SAME,
+        candidate.learns if needed else GradientFidelity.SAME,
         prediction,
         fits=prediction.memory.total <= limit,
     )

@@ -13,11 +13,11 @@ from yolo.planner.cost.collectives import (
     wire_bytes,
 )
 from yolo.planner.cost.compute import LocalWork, local_work
-from yolo.planner.cost.context import Situation
+from yolo.planner.cost.context import PlanContext
 from yolo.planner.cost.memory import Memory, memory_of
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.cost.step_events import Phase, ddp_events, phases
-from yolo.planner.cost.timeline import Event, Exchange, StepTime, Timeline
+from yolo.planner.cost.timeline import CommEvent, Event, StepTime, Timeline
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.schema.recipe import Recipe
 
@@ -100,7 +100,7 @@ def predict(profile: ClusterProfile, recipe: Recipe, data: Data) -> Prediction:
     network = yolov5(recipe.model.variant, data.classes, recipe.model.image_size)
     work = local_work(profile, recipe, network)
     steps = steps_of(recipe, data)
-    situation = Situation(recipe, network, work, profile.ranks, profile.backend == "nccl", steps)
+    situation = PlanContext(recipe, network, work, profile.ranks, profile.backend == "nccl", steps)
     return predict_run(profile, situation, phases(situation, _warmup_share(recipe, steps)))
 
 
@@ -111,7 +111,7 @@ def predict_ddp(
     network = yolov5(recipe.model.variant, data.classes, recipe.model.image_size)
     work = local_work(profile, recipe, network, key="ddp")
     steps = steps_of(recipe, data)
-    situation = Situation(recipe, network, work, profile.ranks, profile.backend == "nccl", steps)
+    situation = PlanContext(recipe, network, work, profile.ranks, profile.backend == "nccl", steps)
     events = ddp_events(situation, round(bucket_mb * 2**20))
     return predict_run(profile, situation, [Phase("whole gradients", 1.0, events)])
 
@@ -125,7 +125,9 @@ def _warmup_share(recipe: Recipe, steps: int) -> float:
     return min(asked, steps // 2) / max(1, steps)
 
 
-def predict_run(profile: ClusterProfile, situation: Situation, run: Sequence[Phase]) -> Prediction:
+def predict_run(
+    profile: ClusterProfile, situation: PlanContext, run: Sequence[Phase]
+) -> Prediction:
     """A run of some phases, whatever network it trains."""
     recipe, work = situation.recipe, situation.work
     costs = tuple((phase.share, _step(profile, situation, phase)) for phase in run)
@@ -143,7 +145,7 @@ def predict_run(profile: ClusterProfile, situation: Situation, run: Sequence[Pha
     )
 
 
-def _step(profile: ClusterProfile, situation: Situation, phase: Phase) -> Step:
+def _step(profile: ClusterProfile, situation: PlanContext, phase: Phase) -> Step:
     recipe, work = situation.recipe, situation.work
     time = _phase_seconds(profile, phase)
     per_deviation = work.jitter * sum(time.computing.values()) / math.sqrt(phase.period)
@@ -160,7 +162,7 @@ def _step(profile: ClusterProfile, situation: Situation, phase: Phase) -> Step:
         data_wait_seconds=wait,
         sent_bytes=_bytes_of(profile, phase, sent_bytes),
         wire_bytes=_bytes_of(profile, phase, wire_bytes),
-        collectives=sum(isinstance(e, Exchange) for e in phase.events) / phase.period,
+        collectives=sum(isinstance(e, CommEvent) for e in phase.events) / phase.period,
     )
 
 
@@ -169,7 +171,7 @@ def _phase_seconds(profile: ClusterProfile, phase: Phase) -> StepTime:
     costs: dict[tuple[str, float], Cost] = {}
 
     def cost_of(event: Event) -> Cost:
-        if not isinstance(event, Exchange):
+        if not isinstance(event, CommEvent):
             return NO_COST
         key = event.kind, event.payload_bytes
         if key not in costs:
@@ -220,6 +222,6 @@ def _bytes_of(
     sent = (
         count(profile, event.kind, event.payload_bytes)
         for event in phase.events
-        if isinstance(event, Exchange)
+        if isinstance(event, CommEvent)
     )
     return sum(sent) / phase.period

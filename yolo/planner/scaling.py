@@ -33,7 +33,7 @@ ELSEWHERE = ("stage 0", "overlapped", "1-bit Adam")
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ScalingPoint:
     """One strategy over one network at growing numbers of nodes."""
 
     strategy: str
@@ -51,7 +51,7 @@ class Reach:
 
 def reaches(
     path: Path, overrides: Sequence[str], profile: ClusterProfile, data: Data
-) -> list[Reach]:
+) -> list[ScalingPoint]:
     """Every strategy over the profile's own network, and over those of the catalogue. The images of a GPU stay."""
     written = prepare(path, overrides, profile.ranks, profile.gpus_per_node).resolved.recipe
     each_gpu = written.train.global_batch // profile.ranks
@@ -77,7 +77,7 @@ def _reach(
     profile: ClusterProfile,
     each_gpu: int,
     data: Data,
-) -> Reach:
+) -> ScalingPoint:
     gpus, rates, shares = [], [], []
     nodes = 1
     while nodes <= MOST_NODES:
@@ -95,10 +95,10 @@ def _reach(
         rates.append(costs.images_per_second)
         shares.append(costs.efficiency)
         nodes *= 2
-    return Reach(name, network, tuple(gpus), tuple(rates), tuple(shares))
+    return ScalingPoint(name, network, tuple(gpus), tuple(rates), tuple(shares))
 
 
-def scale_lines(found: Sequence[Reach]) -> list[str]:
+def scale_lines(found: Sequence[ScalingPoint]) -> list[str]:
     """Where each network stops scaling under each strategy."""
     lines = [f"GPUs at which efficiency falls below {STOPS:.0%} (the images of a GPU stay):"]
     for network in dict.fromkeys(each.network for each in found):
@@ -111,7 +111,7 @@ def scale_lines(found: Sequence[Reach]) -> list[str]:
     return lines
 
 
-def figure(found: Sequence[Reach]) -> Figure:
+def figure(found: Sequence[ScalingPoint]) -> Figure:
     """Images/s and efficiency over GPUs for the strategies on the first network; efficiency over GPUs for networks."""
     own = found[0].network
     networks = list(dict.fromkeys(each.network for each in found))
@@ -153,7 +153,7 @@ def _settle(axes: Axes, title: str) -> None:
         axes.spines[side].set_visible(False)
 
 
-def write_figure(found: Sequence[Reach], path: Path) -> None:
+def write_figure(found: Sequence[ScalingPoint], path: Path) -> None:
     """As PNG or whatever the file's ending says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure(found).savefig(path, dpi=DOTS_PER_INCH)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from yolo.preflight.host_info import Link
+from yolo.preflight.host_info import LinkMeasurement
 from yolo.preflight.ssh import TOLD
 
 WARM_SECONDS = 0.4
@@ -57,7 +57,7 @@ def answer(listener: socket.socket, until: int, clock: Clock = time.time) -> Non
                     send_until_told(connection)
 
 
-def ask(address: str, port: int) -> Link:
+def ask(address: str, port: int) -> LinkMeasurement:
     """Measure the link to a host that answers. Raises OSError."""
     with _connect(address, port, TELL_CLOCK) as connection:
         local_address = connection.getsockname()[0]
@@ -65,8 +65,8 @@ def ask(address: str, port: int) -> Link:
     with _connect(address, port, TAKE) as connection:
         to_first = send_until_told(connection)
     with _connect(address, port, GIVE) as connection:
-        from_first = measure_incoming(connection)
-    return Link(local_address, to_first, from_first, round_trip, offset)
+        broadcast_object = measure_incoming(connection)
+    return LinkMeasurement(local_address, to_first, broadcast_object, round_trip, offset)
 
 
 def compare_clocks(connection: socket.socket, clock: Clock = time.time) -> tuple[float, float]:

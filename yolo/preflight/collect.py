@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from yolo.data.progress_protocol import Counting
 from yolo.preflight.data_digest import digest_of, digest_of_source
-from yolo.preflight.host_info import HostFacts, HostReport, Interface, Link
+from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement
 from yolo.preflight.hosts import ListedHost, listed_hosts
 from yolo.preflight.probe import PACKAGE_FOLDER
 from yolo.preflight.request import question_of, recipe_files
@@ -20,7 +20,7 @@ from yolo.recipe.resolve.resolve import ResolvedRecipe
 PROBE, BANDWIDTH = "yolo.preflight.probe", "yolo.preflight.bandwidth"
 LINK_SECONDS = 20
 """At least, for a link: longer than its sockets wait, so that they can say what was in the way."""
-FACTS, LINK = TypeAdapter(HostFacts), TypeAdapter(Link)
+FACTS, LINK = TypeAdapter(HostFacts), TypeAdapter(LinkMeasurement)
 
 
 @dataclass(frozen=True, slots=True)

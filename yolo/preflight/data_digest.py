@@ -8,10 +8,10 @@ from pathlib import Path
 
 from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.errors import DataError
-from yolo.preflight.host_info import Content, Question
+from yolo.preflight.host_info import Content, ProbeRequest
 
 
-def content_of(question: Question) -> Content:
+def content_of(question: ProbeRequest) -> Content:
     """Digests of the files, number and bytes of the images in the folders and of the splits."""
     digests = {file: digest_of(Path(file)) for file in question.files}
     totals: dict[str, tuple[int, int]] = {}

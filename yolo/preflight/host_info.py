@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ProbeRequest:
     """What a host is to look at; paths are relative to the repository's folder."""
 
     files: Sequence[str]
@@ -87,7 +87,7 @@ class HostFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkMeasurement:
     """What one host measured to the first one. Rates are of one TCP stream's payload, in 10^6 bits a second."""
 
     local_address: str
@@ -109,6 +109,6 @@ class HostReport:
     facts: HostFacts | None
     problem: str = ""
     """Why there are no facts."""
-    link: Link | None = None
+    link: LinkMeasurement | None = None
     """None for the first host, and where it could not be measured."""
     link_problem: str = ""

@@ -21,7 +21,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from yolo.preflight.data_digest import content_of, digest_of_source
-from yolo.preflight.host_info import Code, Gpu, HostFacts, Interface, Question
+from yolo.preflight.host_info import Code, Gpu, HostFacts, Interface, ProbeRequest
 
 PACKAGES = ("torch", "deepspeed", "numpy")
 PACKAGE_FOLDER = Path(__file__).parents[1]
@@ -34,12 +34,12 @@ TOOL_SECONDS = 30
 
 def main() -> None:
     """Print this host's facts."""
-    question = Question(**json.loads(sys.argv[1]))
+    question = ProbeRequest(**json.loads(sys.argv[1]))
     signal.alarm(question.seconds)  # who asked may be gone
     print(json.dumps(asdict(facts_of_this_host(question))))
 
 
-def facts_of_this_host(question: Question) -> HostFacts:
+def facts_of_this_host(question: ProbeRequest) -> HostFacts:
     """Of the folder that this process runs in."""
     return HostFacts(
         code=_code(),

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from yolo.data.shards.index import INDEX, shard_location
-from yolo.preflight.host_info import Question
+from yolo.preflight.host_info import ProbeRequest
 from yolo.recipe.load.provenance import Source
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.data import is_url
 
 
-def question_of(resolved: ResolvedRecipe, seconds: int) -> Question:
+def question_of(resolved: ResolvedRecipe, seconds: int) -> ProbeRequest:
     """Of all hosts alike."""
     recipe, root = resolved.recipe, Path(resolved.recipe.data.root)
     named = [str(root / recipe.data.train), str(root / recipe.data.val)]
@@ -23,7 +23,7 @@ def question_of(resolved: ResolvedRecipe, seconds: int) -> Question:
         splits = [(named[0], "train"), (named[1], "val")]
     elif recipe.data.format == "coco":
         folders = [str(root / recipe.data.images), str(root / recipe.data.val_images)]
-    return Question(
+    return ProbeRequest(
         files=list(dict.fromkeys([*recipe_files(resolved), *named])),
         folders=list(dict.fromkeys(folders)),
         splits=splits,

@@ -32,7 +32,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RuleContext:
     """What was found on the hosts, and what the recipe wants of them."""
 
     inspection: Inspection
@@ -72,7 +72,7 @@ class Case:
         return {HERE: value} if self.nodes > 1 else {}
 
 
-Rule = Callable[[Case], Iterator[Finding]]
+Rule = Callable[[RuleContext], Iterator[Finding]]
 RULES: list[Rule] = []
 
 
@@ -92,12 +92,12 @@ def warning(text: str, *hosts: str) -> Finding:
     return Finding(Severity.WARNING, text, hosts)
 
 
-def case_of(resolved: ResolvedRecipe, inspection: Inspection) -> Case:
+def case_of(resolved: ResolvedRecipe, inspection: Inspection) -> RuleContext:
     """The inspection beside the recipe's wishes."""
     recipe, cluster = resolved.recipe, resolved.recipe.cluster
     each = ONE_BIT_CHECKPOINT_BYTES if recipe.optimizer.type in ONE_BIT else CHECKPOINT_BYTES
     assert cluster.processes_per_node != "auto"
-    return Case(
+    return RuleContext(
         inspection=inspection,
         nodes=cluster.nodes,
         processes=cluster.processes_per_node,
@@ -109,7 +109,7 @@ def case_of(resolved: ResolvedRecipe, inspection: Inspection) -> Case:
     )
 
 
-def findings_of(case: Case) -> list[Finding]:
+def findings_of(case: RuleContext) -> list[Finding]:
     """What all rules find, errors first."""
     found = [finding for each in RULES for finding in each(case)]
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)

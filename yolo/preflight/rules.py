@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from yolo.preflight.host_info import Content, HostFacts
 from yolo.preflight.rule_engine import (
-    Case,
     Finding,
+    RuleContext,
     agreement,
     error,
     named,
@@ -30,14 +30,14 @@ FAR_BELOW = 0.5
 
 
 @rule
-def every_host_answers(case: Case) -> Iterator[Finding]:
+def every_host_answers(case: RuleContext) -> Iterator[Finding]:
     for host in case.inspection.hosts:
         if host.facts is None:
             yield error(f"{host.name}: {host.problem}", host.name)
 
 
 @rule
-def every_host_reaches_the_first(case: Case) -> Iterator[Finding]:
+def every_host_reaches_the_first(case: RuleContext) -> Iterator[Finding]:
     names: dict[str, list[str]] = {}
     for host in case.inspection.hosts:
         if host.link_problem:
@@ -47,7 +47,7 @@ def every_host_reaches_the_first(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def the_launcher_wants_pdsh(case: Case) -> Iterator[Finding]:
+def the_launcher_wants_pdsh(case: RuleContext) -> Iterator[Finding]:
     if case.nodes > 1 and shutil.which("pdsh") is None:
         yield warning(
             "pdsh: no such program on this machine; `yolo train` starts several hosts by it: install the package pdsh"
@@ -58,7 +58,7 @@ def the_launcher_wants_pdsh(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def one_commit(case: Case) -> Iterator[Finding]:
+def one_commit(case: RuleContext) -> Iterator[Finding]:
     commits = case.values(lambda facts: facts.code.commit)
     known = {name: commit[:12] for name, commit in commits.items() if commit is not None}
     if told := agreement(known):
@@ -71,7 +71,7 @@ def one_commit(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def one_source(case: Case) -> Iterator[Finding]:
+def one_source(case: RuleContext) -> Iterator[Finding]:
     """Also where git says nothing, or the same of files that were changed."""
     commits = set(case.values(lambda facts: facts.code.commit).values()) - {None}
     sources = case.values(lambda facts: facts.code.source) | case.here(case.inspection.source)
@@ -84,7 +84,7 @@ def one_source(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def nothing_uncommitted(case: Case) -> Iterator[Finding]:
+def nothing_uncommitted(case: RuleContext) -> Iterator[Finding]:
     changed = case.values(lambda facts: facts.code.changed)
     dirty = [name for name, number in changed.items() if number]
     if dirty:
@@ -97,14 +97,14 @@ def nothing_uncommitted(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def git_answers(case: Case) -> Iterator[Finding]:
+def git_answers(case: RuleContext) -> Iterator[Finding]:
     for host, facts in case.answered():
         if facts.code.commit is None:
             yield warning(f"{host}: no commit can be told: {facts.code.problem}", host)
 
 
 @rule
-def one_version_of_each_package(case: Case) -> Iterator[Finding]:
+def one_version_of_each_package(case: RuleContext) -> Iterator[Finding]:
     for package in case.names(lambda facts: facts.versions):
         versions = {host: facts.versions.get(package) for host, facts in case.answered()}
         lacking = [name for name, version in versions.items() if version is None]
@@ -124,7 +124,7 @@ def one_version_of_each_package(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def one_build_of_torch(case: Case) -> Iterator[Finding]:
+def one_build_of_torch(case: RuleContext) -> Iterator[Finding]:
     for library in case.names(lambda facts: facts.torch_is_for):
         builds = {host: facts.torch_is_for.get(library) for host, facts in case.answered()}
         if told := agreement(builds):
@@ -138,14 +138,14 @@ def one_build_of_torch(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def one_recipe(case: Case) -> Iterator[Finding]:
+def one_recipe(case: RuleContext) -> Iterator[Finding]:
     """Each host reads the recipe from its own disk."""
     for file, here in case.inspection.recipes.items():
         yield from _same_file(case, file, case.here(here), "copy it to all, or commit and pull")
 
 
 @rule
-def one_copy_of_annotations(case: Case) -> Iterator[Finding]:
+def one_copy_of_annotations(case: RuleContext) -> Iterator[Finding]:
     for file in case.names(lambda facts: facts.content.digests):
         if file not in case.inspection.recipes:
             advice = "copy it from one host to all, or set data.root, data.train, data.val, model.weights"
@@ -153,7 +153,7 @@ def one_copy_of_annotations(case: Case) -> Iterator[Finding]:
 
 
 def _same_file(
-    case: Case, file: str, here: dict[str, str | None], advice: str
+    case: RuleContext, file: str, here: dict[str, str | None], advice: str
 ) -> Iterator[Finding]:
     digests = case.values(lambda facts: facts.content.digests.get(file)) | here
     lacking = [name for name, digest in digests.items() if digest is None]
@@ -165,7 +165,7 @@ def _same_file(
 
 
 @rule
-def one_copy_of_images(case: Case) -> Iterator[Finding]:
+def one_copy_of_images(case: RuleContext) -> Iterator[Finding]:
     for place in case.names(lambda facts: facts.content.files):
         totals = {host: _total(facts.content, place) for host, facts in case.answered()}
         lacking = [name for name, total in totals.items() if total is None]
@@ -188,7 +188,7 @@ def _total(content: Content, place: str) -> str | None:
 
 
 @rule
-def splits_can_be_listed(case: Case) -> Iterator[Finding]:
+def splits_can_be_listed(case: RuleContext) -> Iterator[Finding]:
     for host, facts in case.answered():
         if facts.content.problem:
             yield error(f"{host}: {facts.content.problem}", host)
@@ -198,7 +198,7 @@ def splits_can_be_listed(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def enough_gpus(case: Case) -> Iterator[Finding]:
+def enough_gpus(case: RuleContext) -> Iterator[Finding]:
     if not case.wants_gpus:
         return
     for host, facts in case.answered():
@@ -213,7 +213,7 @@ def enough_gpus(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def gpus_are_used(case: Case) -> Iterator[Finding]:
+def gpus_are_used(case: RuleContext) -> Iterator[Finding]:
     having = [host for host, facts in case.answered() if facts.gpus]
     if having and not case.wants_gpus:
         yield warning(
@@ -223,14 +223,14 @@ def gpus_are_used(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def gpus_are_alike(case: Case) -> Iterator[Finding]:
+def gpus_are_alike(case: RuleContext) -> Iterator[Finding]:
     kinds = case.values(gpus_in_words)
     if case.wants_gpus and (told := agreement(kinds)):
         yield warning(f"GPUs differ: {told}; each step waits for the slowest", *odd_ones(kinds))
 
 
 @rule
-def slots_hold_the_processes(case: Case) -> Iterator[Finding]:
+def slots_hold_the_processes(case: RuleContext) -> Iterator[Finding]:
     for host in case.inspection.hosts:
         if host.slots is not None and host.slots < case.processes:
             yield warning(
@@ -241,7 +241,7 @@ def slots_hold_the_processes(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def enough_disk(case: Case) -> Iterator[Finding]:
+def enough_disk(case: RuleContext) -> Iterator[Finding]:
     least = max(ALMOST_NO_DISK_BYTES, case.checkpoint_bytes)
     wanted = max(least, case.checkpoints * case.checkpoint_bytes)
     for host, facts in case.answered():
@@ -259,7 +259,7 @@ def enough_disk(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def one_mtu(case: Case) -> Iterator[Finding]:
+def one_mtu(case: RuleContext) -> Iterator[Finding]:
     sizes = {
         host.name: interface.mtu
         for host in case.inspection.hosts
@@ -273,7 +273,7 @@ def one_mtu(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def no_link_far_below_the_others(case: Case) -> Iterator[Finding]:
+def no_link_far_below_the_others(case: RuleContext) -> Iterator[Finding]:
     rates = {
         host.name: min(host.link.to_first_mbps, host.link.from_first_mbps)
         for host in case.inspection.hosts
@@ -290,7 +290,7 @@ def no_link_far_below_the_others(case: Case) -> Iterator[Finding]:
 
 
 @rule
-def clocks_agree(case: Case) -> Iterator[Finding]:
+def clocks_agree(case: RuleContext) -> Iterator[Finding]:
     for host in case.inspection.hosts:
         if host.link is not None and abs(host.link.clock_offset_seconds) > MOST_SKEW_SECONDS:
             ahead = host.link.clock_offset_seconds

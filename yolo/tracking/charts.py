@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from yolo.tracking.history import History
-from yolo.tracking.plan_report import Comparison
+from yolo.tracking.plan_report import PredictedAndMeasured
 from yolo.tracking.records import ConfusionResult, EvaluationResult
 
 INK, FAINT = "#1f2933", "#d9dee4"
@@ -45,7 +45,7 @@ def training_chart(history: History) -> bytes:
     return _png(figure)
 
 
-def comparison_chart(found: Sequence[Comparison]) -> bytes:
+def comparison_chart(found: Sequence[PredictedAndMeasured]) -> bytes:
     """Predicted beside measured: seconds on the left, bytes on the right, a pair of bars for each figure."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     for axes, unit, scale, label in zip(

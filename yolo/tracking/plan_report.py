@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PredictedAndMeasured:
     """One figure."""
 
     what: str
@@ -26,7 +26,7 @@ class Comparison:
         return f"{self.predicted * scale:.3g} {unit} predicted, {self.measured * scale:.3g} {unit} measured{error}"
 
 
-def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+def comparison_rows(comparisons: Sequence[PredictedAndMeasured]) -> list[tuple[str, str]]:
     """Names and words."""
     return [(each.what.replace("_", " "), each.in_words()) for each in comparisons]
 

@@ -6,7 +6,7 @@ import numpy as np
 import wandb
 from wandb.plot.custom_chart import CustomChart
 
-from yolo.tracking.plan_report import Comparison
+from yolo.tracking.plan_report import PredictedAndMeasured
 from yolo.tracking.records import EvaluationResult, SampleBox, SamplePicture
 
 MAX_ROWS = 10_000
@@ -23,7 +23,7 @@ def class_table(result: EvaluationResult) -> wandb.Table:
     return wandb.Table(columns=columns, data=rows)
 
 
-def comparison_table(found: Sequence[Comparison]) -> wandb.Table:
+def comparison_table(found: Sequence[PredictedAndMeasured]) -> wandb.Table:
     """One row a figure that was predicted."""
     columns: list[str | int] = ["what", "unit", "predicted", "measured", "error"]
     rows = [[each.what, each.unit, each.predicted, each.measured, each.error] for each in found]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yolo.recipe.schema.tracking import WandbSection
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
-from yolo.tracking.plan_report import Comparison
+from yolo.tracking.plan_report import PredictedAndMeasured
 from yolo.tracking.records import EvaluationResult, SamplePicture, StepResult
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ class WandbRun:
             lambda run: _log(run, result.step, result.epoch, figures, is_row_done=False),
         )
 
-    def log_comparisons(self, step: int, epoch: float, found: Sequence[Comparison]) -> None:
+    def log_comparisons(
+        self, step: int, epoch: float, found: Sequence[PredictedAndMeasured]
+    ) -> None:
         """What was predicted of the run beside what it measured: a table and a chart."""
 
         def send(run: "wandb.Run") -> None:

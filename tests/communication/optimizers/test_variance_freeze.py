@@ -1,10 +1,10 @@
 """When the second moment is called stable."""
 
-from yolo.communication.optimizers.variance_freeze import VarianceWatch
+from yolo.communication.optimizers.variance_freeze import VarianceStabilityTest
 
 
 def frozen_at(norms: list[float], warmup_steps: int = 20, beta2: float = 0.9) -> int:
-    watch = VarianceWatch(beta2, warmup_steps, steps=len(norms))
+    watch = VarianceStabilityTest(beta2, warmup_steps, steps=len(norms))
     return next(step for step, norm in enumerate(norms, 1) if watch.is_stable(step, norm))
 
 
@@ -26,10 +26,10 @@ def test_one_that_never_settles_is_frozen_after_a_quarter_of_the_run() -> None:
 
 def test_a_watch_goes_on_where_a_checkpoint_left_it() -> None:
     norms = [float(min(step, 120)) for step in range(1, 1001)]
-    first = VarianceWatch(0.9, 20, 1000)
+    first = VarianceStabilityTest(0.9, 20, 1000)
     for step in range(1, 100):
         assert not first.is_stable(step, norms[step - 1])
-    second = VarianceWatch(0.9, 20, 1000)
+    second = VarianceStabilityTest(0.9, 20, 1000)
     second.load(first.state())
     found = next(step for step in range(100, 1001) if second.is_stable(step, norms[step - 1]))
     assert found == frozen_at(norms)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo.data.augment.geometry import Labelled, Tile, View, compose
-from yolo.data.augment.transforms import Augmentation, Palette, blend, flip, mosaic, random_view
+from yolo.data.augment.transforms import Augmentation, HSVJitter, blend, flip, mosaic, random_view
 from yolo.data.image.letterbox import letterbox
 
 NONE = dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)
@@ -148,7 +148,7 @@ def test_of_a_box_a_tenth_must_be_left(share: float, is_kept: bool) -> None:
     assert seen.classes.tolist() == ([0, 1] if is_kept else [1])
 
 
-def recoloured(palette: Palette, image: np.ndarray) -> np.ndarray:
+def recoloured(palette: HSVJitter, image: np.ndarray) -> np.ndarray:
     out = np.empty_like(image)
     palette.recolour(image.copy(), out)
     return out
@@ -156,7 +156,7 @@ def recoloured(palette: Palette, image: np.ndarray) -> np.ndarray:
 
 def test_without_reach_colours_stay() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    out = recoloured(Palette.random(Augmentation(**NONE), np.random.default_rng(0)), image)
+    out = recoloured(HSVJitter.random(Augmentation(**NONE), np.random.default_rng(0)), image)
     np.testing.assert_array_equal(out, image[..., ::-1])
 
 
@@ -164,7 +164,7 @@ def test_without_reach_colours_stay() -> None:
 def test_colours_change_as_hue_saturation_and_value_do(seed: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
     settings_ = Augmentation(**(NONE | {"hsv_h": 0.4, "hsv_s": 0.7, "hsv_v": 0.4}))
-    out = recoloured(Palette.random(settings_, np.random.default_rng(seed)), image)
+    out = recoloured(HSVJitter.random(settings_, np.random.default_rng(seed)), image)
     gains = 1 + np.random.default_rng(seed).uniform(-1, 1, 3) * (0.4, 0.7, 0.4)
     for before, after in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
         blue, green, red = before / 255

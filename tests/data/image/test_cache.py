@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from yolo.data.dataset import ImageRecord
-from yolo.data.image.cache import KeptImages
+from yolo.data.image.cache import ImageCache
 from yolo.data.image.decode import UnusableImage
 from yolo.data.image.resized import ResizedImages
 from yolo.errors import DataError
@@ -39,7 +39,7 @@ def brightness(images: ResizedImages) -> list[int]:
 
 
 def test_an_image_is_decoded_once(records: list[ImageRecord]) -> None:
-    images = ResizedImages(records, SIZE, KeptImages.in_memory(records, SIZE, 10**6))
+    images = ResizedImages(records, SIZE, ImageCache.in_memory(records, SIZE, 10**6))
     assert brightness(images) == [20, 70, 120]
     for record in records:
         record.path.unlink()
@@ -47,7 +47,7 @@ def test_an_image_is_decoded_once(records: list[ImageRecord]) -> None:
 
 
 def test_what_the_budget_has_no_room_for_is_decoded_each_time(records: list[ImageRecord]) -> None:
-    kept = KeptImages.in_memory(records, SIZE, 2 * BYTES + 5)
+    kept = ImageCache.in_memory(records, SIZE, 2 * BYTES + 5)
     assert (kept.capacity, kept.bytes) == (2, 2 * BYTES)
     images = ResizedImages(records, SIZE, kept)
     assert brightness(images) == [20, 70, 120]
@@ -76,7 +76,7 @@ kept.keep(records[1], np.full((24, 32, 3), 99, np.uint8))
 
 
 def test_processes_of_a_machine_share_them(records: list[ImageRecord]) -> None:
-    kept = KeptImages.in_memory(records, SIZE, 10**6)
+    kept = ImageCache.in_memory(records, SIZE, 10**6)
     images = ResizedImages(records, SIZE, kept)
     assert images[0].mean() == 20
     other = subprocess.run(
@@ -94,12 +94,12 @@ def test_a_file_is_found_again_and_altered_images_are_not(
     records: list[ImageRecord], tmp_path: Path
 ) -> None:
     place = tmp_path / "cache" / "demo.images"
-    assert brightness(ResizedImages(records, SIZE, KeptImages(records, SIZE, 10**6, place))) == [
+    assert brightness(ResizedImages(records, SIZE, ImageCache(records, SIZE, 10**6, place))) == [
         20,
         70,
         120,
     ]
-    again = KeptImages(records, SIZE, 10**6, place)
+    again = ImageCache(records, SIZE, 10**6, place)
     assert all(again.get(record) is not None for record in records)
 
     cv2.imwrite(str(records[1].path), np.full((48, 64, 3), 200, np.uint8))
@@ -108,18 +108,18 @@ def test_a_file_is_found_again_and_altered_images_are_not(
     with place.open("r+b") as file:  # as a power cut may leave it
         file.seek(torn)
         file.write(b"\xff")
-    later = KeptImages(records, SIZE, 10**6, place)
+    later = ImageCache(records, SIZE, 10**6, place)
     assert [later.get(record) is None for record in records] == [False, True, True]
     assert brightness(ResizedImages(records, SIZE, later)) == [20, 200, 120]
     records[0].path.unlink()
     with pytest.raises(UnusableImage, match=r"0\.png"):
-        ResizedImages(records, SIZE, KeptImages(records, SIZE, 10**6, place))[0]
+        ResizedImages(records, SIZE, ImageCache(records, SIZE, 10**6, place))[0]
 
 
 def test_a_full_disk_costs_nothing_but_the_keeping(
     records: list[ImageRecord], tmp_path: Path
 ) -> None:
-    kept = KeptImages(records, SIZE, 10**6, tmp_path / "images")
+    kept = ImageCache(records, SIZE, 10**6, tmp_path / "images")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (kept._slots[1].offset, before[1]))
     try:
@@ -132,4 +132,4 @@ def test_a_full_disk_costs_nothing_but_the_keeping(
 def test_a_place_that_cannot_be_is_named(records: list[ImageRecord], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"data\.cache: .*file/images: cannot keep images there"):
-        KeptImages(records, SIZE, 10**6, tmp_path / "file" / "images")
+        ImageCache(records, SIZE, 10**6, tmp_path / "file" / "images")

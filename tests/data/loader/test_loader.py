@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_bad
 from yolo.data.demo import DemoSettings, generate_demo
-from yolo.data.image.cache import KeptImages
+from yolo.data.image.cache import ImageCache
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import TrainingLoader, evaluation_loader
 from yolo.data.loader.sampler import SampleKey, StepSampler, evaluation_indices
@@ -41,7 +41,7 @@ def recipe_for(root: Path, *overrides: str, world_size: int = 1) -> Recipe:
 def images_of(dataset: DetectionDataset, recipe: Recipe | None = None) -> ResizedImages:
     """Kept in memory unless the recipe says otherwise."""
     is_kept = recipe is not None and recipe.data.cache == "ram"
-    kept = KeptImages.in_memory(dataset.records, 64, 10**9) if is_kept else None
+    kept = ImageCache.in_memory(dataset.records, 64, 10**9) if is_kept else None
     return ResizedImages(dataset.records, 64, kept)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.data.shards.sharded import assert_same, loader_for, opened
 from yolo.data.dataset import DetectionDataset
 from yolo.data.shards import store as shard_store
-from yolo.data.shards.order import ShuffleBuffer, Stretch, stretches_of
+from yolo.data.shards.order import ShardSlice, ShuffleBuffer, stretches_of
 from yolo.errors import DataError
 
 
@@ -36,7 +36,7 @@ def test_each_sample_is_in_one_stream_and_streams_are_equally_long(
     whole = -(-len(samples) // streams)
     assert max(lengths) - min(lengths) <= whole + 2  # shards differ by one, and cuts are rounded
     if len(samples) % streams == 0:  # shards are not shared
-        assert all(s == Stretch(s.shard, 0, samples[s.shard]) for part in parts for s in part)
+        assert all(s == ShardSlice(s.shard, 0, samples[s.shard]) for part in parts for s in part)
 
 
 @given(count=st.integers(1, 80), capacity=st.integers(1, 30), seed=st.integers(0, 99))

@@ -10,11 +10,11 @@ from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import CLASSES, job_of
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
-from yolo.planner.cost.context import Situation
+from yolo.planner.cost.context import PlanContext
 from yolo.planner.cost.message_sizes import flushes, reversed_groups
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.cost.step_events import phases
-from yolo.planner.cost.timeline import Compute, Exchange
+from yolo.planner.cost.timeline import CommEvent, Compute
 from yolo.recipe import prepare
 
 RECORDED = (
@@ -31,7 +31,7 @@ def recording(launch_worker_once: Launch) -> dict[str, Any]:
     return recorded
 
 
-def situation_of(name: str, ranks: int = 2) -> Situation:
+def situation_of(name: str, ranks: int = 2) -> PlanContext:
     overrides = [*job_of((1, PIXELS), ranks).overrides, *STRATEGIES[name].overrides]
     recipe = prepare("recipes/bccd.yaml", overrides, ranks, 1).resolved.recipe
     network = yolov5("n", CLASSES, PIXELS)
@@ -46,7 +46,7 @@ def situation_of(name: str, ranks: int = 2) -> Situation:
         ready=tuple((number + 1) / count for number in range(count)),
         data_images_per_second=None,
     )
-    return Situation(recipe, network, work, ranks, is_nccl=False, steps=10_000)
+    return PlanContext(recipe, network, work, ranks, is_nccl=False, steps=10_000)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_a_step_sends_what_the_planner_says(recording: dict[str, Any], name: str
     predicted = Counter(
         (event.kind.removesuffix(BF16), event.payload_bytes)
         for event in steady.events
-        if isinstance(event, Exchange)
+        if isinstance(event, CommEvent)
     )
     real = Counter((kind, size) for kind, size, _ in recording[name])
     if name.startswith("zero3"):
@@ -99,7 +99,7 @@ def test_the_shares_of_a_runs_phases_add_up() -> None:
 
 def test_one_rank_sends_nothing() -> None:
     [only] = phases(situation_of("overlapped", ranks=1), warmup_share=0.1)
-    assert not any(isinstance(event, Exchange) for event in only.events)
+    assert not any(isinstance(event, CommEvent) for event in only.events)
 
 
 def test_every_gradient_is_in_one_bucket() -> None:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from yolo.planner.cost.collectives import Cost
-from yolo.planner.cost.timeline import Compute, Event, Exchange, StepTime, Timeline, Wait
+from yolo.planner.cost.timeline import CommEvent, Compute, Event, StepTime, Timeline, Wait
 
 NOTHING = Cost(0.0)
 
@@ -17,7 +17,7 @@ def compute(seconds: float) -> tuple[Event, Cost]:
 
 
 def send(seconds: float, is_waited: bool = False, core_share: float = 0.0) -> tuple[Event, Cost]:
-    return Exchange("all_reduce", 1, is_waited), Cost(seconds, core_share)
+    return CommEvent("all_reduce", 1, is_waited), Cost(seconds, core_share)
 
 
 def test_what_is_waited_for_adds_up() -> None:
@@ -39,7 +39,7 @@ def test_collectives_take_turns() -> None:
 
 def test_who_begins_behind_others_spares_some_of_its_latency() -> None:
     cost = Cost(2.0, spared_behind=0.5)
-    each = (Exchange("all_reduce", 1, False), cost)
+    each = (CommEvent("all_reduce", 1, False), cost)
     assert play(each, each, each, (Wait(), NOTHING)).seconds == pytest.approx(2.0 + 1.5 + 1.5)
 
 

@@ -17,7 +17,7 @@ from yolo.recipe.load.provenance import Source
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.build import set_batchnorm_momentum
-from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.ema import ModelEMA
 
 Write = Callable[..., Path]
 DEMO = Path(__file__).parents[3] / "recipes" / "demo.yaml"
@@ -103,7 +103,7 @@ def test_the_average_of_the_weights_looks_back_over_the_same_images() -> None:
     def averages(recipe: Recipe) -> list[float]:
         model = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(model.weight)
-        average = WeightAverage(model, recipe.train)
+        average = ModelEMA(model, recipe.train)
         seen = []
         for step in range(1, 64 * 600 // recipe.train.global_batch + 1):
             images = step * recipe.train.global_batch

@@ -9,14 +9,14 @@ import pytest
 
 from yolo.training.checkpointing.atomic_dir import (
     MANIFEST,
+    commit,
     digest_of,
     part_of,
-    publish,
+    quarantine,
     remove,
     remove_unfinished,
     room_for,
-    set_aside,
-    what_is_wrong,
+    verify,
     write_synced,
 )
 
@@ -26,7 +26,7 @@ def written(folder: Path, content: bytes = b"weights" * 100) -> Path:
     part.mkdir(parents=True)
     write_synced(part / "a.bin", content)
     write_synced(part / "b.json", b"{}")
-    publish(part, folder, {name: digest_of(part / name) for name in ("a.bin", "b.json")})
+    commit(part, folder, {name: digest_of(part / name) for name in ("a.bin", "b.json")})
     return folder
 
 
@@ -56,7 +56,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 def test_what_was_published_is_what_was_written(tmp_path: Path) -> None:
     folder = written(tmp_path / "one")
-    assert what_is_wrong(folder) is None
+    assert verify(folder) is None
     assert not part_of(folder).exists()
 
 
@@ -65,7 +65,7 @@ def test_every_damage_is_found_and_named(tmp_path: Path, damage: str) -> None:
     folder = written(tmp_path / "one")
     do, said = DAMAGES[damage]
     do(folder)
-    wrong = what_is_wrong(folder)
+    wrong = verify(folder)
     assert wrong is not None and said in wrong
 
 
@@ -73,7 +73,7 @@ def test_a_folder_of_the_same_name_is_replaced(tmp_path: Path) -> None:
     written(tmp_path / "one", b"old")
     folder = written(tmp_path / "one", b"new")
     assert (folder / "a.bin").read_bytes() == b"new"
-    assert what_is_wrong(folder) is None
+    assert verify(folder) is None
 
 
 def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path: Path) -> None
 
 
 def test_a_damaged_folder_is_set_aside_and_kept(tmp_path: Path) -> None:
-    aside = set_aside(written(tmp_path / "one"))
+    aside = quarantine(written(tmp_path / "one"))
     assert aside.name == "one.damaged" and (aside / "a.bin").exists()
     assert not (tmp_path / "one").exists()
 

@@ -14,9 +14,9 @@ from tests.training.conftest import Ended, Run, Start, assert_same, last_weights
 from yolo.architecture import parameter_count
 from yolo.data.open import load_split
 from yolo.recipe import prepare
-from yolo.training.checkpointing.compatibility import RunIdentity
+from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     expected = last_weights(whole)
     expected_losses, expected_summary = losses(whole), whole.read("summary.json")
 
-    go_back(whole, "epoch-0001")
+    roll_back(whole, "epoch-0001")
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder == whole.folder
     assert "going on after epoch 1" in resumed.output
@@ -58,7 +58,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     assert_same(last_weights(resumed), expected)
 
 
-def go_back(ended: Ended, tag: str) -> None:
+def roll_back(ended: Ended, tag: str) -> None:
     """Leave a run as one that stopped after an earlier checkpoint, without what it wrote after that."""
     checkpoints = ended.folder / "checkpoints"
     for later in ("finished", "summary.json", "metrics.jsonl", "weights/last.safetensors"):
@@ -134,8 +134,8 @@ def must_equal(small_demo: Path, *overrides: str) -> dict[str, Any]:
     common = [f"data.root={small_demo}", "precision.dtype=fp32", *overrides]
     recipe = prepare(REPOSITORY / "recipes/demo.yaml", common, 2).resolved.recipe
     dataset = load_split(recipe.data, "train")
-    ranks = Ranks(0, 0, 2, 2, torch.device("cpu"))
-    return RunIdentity.of(recipe, dataset, ranks).must_equal(is_within_epoch=False)
+    ranks = DistributedContext(0, 0, 2, 2, torch.device("cpu"))
+    return RunConfig.of(recipe, dataset, ranks).must_equal(is_within_epoch=False)
 
 
 @pytest.mark.parametrize(

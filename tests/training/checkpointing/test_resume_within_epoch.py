@@ -11,15 +11,15 @@ import torch
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY
 from tests.forking.server import run_forked
-from tests.training.checkpointing.test_resume import go_back
+from tests.training.checkpointing.test_resume import roll_back
 from tests.training.conftest import Ended, Run, Start, assert_same, last_weights, losses, wait_until
 from yolo.data.shards.reader import open_shards
 from yolo.data.shards.writer import shard_split
 from yolo.recipe import prepare
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.metadata import SavedState
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.metadata import CheckpointMetadata
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def test_a_run_killed_within_an_epoch_ends_where_it_would_have_ended(
 ) -> None:
     ended = goes_on_as_if_never_stopped(run, "data.workers=1", kill=(start, tmp_path))
     # With another seed the epoch's other images would not be those that are left of it.
-    go_back(ended, "epoch-0002-step-0000004")
+    roll_back(ended, "epoch-0002-step-0000004")
     other = ("data.workers=1", "checkpoint.resume=auto", "train.seed=5")
     again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
     assert "was saved with train.seed 0, and this run has 5" in again.output
@@ -72,7 +72,7 @@ def test_a_run_on_shards_killed_within_an_epoch_ends_where_it_would_have_ended(
     curve = losses(ended)
     assert curve[-1] < curve[0]
     # Another number of workers would share the rest of the epoch out otherwise.
-    go_back(ended, "epoch-0002-step-0000004")
+    roll_back(ended, "epoch-0002-step-0000004")
     other = (*data, "data.workers=1", "checkpoint.resume=auto")
     again = run("recipes/demo.yaml", *SIX_STEPS, *other, fails=True)
     assert "was saved with data.workers 2, and this run has 1" in again.output
@@ -93,7 +93,7 @@ def test_who_is_asked_to_leave_at_an_epochs_end_does_so_before_it_is_evaluated(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     left = RunDirectory(latest).newest_checkpoint
-    assert left is not None and SavedState.read(left).progress.owes_evaluation
+    assert left is not None and CheckpointMetadata.read(left).progress.owes_evaluation
 
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder == left.parents[1].resolve()
@@ -119,8 +119,8 @@ def test_other_shards_of_the_same_images_do_not_fit_within_an_epoch(
         streamed += ["data.train=train", "data.val=val"]
         recipe = prepare(REPOSITORY / "recipes/demo.yaml", streamed, 2).resolved.recipe
         shards = open_shards(recipe.data, "train")
-        ranks = Ranks(0, 0, 2, 2, torch.device("cpu"))
-        return RunIdentity.of(recipe, shards, ranks).must_equal(is_within_epoch=True)
+        ranks = DistributedContext(0, 0, 2, 2, torch.device("cpu"))
+        return RunConfig.of(recipe, shards, ranks).must_equal(is_within_epoch=True)
 
     once, again, other = fixed("once", 0), fixed("again", 0), fixed("other", 1)
     assert once == again
@@ -139,7 +139,7 @@ def goes_on_as_if_never_stopped(
     expected_losses = losses(whole)
     stopped = whole.folder
     if kill is None:
-        go_back(whole, tag)
+        roll_back(whole, tag)
     else:
         start, folder = kill
         process = start("recipes/demo.yaml", *SIX_STEPS, *settings)

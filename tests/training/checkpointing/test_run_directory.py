@@ -6,9 +6,9 @@ from yolo.errors import CheckpointError
 from yolo.training.checkpointing.run_directory import (
     RunDirectory,
     choose_run,
-    how_to_go_on,
     named_run,
     new_run,
+    resume_hint,
 )
 
 
@@ -47,12 +47,12 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
 def test_a_stopped_run_says_what_is_left_of_it(
     tmp_path: Path, has_checkpoint: bool, said: str
 ) -> None:
-    assert said in how_to_go_on(make_run(tmp_path, "2026-01-01T00-00-00Z", has_checkpoint))
+    assert said in resume_hint(make_run(tmp_path, "2026-01-01T00-00-00Z", has_checkpoint))
 
 
 def test_a_run_that_reached_its_end_is_not_to_be_gone_on_with(tmp_path: Path) -> None:
     run = make_run(tmp_path, "2026-01-01T00-00-00Z", True, is_finished=True)
-    assert how_to_go_on(run) == f"{run.path} had reached its end"
+    assert resume_hint(run) == f"{run.path} had reached its end"
 
 
 def test_never_starts_anew(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tests.training.checkpointing.test_resume import go_back
+from tests.training.checkpointing.test_resume import roll_back
 from tests.training.conftest import Ended
 from yolo.recipe import prepare
 from yolo.training.loop.multi_scale import ImageSizes
@@ -32,7 +32,7 @@ def test_precision_is_measured_once_and_images_are_found_on_disk_by_the_resumed_
     assert train.stat().st_blocks > val.stat().st_blocks > 0
 
     written = train.stat().st_mtime_ns
-    go_back(first, "epoch-0001")
+    roll_back(first, "epoch-0001")
     again = (*settings, "data.augmentation.mosaic=1.0", "checkpoint.resume=auto")
     resumed = run(DEMO, *again)
     assert f"precision auto: {dtype}, as the checkpoint has it" in resumed.output

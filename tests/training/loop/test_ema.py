@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yolo.recipe import prepare
-from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.ema import ModelEMA
 
 STAGES = (0, 2, 3)
 
@@ -36,7 +36,7 @@ def test_the_decay_rises_from_nothing_to_what_is_asked_and_one_step_may_stand_fo
     settings = prepare("recipes/demo.yaml", overrides, 1).resolved.recipe.train
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(layer.weight)
-    average = WeightAverage(layer, settings)
+    average = ModelEMA(layer, settings)
     torch.nn.init.ones_(layer.weight)
     expected = 0.0
     for steps in (1, 1, 5, 20):

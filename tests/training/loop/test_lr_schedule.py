@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from yolo.recipe import prepare
-from yolo.training.loop.lr_schedule import Schedule
+from yolo.training.loop.lr_schedule import LRSchedule
 
 DEMO = Path(__file__).parents[3] / "recipes" / "demo.yaml"
 
 
-def schedule(*overrides: str, steps_per_epoch: int = 100) -> Schedule:
+def schedule(*overrides: str, steps_per_epoch: int = 100) -> LRSchedule:
     common = (
         "optimizer.type=SGD",
         "train.epochs=10",
@@ -17,7 +17,7 @@ def schedule(*overrides: str, steps_per_epoch: int = 100) -> Schedule:
         "train.warmup_min_steps=0",
     )
     recipe = prepare(DEMO, [*common, *overrides], 2).resolved.recipe
-    return Schedule(recipe, steps_per_epoch)
+    return LRSchedule(recipe, steps_per_epoch)
 
 
 def test_warm_up_goes_from_the_stated_start_to_the_plain_schedule() -> None:

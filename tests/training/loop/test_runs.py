@@ -109,19 +109,19 @@ def starts(ended: Ended, tmp_path: Path) -> tuple[str, str]:
     return f"model.weights={start}", f"model.weights={nudged}"
 
 
-class Course(NamedTuple):
+class Trainer(NamedTuple):
     """What came of a run."""
 
     losses: np.ndarray
     weights: np.ndarray
 
     @classmethod
-    def of(cls, ended: Ended) -> "Course":
+    def of(cls, ended: Ended) -> "Trainer":
         weights = sorted(last_weights(ended).items())
         flat = np.concatenate([tensor.astype(np.float64).ravel() for _, tensor in weights])
         return cls(np.array(losses(ended)), flat)
 
-    def apart(self, other: "Course") -> tuple[float, float]:
+    def apart(self, other: "Trainer") -> tuple[float, float]:
         """The largest difference of a loss, and the distance of the weights."""
         return (
             float(np.abs(self.losses - other.losses).max()),
@@ -171,8 +171,8 @@ def test_stages_offloading_and_overlap_follow_one_loss_curve_to_the_same_weights
         "train.epochs=3",
         "evaluation.every_epochs=3",
     )
-    plain = Course.of(run(DEMO, start, *every))
-    rounding = plain.apart(Course.of(run(DEMO, nudged, *every)))
+    plain = Trainer.of(run(DEMO, start, *every))
+    rounding = plain.apart(Trainer.of(run(DEMO, nudged, *every)))
     assert len(plain.losses) == 9
     print("rounding grew to", rounding)
     assert 0 < rounding[0] < growth * plain.losses.min()
@@ -181,7 +181,7 @@ def test_stages_offloading_and_overlap_follow_one_loss_curve_to_the_same_weights
             continue
         other = run(DEMO, start, *every, *settings)
         assert "Warning" not in other.output, settings
-        apart = Course.of(other).apart(plain)
+        apart = Trainer.of(other).apart(plain)
         print(settings, [a / b for a, b in zip(apart, rounding, strict=True)])
         assert apart[0] <= 3 * rounding[0], settings
         assert apart[1] <= 3 * rounding[1], settings

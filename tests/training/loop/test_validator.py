@@ -10,9 +10,9 @@ from yolo.data.image.resized import ResizedImages
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 from yolo.training.loop.datasets import Datasets
-from yolo.training.loop.validator import Judge
+from yolo.training.loop.validator import Validator
 
 
 def test_samples_are_shown_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
@@ -26,10 +26,10 @@ def test_samples_are_shown_in_the_frame_of_their_boxes(tmp_path: Path) -> None:
     dataset = DetectionDataset("x", ("thing",), (1,), (record,), DataReport("x"))
     recipe = prepare("recipes/demo.yaml", ["data.workers=0"], 1).resolved.recipe
     images = ResizedImages(dataset.records, recipe.model.image_size, None)
-    judge = Judge(
+    judge = Validator(
         Datasets(dataset, dataset, images, images, COCO_ANCHORS),
         recipe,
-        Ranks(0, 0, 1, 1, torch.device("cpu")),
+        DistributedContext(0, 0, 1, 1, torch.device("cpu")),
         RunDirectory(tmp_path / "run"),
     )
     (sample,) = judge._samples(YOLOv5("n", 1))

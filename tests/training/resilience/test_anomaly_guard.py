@@ -13,11 +13,16 @@ import torch
 
 from tests.training.conftest import DEMO, Run, assert_same, last_weights
 from yolo.recipe.schema.stability import StabilitySection
-from yolo.training.engine.distributed import Ranks
-from yolo.training.resilience.anomaly_guard import LEAST_MEMORY, Fault, StabilityGuard, Usual
+from yolo.training.engine.distributed import DistributedContext
+from yolo.training.resilience.anomaly_guard import (
+    LEAST_MEMORY,
+    Anomaly,
+    SpikeDetector,
+    StabilityGuard,
+)
 from yolo.training.resilience.nonfinite import first_layer_not_finite
 
-ALONE = Ranks(0, 0, 1, 1, torch.device("cpu"))
+ALONE = DistributedContext(0, 0, 1, 1, torch.device("cpu"))
 
 
 def guard(**settings: float) -> StabilityGuard:
@@ -80,7 +85,7 @@ def test_a_spike_is_left_out_and_named_and_does_not_become_usual() -> None:
 
 
 def test_nothing_is_a_spike_before_enough_was_seen_nor_where_it_is_not_asked_for() -> None:
-    early, never = Usual(8.0), Usual(0.0)
+    early, never = SpikeDetector(8.0), SpikeDetector(0.0)
     for step in range(LEAST_MEMORY):
         assert early.limit == math.inf
         early.take_in(ordinary(step))
@@ -132,7 +137,7 @@ def test_a_resumed_guard_judges_as_the_one_before(tmp_path: Path) -> None:
     take(judge, 61, math.nan)
     again.load(json.loads(json.dumps(judge.state())))
     assert again.state() == judge.state()
-    assert list(again.strikes) == [61] and again.skipped == 2
+    assert list(again.recent_anomalies) == [61] and again.skipped == 2
     assert again.losses.limit == judge.losses.limit
 
 
@@ -233,10 +238,10 @@ def test_what_ranks_found_alone_counts_with_their_next_vote_or_when_they_meet() 
         else:
             judge.vote(torch.tensor(1.0), wants_to_leave=True, is_alone=False)
             faults = judge.taken(3, True, True, None, is_alone=False)
-        assert faults == [Fault("2 bad steps of single ranks", was_taken=False)]
-        assert judge.must_leave
+        assert faults == [Anomaly("2 bad steps of single ranks", was_taken=False)]
+        assert judge.should_stop
         assert judge.must_roll_back == meets  # 2 strikes, then 4
-    assert judge.meet(4, False, ALONE.device) == [] and not judge.must_leave
+    assert judge.meet(4, False, ALONE.device) == [] and not judge.should_stop
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ from tests.forking.server import run_forked
 from tests.training.conftest import Start, wait_until
 from yolo.emulation.cluster import EmulatedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
-from yolo.training.resilience.heartbeat import RanksLost, Standings
+from yolo.training.engine.distributed import DistributedContext
+from yolo.training.resilience.heartbeat import HeartbeatMonitor, RanksLost
 from yolo.training.resilience.rank_status import Standing, records_of
 
 LIMIT_SECONDS = 8.0
@@ -37,19 +37,21 @@ the limit a run takes `yolo.bench.chaos` measures."""
 
 
 @pytest.fixture
-def standings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Standings:
+def standings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HeartbeatMonitor:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
-    return Standings(Ranks(1, 0, 2, 1, torch.device("cpu")), ["node0", "node1"], tmp_path, 4.0)
+    return HeartbeatMonitor(
+        DistributedContext(1, 0, 2, 1, torch.device("cpu")), ["node0", "node1"], tmp_path, 4.0
+    )
 
 
-def test_an_error_of_another_kind_passes(standings: Standings) -> None:
+def test_an_error_of_another_kind_passes(standings: HeartbeatMonitor) -> None:
     with pytest.raises(RuntimeError, match="shapes do not match"), standings.named():
         raise RuntimeError("shapes do not match")
 
 
-def test_where_nobody_answers_the_first_ranks_host_is_named(standings: Standings) -> None:
+def test_where_nobody_answers_the_first_ranks_host_is_named(standings: HeartbeatMonitor) -> None:
     standings.at("comparing weights after step 7")
     with pytest.raises(RanksLost) as raised, standings.named():
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
@@ -57,7 +59,9 @@ def test_where_nobody_answers_the_first_ranks_host_is_named(standings: Standings
     assert "was comparing weights after step 7 when the connection" in str(raised.value)
 
 
-def test_to_say_where_one_stands_costs_no_more_than_a_line_of_a_log(standings: Standings) -> None:
+def test_to_say_where_one_stands_costs_no_more_than_a_line_of_a_log(
+    standings: HeartbeatMonitor,
+) -> None:
     """It is said some ten times a step."""
 
     def seconds(say: Callable[[str], None]) -> float:

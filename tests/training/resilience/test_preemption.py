@@ -30,9 +30,9 @@ def rank(tmp_path: Path) -> Iterator[Rank]:
     started = []
 
     def start(
-        program: str, is_first: bool = True, seconds: float = 30.0, **environment: str
+        program: str, is_main: bool = True, seconds: float = 30.0, **environment: str
     ) -> "subprocess.Popen[str]":
-        beginning = START.format(folder=str(tmp_path), is_first=is_first, seconds=seconds)
+        beginning = START.format(folder=str(tmp_path), is_main=is_main, seconds=seconds)
         process = subprocess.Popen(
             [sys.executable, "-uc", beginning + textwrap.dedent(program)],
             cwd=REPOSITORY,
@@ -71,7 +71,7 @@ def first_line(process: "subprocess.Popen[str]") -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_asks(rank: Rank, number: signal.Signals) -> None:
-    process = rank(UNTIL_ASKED, is_first=False)
+    process = rank(UNTIL_ASKED, is_main=False)
     assert first_line(process) == "listening"
     process.send_signal(number)
     assert process.communicate(timeout=20)[0] == f"{number.name}\n"
@@ -79,7 +79,7 @@ def test_a_signal_asks(rank: Rank, number: signal.Signals) -> None:
 
 
 def test_yolo_train_asks_the_first_rank_by_a_file(rank: Rank, tmp_path: Path) -> None:
-    first, second = rank(UNTIL_ASKED), rank(UNTIL_ASKED, is_first=False)
+    first, second = rank(UNTIL_ASKED), rank(UNTIL_ASKED, is_main=False)
     assert first_line(first) == first_line(second) == "listening"
     (tmp_path / "leave").touch()
     assert first.communicate(timeout=20)[0] == "yolo train\n"

@@ -29,7 +29,7 @@ from yolo.recipe.deepspeed.config import deepspeed_config
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import parameter_groups
-from yolo.training.loop.lr_schedule import Schedule
+from yolo.training.loop.lr_schedule import LRSchedule
 
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
 OPTIMIZER_SETTINGS = ("lr", "betas", "eps", "weight_decay", "momentum", "nesterov")
@@ -122,7 +122,7 @@ def train_plainly(
     loader = plain_loader(samples, batch, workers)
     squares = PlainSquares(val.records, recipe)
     truth = GroundTruth.of(val)
-    schedule = Schedule(recipe, len(loader))
+    schedule = LRSchedule(recipe, len(loader))
     watch = Stopwatch(device)
     run = PlainRun()
     begun = time.perf_counter()

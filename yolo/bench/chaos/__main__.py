@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo.bench.chaos.disk import fill_the_disk, small_disk
-from yolo.bench.chaos.job import Job, processes_of
+from yolo.bench.chaos.job import ChaosRun, processes_of
 from yolo.bench.chaos.kills import kill_at_random
 from yolo.bench.chaos.links import cut_for_a_while, cut_for_good
 from yolo.bench.chaos.nan import feed_nan
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> bool:
         with small_disk(folder), EmulatedCluster(2) as cluster:
             environment = {"OMP_NUM_THREADS": "1", **cluster.open_to_ssh()}
             overrides = (f"data.root={folder / 'demo'}", *SMALL)
-            job = Job(cluster, folder, overrides, environment)
+            job = ChaosRun(cluster, folder, overrides, environment)
             found = _faults(faults, job, options, tell)
             found["left_running"] = len(
                 [
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> bool:
 
 
 def _faults(
-    faults: Sequence[str], job: Job, options: argparse.Namespace, tell: Callable[[str], None]
+    faults: Sequence[str], job: ChaosRun, options: argparse.Namespace, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     # The run that is left alone is the other faults' measure too.
@@ -119,12 +119,12 @@ def _faults(
     return found
 
 
-def _nan_job(job: Job, options: argparse.Namespace) -> Job:
+def _nan_job(job: ChaosRun, options: argparse.Namespace) -> ChaosRun:
     if not options.nan_recipe:
         return job
     recipe, *overrides = options.nan_recipe
     folder = job.folder / "nan"
-    return Job(job.cluster, folder, tuple(overrides), job.environment, Path(recipe).resolve())
+    return ChaosRun(job.cluster, folder, tuple(overrides), job.environment, Path(recipe).resolve())
 
 
 def _broken(found: dict[str, Any]) -> list[str]:

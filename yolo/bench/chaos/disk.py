@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import POLL_SECONDS, RUN_SECONDS, Job
+from yolo.bench.chaos.job import POLL_SECONDS, RUN_SECONDS, ChaosRun
 from yolo.errors import BenchError
 
 DISK_MIB = 300
@@ -32,7 +32,7 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(work)], capture_output=True)
 
 
-def fill_the_disk(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
+def fill_the_disk(job: ChaosRun, tell: Callable[[str], None]) -> dict[str, Any]:
     """Fill the run's disk while a checkpoint is being written, keep it full until that is told, then free it."""
     started = job.start(NAME)
     started.wait_for_a_checkpoint()

@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from yolo.emulation.cluster import REPOSITORY, EmulatedCluster
 from yolo.errors import BenchError
-from yolo.training.checkpointing.atomic_dir import what_is_wrong
+from yolo.training.checkpointing.atomic_dir import verify
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 RUN_SECONDS = 600.0
@@ -24,7 +24,7 @@ RECIPE = REPOSITORY / "recipes" / "demo.yaml"
 
 
 @dataclass(slots=True)
-class Job:
+class ChaosRun:
     """What is trained: a recipe with overrides, on all hosts of a cluster, in a folder that holds `runs`."""
 
     cluster: EmulatedCluster
@@ -145,7 +145,7 @@ class Started:
         run = self.run
         if run is None:
             return set()
-        return {folder.name for folder in run.published() if what_is_wrong(folder) is None}
+        return {folder.name for folder in run.published() if verify(folder) is None}
 
 
 def processes_of(work: Path) -> list[psutil.Process]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import RUN_SECONDS, Job, Started, kill
+from yolo.bench.chaos.job import RUN_SECONDS, ChaosRun, Started, kill
 from yolo.errors import BenchError
 from yolo.training.checkpointing.atomic_dir import PART
 
@@ -45,7 +45,7 @@ class Kills:
 
 
 def kill_at_random(
-    job: Job, number: int, chance: random.Random, tell: Callable[[str], None]
+    job: ChaosRun, number: int, chance: random.Random, tell: Callable[[str], None]
 ) -> Kills:
     """Kill `number` times, over as many runs as that takes, each compared with one that is left alone."""
     found = Kills()

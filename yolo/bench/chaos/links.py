@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from yolo.bench.chaos.job import Job
+from yolo.bench.chaos.job import ChaosRun
 
 CUT_SECONDS = 20.0
 TIMEOUT_SECONDS = 15.0
@@ -13,7 +13,7 @@ MARGIN_SECONDS = 10.0
 """What a run may take beyond the timeout until it has ended."""
 
 
-def cut_for_a_while(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
+def cut_for_a_while(job: ChaosRun, tell: Callable[[str], None]) -> dict[str, Any]:
     """Cut the second host off for 20 s in the middle of a run; what became of it."""
     started = job.start("cut-for-a-while", f"communication.timeout_seconds={TIMEOUT_SECONDS:g}")
     host = job.cluster.hosts[1]
@@ -34,7 +34,7 @@ def cut_for_a_while(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def cut_for_good(job: Job, tell: Callable[[str], None]) -> dict[str, Any]:
+def cut_for_good(job: ChaosRun, tell: Callable[[str], None]) -> dict[str, Any]:
     """Cut the second host off and leave it so; how long the run takes to end, and whether it names the host."""
     settings = (f"communication.timeout_seconds={TIMEOUT_SECONDS:g}", "cluster.restarts=0")
     started = job.start("cut-for-good", *settings)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.job import Job, Started
+from yolo.bench.chaos.job import ChaosRun, Started
 from yolo.errors import BenchError
 
 RUN_SECONDS = 3600.0
@@ -14,7 +14,7 @@ POISON = Path(__file__).parent / "poison"
 
 
 def feed_nan(
-    job: Job, share: float, seed: int, train_seeds: Sequence[int], tell: Callable[[str], None]
+    job: ChaosRun, share: float, seed: int, train_seeds: Sequence[int], tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Train once clean and once with a share of the micro batches NaN, for each `train.seed`; sums, and the mean change of AP."""
     pairs = [_pair(job, share, seed, train_seed, tell) for train_seed in train_seeds]
@@ -31,7 +31,7 @@ def feed_nan(
 
 
 def _pair(
-    job: Job, share: float, seed: int, train_seed: int, tell: Callable[[str], None]
+    job: ChaosRun, share: float, seed: int, train_seed: int, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     clean = job.left_alone(train_seed, RUN_SECONDS)
     name = f"poisoned-{train_seed}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from yolo.architecture import parameter_count
 from yolo.bench.communication.cell import Line, machine_words, numbers, run_cell
-from yolo.bench.communication.results import Row, write_results
+from yolo.bench.communication.results import StrategyRow, write_results
 from yolo.bench.progress import bench_progress
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.emulation import link_check as gate
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(options: argparse.Namespace) -> None:
     strategies = chosen(options.strategies)
     cells = [(n, mbps) for n in options.hosts for mbps in sorted(options.bandwidths)]
-    rows: list[Row] = []
+    rows: list[StrategyRow] = []
     with bench_progress() as progress:
         task = progress.add_task("strategies", total=len(cells) * len(strategies))
         workloads: dict[int, Workload] = {}
@@ -85,12 +85,12 @@ def _exchange_seconds(hosts: int, mbps: float) -> float:
     return gate.wire_bytes(round(payload)) * 8 / (mbps * 1e6)
 
 
-def _rows(hosts: int, mbps: float, found: Sequence[Line]) -> list[Row]:
+def _rows(hosts: int, mbps: float, found: Sequence[Line]) -> list[StrategyRow]:
     compute = statistics.mean(
         line["step_seconds"] for line in found if line["strategy"] == COMPUTE.name
     )
     return [
-        Row(
+        StrategyRow(
             hosts=hosts,
             bandwidth_mbps=mbps,
             compute_seconds=compute,

@@ -13,7 +13,7 @@ from yolo.errors import BenchError
 
 TIMEOUT_SECONDS = 1800.0
 Line = dict[str, Any]
-"""A `yolo.calibration.strategy_timing.Measured` as JSON."""
+"""A `yolo.calibration.strategy_timing.StrategyTiming` as JSON."""
 
 
 def run_cell(

@@ -27,7 +27,7 @@ EMPHASISED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StrategyRow:
     """One strategy at one number of hosts and one bandwidth."""
 
     strategy: str
@@ -58,7 +58,7 @@ class Row:
     optimizer_bytes: int
 
 
-def write_results(rows: Sequence[Row], folder: Path, machine: str) -> list[Path]:
+def write_results(rows: Sequence[StrategyRow], folder: Path, machine: str) -> list[Path]:
     """Write communication.json, .md and .png; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     as_json = folder / "communication.json"
@@ -71,12 +71,12 @@ def write_results(rows: Sequence[Row], folder: Path, machine: str) -> list[Path]
     return [as_json, table, picture]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[StrategyRow]:
     """The rows of a communication.json."""
-    return [Row(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+    return [StrategyRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
 
 
-def markdown(rows: Sequence[Row], machine: str) -> str:
+def markdown(rows: Sequence[StrategyRow], machine: str) -> str:
     """A table for each number of hosts and bandwidth: milliseconds, ratios to DeepSpeed's stage 0, bytes."""
     lines = [f"Measured on {machine}.", ""]
     for hosts, bandwidth in _cells(rows):
@@ -97,7 +97,7 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
     return "\n".join(lines)
 
 
-def _line(row: Row, base: Row | None) -> str:
+def _line(row: StrategyRow, base: StrategyRow | None) -> str:
     ratio = "" if base is None else f"{base.step_seconds / row.step_seconds:.2f}x"
     return (
         f"| {STRATEGIES[row.strategy].label} | {row.step_seconds * 1e3:.0f} "
@@ -107,7 +107,7 @@ def _line(row: Row, base: Row | None) -> str:
     )
 
 
-def figure(rows: Sequence[Row]) -> Figure:
+def figure(rows: Sequence[StrategyRow]) -> Figure:
     """Step time over bandwidth, both logarithmic: a panel for each number of hosts, a line for each strategy."""
     hosts = sorted({row.hosts for row in rows})
     drawing = Figure(figsize=(1.5 + 5.2 * len(hosts), 4.8), layout="constrained")
@@ -120,7 +120,7 @@ def figure(rows: Sequence[Row]) -> Figure:
     return drawing
 
 
-def _panel(axes: Axes, rows: Sequence[Row], hosts: int) -> None:
+def _panel(axes: Axes, rows: Sequence[StrategyRow], hosts: int) -> None:
     bandwidths = sorted({row.bandwidth_mbps for row in rows})
     faint_is_named = False
     for name, strategy in STRATEGIES.items():
@@ -160,5 +160,5 @@ def _panel(axes: Axes, rows: Sequence[Row], hosts: int) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _cells(rows: Sequence[Row]) -> list[tuple[int, float]]:
+def _cells(rows: Sequence[StrategyRow]) -> list[tuple[int, float]]:
     return sorted({(row.hosts, row.bandwidth_mbps) for row in rows})

@@ -43,7 +43,7 @@ CALIBRATION_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredStep:
     """All cells."""
 
     profile: ClusterProfile
@@ -102,7 +102,7 @@ def _measure(
     strategies: Sequence[Strategy],
     workload: Workload,
     steps: int,
-) -> Measured:
+) -> MeasuredStep:
     profile: ClusterProfile | None = None
     lines: dict[Cell, list[Line]] = {}
     with bench_progress() as progress:
@@ -131,7 +131,7 @@ def _measure(
                     lambda: progress.advance(task),
                 )
     assert profile is not None
-    return Measured(profile, lines)
+    return MeasuredStep(profile, lines)
 
 
 def _calibration(

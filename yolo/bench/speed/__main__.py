@@ -15,7 +15,7 @@ import torch
 from yolo.bench.progress import bench_progress
 from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
-from yolo.bench.speed.results import Comparison, SpeedResults, write_results
+from yolo.bench.speed.results import SpeedRatio, SpeedResults, write_results
 from yolo.bench.speed.training import ONE_PROCESS, call, compare_training
 from yolo.data.open import load_split
 from yolo.errors import BenchError, exit_code_of
@@ -61,7 +61,7 @@ def _bench(options: argparse.Namespace) -> None:
         def advance() -> None:
             progress.advance(task)
 
-        def tell(found: Sequence[Comparison]) -> None:
+        def tell(found: Sequence[SpeedRatio]) -> None:
             results.comparisons += found
             for each in found:
                 progress.console.print(each.line(), soft_wrap=True)
@@ -92,7 +92,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _steps(
     options: argparse.Namespace, overrides: Sequence[str], results: SpeedResults
-) -> Comparison:
+) -> SpeedRatio:
     resolved = prepare(options.recipe, overrides, 1).resolved
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "steps.json"
@@ -107,7 +107,7 @@ def _steps(
     rates = found["images_per_second"]
     recipe = resolved.recipe
     name = f"a step: yolov5{recipe.model.variant}, {recipe.train.global_batch} x {recipe.model.image_size} px"
-    return Comparison(
+    return SpeedRatio(
         name,
         "images/s",
         True,

@@ -8,7 +8,7 @@ import torch
 
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.bench.speed.generated import generate
-from yolo.bench.speed.results import Comparison
+from yolo.bench.speed.results import SpeedRatio
 from yolo.errors import BenchError
 from yolo.evaluation.coco_ap import measure
 from yolo.evaluation.detections import Detections, GroundTruth
@@ -23,7 +23,7 @@ ROWS = 400
 SAME_AP = 1e-6
 
 
-def compare_evaluation(images: int, rounds: int) -> Comparison:
+def compare_evaluation(images: int, rounds: int) -> SpeedRatio:
     """Suppression, matching and precision of generated images; raises BenchError where the AP differs."""
     seconds: tuple[list[float], list[float]] = ([], [])
     note = ""
@@ -36,7 +36,7 @@ def compare_evaluation(images: int, rounds: int) -> Comparison:
             raise BenchError(f"AP {ours[0]:.8f}, and the baseline's is {plain[0]:.8f}")
         note = f"{ours[1]} detections stay, {ours[1] / images:.0f} an image; AP {ours[0]:.6f} on both sides"
     name = f"evaluation of {images} images: suppression, matching, AP"
-    return Comparison(name, "s", False, tuple(seconds[0]), tuple(seconds[1]), note)
+    return SpeedRatio(name, "s", False, tuple(seconds[0]), tuple(seconds[1]), note)
 
 
 def _timed(work: Callable[[], tuple[float, int]], seconds: list[float]) -> tuple[float, int]:

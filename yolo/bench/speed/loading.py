@@ -10,9 +10,9 @@ import torch
 
 from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.speed.photographs import draw_photographs
-from yolo.bench.speed.results import Comparison
+from yolo.bench.speed.results import SpeedRatio
 from yolo.data.dataset import ImageRecord
-from yolo.data.image.cache import KeptImages, memory_budget
+from yolo.data.image.cache import ImageCache, memory_budget
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.sampler import SampleKey
 from yolo.data.loader.samples import TrainingSamples
@@ -27,7 +27,7 @@ DEGREES = 5.0
 
 def compare_loading(
     recipe: Recipe, records: Sequence[ImageRecord], rounds: int, seconds: float
-) -> list[Comparison]:
+) -> list[SpeedRatio]:
     """With the data set's images kept decoded, and from photographs of 1,920 x 1,280 pixels with nothing kept.
 
     `seconds`: of each side in each round, by the clock of the calling thread's processor, which does all the work.
@@ -36,7 +36,7 @@ def compare_loading(
     cv2.setNumThreads(0)
     size = recipe.model.image_size
     try:
-        kept = KeptImages.in_memory(records, size, memory_budget())
+        kept = ImageCache.in_memory(records, size, memory_budget())
         warm = ResizedImages(records, size, kept)
         for index in range(len(warm)):
             warm[index]
@@ -73,7 +73,7 @@ def _compared(
     recipe: Recipe,
     rounds: int,
     seconds: float,
-) -> Comparison:
+) -> SpeedRatio:
     ours, plain = TrainingSamples(images, recipe), PlainSamples(images.records, recipe)
     count = len(images)
 
@@ -88,7 +88,7 @@ def _compared(
         for side, batch in zip(rates, (our_batch, plain_batch), strict=True):
             side.append(_rate(batch, seconds))
     name = f"loader at {images.size} px, {name}"
-    return Comparison(name, "images/s a core", True, tuple(rates[0]), tuple(rates[1]))
+    return SpeedRatio(name, "images/s a core", True, tuple(rates[0]), tuple(rates[1]))
 
 
 def _rate(batch: Callable[[int], None], seconds: float) -> float:

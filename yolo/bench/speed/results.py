@@ -14,7 +14,7 @@ PARTS = ("waiting for images", "forward and loss", "backward", "optimizer and av
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class SpeedRatio:
     """One thing measured on both sides, round by round."""
 
     name: str
@@ -51,7 +51,7 @@ class SpeedResults:
     """All that one run of the benchmark measured."""
 
     machine: str
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[SpeedRatio] = field(default_factory=list)
     step_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
     """Side to part to seconds a step."""
     facts: dict[str, object] = field(default_factory=dict)

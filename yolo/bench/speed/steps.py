@@ -21,10 +21,14 @@ from yolo.model.loss import Normaliser
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import start_engine
-from yolo.training.engine.distributed import Ranks, join, leave
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    init_distributed,
+    shutdown_distributed,
+)
 from yolo.training.loop.auto_precision import TORCH_DTYPES, measure_precision
-from yolo.training.loop.auto_settings import Asked
-from yolo.training.loop.ema import WeightAverage
+from yolo.training.loop.auto_settings import RecipeRequest
+from yolo.training.loop.ema import ModelEMA
 
 CLASSES = 3
 BOXES_PER_IMAGE = 8
@@ -36,13 +40,13 @@ MATRIX = 8192
 class OurStep:
     """A step as the training loop takes it, on one rank."""
 
-    def __init__(self, recipe: Recipe, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, ranks: DistributedContext) -> None:
         plain = YOLOv5(recipe.model.variant, CLASSES)
         self.criterion = detection_loss(plain, recipe)
         self.device = ranks.device
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
         self.engine = start_engine(plain, recipe, ranks)
-        self.average = WeightAverage(self.engine.module, recipe.train)
+        self.average = ModelEMA(self.engine.module, recipe.train)
 
     def __call__(
         self, images: torch.Tensor, targets: torch.Tensor, watch: Stopwatch
@@ -82,10 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    asked = Asked(options.recipe, tuple(options.overrides))
+    asked = RecipeRequest(options.recipe, tuple(options.overrides))
     resolved = asked.prepare().resolved
     recipe = resolved.recipe
-    ranks = join(recipe)
+    ranks = init_distributed(recipe)
     reason = f"precision {recipe.precision.dtype}, as the recipe says"
     if resolved.loaded.recipe.precision.dtype == "auto":
         choice = measure_precision(recipe, ranks, lambda _: True)
@@ -129,7 +133,7 @@ def _measure(options: argparse.Namespace) -> None:
         "gpu": _gpu_facts(recipe, ranks.device, max(rates["ours"])),
     }
     options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    leave()
+    shutdown_distributed()
 
 
 def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:

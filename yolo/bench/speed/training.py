@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.speed.results import Comparison
+from yolo.bench.speed.results import SpeedRatio
 from yolo.errors import BenchError
 from yolo.launch.command import launch_module
 from yolo.recipe import prepare
@@ -30,7 +30,7 @@ class Runs:
     baseline: list[dict[str, Any]] = field(default_factory=list)
     """`PlainRun` of each."""
 
-    def comparisons(self) -> list[Comparison]:
+    def comparisons(self) -> list[SpeedRatio]:
         """Images a second of the steps, and the time of the whole run, from the program's start to its end."""
         aps = [", ".join(f"{run['ap']:.3f}" for run in side) for side in (self.ours, self.baseline)]
         note = f"AP {aps[0]}, and the baseline's {aps[1]}"
@@ -39,11 +39,11 @@ class Runs:
             self._compared("a whole run, from start to end", "s", "process_seconds", note),
         ]
 
-    def _compared(self, name: str, unit: str, key: str, note: str) -> Comparison:
+    def _compared(self, name: str, unit: str, key: str, note: str) -> SpeedRatio:
         ours, baseline = (
             tuple(float(run[key]) for run in side) for side in (self.ours, self.baseline)
         )
-        return Comparison(name, unit, unit != "s", ours, baseline, note)
+        return SpeedRatio(name, unit, unit != "s", ours, baseline, note)
 
 
 def compare_training(

@@ -22,7 +22,7 @@ _FLOAT = 4
 """Bytes of a scale or of a note on the wire, whatever type the vector has."""
 
 
-class CompressedMean:
+class CompressedAllReduce:
     """Averages vectors of one layout over all ranks; holds the error feedback of this rank.
 
     `vector` is (layout.length,). With one rank nothing is sent, and the vector is compressed all the same: what the
@@ -96,7 +96,7 @@ class _Bucket:
     """A stretch of the vector under way: sent, averaged, received."""
 
     def __init__(
-        self, owner: CompressedMean, span: slice, server_error: torch.Tensor, table: SignTable
+        self, owner: CompressedAllReduce, span: slice, server_error: torch.Tensor, table: SignTable
     ) -> None:
         layout, ranks = owner.layout, owner.ranks
         block, device, dtype = layout.block, layout.device, server_error.dtype

@@ -113,7 +113,7 @@ class TrafficMeter:
         # Collectives also start from autograd's threads and end on gloo's: a deque takes from all without a lock.
         self._counted: deque[tuple[str, KindTraffic]] = deque()
         self._timed: deque[_Timed] = deque()
-        self._future_waits: deque[_Span] = deque()
+        self._future_waits: deque[_ClockSpan] = deque()
         self._future_wait = threading.Lock()
         self._is_on_gpu = False  # of the last collective: a future does not say it
         self._replaced: list[tuple[Any, str, Any]] = []
@@ -188,7 +188,7 @@ class TrafficMeter:
             self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
             self._is_on_gpu = is_on_gpu
             if work is None or isinstance(work, distributed_c10d._IllegalWork):
-                span = _Span(started, _now(is_on_gpu))
+                span = _ClockSpan(started, _now(is_on_gpu))
                 self._timed.append(_Timed(collective.kind, span, is_whole=True, is_exposed=True))
                 return work
             # NCCL gives lists of uneven tensors a work without a future, and asking it for one would crash.
@@ -206,7 +206,7 @@ class TrafficMeter:
             try:
                 return original(future)
             finally:
-                self._future_waits.append(_Span(begun, _now(self._is_on_gpu)))
+                self._future_waits.append(_ClockSpan(begun, _now(self._is_on_gpu)))
                 self._future_wait.release()
 
         return wait
@@ -244,7 +244,7 @@ class _TimedWork:
         try:
             return self._work.wait(*args, **kwargs)
         finally:
-            span = _Span(begun, _now(self._is_on_gpu))
+            span = _ClockSpan(begun, _now(self._is_on_gpu))
             self._timed.append(_Timed(self._kind, span, is_whole=False, is_exposed=True))
             if self._ends_with_wait:
                 self._ends_with_wait = False
@@ -254,12 +254,12 @@ class _TimedWork:
         return getattr(self._work, name)
 
     def _ended(self) -> None:
-        span = _Span(self._started, _now(self._is_on_gpu))
+        span = _ClockSpan(self._started, _now(self._is_on_gpu))
         self._timed.append(_Timed(self._kind, span, is_whole=True, is_exposed=False))
 
 
 @dataclass(frozen=True, slots=True)
-class _Span:
+class _ClockSpan:
     """From one reading of the clock to another, or from one event of a GPU to another."""
 
     start: Any
@@ -269,7 +269,7 @@ class _Span:
         """Waits for a GPU's events, if they are some."""
         return _seconds(self.start, self.end)
 
-    def seconds_shared_with(self, other: "_Span") -> float:
+    def seconds_shared_with(self, other: "_ClockSpan") -> float:
         """How long both lasted at once; none of a GPU's and the host's."""
         if type(self.end) is not type(other.end):
             return 0.0
@@ -282,7 +282,7 @@ class _Timed:
     """A collective's time from start to end, or the time that it was waited for, or both in one."""
 
     kind: str
-    span: _Span
+    span: _ClockSpan
     is_whole: bool
     is_exposed: bool
 

@@ -8,7 +8,7 @@ import torch
 
 from yolo.communication.coalesced import copy_gradients
 from yolo.communication.compression.blocks import BlockLayout
-from yolo.communication.compression.compressed_allreduce import CompressedMean
+from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
 
 VARIANCE_FLOOR = 0.01
 """Least second moment, as a share of its block's mean. All elements of a block are sent with one magnitude, and where
@@ -50,7 +50,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             zip(self.layout.views(self.momentum), self.layout.views(self.variance), strict=True)
         )
         self._link_state()
-        self.compressed = CompressedMean(self.layout, first.dtype)
+        self.compressed = CompressedAllReduce(self.layout, first.dtype)
         self.overflow = False
         """Whether the last step moved no weight because no rank had a finite gradient; DeepSpeed asks for it."""
         self._global_grad_norm: torch.Tensor | float = 0.0
@@ -85,7 +85,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         raise NotImplementedError
 
     @property
-    def steps_behind(self) -> int:
+    def steps_since_sync(self) -> int:
         """Steps since all ranks had the same weights."""
         return 0
 
@@ -97,11 +97,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         )
 
     @property
-    def steps_alone(self) -> bool:
+    def is_local_step(self) -> bool:
         """Whether the next step is one that this rank takes without hearing of the others'."""
         return False
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Make weights the same on all ranks where they are not; collective."""
 
     def switch_exchange(self) -> None:
@@ -213,7 +213,7 @@ class FlatOptimizer(torch.optim.Optimizer):
         return self.compressed.state_dict()
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`."""
+        """See `SyncStrategy.load_rank_state`."""
         if is_own:
             self.compressed.load_state_dict(state)
 

@@ -13,7 +13,7 @@ import deepspeed.comm as dist
 import torch
 
 from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
-from yolo.communication.optimizers.variance_freeze import VarianceWatch
+from yolo.communication.optimizers.variance_freeze import VarianceStabilityTest
 
 STEPS_BETWEEN_DECISIONS = 10
 """Of `freeze_step: auto`, each of which costs a round trip."""
@@ -28,7 +28,7 @@ class OneBitAdam(FlatOptimizer):
         betas: decay of the first and of the second moment.
         eps: added to the root of the second moment.
         weight_decay: decoupled, times lr.
-        freeze_step: steps of plain Adam, or "auto": until the second moment is stable (`VarianceWatch`).
+        freeze_step: steps of plain Adam, or "auto": until the second moment is stable (`VarianceStabilityTest`).
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class OneBitAdam(FlatOptimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"frozen_at": None})
         self.freeze_step = freeze_step
-        self._watch: VarianceWatch | None = None
+        self._watch: VarianceStabilityTest | None = None
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `FlatOptimizer.plan`."""
         if self.freeze_step == "auto":
-            self._watch = VarianceWatch(self.param_groups[0]["betas"][1], warmup_steps, steps)
+            self._watch = VarianceStabilityTest(
+                self.param_groups[0]["betas"][1], warmup_steps, steps
+            )
         elif self.freeze_step >= steps:
             return f"optimizer.freeze_step {self.freeze_step}: the run has {steps} steps, so nothing is ever compressed"
         elif self.freeze_step < warmup_steps:
@@ -126,7 +128,7 @@ class OneBitAdam(FlatOptimizer):
         return super().rank_state() | {"norms": self._watch.state() if self._watch else []}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`."""
+        """See `SyncStrategy.load_rank_state`."""
         super().load_rank_state(state, is_own)
         if self._watch is not None:
             self._watch.load(state["norms"])

@@ -119,7 +119,7 @@ class OneBitLamb(OneBitAdam):
         return super().rank_state() | {name: getattr(self, name) for name in KEPT}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`."""
+        """See `SyncStrategy.load_rank_state`."""
         super().load_rank_state(state, is_own)
         for name in KEPT:
             copy_as_far_as_both_go(getattr(self, name), state[name])

@@ -10,7 +10,7 @@ LATEST_SHARE = 0.25
 """Of the run, after which it is frozen in any case: what comes later saves too little."""
 
 
-class VarianceWatch:
+class VarianceStabilityTest:
     """Asked after each step whether the second moment has become stable."""
 
     def __init__(self, beta2: float, warmup_steps: int, steps: int) -> None:

@@ -102,8 +102,8 @@ class ZeroOneAdam(FlatOptimizer):
         return self.step_count + 1 == next_renewal and not self._is_frozen(next_renewal)
 
     @property
-    def steps_alone(self) -> bool:
-        """See `FlatOptimizer.steps_alone`."""
+    def is_local_step(self) -> bool:
+        """See `FlatOptimizer.is_local_step`."""
         next_exchange: int = self.param_groups[0]["next_exchange"]
         return self.step_count + 1 < next_exchange and not self.wants_averaged_gradients
 
@@ -159,8 +159,8 @@ class ZeroOneAdam(FlatOptimizer):
     # --- steps that a rank takes alone ----------------------------------------------------------------------------
 
     @property
-    def steps_behind(self) -> int:
-        """See `FlatOptimizer.steps_behind`."""
+    def steps_since_sync(self) -> int:
+        """See `FlatOptimizer.steps_since_sync`."""
         return self._behind
 
     def _step_alone(self, step: int) -> None:
@@ -200,8 +200,8 @@ class ZeroOneAdam(FlatOptimizer):
         self._behind = 0
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """See `FlatOptimizer.settle`: an exchange before its time."""
+    def flush(self) -> None:
+        """See `FlatOptimizer.flush`: an exchange before its time."""
         if self._behind:
             norm = torch.as_tensor(self._global_grad_norm, device=self.momentum.device)
             self._exchange(norm)

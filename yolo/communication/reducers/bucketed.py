@@ -15,7 +15,7 @@ from torch import nn
 
 from yolo.communication.coalesced import copy_gradients
 from yolo.communication.optimizers.flat_optimizer import GradientExchange
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 
 WIRE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,7 +29,7 @@ class AccumulatingEngine(GradientExchange, Protocol):
         """Whether this micro batch is a step's last."""
 
 
-class OverlappedReducer(Exchange):
+class OverlappedReducer(SyncStrategy):
     """Averages gradients in buckets of `bucket_size` elements, in the order in which backward completes them.
 
     `data_type` is that of the wire; a mean is always kept in the gradients' own type.
@@ -65,7 +65,7 @@ class OverlappedReducer(Exchange):
             self._launched += 1
 
     def finish_gradients(self) -> None:
-        """See `Exchange.finish_gradients`."""
+        """See `SyncStrategy.finish_gradients`."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
         for bucket in self.buckets[self._launched :]:  # a parameter without gradient held them up

@@ -13,12 +13,12 @@ import deepspeed.comm as dist
 import torch
 
 from yolo.communication.compression.blocks import BLOCK, BlockLayout, copy_as_far_as_both_go
-from yolo.communication.compression.compressed_allreduce import CompressedMean
+from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
 from yolo.communication.reducers.bucketed import WIRE_TYPES, AccumulatingEngine
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 
 
-class LocalSteps(Exchange):
+class LocalSGD(SyncStrategy):
     """Exchanges weights instead of gradients.
 
     Args:
@@ -64,29 +64,29 @@ class LocalSteps(Exchange):
         self.movement = layout.vector(dtype)
         self._anchors = layout.views(self.anchor)
         self._movements = layout.views(self.movement)
-        self._compressed = CompressedMean(layout, dtype) if is_one_bit else None
+        self._compressed = CompressedAllReduce(layout, dtype) if is_one_bit else None
         self._behind = 0
         self.weights_loaded()
 
     @property
-    def steps_behind(self) -> int:
-        """See `Exchange.steps_behind`."""
+    def steps_since_sync(self) -> int:
+        """See `SyncStrategy.steps_since_sync`."""
         return self._behind
 
     @property
-    def steps_alone(self) -> bool:
-        """See `Exchange.steps_alone`."""
+    def is_local_step(self) -> bool:
+        """See `SyncStrategy.is_local_step`."""
         return True
 
     def step_taken(self) -> None:
-        """See `Exchange.step_taken`."""
+        """See `SyncStrategy.step_taken`."""
         self._behind += 1
         if self._behind >= self.sync_every:
-            self.settle()
+            self.flush()
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """See `Exchange.settle`: the outer step, before its time where an epoch ends."""
+    def flush(self) -> None:
+        """See `SyncStrategy.settle`: the outer step, before its time where an epoch ends."""
         if not self._behind:
             return
         torch._foreach_copy_(self._movements, self._anchors)
@@ -109,16 +109,16 @@ class LocalSteps(Exchange):
 
     @torch.no_grad()
     def weights_loaded(self) -> None:
-        """See `Exchange.weights_loaded`: these are what ranks have in common now."""
+        """See `SyncStrategy.weights_loaded`: these are what ranks have in common now."""
         torch._foreach_copy_(self._anchors, self.parameters)
 
     def rank_state(self) -> dict[str, Any]:
-        """See `Exchange.rank_state`; weights are the same on all ranks then."""
+        """See `SyncStrategy.rank_state`; weights are the same on all ranks then."""
         compressed = self._compressed.state_dict() if self._compressed else {}
         return {"velocity": self.velocity, "inner": self.inner_state(), "compressed": compressed}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`; of another number of ranks, all take the first one's moments."""
+        """See `SyncStrategy.load_rank_state`; of another number of ranks, all take the first one's moments."""
         copy_as_far_as_both_go(self.velocity, state["velocity"])
         self.load_inner_state(state["inner"])
         if is_own and self._compressed is not None and state["compressed"]:

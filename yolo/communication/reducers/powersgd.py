@@ -13,13 +13,13 @@ from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDSt
 
 from yolo.communication.coalesced import copy_gradients
 from yolo.communication.reducers.bucketed import AccumulatingEngine, Bucket
-from yolo.communication.strategy import Exchange
+from yolo.communication.strategy import SyncStrategy
 
 EARLIEST_START = 10
 """torch's hook wants two steps at least before it begins; the first gradients are of no network worth following."""
 
 
-class PowerSGDReducer(Exchange):
+class PowerSGDReducer(SyncStrategy):
     """Averages gradients at rank `rank` from step `start_step` on (None: the end of the learning rate's warm-up)."""
 
     kind = "powersgd"
@@ -40,13 +40,13 @@ class PowerSGDReducer(Exchange):
 
     @property
     def phase(self) -> str:
-        """See `Exchange.phase`."""
+        """See `SyncStrategy.phase`."""
         has_begun = self.state.iter >= self.state.start_powerSGD_iter
         rank = self.state.matrix_approximation_rank
         return f"gradients at rank {rank}" if has_begun else "whole gradients"
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `Exchange.plan`."""
+        """See `SyncStrategy.plan`."""
         if self.start_step is None:
             self.state.start_powerSGD_iter = max(EARLIEST_START, warmup_steps)
         first = self.state.start_powerSGD_iter
@@ -55,7 +55,7 @@ class PowerSGDReducer(Exchange):
         return ""
 
     def finish_gradients(self) -> None:
-        """See `Exchange.finish_gradients`."""
+        """See `SyncStrategy.finish_gradients`."""
         if self.engine.is_gradient_accumulation_boundary():
             held = self.bucket.held
             copy_gradients(held.parameters, held.views)
@@ -75,7 +75,7 @@ class PowerSGDReducer(Exchange):
         }
 
     def rank_state(self) -> dict[str, Any]:
-        """See `Exchange.rank_state`."""
+        """See `SyncStrategy.rank_state`."""
         memories = {name: dict(memory) for name, memory in self._memories().items()}
         return {
             "iter": self.state.iter,
@@ -84,7 +84,7 @@ class PowerSGDReducer(Exchange):
         }
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `Exchange.load_rank_state`."""
+        """See `SyncStrategy.load_rank_state`."""
         self.state.iter = state["iter"]
         has_same_shape = state["rank"] == self.state.matrix_approximation_rank
         for name, memory in self._memories().items():

@@ -8,7 +8,7 @@ import numpy as np
 from yolo.data.augment.geometry import Labelled, Tile, compose
 from yolo.data.augment.transforms import (
     Augmentation,
-    Palette,
+    HSVJitter,
     blend,
     centred,
     flip,
@@ -30,7 +30,7 @@ class Tiles(Protocol):
         ...
 
 
-class Painter:
+class AugmentPipeline:
     """Draws samples as a recipe's augmentation has them, one at a time.
 
     It works in memory that it keeps: fresh pages for each sample would cost more than what is done in them.
@@ -52,7 +52,7 @@ class Painter:
         """
         settings = self.augmentation
         is_mosaic = epoch < self.last_mosaic_epoch and random.random() < settings.mosaic
-        palette = Palette.random(settings, random)
+        palette = HSVJitter.random(settings, random)
         labelled = self._draw(pixels, images, index, is_mosaic, palette, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(images)))
@@ -69,7 +69,7 @@ class Painter:
         images: Tiles,
         index: int,
         is_mosaic: bool,
-        palette: Palette,
+        palette: HSVJitter,
         random: np.random.Generator,
     ) -> Labelled:
         """Before flips, in the palette's colours."""

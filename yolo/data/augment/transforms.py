@@ -63,7 +63,7 @@ def random_view(plane: int, size: int, settings: Augmentation, random: np.random
 
 
 @dataclass(frozen=True, slots=True)
-class Palette:
+class HSVJitter:
     """What hue, saturation and value are multiplied by."""
 
     hue: float = 1.0
@@ -71,7 +71,7 @@ class Palette:
     value: float = 1.0
 
     @classmethod
-    def random(cls, settings: Augmentation, random: np.random.Generator) -> "Palette":
+    def random(cls, settings: Augmentation, random: np.random.Generator) -> "HSVJitter":
         """Factors around 1, each as far from it as its setting lets it be."""
         reach = np.array([settings.hsv_h, settings.hsv_s, settings.hsv_v])
         if not reach.any():
@@ -83,7 +83,7 @@ class Palette:
 
         The first is used up.
         """
-        if self == Palette():
+        if self == HSVJitter():
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=into)
             return
         cv2.cvtColor(image, cv2.COLOR_BGR2HSV, dst=image)

@@ -34,7 +34,7 @@ class Slot:
         return self.rows * self.columns * 3
 
 
-class KeptImages:
+class ImageCache:
     """Images (rows, columns, 3) uint8 at one size, as many as a budget allows, the first ones first.
 
     They lie behind one file descriptor that any process of the machine may open: whoever decodes an image first leaves
@@ -78,7 +78,7 @@ class KeptImages:
         self._stamps = np.frombuffer(self._map, STAMP, self.total)
 
     @classmethod
-    def in_memory(cls, records: Sequence[ImageRecord], size: int, budget: int) -> "KeptImages":
+    def in_memory(cls, records: Sequence[ImageRecord], size: int, budget: int) -> "ImageCache":
         """In memory that ends with the last process that has it open. `path_of` it is how others open it."""
         return cls(records, size, budget, os.memfd_create("yolo-images"))
 

@@ -32,10 +32,10 @@ class Letterbox:
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
     """An image (H, W, 3) in the middle of a grey square (size, size, 3), its long side as long as the square's."""
-    return lay_in_middle(resize_long_side(image, size), size, size, image.shape[:2])
+    return pad_to_center(resize_long_side(image, size), size, size, image.shape[:2])
 
 
-def lay_in_middle(
+def pad_to_center(
     resized: np.ndarray, rows: int, columns: int, original: tuple[int, ...]
 ) -> tuple[np.ndarray, Letterbox]:
     """A resized image in the middle of a grey rectangle (rows, columns, 3); `original` are its rows and columns before."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from yolo.data.augment.geometry import Tile
 from yolo.data.dataset import ImageRecord
-from yolo.data.image.cache import KeptImages
+from yolo.data.image.cache import ImageCache
 from yolo.data.image.decode import read_image
 from yolo.data.image.letterbox import resize_long_side, size_at_long_side
 
@@ -15,7 +15,7 @@ from yolo.data.image.letterbox import resize_long_side, size_at_long_side
 class ResizedImages:
     """Images with their long side at `size` pixels, taken from where they are kept or decoded no larger than need be."""
 
-    def __init__(self, records: Sequence[ImageRecord], size: int, kept: KeptImages | None) -> None:
+    def __init__(self, records: Sequence[ImageRecord], size: int, kept: ImageCache | None) -> None:
         self.records = records
         self.size = size
         self.kept = kept

@@ -62,7 +62,7 @@ class TrainingLoader:
         self._loader = DataLoader(
             TrainingSamples(images, recipe),
             batch_sampler=self._batches,
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -133,7 +133,7 @@ def evaluation_loader(
         DataLoader(
             samples,
             batch_sampler=batches_of_one_shape(mine, samples.shape, batch),
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -142,7 +142,7 @@ def evaluation_loader(
     )
 
 
-def as_it_is(batch: Any) -> Any:
+def identity_collate(batch: Any) -> Any:
     """`__getitems__` has put it together."""
     return batch
 

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from yolo.data.augment.geometry import Tile
-from yolo.data.augment.pipeline import Painter, Tiles
-from yolo.data.image.letterbox import Letterbox, lay_in_middle, rectangle_around
+from yolo.data.augment.pipeline import AugmentPipeline, Tiles
+from yolo.data.image.letterbox import Letterbox, pad_to_center, rectangle_around
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.sampler import SampleKey
 from yolo.recipe.schema.recipe import Recipe
@@ -60,7 +60,7 @@ class TrainingSamples(Dataset[Sample]):
     def __init__(self, images: ResizedImages, recipe: Recipe) -> None:
         self.images = images
         self.seed = recipe.train.seed
-        self.painter = Painter(recipe)
+        self.painter = AugmentPipeline(recipe)
         self.is_mosaic_of_batch = recipe.data.augmentation.mosaic_from == "batch"
 
     def __len__(self) -> int:
@@ -149,7 +149,7 @@ class EvaluationSamples(Dataset[EvaluationBatch]):
         records = [self.images.records[index] for index in indices]
         for place, index, record in zip(pixels.numpy(), indices, records, strict=True):
             original = record.height, record.width
-            image, placed = lay_in_middle(self.images[index], rows, columns, original)
+            image, placed = pad_to_center(self.images[index], rows, columns, original)
             cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=place)
             letterboxes.append(placed)
         ids = tuple(record.image_id for record in records)

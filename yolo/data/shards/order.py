@@ -14,7 +14,7 @@ SHARDS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class ShardSlice:
     """Samples `first` to `stop` of a shard."""
 
     shard: int
@@ -24,7 +24,7 @@ class Stretch:
 
 def stretches_of(
     samples: Sequence[int], stream: int, streams: int, seed: int, epoch: int
-) -> list[Stretch]:
+) -> list[ShardSlice]:
     """What one of several streams reads in an epoch, given the samples of each shard.
 
     The shards lie in a line in the epoch's order, and each stream takes an equal length of it: whole shards where
@@ -38,7 +38,7 @@ def stretches_of(
         cuts = (max(start - place * streams, 0), min(stop - place * streams, streams))
         first, last = (cut * samples[shard] // streams for cut in cuts)
         if last > first:
-            found.append(Stretch(shard, first, last))
+            found.append(ShardSlice(shard, first, last))
     return found
 
 

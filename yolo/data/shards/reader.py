@@ -15,7 +15,7 @@ from webdataset.tariterators import group_by_keys
 
 from yolo.data.dataset import DataReport, ImageRecord
 from yolo.data.shards.index import ARRAYS, INDEX, Shard, ShardIndex, parse_index, shard_location
-from yolo.data.shards.store import ANEW, Part, ShardStore
+from yolo.data.shards.store import ANEW, RangeReader, ShardStore
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_INDEX_BYTES
 from yolo.recipe.plain_text import is_plain
@@ -161,7 +161,7 @@ def _are_of(offsets: np.ndarray, shard: Shard) -> bool:
     return bool(offsets[0] >= 0 and (np.diff(offsets) > 0).all() and offsets[-1] <= shard.bytes)
 
 
-def _files(part: Part, place: str) -> Iterator[dict[str, Any]]:
+def _files(part: RangeReader, place: str) -> Iterator[dict[str, Any]]:
     """The plain files of a tar, as `group_by_keys` takes them. Compressed or with holes, few bytes could become many."""
     with tarfile.open(fileobj=part, mode="r|") as tar:  # type: ignore[call-overload]
         for member in tar:

@@ -38,13 +38,13 @@ class ShardStore:
             return f"{self.location.rstrip('/')}/{quote(name)}"
         return f"{self.location}/{name}"
 
-    def open(self, name: str, first: int = 0, stop: int | None = None) -> "Part":
+    def open(self, name: str, first: int = 0, stop: int | None = None) -> "RangeReader":
         """Bytes `first` to `stop` of a file.
 
         Of a server only that range is asked for; of a command, whose output begins at the file's first byte, what comes
         before is thrown away. Reading it raises DataError naming the file.
         """
-        return Part(self.place(name), first, stop)
+        return RangeReader(self.place(name), first, stop)
 
     def read(self, name: str, most: int) -> bytes:
         """A whole file of at most so many bytes. Raises DataError naming it."""
@@ -60,7 +60,7 @@ class ShardStore:
 ANEW = "copy it again, or write the shards anew with `python -m yolo shard`"
 
 
-class Part:
+class RangeReader:
     """A stretch of a file, which counts what was read of it. A server or command that breaks off is asked for the rest."""
 
     def __init__(self, place: str, first: int, stop: int | None) -> None:
@@ -104,7 +104,7 @@ class Part:
             self._stream.close()
             self._stream = None
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "RangeReader":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from yolo.data.augment.geometry import Tile
-from yolo.data.augment.pipeline import Painter
+from yolo.data.augment.pipeline import AugmentPipeline
 from yolo.data.image.decode import decode_image
 from yolo.data.image.letterbox import resize_long_side
 from yolo.data.image.resized import ResizedImages, tile_of
-from yolo.data.loader.loader import TrainingLoader, as_it_is, one_thread, readable
+from yolo.data.loader.loader import TrainingLoader, identity_collate, one_thread, readable
 from yolo.data.loader.samples import TrainingBatch, batch_of, new_batch
 from yolo.data.shards.index import streams_of
 from yolo.data.shards.order import ShuffleBuffer, stretches_of
@@ -85,7 +85,7 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
         train = recipe.train
         assert train.micro_batch != "auto"
         self.shards = shards
-        self.painter = Painter(recipe)
+        self.painter = AugmentPipeline(recipe)
         self.seed = train.seed
         self.capacity = recipe.data.shuffle_buffer
         self.micro_batch = train.micro_batch
@@ -175,7 +175,7 @@ class StreamingLoader:
         self._loader = DataLoader(
             self._samples,
             batch_size=None,
-            collate_fn=as_it_is,
+            collate_fn=identity_collate,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -18,7 +18,7 @@ MEETING_BYTES = 2 * SCALAR_BYTES
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class PlanContext:
     """A recipe and its network on some ranks, and how long computing takes there."""
 
     recipe: Recipe

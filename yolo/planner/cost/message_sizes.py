@@ -4,22 +4,22 @@ import math
 from collections.abc import Sequence
 
 from yolo.planner.cost.collectives import BF16
-from yolo.planner.cost.context import Situation
+from yolo.planner.cost.context import PlanContext
 from yolo.planner.cost.model_stats import Network, Tensor
-from yolo.planner.cost.timeline import Exchange
+from yolo.planner.cost.timeline import CommEvent
 
 BLOCK = 512
 """Elements that share a scale in a 1-bit exchange, as in yolo.communication.compression.blocks."""
 
 
-def gradient_message(kind: str, elements: int, data_type: str, is_waited: bool) -> Exchange:
+def gradient_message(kind: str, elements: int, data_type: str, is_waited: bool) -> CommEvent:
     """One message of gradients that travel as fp32, bf16 or fp16."""
     if data_type == "fp32":
-        return Exchange(kind, 4 * elements, is_waited)
-    return Exchange(kind + BF16, 2 * elements, is_waited)
+        return CommEvent(kind, 4 * elements, is_waited)
+    return CommEvent(kind + BF16, 2 * elements, is_waited)
 
 
-def in_one_piece(situation: Situation) -> list[Exchange]:
+def in_one_piece(situation: PlanContext) -> list[CommEvent]:
     """All gradients, or how far all weights have moved, in the type that communication.data_type asks for."""
     data_type = situation.recipe.communication.data_type
     return [gradient_message("all_reduce", situation.network.elements, data_type, is_waited=True)]
@@ -31,17 +31,17 @@ def one_bit_elements(network: Network, ranks: int) -> int:
     return math.ceil(blocks / ranks) * ranks * BLOCK
 
 
-def one_bit(situation: Situation) -> list[Exchange]:
+def one_bit(situation: PlanContext) -> list[CommEvent]:
     """Signs and scales, to the rank that averages them and back."""
     elements = one_bit_elements(situation.network, situation.ranks)
     message = elements // 8 + 4 * (elements // BLOCK + situation.ranks)
     return [
-        Exchange("all_to_all", message, is_waited=True),
-        Exchange("all_gather", message, is_waited=True),
+        CommEvent("all_to_all", message, is_waited=True),
+        CommEvent("all_gather", message, is_waited=True),
     ]
 
 
-def low_rank(situation: Situation) -> list[Exchange]:
+def low_rank(situation: PlanContext) -> list[CommEvent]:
     """PowerSGD: vectors as they are, then the two factors of all matrices (Vogels et al., 2019, algorithm 1)."""
     rank = situation.recipe.communication.powersgd_rank
     left = right = plain = 0
@@ -54,7 +54,7 @@ def low_rank(situation: Situation) -> list[Exchange]:
             left += rows * kept
             right += columns * kept
     return [
-        Exchange("all_reduce", 4 * size, is_waited=True) for size in (plain, left, right) if size
+        CommEvent("all_reduce", 4 * size, is_waited=True) for size in (plain, left, right) if size
     ]
 
 

@@ -7,7 +7,7 @@ against a recording of the real ones.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from yolo.planner.cost.context import MEETING_BYTES, SCALAR_BYTES, VOTE_BYTES, Situation
+from yolo.planner.cost.context import MEETING_BYTES, SCALAR_BYTES, VOTE_BYTES, PlanContext
 from yolo.planner.cost.message_sizes import (
     fetched_together,
     flushes,
@@ -19,7 +19,7 @@ from yolo.planner.cost.message_sizes import (
     reversed_groups,
 )
 from yolo.planner.cost.model_stats import Network
-from yolo.planner.cost.timeline import Compute, Event, Exchange, Wait
+from yolo.planner.cost.timeline import CommEvent, Compute, Event, Wait
 from yolo.recipe.schema.optimizer import (
     ONE_BIT,
     OneBitAdamSection,
@@ -43,7 +43,7 @@ class Phase:
     """Steps that the events make up."""
 
 
-def phases(situation: Situation, warmup_share: float) -> list[Phase]:
+def phases(situation: PlanContext, warmup_share: float) -> list[Phase]:
     """A run's phases in order; the last is the one that it stays in.
 
     warmup_share: of the learning rate's warm-up in the run's steps.
@@ -78,12 +78,12 @@ def phases(situation: Situation, warmup_share: float) -> list[Phase]:
     return [Phase("whole gradients", 1.0, tuple(_every_step(situation)))]
 
 
-def _share(situation: Situation, steps: int) -> float:
+def _share(situation: PlanContext, steps: int) -> float:
     return min(1.0, steps / max(1, situation.steps))
 
 
 def _zero_one_phases(
-    situation: Situation, optimizer: ZeroOneAdamSection, warmup_share: float
+    situation: PlanContext, optimizer: ZeroOneAdamSection, warmup_share: float
 ) -> list[Phase]:
     asked, longest = optimizer.var_freeze_step, optimizer.local_step_clipper
     frozen = warmup_share if asked == "auto" else _share(situation, asked)
@@ -109,7 +109,7 @@ def _zero_one_phases(
 # --- a step's frame ---------------------------------------------------------------------------------------------
 
 
-def _every_step(situation: Situation) -> Iterator[Event]:
+def _every_step(situation: PlanContext) -> Iterator[Event]:
     recipe = situation.recipe
     if recipe.communication.reducer == "overlapped":
         return _with_buckets(situation)
@@ -122,22 +122,22 @@ def _every_step(situation: Situation) -> Iterator[Event]:
             return _stage_1_and_2(situation)
 
 
-def _forward(situation: Situation, micro_step: int) -> Iterator[Event]:
+def _forward(situation: PlanContext, micro_step: int) -> Iterator[Event]:
     """With SyncBatchNorm each layer stops for its ranks; the loop's own sum travels meanwhile, and the guard's after it."""
     work, recipe = situation.work, situation.recipe
     if micro_step == 0 and situation.ranks > 1:
-        yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
+        yield CommEvent("all_reduce", situation.matches_bytes, is_waited=False)
     yield Compute(work.forward_seconds, "forward")
     if recipe.model.sync_batchnorm:
         for channels in _batchnorm_channels(situation.network):
-            yield Exchange("all_gather", 4 * (2 * channels + 1) * situation.ranks, is_waited=True)
+            yield CommEvent("all_gather", 4 * (2 * channels + 1) * situation.ranks, is_waited=True)
     yield Wait()
     if micro_step == situation.micro_steps - 1 and situation.ranks > 1:
-        yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
+        yield CommEvent("all_reduce", VOTE_BYTES, is_waited=True)
 
 
 def _backward(
-    situation: Situation, exchanges: Sequence[tuple[float, Sequence[Exchange]]]
+    situation: PlanContext, exchanges: Sequence[tuple[float, Sequence[CommEvent]]]
 ) -> Iterator[Event]:
     """`exchanges` begin at a share of backward each."""
     work = situation.work
@@ -151,14 +151,14 @@ def _backward(
     yield Compute(seconds * (1 - done), "backward")
     if situation.recipe.model.sync_batchnorm:
         for channels in _batchnorm_channels(situation.network):
-            yield Exchange("all_reduce", 4 * 2 * channels, is_waited=True)
+            yield CommEvent("all_reduce", 4 * 2 * channels, is_waited=True)
 
 
 def _batchnorm_channels(network: Network) -> list[int]:
     return [tensor.elements for tensor in network.tensors if tensor.group == "norms"]
 
 
-def _step(situation: Situation, exchanges: Sequence[Exchange]) -> Iterator[Event]:
+def _step(situation: PlanContext, exchanges: Sequence[CommEvent]) -> Iterator[Event]:
     """A step whose exchanges all come after its last backward."""
     for micro in range(situation.micro_steps):
         yield from _forward(situation, micro)
@@ -169,22 +169,24 @@ def _step(situation: Situation, exchanges: Sequence[Exchange]) -> Iterator[Event
     yield Compute(situation.work.update_seconds, "update")
 
 
-def _own_work(situation: Situation) -> Iterator[Event]:
+def _own_work(situation: PlanContext) -> Iterator[Event]:
     """What the strategy does beside, where it is not done in backward."""
     if not situation.work.is_extra_in_backward:
         yield Compute(situation.work.extra_seconds, "codec")
 
 
-def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -> Iterator[Event]:
+def _periodic(
+    situation: PlanContext, exchanges: Sequence[CommEvent], every: int
+) -> Iterator[Event]:
     """Steps that ranks take alone, and one after which they exchange: nothing is sent in between."""
-    alone = [event for event in _step(situation, ()) if not isinstance(event, Exchange | Wait)]
+    alone = [event for event in _step(situation, ()) if not isinstance(event, CommEvent | Wait)]
     for _ in range(every):
         yield from alone
     if situation.recipe.optimizer.type in ONE_BIT:  # its last step is one in common
-        yield Exchange("all_reduce", situation.matches_bytes, is_waited=False)
-        yield Exchange("all_reduce", VOTE_BYTES, is_waited=True)
+        yield CommEvent("all_reduce", situation.matches_bytes, is_waited=False)
+        yield CommEvent("all_reduce", VOTE_BYTES, is_waited=True)
     else:
-        yield Exchange("all_reduce", MEETING_BYTES, is_waited=True)
+        yield CommEvent("all_reduce", MEETING_BYTES, is_waited=True)
     # Packing is measured as a step's mean, as if it were done in each.
     yield Compute(situation.work.extra_seconds * every, "codec")
     yield from exchanges
@@ -193,7 +195,7 @@ def _periodic(situation: Situation, exchanges: Sequence[Exchange], every: int) -
 # --- buckets ----------------------------------------------------------------------------------------------------
 
 
-def _with_buckets(situation: Situation) -> Iterator[Event]:
+def _with_buckets(situation: PlanContext) -> Iterator[Event]:
     """The reducer `overlapped`: buckets of neighbours, each sent once it and those before it are complete."""
     communication = situation.recipe.communication
     assert communication.bucket_size != "auto"
@@ -211,14 +213,14 @@ def _with_buckets(situation: Situation) -> Iterator[Event]:
     yield Compute(situation.work.update_seconds, "update")
 
 
-def _completion(situation: Situation) -> dict[int, float]:
+def _completion(situation: PlanContext) -> dict[int, float]:
     """When each tensor's gradient is complete, as a share of backward."""
     return dict(zip(situation.network.ready_order, situation.work.ready, strict=True))
 
 
 def _micro_steps(
-    situation: Situation,
-    exchanges: Sequence[tuple[float, Sequence[Exchange]]],
+    situation: PlanContext,
+    exchanges: Sequence[tuple[float, Sequence[CommEvent]]],
     last_only: bool,
 ) -> Iterator[Event]:
     for micro in range(situation.micro_steps):
@@ -227,7 +229,7 @@ def _micro_steps(
         yield from _backward(situation, exchanges if is_sent else ())
 
 
-def _bucketed(situation: Situation, kind: str) -> list[tuple[float, list[Exchange]]]:
+def _bucketed(situation: PlanContext, kind: str) -> list[tuple[float, list[CommEvent]]]:
     """Under autocast convolutions' gradients travel in its type and the others in fp32, in buckets of their own."""
     recipe = situation.recipe
     bucket_size = recipe.zero.reduce_bucket_size
@@ -249,7 +251,7 @@ def _bucketed(situation: Situation, kind: str) -> list[tuple[float, list[Exchang
     return sorted(found, key=lambda each: each[0])
 
 
-def _stage_1_and_2(situation: Situation) -> Iterator[Event]:
+def _stage_1_and_2(situation: PlanContext) -> Iterator[Event]:
     """Buckets all-reduced (or reduced to their owners) in backward, then each group's parameters gathered."""
     recipe, ranks = situation.recipe, situation.ranks
     kind = "all_reduce" if recipe.zero.use_multi_rank_bucket_allreduce else "reduce"
@@ -258,13 +260,13 @@ def _stage_1_and_2(situation: Situation) -> Iterator[Event]:
     yield from _own_work(situation)
     groups = situation.network.group_elements()
     for _ in groups:
-        yield Exchange("all_reduce", SCALAR_BYTES, is_waited=True)
+        yield CommEvent("all_reduce", SCALAR_BYTES, is_waited=True)
     yield Compute(situation.work.update_seconds / ranks, "update")
     for elements in groups:
-        yield Exchange("all_gather", 4 * padded(elements, 2 * ranks), is_waited=True)
+        yield CommEvent("all_gather", 4 * padded(elements, 2 * ranks), is_waited=True)
 
 
-def _stage_3(situation: Situation) -> Iterator[Event]:
+def _stage_3(situation: PlanContext) -> Iterator[Event]:
     """Parameters gathered ahead of forward, gradients reduce-scattered, kept parameters gathered one by one at the end.
 
     A network this small keeps what it has gathered until backward is over.
@@ -279,36 +281,36 @@ def _stage_3(situation: Situation) -> Iterator[Event]:
     for micro in range(situation.micro_steps):
         for number, elements in enumerate(runs):
             is_waited = not situation.is_nccl or number == 0
-            yield Exchange("all_gather", 4 * elements, is_waited)
+            yield CommEvent("all_gather", 4 * elements, is_waited)
         yield from _forward(situation, micro)
         yield from _backward(situation, _bucketed(situation, "reduce_scatter"))
         yield Wait()
     yield from _own_work(situation)
     for _ in network.group_elements():
-        yield Exchange("all_reduce", 2 * SCALAR_BYTES, is_waited=True)
+        yield CommEvent("all_reduce", 2 * SCALAR_BYTES, is_waited=True)
     yield Compute(work.update_seconds / situation.ranks, "update")
     for tensor in network.tensors:
         if tensor.elements < threshold:
             size = 4 * padded(tensor.elements, situation.ranks)
-            yield Exchange("all_gather", size, is_waited=False)
+            yield CommEvent("all_gather", size, is_waited=False)
     yield Wait()
 
 
-def ddp_events(situation: Situation, bucket_bytes: int) -> tuple[Event, ...]:
+def ddp_events(situation: PlanContext, bucket_bytes: int) -> tuple[Event, ...]:
     """torch's DistributedDataParallel in fp32, for comparison: a small first bucket, then `bucket_bytes` each."""
     completed = _completion(situation)
     order = sorted(completed, key=lambda index: completed[index])
-    exchanges: list[tuple[float, list[Exchange]]] = []
+    exchanges: list[tuple[float, list[CommEvent]]] = []
     limit, size = DDP_FIRST_BYTES, 0
     for index in order:
         size += 4 * situation.network.tensors[index].elements
         if size >= limit or index == order[-1]:
-            exchanges.append((completed[index], [Exchange("all_reduce", size, is_waited=False)]))
+            exchanges.append((completed[index], [CommEvent("all_reduce", size, is_waited=False)]))
             limit, size = bucket_bytes, 0
     # BatchNorm's means and variances go out from the first rank before each forward pass.
     buffers = 4 * 2 * sum(_batchnorm_channels(situation.network))
     events = [
-        Exchange("broadcast", buffers, is_waited=True),
+        CommEvent("broadcast", buffers, is_waited=True),
         *_micro_steps(situation, exchanges, last_only=True),
         Wait(),
         *_own_work(situation),

@@ -18,7 +18,7 @@ class Compute:
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class CommEvent:
     """A collective begins; `is_waited` where the rank does nothing until it ends."""
 
     kind: str
@@ -31,7 +31,7 @@ class Wait:
     """The rank waits for all that is under way."""
 
 
-Event = Compute | Exchange | Wait
+Event = Compute | CommEvent | Wait
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class Timeline:
             match event:
                 case Compute():
                     self._compute(event)
-                case Exchange():
+                case CommEvent():
                     self._begin(cost)
                     if event.is_waited:
                         self._drain()

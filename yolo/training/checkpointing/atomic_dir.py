@@ -61,7 +61,7 @@ def digest_of(path: Path) -> dict[str, Any]:
         }
 
 
-def publish(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> None:
+def commit(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> None:
     """Give a folder its name. `digests` are of all files in `part`, each of which was synced."""
     write_synced(part / MANIFEST, json.dumps(digests, indent=1, sort_keys=True).encode())
     sync_folder(part)
@@ -73,7 +73,7 @@ def publish(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> Non
     sync_folder(folder.parent)
 
 
-def what_is_wrong(folder: Path) -> str | None:
+def verify(folder: Path) -> str | None:
     """None where a folder holds what its manifest says, byte for byte; else the first difference, in words."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())
@@ -90,7 +90,7 @@ def what_is_wrong(folder: Path) -> str | None:
     return None
 
 
-def set_aside(folder: Path) -> Path:
+def quarantine(folder: Path) -> Path:
     """Rename a damaged folder, so that it is not taken for a good one again; returns its new name."""
     aside = folder.with_name(folder.name + DAMAGED)
     shutil.rmtree(aside, ignore_errors=True)

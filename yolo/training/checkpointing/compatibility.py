@@ -8,7 +8,7 @@ from yolo.data.dataset import DetectionDataset
 from yolo.data.shards.reader import Shards
 from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 MUST_STAY = (
     *("model.variant", "precision.dtype", "train.global_batch"),
@@ -26,7 +26,7 @@ MAY_CHANGE_UNSAID = ("description", "tracking.", "checkpoint.", "cluster.", "com
 
 
 @dataclass(frozen=True, slots=True)
-class RunIdentity:
+class RunConfig:
     """What a run is made of, by names that a user knows."""
 
     settings: dict[str, Any]
@@ -37,7 +37,9 @@ class RunIdentity:
     world_size: int
 
     @classmethod
-    def of(cls, recipe: Recipe, train: DetectionDataset | Shards, ranks: Ranks) -> "RunIdentity":
+    def of(
+        cls, recipe: Recipe, train: DetectionDataset | Shards, ranks: DistributedContext
+    ) -> "RunConfig":
         """The identity of the run at hand."""
         values = flatten(recipe.model_dump(mode="json"))
         settings = {".".join(key): value for key, value in values}
@@ -61,7 +63,7 @@ class RunIdentity:
         }
         return chosen | fixed
 
-    def misfit(self, saved: "RunIdentity", is_within_epoch: bool) -> str | None:
+    def incompatibility(self, saved: "RunConfig", is_within_epoch: bool) -> str | None:
         """Why a checkpoint saved by another run does not fit this one, in words; None where it does."""
         before, now = saved.must_equal(is_within_epoch), self.must_equal(is_within_epoch)
         # An optimizer of another type has other parameters; its type says all.
@@ -74,7 +76,7 @@ class RunIdentity:
                 )
         return None
 
-    def changes_since(self, saved: "RunIdentity") -> list[str]:
+    def changes_since(self, saved: "RunConfig") -> list[str]:
         """What may differ from the checkpoint's run and does, a line each."""
         changes = [
             f"{key} is now {asked}; the checkpoint was saved with {before}"

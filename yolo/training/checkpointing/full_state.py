@@ -13,7 +13,7 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.training.engine.zero_shards import held, shard_of, whole
+from yolo.training.engine.zero_shards import gather_full, local_shard, shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Fragment:
     """Neighbouring elements of a parameter that this rank's optimizer steps, and where it keeps them."""
 
     name: str
@@ -43,7 +43,7 @@ class _Piece:
         return tensor.reshape(-1)[self.offset : self.offset + self.size]
 
 
-class EngineState:
+class FullState:
     """Reads and replaces an engine's weights, optimizer state and loss scale."""
 
     def __init__(self, engine: Any) -> None:
@@ -60,7 +60,7 @@ class EngineState:
     def weights(self) -> dict[str, torch.Tensor]:
         """Whole parameters and buffers by name; collective under stage 3. BatchNorm's statistics are this rank's."""
         parameters = list(self.named.values())
-        full = whole(parameters, [held(parameter) for parameter in parameters])
+        full = gather_full(parameters, [local_shard(parameter) for parameter in parameters])
         buffers = {name: buffer.detach() for name, buffer in self.engine.module.named_buffers()}
         return dict(zip(self.named, full, strict=True)) | buffers
 
@@ -75,7 +75,7 @@ class EngineState:
         _refuse_others(tensors, shapes)
         for name, parameter in self.named.items():
             full = tensors[name].to(parameter.device)
-            held(parameter).copy_(shard_of(parameter, full))
+            local_shard(parameter).copy_(shard(parameter, full))
             if hasattr(parameter, "ds_tensor") and parameter.numel() == parameter.ds_numel:
                 parameter.data.copy_(full)  # small ones stay whole on every rank
         for name, buffer in self.engine.module.named_buffers():
@@ -155,7 +155,7 @@ class EngineState:
             # Optimizers of ours keep more than torch's, and take it up there.
             self.optimizer.load_state_dict(self.optimizer.state_dict())
 
-    def _kinds(self, pieces: list[_Piece]) -> list[str]:
+    def _kinds(self, pieces: list[Fragment]) -> list[str]:
         if not pieces:
             return []
         owner = pieces[0].owner
@@ -196,10 +196,10 @@ class EngineState:
 
     # --- who has what -------------------------------------------------------------------------------------------
 
-    def _pieces(self) -> Iterator[_Piece]:
+    def _pieces(self) -> Iterator[Fragment]:
         for name, parameter in self.named.items():
             if self.stage == 0:
-                yield _Piece(name, 0, parameter, 0, parameter.numel())
+                yield Fragment(name, 0, parameter, 0, parameter.numel())
             elif self.stage == 3:
                 yield from self._piece_of_stage_3(name, parameter)
             elif (mapping := parameter._hp_mapping) is not None:
@@ -207,15 +207,15 @@ class EngineState:
                     mapping.param_group_index
                 ]
                 mine, there = mapping.lp_fragment_address, mapping.hp_fragment_address
-                yield _Piece(name, mine.start, owner, there.start, mine.numel)
+                yield Fragment(name, mine.start, owner, there.start, mine.numel)
 
-    def _piece_of_stage_3(self, name: str, parameter: Any) -> Iterator[_Piece]:
+    def _piece_of_stage_3(self, name: str, parameter: Any) -> Iterator[Fragment]:
         zero = self.engine.optimizer
         group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
         start = dist.get_rank() * size
         real = min(size, parameter.ds_numel - start)  # the last shard is padded
         if real > 0:
-            yield _Piece(name, start, zero.fp32_partitioned_groups_flat[group], offset, real)
+            yield Fragment(name, start, zero.fp32_partitioned_groups_flat[group], offset, real)
 
 
 def _shape(parameter: Any) -> torch.Size:

@@ -1,7 +1,7 @@
 """Checkpoints: everything that a run is at one step, in a folder that is whole or not there.
 
 Saving changes nothing of the run: one that is saved more often, or that is killed and goes on from any checkpoint, ends
-with the same bits. Tensors are whole ones (`EngineState`), so that a run may go on with another number of ranks and
+with the same bits. Tensors are whole ones (`FullState`), so that a run may go on with another number of ranks and
 under another ZeRO stage. What ranks know each for itself lies in a file a rank.
 """
 
@@ -18,28 +18,33 @@ import safetensors
 import torch
 from safetensors.torch import save
 
-from yolo.communication.coalesced import average_over_ranks
-from yolo.communication.strategy import Exchange
+from yolo.communication.coalesced import all_reduce_mean
+from yolo.communication.strategy import SyncStrategy
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.training.checkpointing.atomic_dir import (
+    commit,
     digest_of,
     part_of,
-    publish,
     remove,
     remove_unfinished,
     room_for,
     sync_folder,
     write_synced,
 )
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.full_state import EngineState
-from yolo.training.checkpointing.metadata import STATE, SavedState, unreadable
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.full_state import FullState
+from yolo.training.checkpointing.metadata import STATE, CheckpointMetadata, unreadable
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks, by_first, from_all, from_first
-from yolo.training.loop.ema import WeightAverage, statistics
-from yolo.training.loop.train_state import Progress
-from yolo.training.resilience.fencing import Fence
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    all_gather_object,
+    broadcast_object,
+    run_on_main,
+)
+from yolo.training.loop.ema import ModelEMA, statistics
+from yolo.training.loop.train_state import TrainState
+from yolo.training.resilience.fencing import FencingToken
 
 WEIGHTS = "weights.safetensors"
 MOMENTS = "moments.safetensors"
@@ -48,24 +53,24 @@ RANK_STATE = "rank-{:05d}.pt"
 STATISTICS = ("running_mean", "running_var")
 
 
-class Checkpoints:
-    """Saves and loads one run's checkpoints; every method but `settle` is collective."""
+class CheckpointManager:
+    """Saves and loads one run's checkpoints; every method but `wait` is collective."""
 
     def __init__(
         self,
         run: RunDirectory,
         engine: Any,
-        exchange: Exchange,
-        average: WeightAverage,
+        exchange: SyncStrategy,
+        average: ModelEMA,
         plain: YOLOv5,
-        identity: RunIdentity,
-        ranks: Ranks,
+        identity: RunConfig,
+        ranks: DistributedContext,
         keep: int,
         tell: Callable[[str], None],
     ) -> None:
         """`plain` is a network of the same shape, which holds the averaged weights where something is saved or loaded."""
         self.run = run
-        self.state = EngineState(engine)
+        self.state = FullState(engine)
         self.exchange = exchange
         self.average = average
         self.plain = plain
@@ -73,41 +78,41 @@ class Checkpoints:
         self.ranks = ranks
         self.keep = keep
         self.tell = tell
-        self._fence = Fence.of_this_process(run.path)
+        self._fence = FencingToken.of_this_process(run.path)
         self._writing: threading.Thread | None = None
         self._problem: str | None = None
 
     # --- saving -------------------------------------------------------------------------------------------------
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainState) -> None:
         """Save what the run is now; training goes on while the first rank's disk writes.
 
-        `plain` holds the averaged weights (`WeightAverage.write_into` was called on it). What cannot be written is told,
+        `plain` holds the averaged weights (`ModelEMA.write_into` was called on it). What cannot be written is told,
         and the run goes on: the checkpoints that there are stay.
         """
         folder = self.run.checkpoints / progress.tag
         part = part_of(folder)
         mine = self._rank_state()
         problem = None
-        if self.ranks.is_first:
-            self.settle()
+        if self.ranks.is_main:
+            self.wait()
             problem = self._make_room(part, len(mine))
-        problem = from_first(self.ranks, problem)
+        problem = broadcast_object(self.ranks, problem)
         if problem is None:
             weights, moments = self._mean_weights(), self.state.moments()
             name = RANK_STATE.format(self.ranks.rank)
-            written = from_all(self.ranks, _written(part / name, mine))
+            written = all_gather_object(self.ranks, _written(part / name, mine))
             problems = [
                 f"rank {rank}: {each}" for rank, each in enumerate(written) if isinstance(each, str)
             ]
             problem = "; ".join(problems) or None
-        if not self.ranks.is_first:
+        if not self.ranks.is_main:
             return
         if problem is not None:
             self._give_up(folder, problem)
             return
         digests = {RANK_STATE.format(rank): each for rank, each in enumerate(written)}
-        saved = SavedState(self.identity, progress, self.state.counters, self.state.scaler)
+        saved = CheckpointMetadata(self.identity, progress, self.state.counters, self.state.scaler)
         files = {
             WEIGHTS: _on_host(weights),
             MOMENTS: _on_host(moments),
@@ -117,7 +122,7 @@ class Checkpoints:
         self._writing = threading.Thread(target=self._write, args=(folder, files, text, digests))
         self._writing.start()
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait until what was saved last is on the disk, and say so where it is not; the first rank's to call."""
         if self._writing is not None:
             self._writing.join()
@@ -127,14 +132,14 @@ class Checkpoints:
             self.tell(problem)
 
     def _refuse_if_superseded(self) -> None:
-        if self._fence.is_closed:
+        if self._fence.is_stale:
             raise OSError("the run was started again, and this is an earlier start")
 
     def _mean_weights(self) -> dict[str, torch.Tensor]:
         """The weights, with BatchNorm's statistics as their mean over the ranks; collective."""
         weights = self.state.weights()
         means = {name: t.clone() for name, t in weights.items() if name.endswith(STATISTICS)}
-        average_over_ranks(list(means.values()))
+        all_reduce_mean(list(means.values()))
         return weights | means
 
     def _make_room(self, part: Path, rank_bytes: int) -> str | None:
@@ -180,7 +185,7 @@ class Checkpoints:
             write_synced(part / STATE, text.encode())
             digests |= {name: digest_of(part / name) for name in (*files, STATE)}
             self._refuse_if_superseded()
-            publish(part, folder, digests)
+            commit(part, folder, digests)
         except Exception as error:  # in a thread, whatever it is would go unheard
             shutil.rmtree(part, ignore_errors=True)
             self._problem = self._not_saved(folder, str(error) or type(error).__name__)
@@ -209,20 +214,22 @@ class Checkpoints:
 
     # --- loading ------------------------------------------------------------------------------------------------
 
-    def load(self, folder: Path) -> Progress:
+    def load(self, folder: Path) -> TrainState:
         """Make the run what it was when the checkpoint in a folder was saved; returns how far it had come.
 
         Settings that differ from the checkpoint's are told. Raises CheckpointError where it cannot be read or is of a run
         that this one cannot go on with.
         """
         saved = self._agreed_state(folder)
-        if why := self.identity.misfit(saved.identity, saved.progress.steps_into_epoch > 0):
+        if why := self.identity.incompatibility(
+            saved.identity, saved.progress.steps_into_epoch > 0
+        ):
             raise CheckpointError(f"{folder}: {why}")
         for change in self.identity.changes_since(saved.identity):
             self.tell(change)
         return self.take_up(folder, saved)
 
-    def take_up(self, folder: Path, saved: SavedState | None = None) -> Progress:
+    def take_up(self, folder: Path, saved: CheckpointMetadata | None = None) -> TrainState:
         """The same for a checkpoint of this very run."""
         saved = saved or self._agreed_state(folder)
         problem = None
@@ -230,12 +237,12 @@ class Checkpoints:
             self._read_all(folder, saved)
         except Exception as error:  # a torn file raises whatever its bytes happen to spell
             problem = " ".join(f"{type(error).__name__}: {error}".splitlines()[:1])
-        problems = [each for each in from_all(self.ranks, problem) if each is not None]
+        problems = [each for each in all_gather_object(self.ranks, problem) if each is not None]
         if problems:  # of one rank's own file the others know nothing
             raise CheckpointError(unreadable(folder, problems[0]))
         return saved.progress
 
-    def _read_all(self, folder: Path, saved: SavedState) -> None:
+    def _read_all(self, folder: Path, saved: CheckpointMetadata) -> None:
         self.state.load_weights(_read(folder / WEIGHTS))
         self.state.load_moments(_read(folder / MOMENTS), saved.counters)
         self.state.load_scaler(saved.scaler)
@@ -271,10 +278,10 @@ class Checkpoints:
                 "error feedback above all, begins anew"
             )
 
-    def _agreed_state(self, folder: Path) -> SavedState:
+    def _agreed_state(self, folder: Path) -> CheckpointMetadata:
         """As the first rank reads it; an error reaches all."""
-        state = by_first(self.ranks, lambda: SavedState.read(folder))
-        seen = from_all(self.ranks, folder.is_dir())
+        state = run_on_main(self.ranks, lambda: CheckpointMetadata.read(folder))
+        seen = all_gather_object(self.ranks, folder.is_dir())
         if blind := [rank for rank, is_seen in enumerate(seen) if not is_seen]:
             raise CheckpointError(
                 f"{folder}: ranks {blind} do not see it; the folder `runs` must be one that all machines share"
@@ -313,7 +320,7 @@ def _refuse_spoilt(file: str, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def _ap(folder: Path) -> float:
     try:
-        ap = SavedState.read(folder).progress.ap
+        ap = CheckpointMetadata.read(folder).progress.ap
     except CheckpointError:
         return -1.0
     return -1.0 if ap is None else ap

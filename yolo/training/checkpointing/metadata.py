@@ -8,12 +8,12 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from yolo.errors import CheckpointError
-from yolo.training.checkpointing.atomic_dir import remove_unfinished, set_aside, what_is_wrong
-from yolo.training.checkpointing.compatibility import RunIdentity
+from yolo.training.checkpointing.atomic_dir import quarantine, remove_unfinished, verify
+from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.full_state import Counters
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks, by_first
-from yolo.training.loop.train_state import Progress
+from yolo.training.engine.distributed import DistributedContext, run_on_main
+from yolo.training.loop.train_state import TrainState
 
 STATE = "state.json"
 LONGEST_REASON = 300
@@ -22,17 +22,17 @@ FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SavedState:
+class CheckpointMetadata:
     """What a checkpoint says besides tensors."""
 
-    identity: RunIdentity
-    progress: Progress
+    identity: RunConfig
+    progress: TrainState
     counters: Counters
     scaler: dict[str, int | float]
     format: int = FORMAT
 
     @classmethod
-    def read(cls, folder: Path) -> "SavedState":
+    def read(cls, folder: Path) -> "CheckpointMetadata":
         """Raises CheckpointError where it cannot be read."""
         try:
             saved = TypeAdapter(cls).validate_json((folder / STATE).read_bytes(), strict=True)
@@ -47,14 +47,14 @@ class SavedState:
 def saved_setting(folder: Path, key: str) -> Any:
     """A value of the recipe that a checkpoint was saved with; None where it is not known: loading says why."""
     try:
-        return SavedState.read(folder).identity.settings.get(key)
+        return CheckpointMetadata.read(folder).identity.settings.get(key)
     except CheckpointError:
         return None
 
 
-def newest_whole(
+def latest_valid(
     run: RunDirectory,
-    ranks: Ranks,
+    ranks: DistributedContext,
     tell: Callable[[str], None],
     before_step: int | None = None,
 ) -> Path | None:
@@ -68,26 +68,29 @@ def newest_whole(
 
     def look() -> Path | None:
         try:
-            return _newest_whole(run, tell, before_step)
+            return _latest_valid(run, tell, before_step)
         except OSError as error:
             raise CheckpointError(unreadable(run.checkpoints, error)) from error
 
-    return by_first(ranks, look)
+    return run_on_main(ranks, look)
 
 
-def _newest_whole(
+def _latest_valid(
     run: RunDirectory, tell: Callable[[str], None], before_step: int | None
 ) -> Path | None:
     remove_unfinished(run.checkpoints)
     damaged, later = [], None
     for folder in run.published():
-        wrong = what_is_wrong(folder)
+        wrong = verify(folder)
         if wrong is None:
-            if before_step is None or SavedState.read(folder).progress.steps_done < before_step:
+            if (
+                before_step is None
+                or CheckpointMetadata.read(folder).progress.steps_done < before_step
+            ):
                 return folder
             later = folder
             continue
-        aside = set_aside(folder)
+        aside = quarantine(folder)
         tell(f"warning: {folder}: is passed over: {wrong}; it is now called {aside.name}")
         damaged.append(aside.name)
     if damaged and later is None:

@@ -107,7 +107,7 @@ class RunDirectory:
         temporary.replace(link)
 
 
-def how_to_go_on(run: RunDirectory) -> str:
+def resume_hint(run: RunDirectory) -> str:
     """What somebody should know whose run has stopped before its end."""
     if run.finished.exists():
         return f"{run.path} had reached its end"

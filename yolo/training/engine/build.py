@@ -10,21 +10,21 @@ import deepspeed.comm as dist
 from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
 from torch import nn
 
-from yolo.communication.coalesced import broadcast_from_first
+from yolo.communication.coalesced import broadcast_coalesced
 from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
 from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.communication.optimizers.onebit_lamb import OneBitLamb
 from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
 from yolo.communication.reducers.bucketed import OverlappedReducer
-from yolo.communication.reducers.local_sgd import LocalSteps
+from yolo.communication.reducers.local_sgd import LocalSGD
 from yolo.communication.reducers.powersgd import PowerSGDReducer
-from yolo.communication.strategy import Exchange, OptimizerExchange
+from yolo.communication.strategy import OptimizerExchange, SyncStrategy
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.cpu_adam import compile_cpu_adam
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 ParameterGroup = dict[str, Any]
 ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
@@ -40,7 +40,10 @@ LONGEST_REASON = 400
 
 
 def start_engine(
-    model: nn.Module, recipe: Recipe, ranks: Ranks, tell: Callable[[str], None] = lambda _: None
+    model: nn.Module,
+    recipe: Recipe,
+    ranks: DistributedContext,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Any:
     """DeepSpeed's engine around the model, with the optimizer and the exchange that the recipe asks for.
 
@@ -54,7 +57,7 @@ def start_engine(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(ranks.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
-    broadcast_from_first([*model.parameters(), *model.buffers()])
+    broadcast_coalesced([*model.parameters(), *model.buffers()])
     groups = parameter_groups(model)
     config = deepspeed_config(recipe)
     optimizer = None
@@ -87,15 +90,15 @@ def start_engine(
     return engine
 
 
-def start_exchange(engine: Any, recipe: Recipe) -> Exchange:
+def start_exchange(engine: Any, recipe: Recipe) -> SyncStrategy:
     """The strategy that a recipe chooses, at work in the engine."""
     communication = recipe.communication
     if recipe.optimizer.type in ONE_BIT:
         return OptimizerExchange(engine.optimizer)
     if dist.get_world_size() == 1:
-        return Exchange()
+        return SyncStrategy()
     if communication.sync_every > 1:
-        return LocalSteps(
+        return LocalSGD(
             engine,
             communication.sync_every,
             communication.outer_lr,
@@ -113,7 +116,7 @@ def start_exchange(engine: Any, recipe: Recipe) -> Exchange:
         return PowerSGDReducer(
             engine, communication.powersgd_rank, None if start == "auto" else start
         )
-    return Exchange()
+    return SyncStrategy()
 
 
 def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
@@ -189,7 +192,7 @@ def _scale_the_loss_within(optimizer: Any) -> None:
     optimizer.dynamic_loss_scale = True
 
 
-class OverflowWatch:
+class SkippedStepDetector:
     """Tells whether steps were taken: one whose gradients overflow changes no weight, and the loss scale falls."""
 
     def __init__(self, engine: Any) -> None:

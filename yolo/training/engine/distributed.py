@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class DistributedContext:
     """This process among the others."""
 
     rank: int
@@ -31,7 +31,7 @@ class Ranks:
     device: torch.device
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the rank that writes and prints."""
         return self.rank == 0
 
@@ -56,7 +56,7 @@ def local_world_size_from_launcher() -> int | None:
     return int(said) if said.isdecimal() and int(said) else None
 
 
-def join(recipe: Recipe) -> Ranks:
+def init_distributed(recipe: Recipe) -> DistributedContext:
     """Meet the other ranks over `cluster.backend` and take this rank's device.
 
     Raises LaunchError where the machine does not have that backend, or the others do not come.
@@ -99,10 +99,10 @@ def join(recipe: Recipe) -> Ranks:
         ) from error
     world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
-    return Ranks(dist.get_rank(), local_rank, world_size, local_world_size, device)
+    return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
 
 
-def leave() -> None:
+def shutdown_distributed() -> None:
     """Part from the other ranks, once all have come here.
 
     A process that merely ends may die of SIGABRT: gloo's threads still let go of their last tensors then.
@@ -111,28 +111,28 @@ def leave() -> None:
     dist.destroy_process_group()
 
 
-def from_first(ranks: Ranks, value: Any) -> Any:
+def broadcast_object(ranks: DistributedContext, value: Any) -> Any:
     """The first rank's value of some small object, on every rank."""
-    holder = [value if ranks.is_first else None]
+    holder = [value if ranks.is_main else None]
     torch.distributed.broadcast_object_list(holder, src=0, device=ranks.device)
     return holder[0]
 
 
-def by_first(ranks: Ranks, work: Callable[[], Result]) -> Result:
+def run_on_main(ranks: DistributedContext, work: Callable[[], Result]) -> Result:
     """What the first rank's work gives, on every rank; its CheckpointError reaches all."""
     outcome: Result | CheckpointError | None = None
-    if ranks.is_first:
+    if ranks.is_main:
         try:
             outcome = work()
         except CheckpointError as error:
             outcome = error
-    agreed: Result | CheckpointError = from_first(ranks, outcome)
+    agreed: Result | CheckpointError = broadcast_object(ranks, outcome)
     if isinstance(agreed, CheckpointError):
         raise agreed
     return agreed
 
 
-def from_all(ranks: Ranks, value: Any) -> list[Any]:
+def all_gather_object(ranks: DistributedContext, value: Any) -> list[Any]:
     """Every rank's value of some small object, in the order of ranks, on every rank."""
     values: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(values, value)

@@ -8,14 +8,14 @@ import torch
 from yolo.communication.coalesced import gather_flat
 
 
-def held(parameter: Any) -> torch.Tensor:
+def local_shard(parameter: Any) -> torch.Tensor:
     """What this rank holds of a parameter: all of it, or under stage 3 its shard (flat, padded to equal sizes)."""
     mine: torch.Tensor = getattr(parameter, "ds_tensor", parameter).detach()
     return mine
 
 
-def whole(parameters: Sequence[Any], mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The whole of what each rank has as `held` gives it; collective under stage 3."""
+def gather_full(parameters: Sequence[Any], mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The whole of what each rank has as `local_shard` gives it; collective under stage 3."""
     if not hasattr(parameters[0], "ds_tensor"):
         return list(mine)
     gathered = gather_flat(mine)
@@ -25,7 +25,7 @@ def whole(parameters: Sequence[Any], mine: Sequence[torch.Tensor]) -> list[torch
     ]
 
 
-def shard_of(parameter: Any, full: torch.Tensor) -> torch.Tensor:
+def shard(parameter: Any, full: torch.Tensor) -> torch.Tensor:
     """This rank's part of a whole tensor, as it holds the parameter."""
     if not hasattr(parameter, "ds_tensor"):
         return full

@@ -9,7 +9,7 @@ import torch
 from yolo.data.loader.samples import to_network
 from yolo.model import YOLOv5
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.distributed import Ranks, from_all
+from yolo.training.engine.distributed import DistributedContext, all_gather_object
 
 IMAGES = {"cpu": 4, "cuda": 32}
 """At most, computed at once: enough to fill the device, and a matter of a second for the small networks."""
@@ -31,7 +31,7 @@ class PrecisionChoice:
 
 
 def measure_precision(
-    recipe: Recipe, ranks: Ranks, is_allowed: Callable[[str], bool]
+    recipe: Recipe, ranks: DistributedContext, is_allowed: Callable[[str], bool]
 ) -> PrecisionChoice:
     """bf16 where the slowest rank computes forward and backward faster in it, else fp32; collective.
 
@@ -39,10 +39,10 @@ def measure_precision(
     """
     if not is_allowed("bf16"):
         return PrecisionChoice("fp32", "precision auto: fp32, the recipe's other settings want it")
-    if not all(from_all(ranks, _has_bf16(ranks.device))):
+    if not all(all_gather_object(ranks, _has_bf16(ranks.device))):
         return PrecisionChoice("fp32", f"precision auto: fp32, not every {_kind(ranks)} has bf16")
     mine = {dtype: _seconds(recipe, ranks.device, dtype) for dtype in ("fp32", "bf16")}
-    measured = from_all(ranks, mine)
+    measured = all_gather_object(ranks, mine)
     fp32, bf16 = (max(seconds[dtype] for seconds in measured) for dtype in ("fp32", "bf16"))
     dtype = "bf16" if fp32 > LEAST_GAIN * bf16 else "fp32"
     images, size = _images(recipe, ranks.device), recipe.model.image_size
@@ -66,7 +66,7 @@ def _has_bf16(device: torch.device) -> bool:
     return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
 
-def _kind(ranks: Ranks) -> str:
+def _kind(ranks: DistributedContext) -> str:
     return "GPU" if ranks.device.type == "cuda" else "processor"
 
 

@@ -9,8 +9,8 @@ from yolo.recipe.resolve.prepare import PreparedRecipe
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.metadata import saved_setting
 from yolo.training.engine.distributed import (
-    Ranks,
-    from_first,
+    DistributedContext,
+    broadcast_object,
     local_world_size_from_launcher,
     world_size_from_launcher,
 )
@@ -18,13 +18,13 @@ from yolo.training.loop.auto_precision import PrecisionChoice, measure_precision
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecipeRequest:
     """A recipe's file and the overrides it is asked for with."""
 
     path: Path
     overrides: tuple[str, ...]
 
-    def with_overrides(self, *further: str) -> "Asked":
+    def with_overrides(self, *further: str) -> "RecipeRequest":
         """The same with some more, which win."""
         return replace(self, overrides=(*self.overrides, *further))
 
@@ -35,7 +35,7 @@ class Asked:
 
 
 def settle_micro_batch(
-    resolved: ResolvedRecipe, ranks: Ranks, checkpoint: Path | None
+    resolved: ResolvedRecipe, ranks: DistributedContext, checkpoint: Path | None
 ) -> str | None:
     """For `train.micro_batch: auto`: the override that makes it the checkpoint's, where that divides a rank's share.
 
@@ -43,9 +43,9 @@ def settle_micro_batch(
     ranks would learn something else. Collective.
     """
     saved: int | None = None
-    if ranks.is_first and checkpoint is not None:
+    if ranks.is_main and checkpoint is not None:
         saved = saved_setting(checkpoint, "train.micro_batch")
-    saved = from_first(ranks, saved)
+    saved = broadcast_object(ranks, saved)
     train = resolved.recipe.train
     is_open = resolved.loaded.recipe.train.micro_batch == "auto"
     if not is_open or saved is None or saved == train.micro_batch:
@@ -56,18 +56,18 @@ def settle_micro_batch(
 
 
 def settle_precision(
-    asked: Asked, recipe: Recipe, ranks: Ranks, checkpoint: Path | None
+    asked: RecipeRequest, recipe: Recipe, ranks: DistributedContext, checkpoint: Path | None
 ) -> PrecisionChoice:
     """For `precision.dtype: auto`: the checkpoint's where the run goes on, else the fastest; collective."""
     saved: str | None = None
-    if ranks.is_first and checkpoint is not None:
+    if ranks.is_main and checkpoint is not None:
         saved = saved_setting(checkpoint, "precision.dtype")
-    if dtype := from_first(ranks, saved):
+    if dtype := broadcast_object(ranks, saved):
         return PrecisionChoice(dtype, f"precision auto: {dtype}, as the checkpoint has it")
     return measure_precision(recipe, ranks, lambda dtype: _can_work(asked, dtype))
 
 
-def _can_work(asked: Asked, dtype: str) -> bool:
+def _can_work(asked: RecipeRequest, dtype: str) -> bool:
     try:
         asked.with_overrides(f"precision.dtype={dtype}").prepare()
     except RecipeError:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from yolo.data.dataset import DetectionDataset
-from yolo.data.image.cache import KeptImages, disk_budget, memory_budget
+from yolo.data.image.cache import ImageCache, disk_budget, memory_budget
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.distributed import Ranks, from_all
+from yolo.training.engine.distributed import DistributedContext, all_gather_object
 
 GB = 10**9
 
@@ -16,9 +16,9 @@ def open_cache(
     dataset: DetectionDataset,
     share: float,
     recipe: Recipe,
-    ranks: Ranks,
+    ranks: DistributedContext,
     tell: Callable[[str], None],
-) -> KeptImages | None:
+) -> ImageCache | None:
     """The kept images of a split, or None where the recipe wants none; collective.
 
     `share`: of the budget, because both splits have one.
@@ -30,8 +30,8 @@ def open_cache(
     given = section.cache_gb
     budget = int(share * (given * GB if given != "auto" else _free(recipe, file)))
     if section.cache == "disk":
-        budgets = from_all(ranks, budget)
-        kept = KeptImages(dataset.records, size, budgets[_first_here(ranks)], file)
+        budgets = all_gather_object(ranks, budget)
+        kept = ImageCache(dataset.records, size, budgets[_first_here(ranks)], file)
     else:
         kept = _shared_memory(dataset, size, budget, ranks)
     where = f"in {file}" if section.cache == "disk" else "in memory"
@@ -51,15 +51,17 @@ def _free(recipe: Recipe, file: Path) -> int:
     return disk_budget(file) if recipe.data.cache == "disk" else memory_budget()
 
 
-def _first_here(ranks: Ranks) -> int:
+def _first_here(ranks: DistributedContext) -> int:
     """The first rank on this machine: launchers count machine by machine."""
     return ranks.rank - ranks.local_rank
 
 
-def _shared_memory(dataset: DetectionDataset, size: int, budget: int, ranks: Ranks) -> KeptImages:
+def _shared_memory(
+    dataset: DetectionDataset, size: int, budget: int, ranks: DistributedContext
+) -> ImageCache:
     """The memory that the first rank of each machine has opened."""
-    own = KeptImages.in_memory(dataset.records, size, budget) if ranks.local_rank == 0 else None
-    offers = from_all(ranks, (own.path, budget) if own else None)
+    own = ImageCache.in_memory(dataset.records, size, budget) if ranks.local_rank == 0 else None
+    offers = all_gather_object(ranks, (own.path, budget) if own else None)
     if own:
         return own
     path, budget = offers[_first_here(ranks)]
@@ -68,5 +70,5 @@ def _shared_memory(dataset: DetectionDataset, size: int, budget: int, ranks: Ran
     except (
         OSError
     ):  # the ranks of this machine do not see each other, as in containers of their own
-        return KeptImages.in_memory(dataset.records, size, budget // ranks.local_world_size)
-    return KeptImages(dataset.records, size, budget, descriptor)
+        return ImageCache.in_memory(dataset.records, size, budget // ranks.local_world_size)
+    return ImageCache(dataset.records, size, budget, descriptor)

@@ -17,7 +17,7 @@ from yolo.model.anchors import choose_anchors
 from yolo.recipe.resolve.hardware import count_cores
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks, from_all, from_first
+from yolo.training.engine.distributed import DistributedContext, all_gather_object, broadcast_object
 from yolo.training.loop.dataset_cache import cache_folder, open_cache
 
 SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
@@ -43,7 +43,7 @@ class Datasets:
 def open_datasets(
     recipe: Recipe,
     run: RunDirectory,
-    ranks: Ranks,
+    ranks: DistributedContext,
     tell: Callable[[str], None],
     counting: Counting,
 ) -> Datasets:
@@ -59,7 +59,7 @@ def open_datasets(
         train, train_images = _verified(recipe, "train", ranks, tell, counting)
     val, val_images = _verified(recipe, "val", ranks, tell, counting)
     reports = [train.report, val.report]
-    if ranks.is_first:
+    if ranks.is_main:
         write_report(reports, run.data_report)
     for report in reports:
         for line in report.lines():
@@ -79,14 +79,14 @@ def open_datasets(
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
     # By the first rank for all: k-means may round differently on another machine.
-    own = settled_anchors(recipe, train) if ranks.is_first else None
-    anchors, reason = from_first(ranks, own)
+    own = settled_anchors(recipe, train) if ranks.is_main else None
+    anchors, reason = broadcast_object(ranks, own)
     if reason:
         tell(reason)
     return Datasets(train, val, train_images, val_images, anchors)
 
 
-def _streamed(recipe: Recipe, ranks: Ranks) -> Shards:
+def _streamed(recipe: Recipe, ranks: DistributedContext) -> Shards:
     """The training split's shards, of which nothing but the index is read yet."""
     shards = open_shards(recipe.data, "train")
     place = shard_location(recipe.data, "train")
@@ -96,7 +96,9 @@ def _streamed(recipe: Recipe, ranks: Ranks) -> Shards:
     return shards
 
 
-def _unpacked(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> DetectionDataset:
+def _unpacked(
+    recipe: Recipe, split: str, ranks: DistributedContext, counting: Counting
+) -> DetectionDataset:
     """A split's shards as files, fetched by the first rank of each machine."""
     shards = open_shards(recipe.data, split)
     folder = cache_folder(recipe) / f"{shards.fingerprint[:16]}-files"
@@ -106,14 +108,14 @@ def _unpacked(recipe: Recipe, split: str, ranks: Ranks, counting: Counting) -> D
             unpack(shards, folder, counting)
         except (DataError, OSError) as error:
             problem = str(error)
-    for found in from_all(ranks, problem):
+    for found in all_gather_object(ranks, problem):
         if found is not None:
             raise DataError(found)
     return read_unpacked(folder, shards)
 
 
-def _refuse_if_different(split: DetectionDataset | Shards, ranks: Ranks) -> None:
-    read = from_all(ranks, split.fingerprint)
+def _refuse_if_different(split: DetectionDataset | Shards, ranks: DistributedContext) -> None:
+    read = all_gather_object(ranks, split.fingerprint)
     others = [rank for rank, fingerprint in enumerate(read) if fingerprint != read[0]]
     if others:
         raise DataError(
@@ -123,7 +125,11 @@ def _refuse_if_different(split: DetectionDataset | Shards, ranks: Ranks) -> None
 
 
 def _verified(
-    recipe: Recipe, split: str, ranks: Ranks, tell: Callable[[str], None], counting: Counting
+    recipe: Recipe,
+    split: str,
+    ranks: DistributedContext,
+    tell: Callable[[str], None],
+    counting: Counting,
 ) -> tuple[DetectionDataset, ResizedImages]:
     if recipe.data.format == "shards":
         dataset = _unpacked(recipe, split, ranks, counting)
@@ -138,7 +144,7 @@ def _verified(
     problems: Problems = {}
     with counting(f"verifying {split} images", share) as advance:
         mine = verify_images(images, ranks.rank, ranks.world_size, threads, advance)
-    for found in from_all(ranks, mine):
+    for found in all_gather_object(ranks, mine):
         problems |= found
     sound = dataset.without(problems)
     return sound, ResizedImages(sound.records, size, kept)

@@ -9,12 +9,12 @@ import math
 import torch
 from torch import nn
 
-from yolo.communication.coalesced import average_over_ranks
+from yolo.communication.coalesced import all_reduce_mean
 from yolo.recipe.schema.train import TrainSection
-from yolo.training.engine.zero_shards import held, shard_of, whole
+from yolo.training.engine.zero_shards import gather_full, local_shard, shard
 
 
-class WeightAverage:
+class ModelEMA:
     """The average of a network's parameters and BatchNorm statistics over the steps.
 
     `settings.ema: false` makes it the newest weights.
@@ -24,7 +24,7 @@ class WeightAverage:
         self.trained = trained
         self.settings = settings
         self.updates = 0
-        self.parameters = [held(parameter).clone() for parameter in trained.parameters()]
+        self.parameters = [local_shard(parameter).clone() for parameter in trained.parameters()]
         self.buffers = [buffer.detach().clone() for buffer in statistics(trained)]
 
     @torch.no_grad()
@@ -34,7 +34,7 @@ class WeightAverage:
         The decay grows with the steps, so that the start is soon forgotten.
         """
         self.updates += steps
-        current = [held(parameter) for parameter in self.trained.parameters()]
+        current = [local_shard(parameter) for parameter in self.trained.parameters()]
         current += [statistic.detach() for statistic in statistics(self.trained)]
         averages = [*self.parameters, *self.buffers]
         power = steps * self.settings.ema_steps_per_step
@@ -55,13 +55,13 @@ class WeightAverage:
         BatchNorm's statistics, which each rank gathers from its own images, become their mean over the ranks there. The
         run itself is left as it is, so that it ends the same however often it is looked at or saved.
         """
-        full = whole(list(self.trained.parameters()), self.parameters)
+        full = gather_full(list(self.trained.parameters()), self.parameters)
         for target, source in zip(model.parameters(), full, strict=True):
             target.copy_(source)
         targets = statistics(model)
         for statistic, source in zip(targets, self.buffers, strict=True):
             statistic.copy_(source)
-        average_over_ranks(targets)
+        all_reduce_mean(targets)
 
     @torch.no_grad()
     def read_from(self, model: nn.Module, updates: int) -> None:
@@ -70,7 +70,7 @@ class WeightAverage:
         for average, parameter, source in zip(
             self.parameters, self.trained.parameters(), model.parameters(), strict=True
         ):
-            average.copy_(shard_of(parameter, source))
+            average.copy_(shard(parameter, source))
         for average, statistic in zip(self.buffers, statistics(model), strict=True):
             average.copy_(statistic)
 

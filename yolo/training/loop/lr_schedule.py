@@ -10,7 +10,7 @@ from yolo.recipe.schema.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class StepRates:
     """What one step is taken with."""
 
     lr: float
@@ -19,7 +19,7 @@ class Rates:
     """None where the optimizer has none to set."""
 
 
-class Schedule:
+class LRSchedule:
     """The public YOLOv5's schedule over optimizer steps: position alone decides, so a resumed run goes on exactly."""
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
@@ -31,24 +31,24 @@ class Schedule:
         )
         self.warmup_steps = min(asked, self.steps // 2) if recipe.train.warmup_epochs > 0 else 0
 
-    def at(self, step: int) -> Rates:
+    def at(self, step: int) -> StepRates:
         """The rates of optimizer step `step`, counted from 0."""
         train, optimizer = self.recipe.train, self.recipe.optimizer
         # Within an epoch the rate stands still, as in the public trainer.
         lr = optimizer.lr * self._descent(min(1.0, step // self.steps_per_epoch / train.epochs))
         momentum = optimizer.momentum if isinstance(optimizer, SGDSection) else None
         if step >= self.warmup_steps:
-            return Rates(lr, lr, momentum)
+            return StepRates(lr, lr, momentum)
         share = step / self.warmup_steps
         assert train.warmup_bias_lr != "auto"
         bias_lr = train.warmup_bias_lr + share * (lr - train.warmup_bias_lr)
         if momentum is not None:
             momentum = train.warmup_momentum + share * (momentum - train.warmup_momentum)
-        return Rates(lr * share, bias_lr, momentum)
+        return StepRates(lr * share, bias_lr, momentum)
 
     def apply(
         self, parameter_groups: Iterable[dict[str, Any]], step: int, factor: float = 1.0
-    ) -> Rates:
+    ) -> StepRates:
         """Set the rates of a step, multiplied by a factor, in the optimizer's groups, told apart by their names."""
         rates = self.at(step)
         rates = replace(rates, lr=rates.lr * factor, bias_lr=rates.bias_lr * factor)

@@ -9,11 +9,11 @@ import deepspeed.comm as dist
 import torch
 
 from yolo.communication.metering.meter import KindTraffic, Traffic, TrafficMeter
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 
 @dataclass(frozen=True, slots=True)
-class StepLog:
+class StepMetrics:
     """The mean over some steps, of the whole global batch and all ranks."""
 
     step: int
@@ -46,7 +46,7 @@ class StepLog:
 
 
 @dataclass(slots=True)
-class Span:
+class StepTotals:
     """Some training steps; evaluations and checkpoints are not in it."""
 
     steps: int = 0
@@ -57,7 +57,7 @@ class Span:
     data_wait_seconds: float = 0.0
     traffic: Traffic = field(default_factory=Traffic)
 
-    def add(self, other: "Span") -> None:
+    def add(self, other: "StepTotals") -> None:
         """Add other steps to these."""
         self.steps += other.steps
         self.skipped += other.skipped
@@ -67,16 +67,16 @@ class Span:
         self.traffic.add(other.traffic)
 
 
-class Recorder:
+class MetricsAccumulator:
     """Collects the steps of one rank; every `log_every_steps` the ranks add theirs up in one small all-reduce."""
 
-    def __init__(self, meter: TrafficMeter, ranks: Ranks, global_batch: int) -> None:
+    def __init__(self, meter: TrafficMeter, ranks: DistributedContext, global_batch: int) -> None:
         self.meter = meter
         self.ranks = ranks
         self.global_batch = global_batch
-        self.total = Span()
+        self.total = StepTotals()
         """The whole run, also before a resume; seconds and bytes as means over the ranks, by kind the first rank's."""
-        self._span = Span()
+        self._span = StepTotals()
         self._losses = torch.zeros(3, device=ranks.device)
         self._started = 0.0
 
@@ -100,7 +100,9 @@ class Recorder:
 
     def epoch_settled(self) -> None:
         """What the ranks still had to exchange at an epoch's end belongs to its steps, logged or not."""
-        settling = Span(seconds=time.perf_counter() - self._started, traffic=self.meter.take())
+        settling = StepTotals(
+            seconds=time.perf_counter() - self._started, traffic=self.meter.take()
+        )
         (self._span if self.has_steps else self.total).add(settling)
 
     @property
@@ -110,9 +112,9 @@ class Recorder:
 
     def log(
         self, step: int, epoch: float, lr: float, gradient_norm: torch.Tensor | float | None
-    ) -> StepLog:
+    ) -> StepMetrics:
         """The mean over the steps since the last call; collective."""
-        span, self._span = self._span, Span()
+        span, self._span = self._span, StepTotals()
         started = time.perf_counter()
         losses = self._losses.tolist()  # waits for the device, which a GPU's steps did not
         self._losses.zero_()
@@ -121,7 +123,7 @@ class Recorder:
         box, obj, cls = self._add_over_ranks(losses, span)
         self.total.add(span)
         taken = span.steps - span.skipped or math.nan
-        return StepLog(
+        return StepMetrics(
             step=step,
             epoch=epoch,
             skipped=span.skipped,
@@ -140,7 +142,7 @@ class Recorder:
             traffic_by_kind=span.traffic.by_kind_per(span.steps),
         )
 
-    def _add_over_ranks(self, losses: list[float], span: Span) -> tuple[float, float, float]:
+    def _add_over_ranks(self, losses: list[float], span: StepTotals) -> tuple[float, float, float]:
         """The loss parts' sums over the ranks; the span's seconds and bytes in all become means over them."""
         traffic = span.traffic
         costs = [

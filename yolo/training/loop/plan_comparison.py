@@ -10,10 +10,10 @@ from yolo.errors import PlanError
 from yolo.planner.auto_strategy import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
-from yolo.tracking.plan_report import Comparison
-from yolo.training.engine.distributed import Ranks
+from yolo.tracking.plan_report import PredictedAndMeasured
+from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes
-from yolo.training.loop.metrics import Span, StepLog
+from yolo.training.loop.metrics import StepMetrics, StepTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Expectation:
         """Of optimizer step `step`, counted from 1, by name."""
         return _figures(self.prediction.at(step))
 
-    def measured(self, log: StepLog) -> dict[str, float]:
+    def measured(self, log: StepMetrics) -> dict[str, float]:
         """The same of what was logged."""
         return {
             "step_seconds": self.global_batch / log.images_per_second,
@@ -51,7 +51,9 @@ class Expectation:
             "wire_bytes": log.wire_bytes,
         }
 
-    def comparisons(self, total: Span, engine: Any, ranks: Ranks) -> list[Comparison]:
+    def comparisons(
+        self, total: StepTotals, engine: Any, ranks: DistributedContext
+    ) -> list[PredictedAndMeasured]:
         """Of the whole run: the step's parts and bytes in the mean over its phases, memory."""
         steps = max(1, total.steps)
         predicted = self.prediction
@@ -62,28 +64,32 @@ class Expectation:
         figures = _figures(mean)
         computing = mean.compute_seconds + mean.codec_seconds
         found = [
-            Comparison("step", "seconds", figures["step_seconds"], seconds),
-            Comparison("computing_and_packing", "seconds", computing, seconds - exposed - wait),
-            Comparison(
+            PredictedAndMeasured("step", "seconds", figures["step_seconds"], seconds),
+            PredictedAndMeasured(
+                "computing_and_packing", "seconds", computing, seconds - exposed - wait
+            ),
+            PredictedAndMeasured(
                 "exposed_communication",
                 "seconds",
                 figures["exposed_communication_seconds"],
                 exposed,
             ),
-            Comparison("data_wait", "seconds", figures["data_wait_seconds"], wait),
-            Comparison(
+            PredictedAndMeasured("data_wait", "seconds", figures["data_wait_seconds"], wait),
+            PredictedAndMeasured(
                 "sent_by_a_rank", "bytes", figures["wire_bytes"], total.traffic.wire_bytes / steps
             ),
-            Comparison(
+            PredictedAndMeasured(
                 "parameters", "bytes", predicted.memory.parameters, parameter_bytes(engine.module)
             ),
-            Comparison(
+            PredictedAndMeasured(
                 "optimizer", "bytes", predicted.memory.optimizer, optimizer_bytes(engine.optimizer)
             ),
         ]
         if ranks.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(ranks.device))
-            found.append(Comparison("memory_at_its_fullest", "bytes", predicted.memory.total, peak))
+            found.append(
+                PredictedAndMeasured("memory_at_its_fullest", "bytes", predicted.memory.total, peak)
+            )
         return found
 
 
@@ -96,7 +102,7 @@ def _figures(predicted: Step) -> dict[str, float]:
     }
 
 
-def as_json(comparisons: Sequence[Comparison]) -> dict[str, dict[str, Any]]:
+def as_json(comparisons: Sequence[PredictedAndMeasured]) -> dict[str, dict[str, Any]]:
     """For summary.json."""
     return {
         each.what: {k: v for k, v in asdict(each).items() if k != "what"} for each in comparisons

@@ -12,25 +12,27 @@ from yolo.recipe.render.resolved_yaml import effective_json, effective_yaml
 from yolo.tracking.console import ConsoleProgress, CountProgress
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.plan_report import Comparison, comparison_rows, plan_figures
+from yolo.tracking.plan_report import PredictedAndMeasured, comparison_rows, plan_figures
 from yolo.tracking.records import SamplePicture
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.wandb_run import WandbRun
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
-from yolo.training.loop.metrics import StepLog
+from yolo.training.engine.distributed import DistributedContext
+from yolo.training.loop.metrics import StepMetrics
 from yolo.training.loop.plan_comparison import Expectation
 from yolo.training.loop.summary import RunSummary
-from yolo.training.loop.validator import Verdict
+from yolo.training.loop.validator import ValidationResult
 
 
-class Narrator:
+class RunLogger:
     """Console, metrics.jsonl, Weights & Biases and the report, told the same things at the same time."""
 
-    def __init__(self, resolved: ResolvedRecipe, run: RunDirectory, ranks: Ranks) -> None:
+    def __init__(
+        self, resolved: ResolvedRecipe, run: RunDirectory, ranks: DistributedContext
+    ) -> None:
         self._resolved = resolved
         self._run = run
-        self._is_first = ranks.is_first
+        self._is_first = ranks.is_main
         self._progress: ConsoleProgress | None = None
         self._log: MetricsLog | None = None
         self._wandb = WandbRun()
@@ -65,7 +67,7 @@ class Narrator:
             epochs = self._resolved.recipe.train.epochs
             self._progress = ConsoleProgress(steps, epochs, steps_done)
 
-    def step(self, log: StepLog) -> None:
+    def step(self, log: StepMetrics) -> None:
         """Some steps were taken."""
         if self._progress is not None and self._log is not None:
             self._progress.update(log.step, log.epoch, log.loss, log.images_per_second)
@@ -76,7 +78,7 @@ class Narrator:
             self._log.step(log, beside)
             self._wandb.log_step(log, beside)
 
-    def judged(self, verdict: Verdict, epoch: int, step: int) -> None:
+    def judged(self, verdict: ValidationResult, epoch: int, step: int) -> None:
         """An evaluation was made."""
         if self._progress is None or self._log is None or verdict.metrics is None:
             return
@@ -87,7 +89,7 @@ class Narrator:
         if verdict.is_best:
             self._samples = verdict.samples
 
-    def end(self, summary: RunSummary, comparisons: Sequence[Comparison]) -> None:
+    def end(self, summary: RunSummary, comparisons: Sequence[PredictedAndMeasured]) -> None:
         """The run reached its end: the report is written and the closing table shown."""
         if self._progress is None:
             return
@@ -108,7 +110,10 @@ class Narrator:
         self._wandb.finish(0 if is_success else 1)
 
     def _write_report(
-        self, path: Path, rows: Sequence[tuple[str, str]], comparisons: Sequence[Comparison]
+        self,
+        path: Path,
+        rows: Sequence[tuple[str, str]],
+        comparisons: Sequence[PredictedAndMeasured],
     ) -> None:
         # Matplotlib, which no other rank needs, takes half a second of every start to import.
         from yolo.tracking.charts import (

@@ -15,31 +15,36 @@ from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.resolve.prepare import PreparedRecipe
-from yolo.training.checkpointing.compatibility import RunIdentity
-from yolo.training.checkpointing.manager import Checkpoints
-from yolo.training.checkpointing.metadata import newest_whole
+from yolo.training.checkpointing.compatibility import RunConfig
+from yolo.training.checkpointing.manager import CheckpointManager
+from yolo.training.checkpointing.metadata import latest_valid
 from yolo.training.checkpointing.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import start_engine, start_exchange
-from yolo.training.engine.distributed import Ranks, by_first, from_first, join
+from yolo.training.engine.distributed import (
+    DistributedContext,
+    broadcast_object,
+    init_distributed,
+    run_on_main,
+)
 from yolo.training.loop.auto_precision import TORCH_DTYPES
-from yolo.training.loop.auto_settings import Asked, settle_micro_batch, settle_precision
+from yolo.training.loop.auto_settings import RecipeRequest, settle_micro_batch, settle_precision
 from yolo.training.loop.datasets import open_datasets
-from yolo.training.loop.ema import WeightAverage
-from yolo.training.loop.lr_schedule import Schedule
-from yolo.training.loop.metrics import Recorder
+from yolo.training.loop.ema import ModelEMA
+from yolo.training.loop.lr_schedule import LRSchedule
+from yolo.training.loop.metrics import MetricsAccumulator
 from yolo.training.loop.multi_scale import ImageSizes
 from yolo.training.loop.plan_comparison import Expectation
-from yolo.training.loop.run_logger import Narrator
+from yolo.training.loop.run_logger import RunLogger
 from yolo.training.loop.step import Loop
 from yolo.training.loop.summary import RunSummary
-from yolo.training.loop.train_state import Progress
-from yolo.training.loop.trainer import Course
-from yolo.training.loop.validator import Judge
+from yolo.training.loop.train_state import TrainState
+from yolo.training.loop.trainer import Trainer
+from yolo.training.loop.validator import Validator
 from yolo.training.resilience.anomaly_guard import StabilityGuard
-from yolo.training.resilience.heartbeat import Standings
-from yolo.training.resilience.preemption import LeaveRequest
-from yolo.training.resilience.rollback import Recovery
+from yolo.training.resilience.heartbeat import HeartbeatMonitor
+from yolo.training.resilience.preemption import PreemptionHandler
+from yolo.training.resilience.rollback import Rollback
 
 
 def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
@@ -47,34 +52,34 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
     Raises YoloError for whatever the user can put right.
     """
-    asked = Asked(recipe_path, tuple(overrides))
+    asked = RecipeRequest(recipe_path, tuple(overrides))
     prepared = asked.prepare()
     choice = None
     if prepared.resolved.recipe.strategy == "auto":
         choice = choose(recipe_path, overrides, prepared.resolved)
         asked = asked.with_overrides(*choice.overrides)
         prepared = asked.prepare()
-    ranks = join(prepared.resolved.recipe)
+    ranks = init_distributed(prepared.resolved.recipe)
     run = _open_run(prepared.resolved, ranks, run_path)
     recipe = prepared.resolved.recipe
-    request = LeaveRequest.listen(run.path, ranks.is_first, recipe.checkpoint.leave_seconds)
-    standings = Standings.start(ranks, run.path, recipe.communication.timeout_seconds)
-    with standings.named():
+    request = PreemptionHandler.listen(run.path, ranks.is_main, recipe.checkpoint.leave_seconds)
+    standings = HeartbeatMonitor.start(ranks, run.path, recipe.communication.timeout_seconds)
+    with standings.attribute_failure():
         _train_in(run, asked, prepared, choice, ranks, request, standings)
 
 
 def _train_in(
     run: RunDirectory,
-    asked: Asked,
+    asked: RecipeRequest,
     prepared: PreparedRecipe,
     choice: Choice | None,
-    ranks: Ranks,
-    request: LeaveRequest,
-    standings: Standings,
+    ranks: DistributedContext,
+    request: PreemptionHandler,
+    standings: HeartbeatMonitor,
 ) -> None:
     """Settle what is still open, and train in a run's folder."""
     found: list[str] = []
-    checkpoint = newest_whole(run, ranks, found.append)
+    checkpoint = latest_valid(run, ranks, found.append)
     if micro_batch := settle_micro_batch(prepared.resolved, ranks, checkpoint):
         asked = asked.with_overrides(micro_batch)
     precision = None
@@ -84,8 +89,8 @@ def _train_in(
     if micro_batch or precision:
         prepared = asked.prepare()
     resolved = prepared.resolved
-    by_first(ranks, lambda: _write_down(resolved, run))
-    narrator = Narrator(resolved, run, ranks)
+    run_on_main(ranks, lambda: _write_down(resolved, run))
+    narrator = RunLogger(resolved, run, ranks)
     is_success = False
     try:
         for warning in prepared.warnings:
@@ -97,7 +102,7 @@ def _train_in(
         if choice is not None:
             for reason in choice.reasons:
                 narrator.tell(reason)
-            if ranks.is_first:
+            if ranks.is_main:
                 run.plan.write_text(choice.plan.as_json() + "\n", encoding="utf-8")
         _train(resolved, run, checkpoint, ranks, narrator, request, standings)
         is_success = True
@@ -109,19 +114,19 @@ def _train(
     resolved: ResolvedRecipe,
     run: RunDirectory,
     checkpoint: Path | None,
-    ranks: Ranks,
-    narrator: Narrator,
-    request: LeaveRequest,
-    standings: Standings,
+    ranks: DistributedContext,
+    narrator: RunLogger,
+    request: PreemptionHandler,
+    standings: HeartbeatMonitor,
 ) -> None:
     recipe = resolved.recipe
-    standings.at("preparing the data")
+    standings.set_phase("preparing the data")
     datasets = open_datasets(recipe, run, ranks, narrator.tell, narrator.counting)
     torch.manual_seed(recipe.train.seed)
     model = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
     if recipe.model.weights is not None and checkpoint is None:
         # Followed by one rank for all: the path may lead through `latest`, which soon is this run.
-        weights: Path = from_first(ranks, Path(recipe.model.weights).resolve())
+        weights: Path = broadcast_object(ranks, Path(recipe.model.weights).resolve())
         loaded = load_weights(weights, model, allow_mismatch=True)
         narrator.tell(f"{weights}: {loaded.summary()}")
     plain = YOLOv5(recipe.model.variant, len(datasets.class_names), datasets.anchors)
@@ -129,28 +134,28 @@ def _train(
 
     engine = start_engine(model, recipe, ranks, narrator.tell)
     exchange = start_exchange(engine, recipe)
-    average = WeightAverage(engine.module, recipe.train)
+    average = ModelEMA(engine.module, recipe.train)
     loader = training_loader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
-    schedule = Schedule(recipe, len(loader))
+    schedule = LRSchedule(recipe, len(loader))
     if concern := exchange.plan(schedule.warmup_steps, schedule.steps):
         narrator.tell(f"warning: {concern}")
     meter = TrafficMeter().attach()
-    recorder = Recorder(meter, ranks, recipe.train.global_batch)
-    progress = Progress()
+    recorder = MetricsAccumulator(meter, ranks, recipe.train.global_batch)
+    progress = TrainState()
     guard = StabilityGuard(recipe.stability, ranks)
-    checkpoints = Checkpoints(
+    checkpoints = CheckpointManager(
         run,
         engine,
         exchange,
         average,
         plain,
-        RunIdentity.of(recipe, datasets.train, ranks),
+        RunConfig.of(recipe, datasets.train, ranks),
         ranks,
         recipe.checkpoint.keep,
         narrator.tell,
     )
     if checkpoint is not None:
-        standings.at(f"reading the checkpoint {checkpoint.name}")
+        standings.set_phase(f"reading the checkpoint {checkpoint.name}")
         progress = checkpoints.load(checkpoint)
         recorder.total = progress.total
         guard.load(progress.guard)
@@ -172,7 +177,7 @@ def _train(
         average,
         recorder,
         guard,
-        Recovery(checkpoints, guard, loader.images_of, dtype, run.events),
+        Rollback(checkpoints, guard, loader.images_of, dtype, run.events),
         request,
         standings,
         ranks,
@@ -183,19 +188,19 @@ def _train(
         save_every_steps=recipe.checkpoint.every_steps,
     )
     loop.step = progress.steps_done
-    loop.check_agreement()
-    judge = Judge(datasets, recipe, ranks, run)
+    loop.check_replicas_equal()
+    judge = Validator(datasets, recipe, ranks, run)
 
-    if ranks.is_first:
+    if ranks.is_main:
         try:
             run.become_latest()  # not before: a run that could not start leaves `latest` to the one before it
         except OSError as error:
             narrator.tell(f"warning: {run.path.parent / 'latest'} does not name this run: {error}")
     resumed_from = progress.epochs_done
-    course = Course(recipe, loop, loader, judge, checkpoints, meter, narrator, progress)
-    verdict = course.to_the_end()
-    if ranks.is_first:
-        checkpoints.settle()
+    course = Trainer(recipe, loop, loader, judge, checkpoints, meter, narrator, progress)
+    verdict = course.train()
+    if ranks.is_main:
+        checkpoints.wait()
         comparisons = expectation.comparisons(recorder.total, engine, ranks) if expectation else []
         summary = RunSummary.of(
             resolved.name,
@@ -213,7 +218,9 @@ def _train(
     course.part()  # nobody waits at the end for what the first rank still sends to W&B
 
 
-def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunDirectory:
+def _open_run(
+    resolved: ResolvedRecipe, ranks: DistributedContext, path: Path | None
+) -> RunDirectory:
     """The run's folder, chosen by the first rank and made there; errors reach every rank."""
     resume = resolved.recipe.checkpoint.resume
 
@@ -225,7 +232,7 @@ def _open_run(resolved: ResolvedRecipe, ranks: Ranks, path: Path | None) -> RunD
             raise CheckpointError(f"{chosen.path}: {error}") from error
         return chosen
 
-    return by_first(ranks, choose_and_create)
+    return run_on_main(ranks, choose_and_create)
 
 
 def _write_down(resolved: ResolvedRecipe, run: RunDirectory) -> None:

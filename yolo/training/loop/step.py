@@ -6,20 +6,20 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.consistency import check_agreement
-from yolo.communication.strategy import Exchange
+from yolo.communication.consistency import check_replicas_equal
+from yolo.communication.strategy import SyncStrategy
 from yolo.data.loader.samples import TrainingBatch, to_network
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
-from yolo.training.engine.build import OverflowWatch, limit_gradient_norm
-from yolo.training.engine.distributed import Ranks
-from yolo.training.loop.ema import WeightAverage, statistics
-from yolo.training.loop.lr_schedule import Schedule
-from yolo.training.loop.metrics import Recorder, StepLog
+from yolo.training.engine.build import SkippedStepDetector, limit_gradient_norm
+from yolo.training.engine.distributed import DistributedContext
+from yolo.training.loop.ema import ModelEMA, statistics
+from yolo.training.loop.lr_schedule import LRSchedule
+from yolo.training.loop.metrics import MetricsAccumulator, StepMetrics
 from yolo.training.loop.multi_scale import ImageSizes, scaled
-from yolo.training.resilience.anomaly_guard import Fault, StabilityGuard
-from yolo.training.resilience.heartbeat import Standings
-from yolo.training.resilience.preemption import LeaveRequest
-from yolo.training.resilience.rollback import Recovery
+from yolo.training.resilience.anomaly_guard import Anomaly, StabilityGuard
+from yolo.training.resilience.heartbeat import HeartbeatMonitor
+from yolo.training.resilience.preemption import PreemptionHandler
+from yolo.training.resilience.rollback import Rollback
 
 
 class Loop:
@@ -28,16 +28,16 @@ class Loop:
     def __init__(
         self,
         engine: Any,
-        exchange: Exchange,
+        exchange: SyncStrategy,
         criterion: DetectionLoss,
-        schedule: Schedule,
-        average: WeightAverage,
-        recorder: Recorder,
+        schedule: LRSchedule,
+        average: ModelEMA,
+        recorder: MetricsAccumulator,
         guard: StabilityGuard,
-        recovery: Recovery,
-        leave: LeaveRequest,
-        standings: Standings,
-        ranks: Ranks,
+        recovery: Rollback,
+        leave: PreemptionHandler,
+        standings: HeartbeatMonitor,
+        ranks: DistributedContext,
         sizes: ImageSizes,
         dtype: torch.dtype,
         log_every_steps: int,
@@ -60,7 +60,7 @@ class Loop:
         self.log_every_steps = log_every_steps
         self.check_weights_every = check_weights_every
         self.save_every_steps = save_every_steps
-        self.overflows = OverflowWatch(engine)
+        self.overflows = SkippedStepDetector(engine)
         self.step = 0
         """Optimizer steps taken, those before a resume included."""
         self._unaveraged = 0
@@ -75,13 +75,15 @@ class Loop:
     @property
     def must_save(self) -> bool:
         """Whether a checkpoint is due, at once and not at the epoch's end, and ranks have the same weights."""
-        return (self._is_save_due or self.guard.must_leave) and self.exchange.steps_behind == 0
+        return (self._is_save_due or self.guard.should_stop) and self.exchange.steps_since_sync == 0
 
     def has_saved(self) -> None:
         """A checkpoint was written after the newest step."""
         self._is_save_due = False
 
-    def epoch(self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]) -> Iterator[StepLog]:
+    def epoch(
+        self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
+    ) -> Iterator[StepMetrics]:
         """Train one epoch, or what is left of it; yields a log every `log_every_steps` steps and at the epoch's end.
 
         A log comes also where `must_save` has become true.
@@ -93,7 +95,7 @@ class Loop:
         while True:
             self.recorder.step_begins()
             number = self.step + 1
-            self.standings.at(f"waiting for the images of step {number}")
+            self.standings.set_phase(f"waiting for the images of step {number}")
             micro_batches = next(steps, None)  # the images of one optimizer step
             if micro_batches is None:
                 break
@@ -107,13 +109,13 @@ class Loop:
                 for batch in micro_batches
             ]
             # The sum over the ranks travels while the network computes.
-            is_alone = self.exchange.steps_alone
+            is_alone = self.exchange.is_local_step
             matches, exchange = self._count_matches(assignments, is_alone)
             limit_gradient_norm(self.engine, self.guard.norms.limit)
             torch._foreach_copy_(self._statistics_before, self._statistics)
             found = torch.zeros(3, device=self.ranks.device)  # this rank's share of the loss
             for batch, assignment in zip(micro_batches, assignments, strict=True):
-                self.standings.at(f"computing step {number}")
+                self.standings.set_phase(f"computing step {number}")
                 images = to_network(batch.images, self.ranks.device, self.dtype)
                 predictions = self.engine(scaled(images, size))
                 if exchange is not None:
@@ -123,9 +125,9 @@ class Loop:
                 loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
                 found += parts.stacked()
                 if batch is micro_batches[-1]:
-                    loss = loss * self.guard.vote(found.sum(), self.leave.is_asked, is_alone)
+                    loss = loss * self.guard.nan_gate(found.sum(), self.leave.is_asked, is_alone)
                 self.engine.backward(loss)
-                self.standings.at(f"exchanging gradients of step {number}", waits=True)
+                self.standings.set_phase(f"exchanging gradients of step {number}", waits=True)
                 self.exchange.finish_gradients()
                 self.engine.step()
             self.exchange.step_taken()
@@ -142,17 +144,17 @@ class Loop:
             self._look_after(micro_batches, was_applied, had_part, is_alone)
             if self.check_weights_every and self.step % self.check_weights_every == 0:
                 self._is_check_due = True
-            if self._is_check_due and self.exchange.steps_behind == 0:
-                self.check_agreement()
+            if self._is_check_due and self.exchange.steps_since_sync == 0:
+                self.check_replicas_equal()
             if self.save_every_steps and self.step % self.save_every_steps == 0:
                 self._is_save_due = True
             if self.step % self.log_every_steps == 0 or self.must_save:
                 yield self._log(rates.lr)
         self.recorder.step_begins()
-        must_meet = self.exchange.steps_behind > 0
+        must_meet = self.exchange.steps_since_sync > 0
         if must_meet:
-            self.standings.at(f"coming together after step {self.step}", waits=True)
-            self.exchange.settle()
+            self.standings.set_phase(f"coming together after step {self.step}", waits=True)
+            self.exchange.flush()
         self.recorder.epoch_settled()
         self._take_into_average(0)
         if must_meet:
@@ -170,7 +172,7 @@ class Loop:
         """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
         is_mean = self.exchange.averages_gradients and not is_alone
         norm = None if not is_mean else self.engine.get_global_grad_norm()
-        faults = self.guard.taken(
+        faults = self.guard.observe(
             self.step,
             was_applied,
             had_part,
@@ -180,33 +182,33 @@ class Loop:
         )
         if any(fault.was_taken for fault in faults):
             self._suspects = self.step, micro_batches
-        if is_alone and self.exchange.steps_behind == 0:
+        if is_alone and self.exchange.steps_since_sync == 0:
             self._meet()
         else:
             self._answer(faults)
 
     def _meet(self) -> None:
         """Ranks that stepped alone are together again."""
-        self.standings.at(f"adding up what ranks found until step {self.step}", waits=True)
-        self._answer(self.guard.meet(self.step, self.leave.is_asked, self.ranks.device))
+        self.standings.set_phase(f"adding up what ranks found until step {self.step}", waits=True)
+        self._answer(self.guard.sync(self.step, self.leave.is_asked, self.ranks.device))
 
-    def _answer(self, faults: list[Fault]) -> None:
+    def _answer(self, faults: list[Anomaly]) -> None:
         for fault in faults:
             self.recovery.note(self.step, fault)
         if faults and self.guard.must_roll_back:
-            self.recovery.go_back(self.step, *self._suspects)
+            self.recovery.roll_back(self.step, *self._suspects)
             self._unaveraged = 0
-            self.overflows = OverflowWatch(self.engine)  # the loss scale is another
+            self.overflows = SkippedStepDetector(self.engine)  # the loss scale is another
 
-    def check_agreement(self) -> None:
+    def check_replicas_equal(self) -> None:
         """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""
-        self.standings.at(f"comparing weights after step {self.step}", waits=True)
-        check_agreement(self.engine.module, f"step {self.step}")
+        self.standings.set_phase(f"comparing weights after step {self.step}", waits=True)
+        check_replicas_equal(self.engine.module, f"step {self.step}")
         self._is_check_due = False
 
     def _take_into_average(self, steps: int) -> None:
         self._unaveraged += steps
-        if self._unaveraged and self.exchange.steps_behind == 0:
+        if self._unaveraged and self.exchange.steps_since_sync == 0:
             self.average.update(self._unaveraged)
             self._unaveraged = 0
 
@@ -231,8 +233,8 @@ class Loop:
             shards=self.ranks.world_size * accumulation,
         )
 
-    def _log(self, lr: float) -> StepLog:
+    def _log(self, lr: float) -> StepMetrics:
         step = self.step
-        self.standings.at(f"adding up the figures of step {step}", waits=True)
+        self.standings.set_phase(f"adding up the figures of step {step}", waits=True)
         norm = self.engine.get_global_grad_norm()
         return self.recorder.log(step, step / self.schedule.steps_per_epoch, lr, norm)

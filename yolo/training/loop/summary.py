@@ -10,13 +10,13 @@ import deepspeed
 import torch
 
 from yolo.communication.metering.meter import KindTraffic
-from yolo.tracking.plan_report import Comparison
+from yolo.tracking.plan_report import PredictedAndMeasured
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks
-from yolo.training.loop.metrics import Recorder
+from yolo.training.engine.distributed import DistributedContext
+from yolo.training.loop.metrics import MetricsAccumulator
 from yolo.training.loop.plan_comparison import as_json
-from yolo.training.loop.train_state import Progress
-from yolo.training.loop.validator import Verdict
+from yolo.training.loop.train_state import TrainState
+from yolo.training.loop.validator import ValidationResult
 from yolo.training.resilience.anomaly_guard import StabilityGuard
 
 
@@ -72,13 +72,13 @@ class RunSummary:
     def of(
         cls,
         recipe: str,
-        recorder: Recorder,
-        progress: Progress,
-        verdict: Verdict,
+        recorder: MetricsAccumulator,
+        progress: TrainState,
+        verdict: ValidationResult,
         resumed_from: int,
         guard: StabilityGuard,
-        ranks: Ranks,
-        comparisons: Sequence[Comparison],
+        ranks: DistributedContext,
+        comparisons: Sequence[PredictedAndMeasured],
     ) -> "RunSummary":
         """Of a run that has come to its end."""
         total = recorder.total

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from yolo.training.loop.metrics import Span
+from yolo.training.loop.metrics import StepTotals
 
 Number = Annotated[int, Field(ge=0)]
 """Bounds are for those that are read from a file."""
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainState:
     """How far a run has come."""
 
     epochs_done: Number = 0
@@ -28,7 +28,7 @@ class Progress:
     wall_seconds: float = 0.0
     guard: dict[str, Any] = field(default_factory=dict)
     """What the stability guard remembers (`StabilityGuard.state`)."""
-    total: Span = field(default_factory=Span)
+    total: StepTotals = field(default_factory=StepTotals)
     """What the training steps so far cost."""
 
     @property

@@ -6,17 +6,17 @@ from yolo.communication.metering.meter import TrafficMeter
 from yolo.data.loader.loader import TrainingLoader
 from yolo.data.shards.stream import StreamingLoader
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.checkpointing.manager import Checkpoints
-from yolo.training.checkpointing.run_directory import how_to_go_on
-from yolo.training.engine.distributed import leave
-from yolo.training.loop.run_logger import Narrator
+from yolo.training.checkpointing.manager import CheckpointManager
+from yolo.training.checkpointing.run_directory import resume_hint
+from yolo.training.engine.distributed import shutdown_distributed
+from yolo.training.loop.run_logger import RunLogger
 from yolo.training.loop.step import Loop
-from yolo.training.loop.train_state import Progress
-from yolo.training.loop.validator import Judge, Verdict
-from yolo.training.resilience.preemption import LeftInOrder
+from yolo.training.loop.train_state import TrainState
+from yolo.training.loop.validator import ValidationResult, Validator
+from yolo.training.resilience.preemption import GracefulStop
 
 
-class Course:
+class Trainer:
     """Trains from where a run stands to its end."""
 
     def __init__(
@@ -24,11 +24,11 @@ class Course:
         recipe: Recipe,
         loop: Loop,
         loader: TrainingLoader | StreamingLoader,
-        judge: Judge,
-        checkpoints: Checkpoints,
+        judge: Validator,
+        checkpoints: CheckpointManager,
         meter: TrafficMeter,
-        narrator: Narrator,
-        progress: Progress,
+        narrator: RunLogger,
+        progress: TrainState,
     ) -> None:
         """`progress` says where the run stands; it moves on with each epoch."""
         self.recipe = recipe
@@ -39,14 +39,14 @@ class Course:
         self.meter = meter
         self.narrator = narrator
         self.progress = progress
-        self.verdict: Verdict | None = None
+        self.verdict: ValidationResult | None = None
         """Of the newest evaluation."""
         self.plain = checkpoints.plain
         """The network that holds the averaged weights where something is evaluated or saved."""
         self._began = time.perf_counter() - progress.wall_seconds
         self._phase = ""
 
-    def to_the_end(self) -> Verdict:
+    def train(self) -> ValidationResult:
         """Train; returns what the last evaluation said. Collective.
 
         Raises LeftInOrder where a rank was asked to leave, once the checkpoint is on the disk.
@@ -63,7 +63,7 @@ class Course:
     def part(self) -> None:
         """Part from the other ranks; all that the run made is on the disk. Collective."""
         self.loop.standings.stop()
-        leave()
+        shutdown_distributed()
         self.loop.leave.is_fulfilled = True
 
     def _train_epoch(self, epoch: int) -> None:
@@ -88,7 +88,7 @@ class Course:
         )
         if must_evaluate or must_save:
             self._average_weights()
-        if must_evaluate and self.loop.guard.must_leave:
+        if must_evaluate and self.loop.guard.should_stop:
             # An evaluation may take longer than there is time.
             self._save(self._reached(done, owes_evaluation=True))
         ap = self._evaluate(done).ap if must_evaluate else None
@@ -99,26 +99,26 @@ class Course:
     def _average_weights(self) -> None:
         self.loop.average.write_into(self.plain)
 
-    def _evaluate(self, epochs_done: int) -> Verdict:
-        self.loop.standings.at(f"evaluating after epoch {epochs_done}")
+    def _evaluate(self, epochs_done: int) -> ValidationResult:
+        self.loop.standings.set_phase(f"evaluating after epoch {epochs_done}")
         self.verdict = self.judge.judge(self.plain, self.progress.best_ap, self.narrator.tell)
         self.narrator.judged(self.verdict, epochs_done, self.loop.step)
         return self.verdict
 
-    def _save(self, progress: Progress) -> None:
+    def _save(self, progress: TrainState) -> None:
         loop, checkpoints = self.loop, self.checkpoints
-        if checkpoints.ranks.is_first:
+        if checkpoints.ranks.is_main:
             self.judge.save(self.plain, checkpoints.run.last_weights, self.narrator.tell)
-        loop.check_agreement()
-        loop.standings.at(f"writing the checkpoint of step {loop.step}")
+        loop.check_replicas_equal()
+        loop.standings.set_phase(f"writing the checkpoint of step {loop.step}")
         checkpoints.save(progress)
         loop.has_saved()
-        if loop.guard.must_leave:
-            if checkpoints.ranks.is_first:
-                checkpoints.settle()
-                self.narrator.tell(f"asked to leave; {how_to_go_on(checkpoints.run)}")
+        if loop.guard.should_stop:
+            if checkpoints.ranks.is_main:
+                checkpoints.wait()
+                self.narrator.tell(f"asked to leave; {resume_hint(checkpoints.run)}")
             self.part()
-            raise LeftInOrder
+            raise GracefulStop
 
     def _reached(
         self,
@@ -126,8 +126,8 @@ class Course:
         steps_into_epoch: int = 0,
         ap: float | None = None,
         owes_evaluation: bool = False,
-    ) -> Progress:
-        return Progress(
+    ) -> TrainState:
+        return TrainState(
             epochs_done=epochs_done,
             steps_into_epoch=steps_into_epoch,
             steps_done=self.loop.step,

@@ -14,7 +14,7 @@ from yolo.data.loader.loader import evaluation_loader
 from yolo.errors import WeightsError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.evaluator import evaluate
-from yolo.evaluation.gather import Alone, ProcessGroup
+from yolo.evaluation.gather import LocalGather, ProcessGroup
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.predict import detect
 from yolo.model import YOLOv5
@@ -22,7 +22,7 @@ from yolo.model.io.weights import save_weights
 from yolo.recipe.schema.recipe import Recipe
 from yolo.tracking.records import SampleBox, SamplePicture
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import Ranks, from_first
+from yolo.training.engine.distributed import DistributedContext, broadcast_object
 from yolo.training.loop.datasets import Datasets
 
 SHOWN_CONFIDENCE = 0.25
@@ -31,7 +31,7 @@ SHOWN_IOU = 0.45
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ValidationResult:
     """What one evaluation said; the same on every rank but for the metrics."""
 
     ap: float | None
@@ -43,10 +43,12 @@ class Verdict:
     """Where it is the best so far, some images with true and detected boxes; on the first rank."""
 
 
-class Judge:
+class Validator:
     """Evaluates on the validation split, every rank its share of the images."""
 
-    def __init__(self, datasets: Datasets, recipe: Recipe, ranks: Ranks, run: RunDirectory) -> None:
+    def __init__(
+        self, datasets: Datasets, recipe: Recipe, ranks: DistributedContext, run: RunDirectory
+    ) -> None:
         self.recipe = recipe
         self.ranks = ranks
         self.run = run
@@ -64,21 +66,21 @@ class Judge:
 
     def judge(
         self, model: YOLOv5, best_ap: float, tell: Callable[[str], None] = lambda _: None
-    ) -> Verdict:
+    ) -> ValidationResult:
         """Evaluate a plain network that holds the same weights on every rank; collective.
 
         The best weights so far are written. A split without boxes has no AP, and its last weights are its best.
         """
-        peers = ProcessGroup() if self.ranks.world_size > 1 else Alone()
+        peers = ProcessGroup() if self.ranks.world_size > 1 else LocalGather()
         metrics = evaluate(
             model, self.batches, self.truth, self.recipe.evaluation, self.ranks.device, peers
         )
-        ap, ap50 = from_first(self.ranks, metrics and (metrics.ap, metrics.ap50))
+        ap, ap50 = broadcast_object(self.ranks, metrics and (metrics.ap, metrics.ap50))
         is_best = ap is None or ap > best_ap
-        if not (is_best and self.ranks.is_first):
-            return Verdict(ap, ap50, is_best, metrics)
+        if not (is_best and self.ranks.is_main):
+            return ValidationResult(ap, ap50, is_best, metrics)
         self.save(model, self.run.best_weights, tell)
-        return Verdict(ap, ap50, is_best, metrics, self._samples(model))
+        return ValidationResult(ap, ap50, is_best, metrics, self._samples(model))
 
     def save(self, model: YOLOv5, path: Path, tell: Callable[[str], None]) -> None:
         """Write weights with what is needed to use them anywhere; a disk that is full is told, and the run goes on."""

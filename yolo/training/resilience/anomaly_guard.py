@@ -15,7 +15,7 @@ import deepspeed.comm as dist
 import torch
 
 from yolo.recipe.schema.stability import StabilitySection
-from yolo.training.engine.distributed import Ranks
+from yolo.training.engine.distributed import DistributedContext
 
 MEMORY = 100
 """Steps that "lately" means."""
@@ -30,7 +30,7 @@ NORMAL = 1.4826
 """Standard deviations in a median absolute deviation, for normally distributed figures."""
 
 
-class Usual:
+class SpikeDetector:
     """What a positive figure was lately, and from where on one is a spike.
 
     The robust z-score of its logarithm: median and median absolute deviation do not move with the outliers that they are
@@ -56,7 +56,7 @@ class Usual:
             self.seen.append(math.log(figure))
 
 
-class Fault(NamedTuple):
+class Anomaly(NamedTuple):
     """Of one step, or of some that ranks took alone."""
 
     words: str
@@ -70,14 +70,14 @@ class StabilityGuard:
     found with the vote of their next step in common, or when they `meet`.
     """
 
-    def __init__(self, settings: StabilitySection, ranks: Ranks) -> None:
+    def __init__(self, settings: StabilitySection, ranks: DistributedContext) -> None:
         self.settings = settings
         self.ranks = ranks
-        self.losses = Usual(settings.spike_score)
-        self.norms = Usual(settings.spike_score)
-        self.own_losses = Usual(settings.spike_score)
+        self.losses = SpikeDetector(settings.spike_score)
+        self.norms = SpikeDetector(settings.spike_score)
+        self.own_losses = SpikeDetector(settings.spike_score)
         """Of the steps that this rank took alone: what all judge by must be the same on all."""
-        self.strikes: deque[int] = deque()
+        self.recent_anomalies: deque[int] = deque()
         """The steps of the bad ones among the last `strike_window`, counted from 1."""
         self.skipped = 0
         """Steps left out, in the whole run; of those that ranks take alone, each rank's."""
@@ -85,7 +85,7 @@ class StabilityGuard:
         self.calm_until = 0
         """The step after which the learning rate is the schedule's again."""
         self.lr_factor_then = 1.0
-        self.must_leave = False
+        self.should_stop = False
         """Whether any rank was asked to leave; the same on all."""
         self._vote = torch.zeros(4)
         self._found_alone = 0
@@ -93,7 +93,7 @@ class StabilityGuard:
 
     # --- before and after a step ----------------------------------------------------------------------------------
 
-    def vote(self, loss: torch.Tensor, wants_to_leave: bool, is_alone: bool) -> torch.Tensor:
+    def nan_gate(self, loss: torch.Tensor, wants_to_leave: bool, is_alone: bool) -> torch.Tensor:
         """What to multiply the step's last loss with: 1, or NaN where the step must not be taken; a scalar.
 
         `loss` is this rank's share of the loss (scalar); collective unless it steps alone.
@@ -114,7 +114,7 @@ class StabilityGuard:
         self._vote = torch.cat([vote, is_bad.float().reshape(1)])
         return torch.where(is_bad, torch.nan, 1.0)
 
-    def taken(
+    def observe(
         self,
         step: int,
         was_applied: bool,
@@ -122,7 +122,7 @@ class StabilityGuard:
         norm: float | None,
         is_alone: bool,
         is_scaling: bool = False,
-    ) -> list[Fault]:
+    ) -> list[Anomaly]:
         """Judge a step after it; returns what was wrong, as all ranks know it.
 
         `had_part` says whether this rank's gradient was in the step: the 1-bit optimizers take one without it. `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
@@ -140,12 +140,12 @@ class StabilityGuard:
             self._found_alone += wrong is not None
             return []  # told when ranks meet
         self.skipped += not was_taken
-        found = [Fault(wrong, was_taken)] if wrong else []
+        found = [Anomaly(wrong, was_taken)] if wrong else []
         faults = self._together(step, wanting_to_leave, int(found_alone), found)
         self._found_alone += was_taken and not had_part  # told with the next vote
         return faults
 
-    def meet(self, step: int, wants_to_leave: bool, device: torch.device) -> list[Fault]:
+    def sync(self, step: int, wants_to_leave: bool, device: torch.device) -> list[Anomaly]:
         """Add up what ranks that stepped alone found, now that they are together again; collective."""
         both = torch.tensor([float(wants_to_leave), float(self._found_alone)], device=device)
         if self.ranks.world_size > 1:
@@ -154,20 +154,22 @@ class StabilityGuard:
         return self._together(step, wanting_to_leave, int(found_alone), [])
 
     def _together(
-        self, step: int, wanting_to_leave: float, found_alone: int, found: list[Fault]
-    ) -> list[Fault]:
+        self, step: int, wanting_to_leave: float, found_alone: int, found: list[Anomaly]
+    ) -> list[Anomaly]:
         """Count what all ranks know now: the faults since they were last together."""
         self._found_alone = 0
-        self.must_leave = wanting_to_leave > 0
-        self.strikes.extend([step] * (found_alone + len(found)))
-        while self.strikes and self.strikes[0] <= step - self.settings.strike_window:
-            self.strikes.popleft()
+        self.should_stop = wanting_to_leave > 0
+        self.recent_anomalies.extend([step] * (found_alone + len(found)))
+        while (
+            self.recent_anomalies and self.recent_anomalies[0] <= step - self.settings.strike_window
+        ):
+            self.recent_anomalies.popleft()
         self.skipped += found_alone
         if found_alone:
-            found.append(Fault(f"{found_alone} bad steps of single ranks", False))
+            found.append(Anomaly(f"{found_alone} bad steps of single ranks", False))
         return found
 
-    def _usual_losses(self, is_alone: bool) -> Usual:
+    def _usual_losses(self, is_alone: bool) -> SpikeDetector:
         return self.own_losses if is_alone else self.losses
 
     def _what_is_wrong(
@@ -186,7 +188,7 @@ class StabilityGuard:
     @property
     def must_roll_back(self) -> bool:
         """Whether leaving steps out is not enough; the same on all ranks."""
-        return len(self.strikes) >= self.settings.strikes
+        return len(self.recent_anomalies) >= self.settings.strikes
 
     @property
     def has_given_up(self) -> bool:
@@ -198,7 +200,7 @@ class StabilityGuard:
         self.lr_factor_then = self.lr_factor(step) * self.settings.lr_factor
         self.calm_until = step + self.settings.calm_steps
         self.rollbacks += 1
-        self.strikes.clear()
+        self.recent_anomalies.clear()
 
     def lr_factor(self, step: int) -> float:
         """What the schedule's learning rate of a step, counted from 0, is multiplied with."""
@@ -212,7 +214,7 @@ class StabilityGuard:
             "losses": list(self.losses.seen),
             "own_losses": list(self.own_losses.seen),
             "norms": list(self.norms.seen),
-            "strikes": list(self.strikes),
+            "strikes": list(self.recent_anomalies),
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
             "calm_until": self.calm_until,
@@ -223,9 +225,9 @@ class StabilityGuard:
         """Take up what `state` gave; nothing where it is empty."""
         if not state:
             return
-        self.losses = Usual(self.settings.spike_score, state["losses"])
-        self.norms = Usual(self.settings.spike_score, state["norms"])
-        self.own_losses = Usual(self.settings.spike_score, state["own_losses"])
-        self.strikes = deque(state["strikes"])
+        self.losses = SpikeDetector(self.settings.spike_score, state["losses"])
+        self.norms = SpikeDetector(self.settings.spike_score, state["norms"])
+        self.own_losses = SpikeDetector(self.settings.spike_score, state["own_losses"])
+        self.recent_anomalies = deque(state["strikes"])
         self.skipped, self.rollbacks = state["skipped"], state["rollbacks"]
         self.calm_until, self.lr_factor_then = state["calm_until"], state["lr_factor_then"]

@@ -16,19 +16,19 @@ VARIABLE = "YOLO_START"
 
 
 @dataclass(frozen=True, slots=True)
-class Fence:
+class FencingToken:
     """What a rank asks before it writes."""
 
     run: Path
     token: str
 
     @classmethod
-    def of_this_process(cls, run: Path) -> "Fence":
+    def of_this_process(cls, run: Path) -> "FencingToken":
         """As `yolo.train` was told."""
         return cls(run, os.environ.get(VARIABLE, ""))
 
     @property
-    def is_closed(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the run was started again since. A folder that cannot be read for the moment closes nothing."""
         if not self.token:
             return False
@@ -45,7 +45,7 @@ def _began(token: str) -> int:
     return int(began) if began.isdecimal() else 0
 
 
-def close_for_others(run: Path) -> str:
+def issue_token(run: Path) -> str:
     """Make a run's next start its only one; returns the token."""
     token = f"{time.time_ns()}-{os.getpid()}"
     run.mkdir(parents=True, exist_ok=True)

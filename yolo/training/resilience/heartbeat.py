@@ -31,9 +31,9 @@ from torch.distributed import distributed_c10d
 from yolo.communication.metering import meter
 from yolo.errors import YoloError
 from yolo.exit_codes import RANKS_LOST
-from yolo.training.engine.distributed import Ranks, from_all
-from yolo.training.resilience.fencing import Fence
-from yolo.training.resilience.rank_status import MISSING, RankRecord
+from yolo.training.engine.distributed import DistributedContext, all_gather_object
+from yolo.training.resilience.fencing import FencingToken
+from yolo.training.resilience.rank_status import MISSING, RankStatusFile
 
 BEAT_SECONDS = 1.0
 LISTEN_SECONDS = 2.2 * BEAT_SECONDS
@@ -69,7 +69,7 @@ class RanksLost(YoloError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankPhase:
     """What a rank does. Times are seconds since all ranks began to keep their standings, so no clocks are compared."""
 
     what: str
@@ -77,18 +77,22 @@ class Place:
     heard: float
 
 
-class Standings:
+class HeartbeatMonitor:
     """This rank's place, for all to see, and a way to see theirs."""
 
     def __init__(
-        self, ranks: Ranks, hosts: Sequence[str], run_path: Path, timeout_seconds: float
+        self,
+        ranks: DistributedContext,
+        hosts: Sequence[str],
+        run_path: Path,
+        timeout_seconds: float,
     ) -> None:
         self.rank = ranks.rank
         self.hosts = hosts
         """By rank."""
         self._speaks_for_host = ranks.local_rank == 0
-        self._record = RankRecord.of_this_process(run_path)
-        self._fence = Fence.of_this_process(run_path)
+        self._record = RankStatusFile.of_this_process(run_path)
+        self._fence = FencingToken.of_this_process(run_path)
         self._timeout_seconds = timeout_seconds
         self._is_asynchronous = ranks.device.type != "cpu"
         self._began = time.monotonic()
@@ -101,11 +105,13 @@ class Standings:
         self._naming = threading.Lock()
 
     @classmethod
-    def start(cls, ranks: Ranks, run_path: Path, timeout_seconds: float) -> "Standings":
+    def start(
+        cls, ranks: DistributedContext, run_path: Path, timeout_seconds: float
+    ) -> "HeartbeatMonitor":
         """Begin to keep them, on all ranks at once: this is a collective."""
         store = _connect()
-        store.set(_key(ranks.rank), _line(Place("starting", 0.0, 0.0)))
-        hosts = [str(host) for host in from_all(ranks, socket.gethostname())]
+        store.set(_key(ranks.rank), _line(RankPhase("starting", 0.0, 0.0)))
+        hosts = [str(host) for host in all_gather_object(ranks, socket.gethostname())]
         standings = cls(ranks, hosts, run_path, timeout_seconds)
         threading.Thread(
             target=standings._keep, args=(store,), name="standings", daemon=True
@@ -116,12 +122,12 @@ class Standings:
         """Stop before the ranks part, and the store with the first of them."""
         self._stopped.set()
 
-    def at(self, place: str, waits: bool = False) -> None:
+    def set_phase(self, place: str, waits: bool = False) -> None:
         """This rank now does something else; `waits` where that is only to wait for other ranks. Takes a microsecond."""
         self._place = (place, waits, time.monotonic())
 
     @contextmanager
-    def named(self) -> Iterator[None]:
+    def attribute_failure(self) -> Iterator[None]:
         """Raises RanksLost, naming those that are missing, for the error of a collective; others pass."""
         try:
             yield
@@ -186,11 +192,11 @@ class Standings:
         verdict = store.compare_set(VERDICT, "", text).decode()
         return verdict, verdict != text
 
-    def _read(self, store: TCPStore) -> dict[int, Place]:
+    def _read(self, store: TCPStore) -> dict[int, RankPhase]:
         lines = store.multi_get([_key(rank) for rank in range(len(self.hosts))])
-        return {rank: Place(**json.loads(line)) for rank, line in enumerate(lines)}
+        return {rank: RankPhase(**json.loads(line)) for rank, line in enumerate(lines)}
 
-    def _judged(self, places: Mapping[int, Place], missing: Sequence[int]) -> str:
+    def _judged(self, places: Mapping[int, RankPhase], missing: Sequence[int]) -> str:
         now = self._seconds()
 
         def told(rank: int) -> str:
@@ -216,7 +222,7 @@ class Standings:
 
     def _keep(self, store: TCPStore | None) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
-            if self._fence.is_closed:
+            if self._fence.is_stale:
                 self._end(
                     RanksLost(
                         "the run was started again; this rank of an earlier start ends", False
@@ -224,7 +230,7 @@ class Standings:
                 )
             what, _, since = self._place
             self._record.stands(what, time.monotonic() - since)
-            place = Place(what[:200], since - self._began, self._seconds())
+            place = RankPhase(what[:200], since - self._began, self._seconds())
             try:
                 store = store or _connect()
                 store.set(_key(self.rank), _line(place))
@@ -290,7 +296,7 @@ def _key(rank: int) -> str:
     return f"standings/{rank}"
 
 
-def _line(place: Place) -> str:
+def _line(place: RankPhase) -> str:
     return json.dumps(asdict(place))
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from yolo.data.loader.samples import TrainingBatch, to_network
-from yolo.training.engine.distributed import Ranks, from_all
-from yolo.training.engine.zero_shards import held
+from yolo.training.engine.distributed import DistributedContext, all_gather_object
+from yolo.training.engine.zero_shards import local_shard
 
 NAMED = 3
 """Weights or images that are named before it says how many more there are."""
@@ -20,11 +20,13 @@ def diagnosis(
     micro_batches: Sequence[TrainingBatch],
     names: Sequence[str],
     dtype: torch.dtype,
-    ranks: Ranks,
+    ranks: DistributedContext,
 ) -> str:
     """What of a step is not finite, in a few words; collective. `names` are of this rank's images."""
     module: nn.Module = engine.module
-    spoilt = [name for name, p in module.named_parameters() if not bool(held(p).isfinite().all())]
+    spoilt = [
+        name for name, p in module.named_parameters() if not bool(local_shard(p).isfinite().all())
+    ]
     layers = []
     for batch in micro_batches:
         layer = first_layer_not_finite(engine, to_network(batch.images, ranks.device, dtype))
@@ -36,10 +38,10 @@ def diagnosis(
         mine = f"the first output that is not finite is that of {layers[0]}"
     said = [
         f"rank {rank}: {what}, images {_listed(images)}"
-        for rank, (what, images) in enumerate(from_all(ranks, (mine, list(names))))
+        for rank, (what, images) in enumerate(all_gather_object(ranks, (mine, list(names))))
         if what
     ]
-    every = [name for _, images in from_all(ranks, (mine, list(names))) for name in images]
+    every = [name for _, images in all_gather_object(ranks, (mine, list(names))) for name in images]
     return "; ".join(said) or (
         f"all weights and outputs are finite, so it is the loss or its gradient that is not; images {_listed(every)}"
     )

@@ -27,31 +27,31 @@ SUPERVISOR = "YOLO_SUPERVISOR"
 WITHOUT_SUPERVISOR = "`yolo train`, which started this rank, is gone"
 
 
-class LeftInOrder(Exception):
+class GracefulStop(Exception):
     """All ranks have written a checkpoint and parted, because somebody asked."""
 
 
-class LeaveRequest:
+class PreemptionHandler:
     """Whether this rank was asked to leave."""
 
-    def __init__(self, run_path: Path, is_first: bool, seconds: float) -> None:
+    def __init__(self, run_path: Path, is_main: bool, seconds: float) -> None:
         self.reason = ""
         """What asked: a signal's name, or `yolo train`."""
         self.is_fulfilled = False
         """Whether nothing is left that this rank could lose: it may take its time to go."""
         self._seconds = seconds
-        self._file = run_path / LEAVE_FILE if is_first else None
+        self._file = run_path / LEAVE_FILE if is_main else None
         self._next_look = 0.0
 
     @classmethod
-    def listen(cls, run_path: Path, is_first: bool, seconds: float) -> "LeaveRequest":
+    def listen(cls, run_path: Path, is_main: bool, seconds: float) -> "PreemptionHandler":
         """Notice signals from now on; who has not left `seconds` after the first is ended, and after a second Ctrl-C at once.
 
         Python runs a handler only between two of the main thread's own instructions, which may be a collective's
         length away. The C handler writes the signal's number into a pipe at once, and a thread reads it.
         Only one of them, in the main thread, and before any worker process is forked.
         """
-        request = cls(run_path, is_first, seconds)
+        request = cls(run_path, is_main, seconds)
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         for number in SIGNALS:

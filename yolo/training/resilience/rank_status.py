@@ -22,7 +22,7 @@ CRASHED = "Fatal Python error"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RankHeartbeat:
     """Where a rank stood when it was last heard of."""
 
     host: str
@@ -35,7 +35,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RankExit:
     """How a rank ended that could still say so."""
 
     code: int
@@ -45,7 +45,7 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class RankRecord:
+class RankStatusFile:
     """The files of one rank in one start of the launcher."""
 
     run: Path
@@ -54,7 +54,7 @@ class RankRecord:
     rank: int
 
     @classmethod
-    def of_this_process(cls, run: Path) -> "RankRecord":
+    def of_this_process(cls, run: Path) -> "RankStatusFile":
         """As the launcher's environment has it."""
         return cls(run, int(os.environ["MASTER_PORT"]), int(os.environ["RANK"]))
 
@@ -71,7 +71,7 @@ class RankRecord:
     def stands(self, place: str, seconds: float = 0.0) -> None:
         """Write down where this rank is since so many seconds. A disk that is full or gone is no reason to stop."""
         now = time.time()
-        standing = Standing(socket.gethostname(), os.getpid(), place[:200], now - seconds, now)
+        standing = RankHeartbeat(socket.gethostname(), os.getpid(), place[:200], now - seconds, now)
         line = json.dumps(asdict(standing)).encode()[:LINE_BYTES].ljust(LINE_BYTES)
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,25 +83,25 @@ class RankRecord:
 
     def ends(self, code: int, words: str = "") -> None:
         """Write down this rank's exit code and last words, the first time that it is called."""
-        line = json.dumps(asdict(Ending(code, time.time(), words)))
+        line = json.dumps(asdict(RankExit(code, time.time(), words)))
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._file("end").open("x", encoding="utf-8") as file:
                 file.write(line)
 
     @property
-    def standing(self) -> Standing | None:
+    def standing(self) -> RankHeartbeat | None:
         """What it last wrote; None where it never came so far."""
         try:
-            return Standing(**json.loads(self._file("place").read_bytes()))
+            return RankHeartbeat(**json.loads(self._file("place").read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
     @property
-    def ending(self) -> Ending | None:
+    def ending(self) -> RankExit | None:
         """None where it runs, or ended without a word."""
         try:
-            return Ending(**json.loads(self._file("end").read_bytes()))
+            return RankExit(**json.loads(self._file("end").read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
 
@@ -119,7 +119,7 @@ class RankRecord:
         return self.folder / f"rank-{self.rank:05d}.{suffix}"
 
 
-def records_of(run: Path, port: int) -> list[RankRecord]:
+def records_of(run: Path, port: int) -> list[RankStatusFile]:
     """Those of all ranks that have written anything, in their order."""
     ranks = {int(path.stem[5:]) for path in (run / RANKS / str(port)).glob("rank-?????.*")}
-    return [RankRecord(run, port, rank) for rank in sorted(ranks)]
+    return [RankStatusFile(run, port, rank) for rank in sorted(ranks)]

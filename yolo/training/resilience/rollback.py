@@ -9,9 +9,9 @@ import torch
 
 from yolo.data.loader.samples import TrainingBatch
 from yolo.errors import YoloError
-from yolo.training.checkpointing.manager import Checkpoints
-from yolo.training.checkpointing.metadata import newest_whole
-from yolo.training.resilience.anomaly_guard import Fault, StabilityGuard
+from yolo.training.checkpointing.manager import CheckpointManager
+from yolo.training.checkpointing.metadata import latest_valid
+from yolo.training.resilience.anomaly_guard import Anomaly, StabilityGuard
 from yolo.training.resilience.nonfinite import diagnosis
 
 
@@ -19,12 +19,12 @@ class TrainingDiverged(YoloError):
     """Leaving steps out and going back did not help."""
 
 
-class Recovery:
+class Rollback:
     """Notes bad steps, goes back, and gives up; the last two are collective."""
 
     def __init__(
         self,
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointManager,
         guard: StabilityGuard,
         images_of: Callable[[int], Sequence[str]],
         dtype: torch.dtype,
@@ -37,12 +37,12 @@ class Recovery:
         self.dtype = dtype
         self.events = events
 
-    def note(self, step: int, fault: Fault) -> None:
+    def note(self, step: int, fault: Anomaly) -> None:
         """Write down what was wrong with a step, or with those that ranks took alone until it."""
         kind, what = ("spike", "taken, clipped") if fault.was_taken else ("skipped", "left out")
         self._event(kind, step, f"{fault.words}; {what}")
 
-    def go_back(self, step: int, suspect: int, micro_batches: Sequence[TrainingBatch]) -> None:
+    def roll_back(self, step: int, suspect: int, micro_batches: Sequence[TrainingBatch]) -> None:
         """Take the weights, the optimizer and the average of the last good checkpoint, and go on after `step`.
 
         `micro_batches` are this rank's of the step `suspect`, which may be to blame; 0 where none of its own is.
@@ -51,10 +51,10 @@ class Recovery:
         TrainingDiverged, with a diagnosis, where the run went back too often already or has nothing to go back to.
         """
         run, ranks = self.checkpoints.run, self.checkpoints.ranks
-        first_bad = self.guard.strikes[0]
-        if ranks.is_first:
-            self.checkpoints.settle()
-        folder = newest_whole(run, ranks, self.checkpoints.tell, before_step=first_bad)
+        first_bad = self.guard.recent_anomalies[0]
+        if ranks.is_main:
+            self.checkpoints.wait()
+        folder = latest_valid(run, ranks, self.checkpoints.tell, before_step=first_bad)
         if folder is None or self.guard.has_given_up:
             found = diagnosis(
                 self.checkpoints.state.engine,
@@ -68,9 +68,7 @@ class Recovery:
                 if folder
                 else "there is no checkpoint to go back to"
             )
-            text = (
-                f"{len(self.guard.strikes)} bad steps since step {first_bad}, and {tried}: {found}"
-            )
+            text = f"{len(self.guard.recent_anomalies)} bad steps since step {first_bad}, and {tried}: {found}"
             self._event("stopped", step, text)
             raise TrainingDiverged(
                 f"step {step}: {text}. Lower optimizer.lr, lengthen train.warmup_epochs, or take the images out; "
@@ -86,7 +84,7 @@ class Recovery:
         self._event("rolled back", step, text)
 
     def _event(self, kind: str, step: int, text: str) -> None:
-        if not self.checkpoints.ranks.is_first:
+        if not self.checkpoints.ranks.is_main:
             return
         self.checkpoints.tell(f"step {step}: {text}")
         record = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
