@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
-from yolo.bench.plan import predicted_under, profile_in
+from yolo.bench.plan.__main__ import predicted_under, profile_in
 from yolo.bench.plan.results import read_plan_rows, scores
 from yolo.calibration.strategies import STRATEGIES
 

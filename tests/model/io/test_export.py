@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from yolo.cli import main
-from yolo.model import YOLOv5, export
+from yolo.model import YOLOv5
+from yolo.model.io import export
 from yolo.model.io.weights import build_from_weights, save_weights
 
 STAND_IN = Path(__file__).parent / "stand_in"

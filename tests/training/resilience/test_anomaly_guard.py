@@ -37,8 +37,8 @@ def ordinary(step: int) -> float:
 def take(
     judge: StabilityGuard, step: int, loss: float, norm: float | None = None, is_finite: bool = True
 ) -> str | None:
-    factor = judge.vote(torch.tensor(loss), wants_to_leave=False, is_alone=False)
-    faults = judge.taken(step, bool(factor.isfinite()) and is_finite, True, norm, is_alone=False)
+    factor = judge.nan_gate(torch.tensor(loss), wants_to_leave=False, is_alone=False)
+    faults = judge.observe(step, bool(factor.isfinite()) and is_finite, True, norm, is_alone=False)
     return faults[0].words if faults else None
 
 
@@ -231,17 +231,17 @@ def test_what_ranks_found_alone_counts_with_their_next_vote_or_when_they_meet() 
     judge = guard(strikes=3)
     for meets in (False, True):
         for step in (1, 2):
-            judge.vote(torch.tensor(math.nan), wants_to_leave=False, is_alone=True)
-            assert judge.taken(step, False, False, None, is_alone=True) == []
+            judge.nan_gate(torch.tensor(math.nan), wants_to_leave=False, is_alone=True)
+            assert judge.observe(step, False, False, None, is_alone=True) == []
         if meets:
-            faults = judge.meet(2, True, ALONE.device)
+            faults = judge.sync(2, True, ALONE.device)
         else:
-            judge.vote(torch.tensor(1.0), wants_to_leave=True, is_alone=False)
-            faults = judge.taken(3, True, True, None, is_alone=False)
+            judge.nan_gate(torch.tensor(1.0), wants_to_leave=True, is_alone=False)
+            faults = judge.observe(3, True, True, None, is_alone=False)
         assert faults == [Anomaly("2 bad steps of single ranks", was_taken=False)]
         assert judge.should_stop
         assert judge.must_roll_back == meets  # 2 strikes, then 4
-    assert judge.meet(4, False, ALONE.device) == [] and not judge.should_stop
+    assert judge.sync(4, False, ALONE.device) == [] and not judge.should_stop
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from yolo.emulation.cluster import EmulatedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.resilience.heartbeat import HeartbeatMonitor, RanksLost
-from yolo.training.resilience.rank_status import Standing, records_of
+from yolo.training.resilience.rank_status import RankHeartbeat, records_of
 
 LIMIT_SECONDS = 8.0
 """`communication.timeout_seconds` of these runs."""
@@ -47,13 +47,13 @@ def standings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HeartbeatMonit
 
 
 def test_an_error_of_another_kind_passes(standings: HeartbeatMonitor) -> None:
-    with pytest.raises(RuntimeError, match="shapes do not match"), standings.named():
+    with pytest.raises(RuntimeError, match="shapes do not match"), standings.attribute_failure():
         raise RuntimeError("shapes do not match")
 
 
 def test_where_nobody_answers_the_first_ranks_host_is_named(standings: HeartbeatMonitor) -> None:
-    standings.at("comparing weights after step 7")
-    with pytest.raises(RanksLost) as raised, standings.named():
+    standings.set_phase("comparing weights after step 7")
+    with pytest.raises(RanksLost) as raised, standings.attribute_failure():
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
     assert str(raised.value).startswith("rank 0 (node0), where all ranks write where they stand, ")
     assert "was comparing weights after step 7 when the connection" in str(raised.value)
@@ -72,7 +72,9 @@ def test_to_say_where_one_stands_costs_no_more_than_a_line_of_a_log(
 
     log = logging.Logger("to nobody")
     log.addHandler(logging.NullHandler())
-    assert min(seconds(standings.at) for _ in range(3)) < min(seconds(log.info) for _ in range(3))
+    assert min(seconds(standings.set_phase) for _ in range(3)) < min(
+        seconds(log.info) for _ in range(3)
+    )
 
 
 def launched(tmp_path: Path, *arguments: str) -> tuple[int, str]:
@@ -101,7 +103,7 @@ def test_a_wait_that_raises_nothing_is_ended_by_the_ranks_own_thread(tmp_path: P
     assert re.search(r"not finished after [5-9] s \(communication.timeout_seconds 4\)", output)
 
 
-def standing(run: Path, rank: int) -> Standing | None:
+def standing(run: Path, rank: int) -> RankHeartbeat | None:
     for start in sorted((run / "ranks").glob("*")):
         for record in records_of(run, int(start.name)):
             if record.rank == rank:
