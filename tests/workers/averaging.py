@@ -12,7 +12,7 @@ from yolo.model import YOLOv5
 from yolo.recipe import prepare
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import all_gather_object, init_distributed
-from yolo.training.loop.ema import ModelEMA
+from yolo.training.engine.ema import ModelEMA
 
 SETTINGS = ["train.global_batch=4", "model.image_size=64", "train.ema_ramp_steps=2"]
 STEPS = 4

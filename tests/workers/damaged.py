@@ -31,8 +31,8 @@ from yolo.training.checkpointing.metadata import STATE
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import init_distributed
-from yolo.training.loop.ema import ModelEMA
-from yolo.training.loop.train_state import TrainState
+from yolo.training.engine.ema import ModelEMA
+from yolo.training.checkpointing.train_state import TrainState
 
 SETTINGS = [
     *("train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"),

@@ -21,8 +21,8 @@ from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, Check
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.build import start_engine, start_exchange
 from yolo.training.engine.distributed import DistributedContext, init_distributed
-from yolo.training.loop.ema import ModelEMA
-from yolo.training.loop.train_state import TrainState
+from yolo.training.engine.ema import ModelEMA
+from yolo.training.checkpointing.train_state import TrainState
 
 GLOBAL_BATCH = 12
 SETTINGS = [

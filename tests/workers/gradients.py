@@ -19,7 +19,7 @@ from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import DistributedContext, init_distributed
-from yolo.training.loop.ema import ModelEMA
+from yolo.training.engine.ema import ModelEMA
 
 LOSS_SCALE = 65536.0
 """Where DeepSpeed's fp16 starts; the reference needs one as well, and a power of two rounds nothing in the others."""

@@ -21,8 +21,8 @@ from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.build import SkippedStepDetector, loss_scale, start_engine
 from yolo.training.engine.distributed import init_distributed
-from yolo.training.loop.ema import ModelEMA
-from yolo.training.loop.train_state import TrainState
+from yolo.training.engine.ema import ModelEMA
+from yolo.training.checkpointing.train_state import TrainState
 
 AS_DEEPSPEED_DOES = "as_deepspeed_does"
 """Among a case's settings: without what this repo does about a loss scale."""

@@ -17,7 +17,7 @@ from yolo.recipe.load.provenance import Source
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.build import set_batchnorm_momentum
-from yolo.training.loop.ema import ModelEMA
+from yolo.training.engine.ema import ModelEMA
 
 Write = Callable[..., Path]
 DEMO = Path(__file__).parents[3] / "recipes" / "demo.yaml"

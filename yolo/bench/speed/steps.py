@@ -26,9 +26,9 @@ from yolo.training.engine.distributed import (
     init_distributed,
     shutdown_distributed,
 )
+from yolo.training.engine.ema import ModelEMA
 from yolo.training.loop.auto_precision import TORCH_DTYPES, measure_precision
 from yolo.training.loop.auto_settings import RecipeRequest
-from yolo.training.loop.ema import ModelEMA
 
 CLASSES = 3
 BOXES_PER_IMAGE = 8

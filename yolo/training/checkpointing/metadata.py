@@ -1,6 +1,6 @@
-"""What a checkpoint says besides tensors, and which one a run goes on from."""
+"""What a checkpoint stores besides tensors, and the checkpoint that a run resumes from."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,30 @@ from yolo.training.checkpointing.atomic_dir import quarantine, remove_unfinished
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.full_state import Counters
 from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.checkpointing.train_state import TrainProgress
 from yolo.training.engine.distributed import DistributedContext, run_on_main
-from yolo.training.loop.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 LONGEST_REASON = 300
 FORMAT = 2
-"""1 were DeepSpeed's own checkpoints."""
+"""Format 1 was DeepSpeed's own checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointMetadata:
-    """What a checkpoint says besides tensors."""
+    """state.json: what a checkpoint stores besides tensors."""
 
     identity: RunConfig
-    progress: TrainState
+    progress: TrainProgress
     counters: Counters
     scaler: dict[str, int | float]
     format: int = FORMAT
 
     @classmethod
     def read(cls, folder: Path) -> "CheckpointMetadata":
-        """Raises CheckpointError where it cannot be read."""
+        """Raises CheckpointError if it cannot be read."""
         try:
             saved = TypeAdapter(cls).validate_json((folder / STATE).read_bytes(), strict=True)
         except (OSError, ValueError) as error:
@@ -45,7 +47,7 @@ class CheckpointMetadata:
 
 
 def saved_setting(folder: Path, key: str) -> Any:
-    """A value of the recipe that a checkpoint was saved with; None where it is not known: loading says why."""
+    """A value of the recipe that a checkpoint was saved with; None if unknown: loading reports why."""
     try:
         return CheckpointMetadata.read(folder).identity.settings.get(key)
     except CheckpointError:
@@ -53,36 +55,30 @@ def saved_setting(folder: Path, key: str) -> Any:
 
 
 def latest_valid(
-    run: RunDirectory,
-    ranks: DistributedContext,
-    tell: Callable[[str], None],
-    before_step: int | None = None,
+    run: RunDirectory, context: DistributedContext, before_step: int | None = None
 ) -> Path | None:
-    """The newest checkpoint that is what was written, the same on all ranks; collective.
+    """The newest valid checkpoint, the same on all ranks; None if the run has no checkpoint. Collective.
 
-    Each newer one that is not is named, with what is wrong with it, and set aside. None where the run has no checkpoint.
-    With `before_step` the newest that was taken before that step, or else the oldest.
+    A damaged one is logged and quarantined. With `before_step`: the newest taken before that step, or else the oldest.
 
-    Raises CheckpointError where it has some, and none is whole: never does a run start anew in silence.
+    Raises CheckpointError if the run has checkpoints, and none is valid: a run never restarts silently.
     """
 
-    def look() -> Path | None:
+    def find() -> Path | None:
         try:
-            return _latest_valid(run, tell, before_step)
+            return _latest_valid(run, before_step)
         except OSError as error:
             raise CheckpointError(unreadable(run.checkpoints, error)) from error
 
-    return run_on_main(ranks, look)
+    return run_on_main(context, find)
 
 
-def _latest_valid(
-    run: RunDirectory, tell: Callable[[str], None], before_step: int | None
-) -> Path | None:
+def _latest_valid(run: RunDirectory, before_step: int | None) -> Path | None:
     remove_unfinished(run.checkpoints)
     damaged, later = [], None
     for folder in run.published():
-        wrong = verify(folder)
-        if wrong is None:
+        reason = verify(folder)
+        if reason is None:
             if (
                 before_step is None
                 or CheckpointMetadata.read(folder).progress.steps_done < before_step
@@ -91,19 +87,17 @@ def _latest_valid(
             later = folder
             continue
         aside = quarantine(folder)
-        tell(f"warning: {folder}: is passed over: {wrong}; it is now called {aside.name}")
+        logger.warning("%s: is skipped: %s; renamed to %s", folder, reason, aside.name)
         damaged.append(aside.name)
     if damaged and later is None:
-        raise CheckpointError(
-            unreadable(run.checkpoints, f"none of {', '.join(damaged)} is what was written")
-        )
+        raise CheckpointError(unreadable(run.checkpoints, f"none of {', '.join(damaged)} is valid"))
     return later
 
 
 def unreadable(path: Path, why: object) -> str:
-    """The message for a checkpoint that cannot be gone on from."""
-    said = " ".join(str(why).split())[:LONGEST_REASON]
+    """The message for a checkpoint that cannot be resumed."""
+    reason = " ".join(str(why).split())[:LONGEST_REASON]
     return (
-        f"{path}: cannot be read: {said}; name another run with checkpoint.resume=PATH, or start anew with "
+        f"{path}: cannot be read: {reason}; name another run with checkpoint.resume=PATH, or start a new run with "
         "checkpoint.resume=never"
     )

@@ -1,7 +1,7 @@
 """The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,15 +39,8 @@ LONGEST_REASON = 400
 """Characters of what DeepSpeed says: Pydantic ends with an address."""
 
 
-def start_engine(
-    model: nn.Module,
-    recipe: Recipe,
-    ranks: DistributedContext,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Any:
+def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) -> Any:
     """DeepSpeed's engine around the model, with the optimizer and the exchange that the recipe asks for.
-
-    `tell` hears of what takes long.
 
     Raises LaunchError where the machine at hand cannot run the recipe.
     """
@@ -55,7 +48,7 @@ def start_engine(
     if recipe.model.sync_batchnorm:
         # Before initialize: DeepSpeed holds on to the modules that it finds there.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(ranks.device)
+    model.to(context.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
     broadcast_coalesced([*model.parameters(), *model.buffers()])
     groups = parameter_groups(model)
@@ -66,7 +59,7 @@ def start_engine(
             groups, **config["optimizer"]["params"]
         )
     try:
-        compile_cpu_adam(recipe, tell)
+        compile_cpu_adam(recipe)
         with _already_broadcast(model):
             engine, *_ = deepspeed.initialize(
                 model=model,

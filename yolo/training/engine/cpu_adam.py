@@ -1,6 +1,6 @@
 """DeepSpeed's AdamW for optimizer states that live in the host's memory: C++, compiled where a machine first needs it."""
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from deepspeed.ops.op_builder import CPUAdamBuilder
@@ -8,8 +8,10 @@ from filelock import FileLock
 
 from yolo.recipe.schema.recipe import Recipe
 
+logger = logging.getLogger(__name__)
 
-def compile_cpu_adam(recipe: Recipe, tell: Callable[[str], None]) -> None:
+
+def compile_cpu_adam(recipe: Recipe) -> None:
     """Have DeepSpeed's CPU Adam ready where the recipe will step with it, compiled by one process of a machine at a time.
 
     torch's own lock is a file: a process that is killed while it compiles leaves it behind, and every later one waits for
@@ -26,7 +28,7 @@ def compile_cpu_adam(recipe: Recipe, tell: Callable[[str], None]) -> None:
     builder = CPUAdamBuilder()
     folder = Path(_get_build_directory(builder.name, verbose=False))
     if not any(folder.glob("*.so")):
-        tell("compiling DeepSpeed's CPU Adam, once a machine: a minute or two")
+        logger.info("compiling DeepSpeed's CPU Adam, once a machine: a minute or two")
     with FileLock(folder.with_suffix(".lock")):
         (folder / "lock").unlink(missing_ok=True)
         builder.load(verbose=False)

@@ -1,6 +1,6 @@
 """The data of a run: both splits read and verified by all ranks together, and the anchors that fit them."""
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 
 from yolo.architecture import Anchors, family
@@ -19,6 +19,8 @@ from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.distributed import DistributedContext, all_gather_object, broadcast_object
 from yolo.training.loop.dataset_cache import cache_folder, open_cache
+
+logger = logging.getLogger(__name__)
 
 SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
 """COCO's validation split has a twentieth of the images, but is read at every evaluation."""
@@ -43,8 +45,7 @@ class Datasets:
 def open_datasets(
     recipe: Recipe,
     run: RunDirectory,
-    ranks: DistributedContext,
-    tell: Callable[[str], None],
+    context: DistributedContext,
     counting: Counting,
 ) -> Datasets:
     """Read both splits, verify every image, and settle the anchors; collective.
@@ -54,16 +55,16 @@ def open_datasets(
     train: DetectionDataset | Shards
     train_images: ResizedImages | Shards
     if recipe.data.format == "shards":
-        train = train_images = _streamed(recipe, ranks)
+        train = train_images = _streamed(recipe, context)
     else:
-        train, train_images = _verified(recipe, "train", ranks, tell, counting)
-    val, val_images = _verified(recipe, "val", ranks, tell, counting)
+        train, train_images = _verified(recipe, "train", context, counting)
+    val, val_images = _verified(recipe, "val", context, counting)
     reports = [train.report, val.report]
-    if ranks.is_main:
+    if context.is_main:
         write_report(reports, run.data_report)
     for report in reports:
         for line in report.lines():
-            tell(f"data: {line}")
+            logger.info("data: %s", line)
         refuse_if_bad(report, recipe.data.max_bad_share, run.data_report)
     if train.class_names != val.class_names:
         raise DataError(
@@ -74,48 +75,48 @@ def open_datasets(
         raise DataError(
             "\n  ".join([f"{train.source}: no box to learn from", *train.report.lines()])
         )
-    tell(
+    logger.info(
         f"data: {len(train)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
     # By the first rank for all: k-means may round differently on another machine.
-    own = settled_anchors(recipe, train) if ranks.is_main else None
-    anchors, reason = broadcast_object(ranks, own)
+    own = settled_anchors(recipe, train) if context.is_main else None
+    anchors, reason = broadcast_object(context, own)
     if reason:
-        tell(reason)
+        logger.info(reason)
     return Datasets(train, val, train_images, val_images, anchors)
 
 
-def _streamed(recipe: Recipe, ranks: DistributedContext) -> Shards:
+def _streamed(recipe: Recipe, context: DistributedContext) -> Shards:
     """The training split's shards, of which nothing but the index is read yet."""
     shards = open_shards(recipe.data, "train")
     place = shard_location(recipe.data, "train")
-    for concern in too_few(shards.index, place, recipe, ranks.world_size):
+    for concern in too_few(shards.index, place, recipe, context.world_size):
         raise DataError(concern)
-    _refuse_if_different(shards, ranks)
+    _refuse_if_different(shards, context)
     return shards
 
 
 def _unpacked(
-    recipe: Recipe, split: str, ranks: DistributedContext, counting: Counting
+    recipe: Recipe, split: str, context: DistributedContext, counting: Counting
 ) -> DetectionDataset:
     """A split's shards as files, fetched by the first rank of each machine."""
     shards = open_shards(recipe.data, split)
     folder = cache_folder(recipe) / f"{shards.fingerprint[:16]}-files"
     problem = None
-    if ranks.local_rank == 0:
+    if context.local_rank == 0:
         try:
             unpack(shards, folder, counting)
         except (DataError, OSError) as error:
             problem = str(error)
-    for found in all_gather_object(ranks, problem):
+    for found in all_gather_object(context, problem):
         if found is not None:
             raise DataError(found)
     return read_unpacked(folder, shards)
 
 
-def _refuse_if_different(split: DetectionDataset | Shards, ranks: DistributedContext) -> None:
-    read = all_gather_object(ranks, split.fingerprint)
+def _refuse_if_different(split: DetectionDataset | Shards, context: DistributedContext) -> None:
+    read = all_gather_object(context, split.fingerprint)
     others = [rank for rank, fingerprint in enumerate(read) if fingerprint != read[0]]
     if others:
         raise DataError(
@@ -127,24 +128,23 @@ def _refuse_if_different(split: DetectionDataset | Shards, ranks: DistributedCon
 def _verified(
     recipe: Recipe,
     split: str,
-    ranks: DistributedContext,
-    tell: Callable[[str], None],
+    context: DistributedContext,
     counting: Counting,
 ) -> tuple[DetectionDataset, ResizedImages]:
     if recipe.data.format == "shards":
-        dataset = _unpacked(recipe, split, ranks, counting)
+        dataset = _unpacked(recipe, split, context, counting)
     else:
         dataset = load_split(recipe.data, split)
-    _refuse_if_different(dataset, ranks)
-    kept = open_cache(dataset, SHARE_OF_CACHE[split], recipe, ranks, tell)
+    _refuse_if_different(dataset, context)
+    kept = open_cache(dataset, SHARE_OF_CACHE[split], recipe, context)
     size = recipe.model.image_size
     images = ResizedImages(dataset.records, size, kept)
-    threads = max(1, count_cores() // ranks.local_world_size)
-    share = len(range(ranks.rank, len(images), ranks.world_size))
+    threads = max(1, count_cores() // context.local_world_size)
+    share = len(range(context.rank, len(images), context.world_size))
     problems: Problems = {}
     with counting(f"verifying {split} images", share) as advance:
-        mine = verify_images(images, ranks.rank, ranks.world_size, threads, advance)
-    for found in all_gather_object(ranks, mine):
+        mine = verify_images(images, context.rank, context.world_size, threads, advance)
+    for found in all_gather_object(context, mine):
         problems |= found
     sound = dataset.without(problems)
     return sound, ResizedImages(sound.records, size, kept)

@@ -1,14 +1,15 @@
-"""What the steps of a run cost and lost: added up on each rank, then over the ranks, for the log and the summary."""
+"""Losses and costs of training steps: summed on each rank, then averaged over the ranks, for the log and the summary."""
 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.metering.meter import KindTraffic, Traffic, TrafficMeter
+from yolo.communication.metering.meter import KindTraffic, TrafficMeter
+from yolo.training.checkpointing.train_state import StepTotals
 from yolo.training.engine.distributed import DistributedContext
 
 
@@ -45,116 +46,103 @@ class StepMetrics:
         return self.loss_box + self.loss_obj + self.loss_cls
 
 
-@dataclass(slots=True)
-class StepTotals:
-    """Some training steps; evaluations and checkpoints are not in it."""
-
-    steps: int = 0
-    skipped: float = 0
-    """Of them, those that changed no weight; as a mean over the ranks."""
-    images: int = 0
-    seconds: float = 0.0
-    data_wait_seconds: float = 0.0
-    traffic: Traffic = field(default_factory=Traffic)
-
-    def add(self, other: "StepTotals") -> None:
-        """Add other steps to these."""
-        self.steps += other.steps
-        self.skipped += other.skipped
-        self.images += other.images
-        self.seconds += other.seconds
-        self.data_wait_seconds += other.data_wait_seconds
-        self.traffic.add(other.traffic)
-
-
 class MetricsAccumulator:
-    """Collects the steps of one rank; every `log_every_steps` the ranks add theirs up in one small all-reduce."""
+    """Sums up the steps of one rank; every `log_every_steps`, one small all-reduce averages them over the ranks."""
 
-    def __init__(self, meter: TrafficMeter, ranks: DistributedContext, global_batch: int) -> None:
+    def __init__(
+        self, meter: TrafficMeter, context: DistributedContext, global_batch: int, total: StepTotals
+    ) -> None:
+        """`total`: the whole run, also before a resume; seconds and bytes are means over the ranks, by kind the main rank's."""
         self.meter = meter
-        self.ranks = ranks
+        self.context = context
         self.global_batch = global_batch
-        self.total = StepTotals()
-        """The whole run, also before a resume; seconds and bytes as means over the ranks, by kind the first rank's."""
-        self._span = StepTotals()
-        self._losses = torch.zeros(3, device=ranks.device)
+        self.total = total
+        self._totals = StepTotals()
+        """Since the last log."""
+        self._losses = torch.zeros(3, device=context.device)
         self._started = 0.0
 
-    def step_begins(self) -> None:
-        """Start the clock of a step, before its images are asked for."""
+    def start_step(self) -> None:
+        """Start the clock of a step, before its images are requested."""
         self._started = time.perf_counter()
 
-    def images_arrived(self) -> None:
-        """The step's images are here."""
-        self._span.data_wait_seconds += time.perf_counter() - self._started
+    def batch_ready(self) -> None:
+        """The step's images have arrived."""
+        self._totals.data_wait_seconds += time.perf_counter() - self._started
 
-    def step_ended(self, losses: torch.Tensor | None) -> None:
-        """Stop the step's clock; `losses` (3,) are this rank's share of the loss parts, None where it was left out."""
+    def end_step(self, losses: torch.Tensor | None) -> None:
+        """Stop the step's clock; `losses` (3,) are this rank's share of the loss parts, None if the step was skipped."""
         if losses is None:
-            self._span.skipped += 1
+            self._totals.skipped += 1
         else:
             self._losses += losses  # on the device, so nothing waits
-        self._span.steps += 1
-        self._span.images += self.global_batch
-        self._span.seconds += time.perf_counter() - self._started
+        self._totals.steps += 1
+        self._totals.images += self.global_batch
+        self._totals.seconds += time.perf_counter() - self._started
 
-    def epoch_settled(self) -> None:
-        """What the ranks still had to exchange at an epoch's end belongs to its steps, logged or not."""
-        settling = StepTotals(
-            seconds=time.perf_counter() - self._started, traffic=self.meter.take()
-        )
-        (self._span if self.has_steps else self.total).add(settling)
+    def end_epoch(self) -> None:
+        """Count what the ranks exchanged at an epoch's end among its steps, logged or not."""
+        flush = StepTotals(seconds=time.perf_counter() - self._started, traffic=self.meter.take())
+        (self._totals if self.has_steps else self.total).add(flush)
+
+    def discard_traffic(self) -> None:
+        """Leave out what was sent since the last log: it was not training."""
+        self.meter.take()
 
     @property
     def has_steps(self) -> bool:
         """Whether there is anything to log since the last time."""
-        return self._span.steps > 0
+        return self._totals.steps > 0
 
     def log(
         self, step: int, epoch: float, lr: float, gradient_norm: torch.Tensor | float | None
     ) -> StepMetrics:
         """The mean over the steps since the last call; collective."""
-        span, self._span = self._span, StepTotals()
+        totals, self._totals = self._totals, StepTotals()
         started = time.perf_counter()
         losses = self._losses.tolist()  # waits for the device, which a GPU's steps did not
         self._losses.zero_()
-        span.seconds += time.perf_counter() - started
-        span.traffic.add(self.meter.take())
-        box, obj, cls = self._add_over_ranks(losses, span)
-        self.total.add(span)
-        taken = span.steps - span.skipped or math.nan
+        totals.seconds += time.perf_counter() - started
+        totals.traffic.add(self.meter.take())
+        box, obj, cls = self._add_over_ranks(losses, totals)
+        self.total.add(totals)
+        applied = totals.steps - totals.skipped or math.nan
         return StepMetrics(
             step=step,
             epoch=epoch,
-            skipped=span.skipped,
+            skipped=totals.skipped,
             # Each rank's parts are its share of the global batch's: their sum over the ranks is the loss.
-            loss_box=box / taken,
-            loss_obj=obj / taken,
-            loss_cls=cls / taken,
+            loss_box=box / applied,
+            loss_obj=obj / applied,
+            loss_cls=cls / applied,
             lr=lr,
             gradient_norm=None if gradient_norm is None else float(gradient_norm),
-            images_per_second=span.images / span.seconds,
-            data_wait_seconds=span.data_wait_seconds / span.steps,
-            communication_seconds=span.traffic.seconds / span.steps,
-            exposed_communication_seconds=span.traffic.exposed_seconds / span.steps,
-            payload_bytes=span.traffic.payload_bytes / span.steps,
-            wire_bytes=span.traffic.wire_bytes / span.steps,
-            traffic_by_kind=span.traffic.by_kind_per(span.steps),
+            images_per_second=totals.images / totals.seconds,
+            data_wait_seconds=totals.data_wait_seconds / totals.steps,
+            communication_seconds=totals.traffic.seconds / totals.steps,
+            exposed_communication_seconds=totals.traffic.exposed_seconds / totals.steps,
+            payload_bytes=totals.traffic.payload_bytes / totals.steps,
+            wire_bytes=totals.traffic.wire_bytes / totals.steps,
+            traffic_by_kind=totals.traffic.by_kind_per(totals.steps),
         )
 
-    def _add_over_ranks(self, losses: list[float], span: StepTotals) -> tuple[float, float, float]:
-        """The loss parts' sums over the ranks; the span's seconds and bytes in all become means over them."""
-        traffic = span.traffic
+    def _add_over_ranks(
+        self, losses: list[float], totals: StepTotals
+    ) -> tuple[float, float, float]:
+        """The loss parts' sums over the ranks; the totals's seconds and bytes in all become means over them."""
+        traffic = totals.traffic
         costs = [
-            *(span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),
-            *(traffic.payload_bytes, traffic.wire_bytes, span.skipped),
+            *(totals.seconds, totals.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),
+            *(traffic.payload_bytes, traffic.wire_bytes, totals.skipped),
         ]
-        sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.ranks.device)
-        if self.ranks.world_size > 1:
+        sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.context.device)
+        if self.context.world_size > 1:
             dist.all_reduce(sums)
             self.meter.take()  # the log's own few bytes are not the training's
         box, obj, cls, *costs = sums.tolist()
-        means = [cost / self.ranks.world_size for cost in costs]
-        span.seconds, span.data_wait_seconds, traffic.seconds, traffic.exposed_seconds = means[:4]
-        traffic.payload_bytes, traffic.wire_bytes, span.skipped = means[4:]
+        means = [cost / self.context.world_size for cost in costs]
+        totals.seconds, totals.data_wait_seconds, traffic.seconds, traffic.exposed_seconds = means[
+            :4
+        ]
+        traffic.payload_bytes, traffic.wire_bytes, totals.skipped = means[4:]
         return box, obj, cls

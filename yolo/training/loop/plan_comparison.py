@@ -1,4 +1,4 @@
-"""What the planner predicts of this run, and how it turned out."""
+"""The planner's prediction for a run, beside what the run measured."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,24 +10,25 @@ from yolo.errors import PlanError
 from yolo.planner.auto_strategy import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
-from yolo.tracking.plan_report import PredictedAndMeasured
+from yolo.tracking.plan_report import PredictedAndMeasured, plan_figures
+from yolo.training.checkpointing.train_state import StepTotals
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes
-from yolo.training.loop.metrics import StepMetrics, StepTotals
+from yolo.training.loop.metrics import StepMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Expectation:
-    """A prediction for the run under way."""
+class PlanComparison:
+    """The prediction for the run, to be compared with it."""
 
     prediction: Prediction
     global_batch: int
 
     @classmethod
-    def of(cls, resolved: ResolvedRecipe, data: Data) -> "Expectation | None":
-        """For the profile that the recipe names; None where it names none.
+    def of(cls, resolved: ResolvedRecipe, data: Data) -> "PlanComparison | None":
+        """The prediction for the profile that the recipe names; None if it names none.
 
-        Raises PlanError for a profile that cannot be read.
+        Raises PlanError if the profile cannot be read.
         """
         if resolved.recipe.cluster.profile is None:
             return None
@@ -38,23 +39,20 @@ class Expectation:
         prediction = predict(profile, resolved.recipe, data)
         return cls(prediction, resolved.recipe.train.global_batch)
 
-    def figures(self, step: int) -> dict[str, float]:
-        """Of optimizer step `step`, counted from 1, by name."""
-        return _figures(self.prediction.at(step))
-
-    def measured(self, log: StepMetrics) -> dict[str, float]:
-        """The same of what was logged."""
-        return {
-            "step_seconds": self.global_batch / log.images_per_second,
-            "exposed_communication_seconds": log.exposed_communication_seconds,
-            "data_wait_seconds": log.data_wait_seconds,
-            "wire_bytes": log.wire_bytes,
+    def figures(self, metrics: StepMetrics) -> dict[str, float]:
+        """Predicted and measured figures of the steps just logged, by the names of their charts."""
+        measured = {
+            "step_seconds": self.global_batch / metrics.images_per_second,
+            "exposed_communication_seconds": metrics.exposed_communication_seconds,
+            "data_wait_seconds": metrics.data_wait_seconds,
+            "wire_bytes": metrics.wire_bytes,
         }
+        return plan_figures(_figures(self.prediction.at(metrics.step)), measured)
 
     def comparisons(
-        self, total: StepTotals, engine: Any, ranks: DistributedContext
+        self, total: StepTotals, engine: Any, context: DistributedContext
     ) -> list[PredictedAndMeasured]:
-        """Of the whole run: the step's parts and bytes in the mean over its phases, memory."""
+        """The step's parts and bytes, as means over the whole run, and memory."""
         steps = max(1, total.steps)
         predicted = self.prediction
         mean = Step.mean(predicted.phases)
@@ -85,8 +83,8 @@ class Expectation:
                 "optimizer", "bytes", predicted.memory.optimizer, optimizer_bytes(engine.optimizer)
             ),
         ]
-        if ranks.device.type == "cuda":
-            peak = float(torch.cuda.max_memory_allocated(ranks.device))
+        if context.device.type == "cuda":
+            peak = float(torch.cuda.max_memory_allocated(context.device))
             found.append(
                 PredictedAndMeasured("memory_at_its_fullest", "bytes", predicted.memory.total, peak)
             )

@@ -1,5 +1,6 @@
-"""What the first rank shows and writes down while a run goes on; the other ranks are silent."""
+"""Logs a run: console, metrics.jsonl, Weights & Biases, report. Only the main rank logs."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,86 +13,114 @@ from yolo.recipe.render.resolved_yaml import effective_json, effective_yaml
 from yolo.tracking.console import ConsoleProgress, CountProgress
 from yolo.tracking.history import read_history
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.plan_report import PredictedAndMeasured, comparison_rows, plan_figures
+from yolo.tracking.plan_report import PredictedAndMeasured, comparison_rows
 from yolo.tracking.records import SamplePicture
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.wandb_run import WandbRun
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.distributed import DistributedContext
 from yolo.training.loop.metrics import StepMetrics
-from yolo.training.loop.plan_comparison import Expectation
+from yolo.training.loop.plan_comparison import PlanComparison
 from yolo.training.loop.summary import RunSummary
 from yolo.training.loop.validator import ValidationResult
 
+logger = logging.getLogger(__name__)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints the main rank's log lines to standard error, above the progress bar while there is one."""
+
+    def __init__(self, is_main: bool) -> None:
+        super().__init__()
+        self.bar: ConsoleProgress | None = None
+        self.addFilter(lambda _: is_main)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; a warning begins with `warning: `."""
+        is_warning = record.levelno >= logging.WARNING
+        text = ("warning: " if is_warning else "") + record.getMessage()
+        if self.bar is not None:
+            self.bar.note(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+def log_to_console(is_main: bool) -> ConsoleHandler:
+    """Send the log lines of this package to the console, on the main rank only."""
+    handler = ConsoleHandler(is_main)
+    package = logging.getLogger("yolo")
+    package.handlers = [handler]
+    package.setLevel(logging.INFO)
+    package.propagate = False
+    return handler
+
 
 class RunLogger:
-    """Console, metrics.jsonl, Weights & Biases and the report, told the same things at the same time."""
+    """Writes a run's metrics to console, metrics.jsonl, Weights & Biases and report; does nothing on the other ranks."""
 
     def __init__(
-        self, resolved: ResolvedRecipe, run: RunDirectory, ranks: DistributedContext
+        self,
+        resolved: ResolvedRecipe,
+        run: RunDirectory,
+        console: ConsoleHandler,
+        is_main: bool,
     ) -> None:
+        self.plan: PlanComparison | None = None
+        """What is predicted for the run; to be set before its first step, if the recipe names a profile."""
         self._resolved = resolved
         self._run = run
-        self._is_first = ranks.is_main
-        self._progress: ConsoleProgress | None = None
+        self._is_main = is_main
+        self._console = console
         self._log: MetricsLog | None = None
         self._wandb = WandbRun()
         self._metrics: Metrics | None = None
         self._samples: Sequence[SamplePicture] = ()
-        self.expectation: Expectation | None = None
-        """What was predicted of the run; to be set before its first step."""
-        if self._is_first:
-            self._log = MetricsLog(run.metrics, self.tell)
+        if is_main:
+            self._log = MetricsLog(run.metrics, logger.warning)
             self._wandb = WandbRun.start(
                 resolved.recipe.tracking.wandb,
                 run.path,
                 f"{resolved.name} {run.path.name}",
                 effective_json(resolved),
-                warn=self.tell,
+                warn=logger.warning,
             )
 
-    def tell(self, text: str) -> None:
-        """Say something on a line of its own."""
-        if self._progress is not None:
-            self._progress.note(text)
-        elif self._is_first:
-            print(text, file=sys.stderr, flush=True)
-
     def counting(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Show how far some work before the training is."""
-        return CountProgress(what, total) if self._is_first else uncounted(what, total)
+        """Show the progress of some work before training starts."""
+        return CountProgress(what, total) if self._is_main else uncounted(what, total)
 
-    def training_starts(self, steps: int, steps_done: int) -> None:
-        """The loop is entered; a resumed run has steps behind it."""
-        if self._is_first:
+    def on_train_start(self, steps: int, steps_done: int) -> None:
+        """Start the progress bar, at `steps_done` for a resumed run."""
+        if self._is_main:
             epochs = self._resolved.recipe.train.epochs
-            self._progress = ConsoleProgress(steps, epochs, steps_done)
+            self._console.bar = ConsoleProgress(steps, epochs, steps_done)
 
-    def step(self, log: StepMetrics) -> None:
-        """Some steps were taken."""
-        if self._progress is not None and self._log is not None:
-            self._progress.update(log.step, log.epoch, log.loss, log.images_per_second)
-            beside: dict[str, float] = {}
-            if self.expectation is not None:
-                expected = self.expectation
-                beside = plan_figures(expected.figures(log.step), expected.measured(log))
-            self._log.step(log, beside)
-            self._wandb.log_step(log, beside)
+    def on_step(self, metrics: StepMetrics) -> None:
+        """Log the means over the steps since the last call."""
+        bar = self._console.bar
+        if bar is not None and self._log is not None:
+            bar.update(metrics.step, metrics.epoch, metrics.loss, metrics.images_per_second)
+            plan = {} if self.plan is None else self.plan.figures(metrics)
+            self._log.step(metrics, plan)
+            self._wandb.log_step(metrics, plan)
 
-    def judged(self, verdict: ValidationResult, epoch: int, step: int) -> None:
-        """An evaluation was made."""
-        if self._progress is None or self._log is None or verdict.metrics is None:
+    def on_evaluation(self, result: ValidationResult, epoch: int, step: int) -> None:
+        """Log an evaluation."""
+        bar = self._console.bar
+        if bar is None or self._log is None or result.metrics is None:
             return
-        self._metrics = verdict.metrics
-        self._progress.precision(verdict.ap, epoch)
-        self._log.evaluation(step, epoch, verdict.metrics)
-        self._wandb.log_evaluation(step, epoch, verdict.metrics, verdict.samples)
-        if verdict.is_best:
-            self._samples = verdict.samples
+        self._metrics = result.metrics
+        bar.precision(result.ap, epoch)
+        self._log.evaluation(step, epoch, result.metrics)
+        self._wandb.log_evaluation(step, epoch, result.metrics, result.samples)
+        if result.is_best:
+            self._samples = result.samples
 
-    def end(self, summary: RunSummary, comparisons: Sequence[PredictedAndMeasured]) -> None:
-        """The run reached its end: the report is written and the closing table shown."""
-        if self._progress is None:
+    def on_train_end(
+        self, summary: RunSummary, comparisons: Sequence[PredictedAndMeasured]
+    ) -> None:
+        """Write the report and show the closing table."""
+        bar = self._console.bar
+        if bar is None:
             return
         self._wandb.log_comparisons(summary.steps, summary.epochs, comparisons)
         # Once: every call copies the file into the run's own folder.
@@ -99,12 +128,12 @@ class RunLogger:
         wandb_folder = self._run.path / "wandb" if self._wandb.is_recording else None
         rows = summary.rows(self._run, wandb_folder) + comparison_rows(comparisons)
         self._write_report(self._run.report, rows, comparisons)
-        self._progress.summary(rows)
+        bar.summary(rows)
 
-    def stop(self, is_success: bool) -> None:
-        """The run is over, one way or the other."""
-        if self._progress is not None:
-            self._progress.close()
+    def close(self, is_success: bool) -> None:
+        """Stop the bar, close the log and finish the W&B run."""
+        if self._console.bar is not None:
+            self._console.bar.close()
         if self._log is not None:
             self._log.close()
         self._wandb.finish(0 if is_success else 1)

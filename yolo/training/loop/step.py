@@ -1,240 +1,163 @@
-"""The training loop."""
+"""One optimizer step: what training runs, and what calibration, benchmarks and tests time and compare."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
 
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.consistency import check_replicas_equal
-from yolo.communication.strategy import SyncStrategy
 from yolo.data.loader.samples import TrainingBatch, to_network
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
-from yolo.training.engine.build import SkippedStepDetector, limit_gradient_norm
+from yolo.recipe.schema.recipe import Recipe
+from yolo.training.checkpointing.train_state import TrainState
+from yolo.training.engine.build import limit_gradient_norm
 from yolo.training.engine.distributed import DistributedContext
-from yolo.training.loop.ema import ModelEMA, statistics
+from yolo.training.engine.ema import batchnorm_statistics
+from yolo.training.loop.auto_precision import TORCH_DTYPES
 from yolo.training.loop.lr_schedule import LRSchedule
-from yolo.training.loop.metrics import MetricsAccumulator, StepMetrics
 from yolo.training.loop.multi_scale import ImageSizes, scaled
-from yolo.training.resilience.anomaly_guard import Anomaly, StabilityGuard
-from yolo.training.resilience.heartbeat import HeartbeatMonitor
-from yolo.training.resilience.preemption import PreemptionHandler
-from yolo.training.resilience.rollback import Rollback
 
 
-class Loop:
-    """The steps of a run, on one rank."""
+class StepPart(StrEnum):
+    """The parts of a step, in order; each micro batch passes through all of them."""
+
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    UPDATE = "update"
+    """Reducing gradients and, at the end of the accumulation, updating weights."""
+
+
+class StepObserver(Protocol):
+    """Learns which part of a step begins: the heartbeat in training, a stopwatch in benchmarks."""
+
+    def begin(self, part: StepPart, step: int) -> None:
+        """`step` counts from 1."""
+
+
+class Outcome(StrEnum):
+    """What a step did to the weights."""
+
+    APPLIED = "applied"
+    SKIPPED = "skipped"
+    """The gradient was not finite or a spike, on all ranks alike; with local steps, on this rank."""
+    SKIPPED_LOCALLY = "skipped locally"
+    """The other ranks' gradients were applied; this rank's was not finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step was like, as this rank sees it."""
+
+    step: int
+    """Counted from 1."""
+    lr: float
+    losses: torch.Tensor
+    """(3,) this rank's share of the loss parts box, obj and cls; on the device."""
+    outcome: Outcome
+    is_local: bool
+    """Whether the step used this rank's gradients only (local SGD, 0/1 Adam)."""
+
+
+class TrainStep:
+    """Takes optimizer steps on one rank; collective."""
 
     def __init__(
         self,
-        engine: Any,
-        exchange: SyncStrategy,
-        criterion: DetectionLoss,
+        state: TrainState,
+        loss: DetectionLoss,
         schedule: LRSchedule,
-        average: ModelEMA,
-        recorder: MetricsAccumulator,
-        guard: StabilityGuard,
-        recovery: Rollback,
-        leave: PreemptionHandler,
-        standings: HeartbeatMonitor,
-        ranks: DistributedContext,
-        sizes: ImageSizes,
-        dtype: torch.dtype,
-        log_every_steps: int,
-        check_weights_every: int,
-        save_every_steps: int,
+        recipe: Recipe,
+        context: DistributedContext,
+        observer: StepObserver,
+        wants_to_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.engine = engine
-        self.exchange = exchange
-        self.criterion = criterion
+        """`wants_to_stop` is asked once per step; all ranks learn of it (`StabilityGuard.should_stop`)."""
+        self.state = state
+        self.loss = loss
         self.schedule = schedule
-        self.average = average
-        self.recorder = recorder
-        self.guard = guard
-        self.recovery = recovery
-        self.leave = leave
-        self.standings = standings
-        self.ranks = ranks
-        self.sizes = sizes
-        self.dtype = dtype
-        self.log_every_steps = log_every_steps
-        self.check_weights_every = check_weights_every
-        self.save_every_steps = save_every_steps
-        self.overflows = SkippedStepDetector(engine)
-        self.step = 0
-        """Optimizer steps taken, those before a resume included."""
-        self._unaveraged = 0
-        """Of them, those that the average has not taken in: it waits until all ranks have the same weights."""
-        self._is_check_due = False
-        self._is_save_due = False
-        self._suspects: tuple[int, Sequence[TrainingBatch]] = (0, ())
-        """The newest step that may be to blame, and its images."""
-        self._statistics = statistics(engine.module)
-        self._statistics_before = [each.clone() for each in self._statistics]
+        self.context = context
+        self.observer = observer
+        self.wants_to_stop = wants_to_stop
+        self.sizes = ImageSizes(recipe, loss.strides[-1])
+        self.dtype = TORCH_DTYPES[recipe.precision.dtype]
+        self.global_batch = recipe.train.global_batch
+        self.batchnorm = BatchNormSnapshot(state.engine.module)
 
-    @property
-    def must_save(self) -> bool:
-        """Whether a checkpoint is due, at once and not at the epoch's end, and ranks have the same weights."""
-        return (self._is_save_due or self.guard.should_stop) and self.exchange.steps_since_sync == 0
-
-    def has_saved(self) -> None:
-        """A checkpoint was written after the newest step."""
-        self._is_save_due = False
-
-    def epoch(
-        self, first_step: int, steps: Iterator[Sequence[TrainingBatch]]
-    ) -> Iterator[StepMetrics]:
-        """Train one epoch, or what is left of it; yields a log every `log_every_steps` steps and at the epoch's end.
-
-        A log comes also where `must_save` has become true.
-
-        Raises TrainingDiverged on all ranks alike.
-        """
-        self.step = first_step
-        self.engine.train()
-        while True:
-            self.recorder.step_begins()
-            number = self.step + 1
-            self.standings.set_phase(f"waiting for the images of step {number}")
-            micro_batches = next(steps, None)  # the images of one optimizer step
-            if micro_batches is None:
-                break
-            self.recorder.images_arrived()
-            factor = self.guard.lr_factor(self.step)
-            rates = self.schedule.apply(self.engine.optimizer.param_groups, self.step, factor)
-            size = self.sizes.at(self.step)
-            # Boxes find their cells on the processor: on a GPU it would have to wait for the device.
-            assignments = [
-                self.criterion.assign(batch.targets, (len(batch.images), 3, size, size))
-                for batch in micro_batches
-            ]
-            # The sum over the ranks travels while the network computes.
-            is_alone = self.exchange.is_local_step
-            matches, exchange = self._count_matches(assignments, is_alone)
-            limit_gradient_norm(self.engine, self.guard.norms.limit)
-            torch._foreach_copy_(self._statistics_before, self._statistics)
-            found = torch.zeros(3, device=self.ranks.device)  # this rank's share of the loss
-            for batch, assignment in zip(micro_batches, assignments, strict=True):
-                self.standings.set_phase(f"computing step {number}")
-                images = to_network(batch.images, self.ranks.device, self.dtype)
-                predictions = self.engine(scaled(images, size))
-                if exchange is not None:
-                    exchange.wait()
-                    exchange = None
-                assignment = assignment.to(self.ranks.device, non_blocking=True)
-                loss, parts = self.criterion(predictions, assignment, self._normaliser(matches))
-                found += parts.stacked()
-                if batch is micro_batches[-1]:
-                    loss = loss * self.guard.nan_gate(found.sum(), self.leave.is_asked, is_alone)
-                self.engine.backward(loss)
-                self.standings.set_phase(f"exchanging gradients of step {number}", waits=True)
-                self.exchange.finish_gradients()
-                self.engine.step()
-            self.exchange.step_taken()
-            was_applied = self.overflows.was_step_applied()
-            had_part = was_applied and self.exchange.has_gradient
-            if not had_part:  # whatever was not finite went through BatchNorm too
-                torch._foreach_copy_(self._statistics, self._statistics_before)
-            # Whether a rank's own step was applied the others do not know, and averages must stay the same on all.
-            self._take_into_average(int(was_applied or is_alone))
-            self.step = number
-            self.recorder.step_ended(found if had_part else None)
-            if not had_part:
-                self._suspects = number, micro_batches
-            self._look_after(micro_batches, was_applied, had_part, is_alone)
-            if self.check_weights_every and self.step % self.check_weights_every == 0:
-                self._is_check_due = True
-            if self._is_check_due and self.exchange.steps_since_sync == 0:
-                self.check_replicas_equal()
-            if self.save_every_steps and self.step % self.save_every_steps == 0:
-                self._is_save_due = True
-            if self.step % self.log_every_steps == 0 or self.must_save:
-                yield self._log(rates.lr)
-        self.recorder.step_begins()
-        must_meet = self.exchange.steps_since_sync > 0
-        if must_meet:
-            self.standings.set_phase(f"coming together after step {self.step}", waits=True)
-            self.exchange.flush()
-        self.recorder.epoch_settled()
-        self._take_into_average(0)
-        if must_meet:
-            self._meet()
-        if self.recorder.has_steps:
-            yield self._log(rates.lr)
-
-    def _look_after(
-        self,
-        micro_batches: Sequence[TrainingBatch],
-        was_applied: bool,
-        had_part: bool,
-        is_alone: bool,
-    ) -> None:
-        """What the step just made was like, whether to go back, whether somebody wants to leave; the same on all ranks."""
-        is_mean = self.exchange.averages_gradients and not is_alone
-        norm = None if not is_mean else self.engine.get_global_grad_norm()
-        faults = self.guard.observe(
-            self.step,
-            was_applied,
-            had_part,
-            None if norm is None else float(norm),
-            is_alone,
-            self.overflows.is_scale_falling,
-        )
-        if any(fault.was_taken for fault in faults):
-            self._suspects = self.step, micro_batches
-        if is_alone and self.exchange.steps_since_sync == 0:
-            self._meet()
-        else:
-            self._answer(faults)
-
-    def _meet(self) -> None:
-        """Ranks that stepped alone are together again."""
-        self.standings.set_phase(f"adding up what ranks found until step {self.step}", waits=True)
-        self._answer(self.guard.sync(self.step, self.leave.is_asked, self.ranks.device))
-
-    def _answer(self, faults: list[Anomaly]) -> None:
-        for fault in faults:
-            self.recovery.note(self.step, fault)
-        if faults and self.guard.must_roll_back:
-            self.recovery.roll_back(self.step, *self._suspects)
-            self._unaveraged = 0
-            self.overflows = SkippedStepDetector(self.engine)  # the loss scale is another
-
-    def check_replicas_equal(self) -> None:
-        """Raise RanksDiverged where ranks that should have the same weights do not; to be asked when none is behind."""
-        self.standings.set_phase(f"comparing weights after step {self.step}", waits=True)
-        check_replicas_equal(self.engine.module, f"step {self.step}")
-        self._is_check_due = False
-
-    def _take_into_average(self, steps: int) -> None:
-        self._unaveraged += steps
-        if self._unaveraged and self.exchange.steps_since_sync == 0:
-            self.average.update(self._unaveraged)
-            self._unaveraged = 0
+    def __call__(self, batch: Sequence[TrainingBatch]) -> StepResult:
+        """Take one step on this rank's micro batches."""
+        state, device, step = self.state, self.context.device, self.state.step + 1
+        engine, strategy, guard = state.engine, state.strategy, state.guard
+        lr_factor = guard.lr_factor(state.step)
+        rates = self.schedule.apply(engine.optimizer.param_groups, state.step, lr_factor)
+        size = self.sizes.at(state.step)
+        is_local = strategy.is_local_step
+        # Assigned on the CPU: on a GPU, the host would have to wait for the device.
+        targets = [self.loss.assign(mb.targets, (len(mb.images), 3, size, size)) for mb in batch]
+        matches, counting = self._count_matches(targets, is_local)  # sent while the forward runs
+        limit_gradient_norm(engine, guard.norms.limit)
+        self.batchnorm.save()
+        losses = torch.zeros(3, device=device)
+        for micro_batch, target in zip(batch, targets, strict=True):
+            self.observer.begin(StepPart.FORWARD, step)
+            images = to_network(micro_batch.images, device, self.dtype)
+            predictions = engine(scaled(images, size))
+            if counting is not None:
+                counting.wait()
+                counting = None
+            target = target.to(device, non_blocking=True)
+            loss, parts = self.loss(predictions, target, self._normaliser(matches))
+            losses += parts.stacked()
+            if micro_batch is batch[-1]:  # 1.0, or NaN: then every rank skips the step
+                loss = loss * guard.nan_gate(losses.sum(), self.wants_to_stop(), is_local)
+            self.observer.begin(StepPart.BACKWARD, step)
+            engine.backward(loss)
+            self.observer.begin(StepPart.UPDATE, step)
+            strategy.reduce_gradients()
+            engine.step()  # DeepSpeed clips, updates and zeroes at the end of the accumulation
+        strategy.after_step()
+        outcome = self._outcome()
+        if outcome is not Outcome.APPLIED:
+            self.batchnorm.restore()  # the non-finite values passed through it too
+        state.step = step
+        return StepResult(step, rates.lr, losses, outcome, is_local)
 
     def _count_matches(
-        self, assignments: Sequence[Assignment], is_alone: bool
+        self, targets: Sequence[Assignment], is_local: bool
     ) -> tuple[torch.Tensor, Any]:
-        """Matched boxes per level (3,) in the step's whole global batch, and the collective that adds them up.
+        """Matched boxes per level (3,) in the global batch, and the all-reduce under way that sums them.
 
-        A rank that steps alone takes the others' images for as full as its own.
+        In a local step, the other ranks' images are assumed to hold as many boxes as this rank's.
         """
-        matches = torch.stack([assignment.matches for assignment in assignments]).sum(0)
-        matches = matches.to(self.ranks.device, torch.float32, non_blocking=True)
-        if is_alone or self.ranks.world_size == 1:
-            return matches * self.ranks.world_size, None
+        matches = torch.stack([target.matches for target in targets]).sum(0)
+        matches = matches.to(self.context.device, torch.float32, non_blocking=True)
+        if is_local or self.context.world_size == 1:
+            return matches * self.context.world_size, None
         return matches, dist.all_reduce(matches, async_op=True)
 
     def _normaliser(self, matches: torch.Tensor) -> Normaliser:
-        accumulation = self.engine.gradient_accumulation_steps()
-        return Normaliser(
-            matches=matches,
-            images=self.recorder.global_batch,
-            shards=self.ranks.world_size * accumulation,
-        )
+        shards = self.context.world_size * self.state.engine.gradient_accumulation_steps()
+        return Normaliser(matches=matches, images=self.global_batch, shards=shards)
 
-    def _log(self, lr: float) -> StepMetrics:
-        step = self.step
-        self.standings.set_phase(f"adding up the figures of step {step}", waits=True)
-        norm = self.engine.get_global_grad_norm()
-        return self.recorder.log(step, step / self.schedule.steps_per_epoch, lr, norm)
+    def _outcome(self) -> Outcome:
+        if not self.state.skipped_steps.was_step_applied():
+            return Outcome.SKIPPED
+        is_included = self.state.strategy.has_gradient
+        return Outcome.APPLIED if is_included else Outcome.SKIPPED_LOCALLY
+
+
+class BatchNormSnapshot:
+    """BatchNorm's running statistics before a step, to be restored if the step is skipped."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._current = batchnorm_statistics(model)
+        self._saved = [each.clone() for each in self._current]
+
+    def save(self) -> None:
+        """Copy the current statistics."""
+        torch._foreach_copy_(self._saved, self._current)
+
+    def restore(self) -> None:
+        """Put back what `save` copied."""
+        torch._foreach_copy_(self._current, self._saved)

@@ -1,7 +1,8 @@
-"""Judging the averaged weights during a run, and keeping the best."""
+"""Validation of the averaged weights during a run; the best are kept."""
 
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,32 +26,34 @@ from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.distributed import DistributedContext, broadcast_object
 from yolo.training.loop.datasets import Datasets
 
+logger = logging.getLogger(__name__)
+
 SHOWN_CONFIDENCE = 0.25
 SHOWN_IOU = 0.45
-"""As `yolo detect` draws: what a user would see, not all that the metric counts."""
+"""The defaults of `yolo detect`: what a user would see, not all that the metric counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationResult:
-    """What one evaluation said; the same on every rank but for the metrics."""
+    """The result of one evaluation; the same on every rank, except for metrics and samples."""
 
     ap: float | None
     ap50: float | None
     is_best: bool
     metrics: Metrics | None
-    """On the first rank."""
+    """On the main rank."""
     samples: tuple[SamplePicture, ...] = ()
-    """Where it is the best so far, some images with true and detected boxes; on the first rank."""
+    """If it is the best so far, some images with true and detected boxes; on the main rank."""
 
 
 class Validator:
-    """Evaluates on the validation split, every rank its share of the images."""
+    """Evaluates on the validation split; each rank takes its share of the images."""
 
     def __init__(
-        self, datasets: Datasets, recipe: Recipe, ranks: DistributedContext, run: RunDirectory
+        self, datasets: Datasets, recipe: Recipe, context: DistributedContext, run: RunDirectory
     ) -> None:
         self.recipe = recipe
-        self.ranks = ranks
+        self.context = context
         self.run = run
         self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
@@ -60,30 +63,28 @@ class Validator:
             recipe.train.micro_batch,
             recipe.data.workers,
             strides(recipe.model.variant)[-1] if recipe.evaluation.rectangular else None,
-            ranks.rank,
-            ranks.world_size,
+            context.rank,
+            context.world_size,
         )
 
-    def judge(
-        self, model: YOLOv5, best_ap: float, tell: Callable[[str], None] = lambda _: None
-    ) -> ValidationResult:
+    def validate(self, model: YOLOv5, best_ap: float) -> ValidationResult:
         """Evaluate a plain network that holds the same weights on every rank; collective.
 
         The best weights so far are written. A split without boxes has no AP, and its last weights are its best.
         """
-        peers = ProcessGroup() if self.ranks.world_size > 1 else LocalGather()
+        gather = ProcessGroup() if self.context.world_size > 1 else LocalGather()
         metrics = evaluate(
-            model, self.batches, self.truth, self.recipe.evaluation, self.ranks.device, peers
+            model, self.batches, self.truth, self.recipe.evaluation, self.context.device, gather
         )
-        ap, ap50 = broadcast_object(self.ranks, metrics and (metrics.ap, metrics.ap50))
+        ap, ap50 = broadcast_object(self.context, metrics and (metrics.ap, metrics.ap50))
         is_best = ap is None or ap > best_ap
-        if not (is_best and self.ranks.is_main):
+        if not (is_best and self.context.is_main):
             return ValidationResult(ap, ap50, is_best, metrics)
-        self.save(model, self.run.best_weights, tell)
+        self.save(model, self.run.best_weights)
         return ValidationResult(ap, ap50, is_best, metrics, self._samples(model))
 
-    def save(self, model: YOLOv5, path: Path, tell: Callable[[str], None]) -> None:
-        """Write weights with what is needed to use them anywhere; a disk that is full is told, and the run goes on."""
+    def save(self, model: YOLOv5, path: Path) -> None:
+        """Write weights with all that is needed to use them anywhere; a full disk is logged, and training continues."""
         description = {
             "class_names": json.dumps(self.val.class_names),
             "image_size": str(self.recipe.model.image_size),
@@ -91,10 +92,10 @@ class Validator:
         try:
             save_weights(path, model, description)
         except WeightsError as error:
-            tell(f"warning: {error}; training goes on")
+            logger.warning("%s; training continues", error)
 
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
-        """The same few validation images each time, with what is there and what is detected."""
+        """The same few validation images each time, with true and detected boxes."""
         records = self.val.records[: self.recipe.tracking.wandb.images]
         return tuple(self._sample(model, record) for record in records)
 
@@ -107,7 +108,7 @@ class Validator:
             SHOWN_CONFIDENCE,
             SHOWN_IOU,
             self.recipe.evaluation.max_detections,
-            self.ranks.device,
+            self.context.device,
         )
         return _sample(record, image, found)
 

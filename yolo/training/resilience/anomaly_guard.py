@@ -1,8 +1,8 @@
-"""The stability guard: steps that would spoil the weights are found before they are taken, by all ranks alike.
+"""The stability guard: steps that would damage the weights are found before they are applied, on all ranks alike.
 
-The ranks add up their shares of the loss in one small all-reduce before the last backward of a step. Where the sum is
-not finite, or far above what it was lately, the loss becomes NaN on all ranks: each strategy leaves out a step whose
-gradient is not finite, so that this is the one switch that all of them know. On a GPU nothing waits for it.
+The ranks add up their shares of the loss in one small all-reduce before the last backward of a step. If the sum is not
+finite, or far above its recent values, the loss becomes NaN on all ranks. Every strategy skips a step whose gradient is
+not finite, so this is the one switch that works for all of them. On a GPU the host does not wait for it.
 """
 
 import math
@@ -18,161 +18,166 @@ from yolo.recipe.schema.stability import StabilitySection
 from yolo.training.engine.distributed import DistributedContext
 
 MEMORY = 100
-"""Steps that "lately" means."""
+"""Steps that count as recent."""
 LEAST_MEMORY = 30
-"""Before there are so many, only what is not finite is bad."""
+"""With fewer recent steps, only non-finite values are anomalies."""
 LEAST_DEVIATION = 0.15
-"""Of logarithms: with the default score a spike is at least 5.9 times the median. The losses of small batches are skewed:
-most lie close together, and one in five is half as large again. With 0.05 (1.8 times), 7 of 100 short runs on clean images,
+"""In logarithms: with the default score, a spike is at least 5.9 times the median. The losses of small batches are skewed:
+most are close together, and one in five is half as large again. With 0.05 (1.8 times), 7 of 100 short runs on clean images,
 recorded without the guard, would have lost a good step of 1.9 to 2.6 times the median.
 """
 NORMAL = 1.4826
-"""Standard deviations in a median absolute deviation, for normally distributed figures."""
+"""Standard deviations per median absolute deviation, for a normal distribution."""
 
 
 class SpikeDetector:
-    """What a positive figure was lately, and from where on one is a spike.
+    """The recent values of a positive figure, and the limit above which a value is a spike.
 
-    The robust z-score of its logarithm: median and median absolute deviation do not move with the outliers that they are
-    to find (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993).
+    The limit is a robust z-score of the logarithm: the outliers that it is to find move neither the median nor the median
+    absolute deviation (Iglewicz and Hoaglin, "How to Detect and Handle Outliers", 1993).
     """
 
-    def __init__(self, score: float, seen: Sequence[float] = ()) -> None:
+    def __init__(self, score: float, logs: Sequence[float] = ()) -> None:
         self.score = score
-        self.seen = deque(seen, MEMORY)
+        self.logs = deque(logs, MEMORY)
+        """Logarithms of the recent values."""
 
     @property
     def limit(self) -> float:
-        """The largest figure that is no spike; infinite while too little was seen."""
-        if not self.score or len(self.seen) < LEAST_MEMORY:
+        """The largest value that is no spike; infinite while too few values are known."""
+        if not self.score or len(self.logs) < LEAST_MEMORY:
             return math.inf
-        middle = statistics.median(self.seen)
-        deviation = statistics.median(abs(each - middle) for each in self.seen)
-        return math.exp(middle + self.score * NORMAL * max(deviation, LEAST_DEVIATION))
+        median = statistics.median(self.logs)
+        deviation = statistics.median(abs(each - median) for each in self.logs)
+        return math.exp(median + self.score * NORMAL * max(deviation, LEAST_DEVIATION))
 
-    def take_in(self, figure: float) -> None:
-        """Remember the figure of a step that was taken."""
-        if figure > 0 and math.isfinite(figure):
-            self.seen.append(math.log(figure))
+    def add(self, value: float) -> None:
+        """Remember the value of a step that was applied."""
+        if value > 0 and math.isfinite(value):
+            self.logs.append(math.log(value))
 
 
 class Anomaly(NamedTuple):
-    """Of one step, or of some that ranks took alone."""
+    """What was wrong with one step, or with some local steps."""
 
-    words: str
-    was_taken: bool
+    reason: str
+    was_applied: bool
 
 
 class StabilityGuard:
-    """Judges steps, and counts the bad ones.
+    """Finds anomalies, and counts them.
 
-    After `vote` and the step itself, `taken` is called. Ranks that step alone judge for themselves, and add up what they
-    found with the vote of their next step in common, or when they `meet`.
+    Each step calls `nan_gate`, and `observe` afterwards. In local steps a rank decides by itself; what it found is added
+    up with the others' in the next synchronised step, or by `sync`.
     """
 
-    def __init__(self, settings: StabilitySection, ranks: DistributedContext) -> None:
+    def __init__(self, settings: StabilitySection, context: DistributedContext) -> None:
         self.settings = settings
-        self.ranks = ranks
+        self.context = context
         self.losses = SpikeDetector(settings.spike_score)
         self.norms = SpikeDetector(settings.spike_score)
-        self.own_losses = SpikeDetector(settings.spike_score)
-        """Of the steps that this rank took alone: what all judge by must be the same on all."""
+        self.local_losses = SpikeDetector(settings.spike_score)
+        """Of local steps, kept apart: what all ranks decide by must be the same on all."""
         self.recent_anomalies: deque[int] = deque()
-        """The steps of the bad ones among the last `strike_window`, counted from 1."""
+        """The bad steps among the last `strike_window`, counted from 1."""
         self.skipped = 0
-        """Steps left out, in the whole run; of those that ranks take alone, each rank's."""
+        """Steps skipped in the whole run; local steps count once per rank."""
         self.rollbacks = 0
         self.calm_until = 0
         """The step after which the learning rate is the schedule's again."""
         self.lr_factor_then = 1.0
         self.should_stop = False
-        """Whether any rank was asked to leave; the same on all."""
-        self._vote = torch.zeros(4)
-        self._found_alone = 0
-        """Bad steps of this rank that the others have not heard of."""
+        """Whether any rank was asked to stop; the same on all."""
+        self._gate = torch.zeros(4)
+        """The sums over the ranks of loss, stop requests and local anomalies; whether the step is bad."""
+        self._local_anomalies = 0
+        """Bad local steps of this rank that the others do not know of yet."""
 
-    # --- before and after a step ----------------------------------------------------------------------------------
+    # --- before and after a step --------------------------------------------------------------------------------
 
-    def nan_gate(self, loss: torch.Tensor, wants_to_leave: bool, is_alone: bool) -> torch.Tensor:
-        """What to multiply the step's last loss with: 1, or NaN where the step must not be taken; a scalar.
+    def nan_gate(self, loss: torch.Tensor, wants_to_stop: bool, is_local: bool) -> torch.Tensor:
+        """The factor for the step's last loss: 1, or NaN if the step must be skipped; a scalar tensor.
 
-        `loss` is this rank's share of the loss (scalar); collective unless it steps alone.
+        `loss` is this rank's share of the loss (scalar). Collective, unless the step is local.
         """
-        besides = (float(wants_to_leave), float(self._found_alone))
-        vote = torch.stack(
+        extra = (float(wants_to_stop), float(self._local_anomalies))
+        sums = torch.stack(
             [
                 loss.detach().float(),
-                *(loss.new_full((), number, dtype=torch.float32) for number in besides),
+                *(loss.new_full((), number, dtype=torch.float32) for number in extra),
             ]
         )
-        if self.ranks.world_size > 1:
-            if is_alone:
-                vote *= self.ranks.world_size  # takes the others' images for as hard as its own
+        if self.context.world_size > 1:
+            if is_local:
+                sums *= (
+                    self.context.world_size
+                )  # assumes the other ranks' images as hard as its own
             else:
-                dist.all_reduce(vote)
-        is_bad = ~vote[0].isfinite() | (vote[0] > self._usual_losses(is_alone).limit)
-        self._vote = torch.cat([vote, is_bad.float().reshape(1)])
+                dist.all_reduce(sums)
+        is_bad = ~sums[0].isfinite() | (sums[0] > self._loss_detector(is_local).limit)
+        self._gate = torch.cat([sums, is_bad.float().reshape(1)])
         return torch.where(is_bad, torch.nan, 1.0)
 
     def observe(
         self,
         step: int,
-        was_applied: bool,
-        had_part: bool,
+        is_applied: bool,
+        has_gradient: bool,
         norm: float | None,
-        is_alone: bool,
+        is_local: bool,
         is_scaling: bool = False,
     ) -> list[Anomaly]:
-        """Judge a step after it; returns what was wrong, as all ranks know it.
+        """Check a step after it was taken; returns its anomalies, the same on all ranks.
 
-        `had_part` says whether this rank's gradient was in the step: the 1-bit optimizers take one without it. `norm` is the averaged gradient's; None where it is not known or a rank's own. `is_scaling`: fp16 looks for the
-        largest loss scale that works by steps whose gradients overflow, which is no fault.
+        `has_gradient`: whether this rank's gradient was part of the step; the 1-bit optimizers can do without it.
+        `norm`: of the averaged gradient; None if unknown or a single rank's. `is_scaling`: fp16 searches for the
+        largest loss scale by steps whose gradients overflow, which is no anomaly.
         """
-        loss, wanting_to_leave, found_alone, was_bad = self._vote.tolist()
-        was_taken = was_applied and not was_bad and (had_part or not is_alone)
-        usual = self._usual_losses(is_alone)
-        wrong = self._what_is_wrong(loss, usual.limit, norm, was_taken or is_scaling)
-        if was_taken:
-            usual.take_in(loss)
+        loss, stop_requests, local_anomalies, was_bad = self._gate.tolist()
+        was_applied = is_applied and not was_bad and (has_gradient or not is_local)
+        detector = self._loss_detector(is_local)
+        reason = self._anomaly(loss, detector.limit, norm, was_applied or is_scaling)
+        if was_applied:
+            detector.add(loss)
             if norm is not None:
-                self.norms.take_in(norm)
-        if is_alone:
-            self._found_alone += wrong is not None
-            return []  # told when ranks meet
-        self.skipped += not was_taken
-        found = [Anomaly(wrong, was_taken)] if wrong else []
-        faults = self._together(step, wanting_to_leave, int(found_alone), found)
-        self._found_alone += was_taken and not had_part  # told with the next vote
-        return faults
+                self.norms.add(norm)
+        if is_local:
+            self._local_anomalies += reason is not None
+            return []  # reported at the next sync
+        self.skipped += not was_applied
+        found = [Anomaly(reason, was_applied)] if reason else []
+        anomalies = self._count(step, stop_requests, int(local_anomalies), found)
+        self._local_anomalies += was_applied and not has_gradient  # reported with the next gate
+        return anomalies
 
-    def sync(self, step: int, wants_to_leave: bool, device: torch.device) -> list[Anomaly]:
-        """Add up what ranks that stepped alone found, now that they are together again; collective."""
-        both = torch.tensor([float(wants_to_leave), float(self._found_alone)], device=device)
-        if self.ranks.world_size > 1:
-            dist.all_reduce(both)
-        wanting_to_leave, found_alone = both.tolist()
-        return self._together(step, wanting_to_leave, int(found_alone), [])
+    def sync(self, step: int, wants_to_stop: bool, device: torch.device) -> list[Anomaly]:
+        """Add up what the ranks found in local steps; collective."""
+        sums = torch.tensor([float(wants_to_stop), float(self._local_anomalies)], device=device)
+        if self.context.world_size > 1:
+            dist.all_reduce(sums)
+        stop_requests, local_anomalies = sums.tolist()
+        return self._count(step, stop_requests, int(local_anomalies), [])
 
-    def _together(
-        self, step: int, wanting_to_leave: float, found_alone: int, found: list[Anomaly]
+    def _count(
+        self, step: int, stop_requests: float, local_anomalies: int, found: list[Anomaly]
     ) -> list[Anomaly]:
-        """Count what all ranks know now: the faults since they were last together."""
-        self._found_alone = 0
-        self.should_stop = wanting_to_leave > 0
-        self.recent_anomalies.extend([step] * (found_alone + len(found)))
+        """Count the anomalies since the last sync, which all ranks know now."""
+        self._local_anomalies = 0
+        self.should_stop = stop_requests > 0
+        self.recent_anomalies.extend([step] * (local_anomalies + len(found)))
         while (
             self.recent_anomalies and self.recent_anomalies[0] <= step - self.settings.strike_window
         ):
             self.recent_anomalies.popleft()
-        self.skipped += found_alone
-        if found_alone:
-            found.append(Anomaly(f"{found_alone} bad steps of single ranks", False))
+        self.skipped += local_anomalies
+        if local_anomalies:
+            found.append(Anomaly(f"{local_anomalies} bad steps of single ranks", False))
         return found
 
-    def _usual_losses(self, is_alone: bool) -> SpikeDetector:
-        return self.own_losses if is_alone else self.losses
+    def _loss_detector(self, is_local: bool) -> SpikeDetector:
+        return self.local_losses if is_local else self.losses
 
-    def _what_is_wrong(
+    def _anomaly(
         self, loss: float, loss_limit: float, norm: float | None, is_finite: bool
     ) -> str | None:
         if not math.isfinite(loss):
@@ -183,37 +188,37 @@ class StabilityGuard:
             return f"the gradient's norm is {norm:.4g}, above {limit:.4g}"
         return None if is_finite else "the gradient is not finite"
 
-    # --- what follows -----------------------------------------------------------------------------------------------
+    # --- rollback -----------------------------------------------------------------------------------------------
 
     @property
     def must_roll_back(self) -> bool:
-        """Whether leaving steps out is not enough; the same on all ranks."""
+        """Whether skipping steps is not enough; the same on all ranks."""
         return len(self.recent_anomalies) >= self.settings.strikes
 
     @property
     def has_given_up(self) -> bool:
-        """Whether going back is not enough either."""
+        """Whether rolling back is not enough either."""
         return self.rollbacks >= self.settings.rollbacks
 
-    def rolled_back(self, step: int) -> None:
-        """The run goes on after `step` with the weights of a checkpoint."""
+    def on_rollback(self, step: int) -> None:
+        """The run resumes after `step` with the weights of a checkpoint: lower the learning rate for a while."""
         self.lr_factor_then = self.lr_factor(step) * self.settings.lr_factor
         self.calm_until = step + self.settings.calm_steps
         self.rollbacks += 1
         self.recent_anomalies.clear()
 
     def lr_factor(self, step: int) -> float:
-        """What the schedule's learning rate of a step, counted from 0, is multiplied with."""
+        """The factor for the schedule's learning rate at a step, counted from 0."""
         return self.lr_factor_then if step < self.calm_until else 1.0
 
-    # --- checkpoints --------------------------------------------------------------------------------------------------
+    # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed run must know to judge as this one would have; JSON."""
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know to decide as this one would have; JSON."""
         return {
-            "losses": list(self.losses.seen),
-            "own_losses": list(self.own_losses.seen),
-            "norms": list(self.norms.seen),
+            "losses": list(self.losses.logs),
+            "own_losses": list(self.local_losses.logs),
+            "norms": list(self.norms.logs),
             "strikes": list(self.recent_anomalies),
             "skipped": self.skipped,
             "rollbacks": self.rollbacks,
@@ -221,13 +226,14 @@ class StabilityGuard:
             "lr_factor_then": self.lr_factor_then,
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` gave; nothing where it is empty."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned; an empty state changes nothing."""
         if not state:
             return
-        self.losses = SpikeDetector(self.settings.spike_score, state["losses"])
-        self.norms = SpikeDetector(self.settings.spike_score, state["norms"])
-        self.own_losses = SpikeDetector(self.settings.spike_score, state["own_losses"])
+        score = self.settings.spike_score
+        self.losses = SpikeDetector(score, state["losses"])
+        self.norms = SpikeDetector(score, state["norms"])
+        self.local_losses = SpikeDetector(score, state["own_losses"])
         self.recent_anomalies = deque(state["strikes"])
         self.skipped, self.rollbacks = state["skipped"], state["rollbacks"]
         self.calm_until, self.lr_factor_then = state["calm_until"], state["lr_factor_then"]

@@ -126,6 +126,13 @@ class HeartbeatMonitor:
         """This rank now does something else; `waits` where that is only to wait for other ranks. Takes a microsecond."""
         self._place = (place, waits, time.monotonic())
 
+    def begin(self, part: str, step: int) -> None:
+        """Set the phase as a part of a training step begins (`StepObserver`)."""
+        if part == "forward":
+            self.set_phase(f"computing step {step}")
+        elif part == "update":
+            self.set_phase(f"exchanging gradients of step {step}", waits=True)
+
     @contextmanager
     def attribute_failure(self) -> Iterator[None]:
         """Raises RanksLost, naming those that are missing, for the error of a collective; others pass."""

@@ -1,4 +1,4 @@
-"""Where figures stop being finite: which weights, which layer, on which images."""
+"""Locates non-finite values: which weights, which layer, on which images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,45 +11,47 @@ from yolo.training.engine.distributed import DistributedContext, all_gather_obje
 from yolo.training.engine.zero_shards import local_shard
 
 NAMED = 3
-"""Weights or images that are named before it says how many more there are."""
+"""Weights or images named in a message; the others are counted."""
 
 
 @torch.no_grad()
 def diagnosis(
     engine: Any,
-    micro_batches: Sequence[TrainingBatch],
+    batch: Sequence[TrainingBatch],
     names: Sequence[str],
     dtype: torch.dtype,
-    ranks: DistributedContext,
+    context: DistributedContext,
 ) -> str:
-    """What of a step is not finite, in a few words; collective. `names` are of this rank's images."""
+    """What is not finite in a step, in one sentence; collective. `names` are of this rank's images."""
     module: nn.Module = engine.module
-    spoilt = [
+    bad_weights = [
         name for name, p in module.named_parameters() if not bool(local_shard(p).isfinite().all())
     ]
     layers = []
-    for batch in micro_batches:
-        layer = first_layer_not_finite(engine, to_network(batch.images, ranks.device, dtype))
+    for micro_batch in batch:
+        images = to_network(micro_batch.images, context.device, dtype)
+        layer = first_layer_not_finite(engine, images)
         layers += [layer] if layer is not None else []
     mine = ""
-    if spoilt:
-        mine = f"the weights {_listed(spoilt)} are not finite"
+    if bad_weights:
+        mine = f"the weights {_listed(bad_weights)} are not finite"
     elif layers:
         mine = f"the first output that is not finite is that of {layers[0]}"
-    said = [
+    found = all_gather_object(context, (mine, list(names)))
+    reports = [
         f"rank {rank}: {what}, images {_listed(images)}"
-        for rank, (what, images) in enumerate(all_gather_object(ranks, (mine, list(names))))
+        for rank, (what, images) in enumerate(found)
         if what
     ]
-    every = [name for _, images in all_gather_object(ranks, (mine, list(names))) for name in images]
-    return "; ".join(said) or (
-        f"all weights and outputs are finite, so it is the loss or its gradient that is not; images {_listed(every)}"
+    every = [name for _, images in found for name in images]
+    return "; ".join(reports) or (
+        f"all weights and outputs are finite, so the loss or its gradient is not; images {_listed(every)}"
     )
 
 
 @torch.no_grad()
 def first_layer_not_finite(model: Any, images: torch.Tensor) -> str | None:
-    """The name and kind of the first layer whose output has a NaN or an infinity; None where all are finite."""
+    """The name and kind of the first layer whose output has a NaN or an infinity; None if all are finite."""
     found: list[str] = []
 
     def watch(name: str) -> Any:
@@ -67,9 +69,8 @@ def first_layer_not_finite(model: Any, images: torch.Tensor) -> str | None:
     finally:
         for hook in hooks:
             hook.remove()
-    if not bool(
-        images.isfinite().all()
-    ):  # after the forward, in which ranks may wait for each other
+    # After the forward, in which ranks may wait for each other.
+    if not bool(images.isfinite().all()):
         return "the images themselves"
     return found[0] if found else None
 

@@ -63,9 +63,8 @@ class PreemptionHandler:
         ).start()
         return request
 
-    @property
-    def is_asked(self) -> bool:
-        """Whether this rank got a signal, or `yolo train` asks (which the first rank looks for once a second)."""
+    def is_requested(self) -> bool:
+        """Whether this rank got a signal, or `yolo train` asks (which the main rank looks for once a second)."""
         if not self.reason and self._file is not None and time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_SECONDS
             if self._file.exists():

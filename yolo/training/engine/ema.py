@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights that is right under every ZeRO stage.
+"""Exponential moving average (EMA) of the weights, correct under every ZeRO stage.
 
-Under stages 0 to 2 every rank holds whole weights after a step, and averages them. Under stage 3 it holds a shard of
-each, and averages its shard: averaging is element by element, so nothing need be sent until whole weights are wanted.
+Under stages 0 to 2 every rank holds full weights after a step, and averages them. Under stage 3 it holds a shard of each
+weight, and averages its shard: averaging is element-wise, so nothing is sent until full weights are needed.
 """
 
 import math
@@ -17,32 +17,39 @@ from yolo.training.engine.zero_shards import gather_full, local_shard, shard
 class ModelEMA:
     """The average of a network's parameters and BatchNorm statistics over the steps.
 
-    `settings.ema: false` makes it the newest weights.
+    With `settings.ema: false`, it is the newest weights.
     """
 
     def __init__(self, trained: nn.Module, settings: TrainSection) -> None:
         self.trained = trained
         self.settings = settings
         self.updates = 0
+        """Steps averaged so far."""
+        self.pending_steps = 0
+        """Steps that wait to be averaged until all ranks have the same weights."""
         self.parameters = [local_shard(parameter).clone() for parameter in trained.parameters()]
-        self.buffers = [buffer.detach().clone() for buffer in statistics(trained)]
+        self.buffers = [buffer.detach().clone() for buffer in batchnorm_statistics(trained)]
 
     @torch.no_grad()
-    def update(self, steps: int = 1) -> None:
-        """Take in the weights after a step, or after several for which they were not the same on all ranks.
+    def update(self, steps: int = 1, is_synced: bool = True) -> None:
+        """Average in the weights after `steps` more steps; deferred until ranks are synced.
 
         The decay grows with the steps, so that the start is soon forgotten.
         """
-        self.updates += steps
+        self.pending_steps += steps
+        if not (is_synced and self.pending_steps):
+            return
+        self.updates += self.pending_steps
         current = [local_shard(parameter) for parameter in self.trained.parameters()]
-        current += [statistic.detach() for statistic in statistics(self.trained)]
+        current += [statistic.detach() for statistic in batchnorm_statistics(self.trained)]
         averages = [*self.parameters, *self.buffers]
-        power = steps * self.settings.ema_steps_per_step
+        power = self.pending_steps * self.settings.ema_steps_per_step
         torch._foreach_lerp_(averages, current, 1 - self.decay**power)
+        self.pending_steps = 0
 
     @property
     def decay(self) -> float:
-        """The share of the average that the next weights leave standing in a step of the average."""
+        """The weight of the old average in one step of averaging."""
         if not self.settings.ema:
             return 0.0
         steps = self.updates * self.settings.ema_steps_per_step
@@ -50,32 +57,32 @@ class ModelEMA:
 
     @torch.no_grad()
     def write_into(self, model: nn.Module) -> None:
-        """Put the whole average into a plain network; collective: all ranks must call it.
+        """Copy the full average into a plain network; collective.
 
-        BatchNorm's statistics, which each rank gathers from its own images, become their mean over the ranks there. The
-        run itself is left as it is, so that it ends the same however often it is looked at or saved.
+        BatchNorm's statistics, which differ between ranks, become their mean over the ranks there. The run itself does not
+        change, so that it ends the same however often it is evaluated or saved.
         """
         full = gather_full(list(self.trained.parameters()), self.parameters)
         for target, source in zip(model.parameters(), full, strict=True):
             target.copy_(source)
-        targets = statistics(model)
+        targets = batchnorm_statistics(model)
         for statistic, source in zip(targets, self.buffers, strict=True):
             statistic.copy_(source)
         all_reduce_mean(targets)
 
     @torch.no_grad()
     def read_from(self, model: nn.Module, updates: int) -> None:
-        """Go on from a whole average, as `write_into` left it in a plain network."""
+        """Restore a full average from a plain network, as `write_into` left it."""
         self.updates = updates
         for average, parameter, source in zip(
             self.parameters, self.trained.parameters(), model.parameters(), strict=True
         ):
             average.copy_(shard(parameter, source))
-        for average, statistic in zip(self.buffers, statistics(model), strict=True):
+        for average, statistic in zip(self.buffers, batchnorm_statistics(model), strict=True):
             average.copy_(statistic)
 
 
-def statistics(model: nn.Module) -> list[torch.Tensor]:
+def batchnorm_statistics(model: nn.Module) -> list[torch.Tensor]:
     """BatchNorm's running means and variances."""
     return [
         buffer

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yolo.recipe import prepare
-from yolo.training.loop.ema import ModelEMA
+from yolo.training.engine.ema import ModelEMA
 
 STAGES = (0, 2, 3)
 
