@@ -246,7 +246,7 @@ class CheckpointManager:
         self.state.load_weights(_read(folder / WEIGHTS))
         self.state.load_moments(_read(folder / MOMENTS), saved.counters)
         self.state.load_scaler(saved.scaler)
-        self.exchange.weights_loaded()
+        self.exchange.on_weights_loaded()
         self.plain.load_state_dict(_read(folder / AVERAGE))
         self.average.read_from(self.plain, saved.progress.average_updates)
         self._load_rank_state(folder, saved.identity.world_size)

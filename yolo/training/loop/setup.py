@@ -20,7 +20,7 @@ from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.metadata import latest_valid
 from yolo.training.checkpointing.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.criterion import detection_loss
-from yolo.training.engine.build import start_engine, start_exchange
+from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     broadcast_object,
@@ -133,7 +133,7 @@ def _train(
     plain.to(ranks.device).requires_grad_(False)
 
     engine = start_engine(model, recipe, ranks, narrator.tell)
-    exchange = start_exchange(engine, recipe)
+    exchange = build_strategy(engine, recipe)
     average = ModelEMA(engine.module, recipe.train)
     loader = training_loader(datasets.train_images, recipe, ranks.rank, ranks.world_size)
     schedule = LRSchedule(recipe, len(loader))

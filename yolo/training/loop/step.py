@@ -128,9 +128,9 @@ class Loop:
                     loss = loss * self.guard.nan_gate(found.sum(), self.leave.is_asked, is_alone)
                 self.engine.backward(loss)
                 self.standings.set_phase(f"exchanging gradients of step {number}", waits=True)
-                self.exchange.finish_gradients()
+                self.exchange.reduce_gradients()
                 self.engine.step()
-            self.exchange.step_taken()
+            self.exchange.after_step()
             was_applied = self.overflows.was_step_applied()
             had_part = was_applied and self.exchange.has_gradient
             if not had_part:  # whatever was not finite went through BatchNorm too
