@@ -5,6 +5,14 @@ from typing import Any
 
 import pytest
 
+from yolo.communication.optimizers.onebit_adam import OneBitAdam
+from yolo.communication.optimizers.onebit_lamb import OneBitLamb
+from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
+from yolo.communication.reducers.bucketed import OverlappedReducer
+from yolo.communication.reducers.local_sgd import LocalSGD
+from yolo.communication.reducers.powersgd import PowerSGDReducer
+from yolo.communication.strategy import SyncStrategy
+
 
 @pytest.fixture(scope="module")
 def found(launch_worker_once: Callable[..., Any]) -> Any:
@@ -95,3 +103,12 @@ def test_one_bit_that_differs_is_found_and_named(found: Any) -> None:
         assert (
             "parameters differ. A faulty machine" in said
         )  # of two ranks nobody knows which is right
+
+
+def test_checkpoints_keep_the_kinds_of_strategies() -> None:
+    """Older checkpoints hold them: under another kind a resumed run would lose its error feedback."""
+    optimizers = (OneBitAdam, OneBitLamb, ZeroOneAdam)
+    reducers = (SyncStrategy, OverlappedReducer, PowerSGDReducer, LocalSGD)
+    assert [each.kind for each in optimizers] == ["OneBitAdam", "OneBitLamb", "ZeroOneAdam"]
+    kinds = ["deepspeed", "overlapped", "powersgd", "local_steps"]
+    assert [each.kind for each in reducers] == kinds

@@ -15,7 +15,7 @@ from yolo.communication.metering.meter import TrafficMeter
 from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.model import YOLOv5
 from yolo.recipe import Recipe, prepare
-from yolo.training.engine.build import start_engine, start_exchange
+from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     init_distributed,
@@ -40,7 +40,7 @@ def weights_after(
     recipe = recipe_of(*overrides)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange = start_exchange(engine, recipe)
+    exchange = build_strategy(engine, recipe)
     exchange.plan(warmup_steps=1, steps=100)
     generator = torch.Generator().manual_seed(1 + ranks.rank)
     accumulation = recipe.train.gradient_accumulation_steps
@@ -48,9 +48,9 @@ def weights_after(
         for _ in range(accumulation):
             images = torch.rand(2, 3, 64, 64, generator=generator)
             engine.backward(sum(level.square().mean() for level in engine(images)))
-            exchange.finish_gradients()
+            exchange.reduce_gradients()
             engine.step()
-        exchange.step_taken()
+        exchange.after_step()
     flat = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
     return flat, exchange
 
@@ -228,13 +228,13 @@ def steps_after_a_nan(ranks: DistributedContext) -> list[bool]:
     recipe = recipe_of(*settings)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange = start_exchange(engine, recipe)
+    exchange = build_strategy(engine, recipe)
     exchange.plan(warmup_steps=1, steps=100)
     taken = []
     for step in range(6):
         loss = sum(level.square().mean() for level in engine(torch.rand(2, 3, 64, 64)))
         engine.backward(loss * (float("nan") if step == 3 and ranks.rank == 1 else 1.0))
-        exchange.finish_gradients()
+        exchange.reduce_gradients()
         engine.step()
         taken.append(bool(engine.was_step_applied()))
     return taken

@@ -19,7 +19,7 @@ from yolo.recipe import prepare
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.engine.build import start_engine, start_exchange
+from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import DistributedContext, init_distributed
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.checkpointing.train_state import TrainState
@@ -45,7 +45,7 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
     torch.distributed.barrier()
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange: SyncStrategy = start_exchange(engine, recipe)
+    exchange: SyncStrategy = build_strategy(engine, recipe)
     exchange.plan(1, 10)
     average = ModelEMA(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
@@ -83,10 +83,10 @@ def steps(
         for image in images[ranks.rank * share :][:share]:
             loss = sum(output.float().square().mean() for output in engine(image[None]))
             engine.backward(loss)
-            exchange.finish_gradients()
+            exchange.reduce_gradients()
             engine.step()
             total += loss.detach() / GLOBAL_BATCH
-        exchange.step_taken()
+        exchange.after_step()
         average.update()
         torch.distributed.all_reduce(total)
         losses.append(float(total))

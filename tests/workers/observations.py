@@ -28,7 +28,7 @@ from yolo.recipe.deepspeed.config import _merged, deepspeed_config
 from yolo.recipe.load.merge import load_recipe
 from yolo.recipe.resolve.resolve import resolve
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.build import SkippedStepDetector, start_engine, start_exchange
+from yolo.training.engine.build import SkippedStepDetector, build_strategy, start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     all_gather_object,
@@ -117,7 +117,7 @@ def _observed(case: Case, ranks: DistributedContext, meter: TrafficMeter) -> Obs
     )
     with as_written:
         engine = start_engine(model, recipe, ranks)
-    exchange = start_exchange(engine, recipe)
+    exchange = build_strategy(engine, recipe)
     exchange.plan(warmup_steps=1, steps=100)
     generator = torch.Generator().manual_seed(1 + ranks.rank)
     accumulation = recipe.train.gradient_accumulation_steps
@@ -140,9 +140,9 @@ def _observed(case: Case, ranks: DistributedContext, meter: TrafficMeter) -> Obs
                 )
                 loss = sum(level.float().square().mean() for level in engine(images))
                 engine.backward(factor * loss)
-                exchange.finish_gradients()
+                exchange.reduce_gradients()
                 engine.step()
-            exchange.step_taken()
+            exchange.after_step()
             taken.append(watch.was_step_applied())
             traffic = backward.whole
             traffic.add(meter.take())

@@ -14,7 +14,7 @@ from yolo.calibration.strategies import Strategy
 from yolo.model import YOLOv5
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import Recipe, prepare
-from yolo.training.engine.build import parameter_groups, start_engine, start_exchange
+from yolo.training.engine.build import build_strategy, parameter_groups, start_engine
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.resilience.anomaly_guard import StabilityGuard
 
@@ -118,7 +118,7 @@ class _Engine:
 
     def __init__(self, trainer: SyntheticTraining, exchanges: bool) -> None:
         self.engine = start_engine(trainer.model, trainer.recipe, trainer.ranks)
-        self.exchange = start_exchange(self.engine, trainer.recipe)
+        self.exchange = build_strategy(self.engine, trainer.recipe)
         self.exchange.plan(warmup_steps=1, steps=10**6)
         self.exchanges = exchanges
         if not exchanges:
@@ -133,11 +133,11 @@ class _Engine:
         self.engine.backward(loss)
 
     def micro_step_done(self) -> None:
-        self.exchange.finish_gradients()
+        self.exchange.reduce_gradients()
         self.engine.step()
 
     def step_done(self) -> None:
-        self.exchange.step_taken()
+        self.exchange.after_step()
 
     def is_local_step(self) -> bool:
         """Whether the next step is taken without hearing of the other ranks."""

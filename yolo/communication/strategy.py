@@ -1,114 +1,74 @@
-"""How the steps that ranks compute become one: the interface of a strategy, and the two that need no code of their own.
+"""How ranks synchronise their steps: the interface of a strategy; its defaults leave everything to DeepSpeed.
 
-A strategy is chosen in `training/engine.py`. The loop calls it at three places, in this order: gradients are computed,
-a step was taken, an epoch is over.
+`build_strategy` in `yolo/training/engine/build.py` chooses one. The trainer calls it at three places, in this order: after
+a backward, after an optimizer step, at an epoch's end.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
-from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
+from torch import nn
+
+
+class DeepSpeedEngine(Protocol):
+    """The part of DeepSpeed's engine that strategies use."""
+
+    module: nn.Module
+    optimizer: Any
+    enable_backward_allreduce: bool
+    """Whether the engine averages gradients after backward; it reads this at each step (0.19.8)."""
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        """Whether this micro batch is the last of its step."""
 
 
 class SyncStrategy:
-    """Leaves everything to DeepSpeed; the others say what they do instead."""
+    """DeepSpeed averages the gradients; subclasses override what they do differently."""
 
     kind = "deepspeed"
-    """Whose state a checkpoint holds."""
+    """Names the strategy in checkpoints: it must not change."""
     averages_gradients = True
-    """Whether each step's gradient, and so its norm, is the ranks' mean."""
-
-    @property
-    def steps_since_sync(self) -> int:
-        """Steps since all ranks had the same weights; 0 when they have."""
-        return 0
+    """Whether each step's gradient, and so its norm, is the mean over the ranks."""
+    steps_since_sync = 0
+    """Steps since all ranks had the same weights; 0 if they have."""
+    has_gradient = True
+    """Whether this rank's gradient contributed to the last step, as far as the strategy decides it."""
 
     @property
     def phase(self) -> str:
-        """What is exchanged at present, where that changes in the course of a run; a few words."""
-        return ""
-
-    def plan(self, warmup_steps: int, steps: int) -> str:
-        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run.
-
-        Returns what the user should know of it: a strategy whose time never comes; else nothing.
-        """
+        """What is exchanged at present, in a few words; empty if it stays the same for the full run."""
         return ""
 
     @property
     def is_local_step(self) -> bool:
-        """Whether the next step is one that this rank takes without hearing of the others'."""
+        """Whether this rank takes the next step without communication."""
         return False
 
-    @property
-    def has_gradient(self) -> bool:
-        """Whether this rank's own gradient had a part in the step just made, as far as the strategy decides it."""
-        return True
+    def plan(self, warmup_steps: int, steps: int) -> str:
+        """Resolve `auto` settings, given the learning rate's warm-up steps and the run's steps.
 
-    def finish_gradients(self) -> None:
-        """Called after each backward, before the engine's step; collective at an accumulation's end."""
+        Returns a warning for the user, for example if the run is too short for the strategy; else an empty string.
+        """
+        return ""
 
-    def step_taken(self) -> None:
-        """Called after each optimizer step, also one that was left out; may be collective."""
+    def reduce_gradients(self) -> None:
+        """Run after each backward, before the engine's step; collective at the end of an accumulation."""
+
+    def after_step(self) -> None:
+        """Run after each optimizer step, also a skipped one; may be collective."""
 
     def flush(self) -> None:
-        """Make weights the same on all ranks where they are not; collective."""
+        """Make the weights equal on all ranks if they are not; collective."""
 
     def rank_state(self) -> dict[str, Any]:
-        """What this rank alone knows; a checkpoint keeps it, so that a resumed run equals one that never stopped."""
+        """State of this rank only. A checkpoint keeps it, so that a resumed run equals an uninterrupted one."""
         return {}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """Take up what `rank_state` returned on the same rank.
+        """Load what `rank_state` returned on the same rank.
 
-        Not `is_own`: on the first of another number of ranks. What is the same on all ranks is taken from it, and error
-        feedback begins anew.
+        If not `is_own`, the state is the first rank's from a run with another number of ranks: load what is equal on all
+        ranks, and reset error feedback.
         """
 
-    def weights_loaded(self) -> None:
-        """Called after a checkpoint's weights replaced those that this began with."""
-
-
-class OptimizerExchange(SyncStrategy):
-    """The optimizer exchanges momentum itself."""
-
-    averages_gradients = False
-
-    def __init__(self, optimizer: FlatOptimizer) -> None:
-        self.optimizer = optimizer
-        self.kind = type(optimizer).__name__
-
-    @property
-    def steps_since_sync(self) -> int:
-        """See `SyncStrategy.steps_since_sync`."""
-        return self.optimizer.steps_since_sync
-
-    @property
-    def phase(self) -> str:
-        """See `SyncStrategy.phase`."""
-        return self.optimizer.phase
-
-    @property
-    def is_local_step(self) -> bool:
-        """See `SyncStrategy.is_local_step`."""
-        return self.optimizer.is_local_step
-
-    @property
-    def has_gradient(self) -> bool:
-        """See `SyncStrategy.has_gradient`: one that is not finite has none, and the others' step is taken all the same."""
-        return self.optimizer.has_gradient
-
-    def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `SyncStrategy.plan`."""
-        return self.optimizer.plan(warmup_steps, steps)
-
-    def flush(self) -> None:
-        """See `SyncStrategy.settle`."""
-        self.optimizer.flush()
-
-    def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`."""
-        return self.optimizer.rank_state()
-
-    def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`."""
-        self.optimizer.load_rank_state(state, is_own)
+    def on_weights_loaded(self) -> None:
+        """Run after a checkpoint has replaced the weights."""

@@ -1,7 +1,7 @@
 """What the 1-bit optimizers share: gradients, moments and updates as one vector, and a hand on the engine's exchange."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
@@ -9,26 +9,22 @@ import torch
 from yolo.communication.coalesced import copy_gradients
 from yolo.communication.compression.blocks import BlockLayout
 from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
+from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 VARIANCE_FLOOR = 0.01
 """Least second moment, as a share of its block's mean. All elements of a block are sent with one magnitude, and where
 the second moment is next to nothing the division by its root would make a huge step of it."""
 
 
-class GradientExchange(Protocol):
-    """DeepSpeed's engine, as far as it concerns us."""
-
-    enable_backward_allreduce: bool
-    """Whether the engine averages gradients after backward, which it asks itself at each step (0.19.8)."""
-
-
-class FlatOptimizer(torch.optim.Optimizer):
+class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
     """A base for optimizers that exchange momentum instead of gradients; ZeRO stage 0 only.
 
     The whole network is one vector of blocks (`BlockLayout`), in which a parameter group is a span. State is that of
     torch's Adam, `exp_avg` and `exp_avg_sq` for each parameter, so that a checkpoint holds nothing unusual; what
     differs from rank to rank is in `rank_state`.
     """
+
+    averages_gradients = False
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults | {"step": 0})
@@ -58,11 +54,11 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.clipping = 0.0
         self.has_gradient = False
         """Whether this rank's gradient of the step under way is finite."""
-        self._engine: GradientExchange | None = None
+        self._engine: DeepSpeedEngine | None = None
 
     # --- around the steps ---------------------------------------------------------------------------------------
 
-    def attach(self, engine: GradientExchange, clipping: float) -> None:
+    def attach(self, engine: DeepSpeedEngine, clipping: float) -> None:
         """Take charge of the engine's gradient exchange, and of clipping (a gradient norm, 0 for none).
 
         Averaged gradients are clipped as everywhere. Afterwards each rank clips its own: the norm of a mean is at most
@@ -72,22 +68,10 @@ class FlatOptimizer(torch.optim.Optimizer):
         self.clipping = clipping
         self.switch_exchange()
 
-    def plan(self, warmup_steps: int, steps: int) -> str:
-        """Settle what is `auto`, given the steps of the learning rate's warm-up and of the whole run.
-
-        Returns a warning where the run is over before anything is compressed, else nothing.
-        """
-        raise NotImplementedError
-
     @property
     def wants_averaged_gradients(self) -> bool:
         """Whether the next step needs gradients that are averaged over the ranks."""
         raise NotImplementedError
-
-    @property
-    def steps_since_sync(self) -> int:
-        """Steps since all ranks had the same weights."""
-        return 0
 
     @property
     def phase(self) -> str:
@@ -95,14 +79,6 @@ class FlatOptimizer(torch.optim.Optimizer):
         return (
             "whole gradients" if self.wants_averaged_gradients else "momentum at 1 bit an element"
         )
-
-    @property
-    def is_local_step(self) -> bool:
-        """Whether the next step is one that this rank takes without hearing of the others'."""
-        return False
-
-    def flush(self) -> None:
-        """Make weights the same on all ranks where they are not; collective."""
 
     def switch_exchange(self) -> None:
         """Tell the engine whether to average the gradients of the next step."""
@@ -126,15 +102,15 @@ class FlatOptimizer(torch.optim.Optimizer):
         if not self.overflow:
             for group in self.param_groups:
                 group["step"] += 1
-            self.after_step()
+            self.on_step_applied()
         self.switch_exchange()
 
     def advance(self, norm: torch.Tensor) -> None:
         """Turn `self.gradient`, whose norm is given, into a step."""
         raise NotImplementedError
 
-    def after_step(self) -> None:
-        """Called once a step was taken and counted."""
+    def on_step_applied(self) -> None:
+        """Run after a step has been applied and counted."""
 
     def _take_gradients(self) -> torch.Tensor:
         """Fill `self.gradient`; returns its norm, before clipping. One that is not finite becomes 0."""

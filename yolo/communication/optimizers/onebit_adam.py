@@ -31,6 +31,8 @@ class OneBitAdam(FlatOptimizer):
         freeze_step: steps of plain Adam, or "auto": until the second moment is stable (`VarianceStabilityTest`).
     """
 
+    kind = "OneBitAdam"
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -94,7 +96,7 @@ class OneBitAdam(FlatOptimizer):
         self.root(self.variance, self.step_count + 1, out=self.denominator)
         return True
 
-    def after_step(self) -> None:
+    def on_step_applied(self) -> None:
         """Freeze when it is time."""
         step = self.step_count
         if self.frozen_at is None and self._is_time(step):

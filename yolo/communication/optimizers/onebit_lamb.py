@@ -33,6 +33,8 @@ class OneBitLamb(OneBitAdam):
         factor_threshold: by what share of itself the factor may change in a step.
     """
 
+    kind = "OneBitLamb"
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -105,10 +107,10 @@ class OneBitLamb(OneBitAdam):
         self.factors = torch.clamp(factors, self.factors * (1 - near), self.factors * (1 + near))
         return self.coefficients * self.factors
 
-    def after_step(self) -> None:
-        """See `OneBitAdam.after_step`; the fresh second moment begins where the frozen one ends."""
+    def on_step_applied(self) -> None:
+        """See `OneBitAdam.on_step_applied`; the fresh second moment begins where the frozen one ends."""
         was_frozen = self.frozen_at is not None
-        super().after_step()
+        super().on_step_applied()
         if self.frozen_at is not None and not was_frozen:
             self.fresh_variance.copy_(self.variance)
             # A running mean that begins at 0 is too small until it is corrected, as Adam's moments are.

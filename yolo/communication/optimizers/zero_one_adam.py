@@ -35,6 +35,8 @@ class ZeroOneAdam(FlatOptimizer):
         local_step_clipper: the longest interval between exchanges, in steps; 1 for none.
     """
 
+    kind = "ZeroOneAdam"
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -60,7 +62,7 @@ class ZeroOneAdam(FlatOptimizer):
         """The weights of the last exchange, the same on all ranks; filled when ranks part."""
         self._rates = [0.0] * len(self.param_groups)
         self._decays = [1.0] * len(self.param_groups)
-        self._behind = 0
+        self.steps_since_sync = 0
         self._had_gradient = False
         """Whether this rank had a finite gradient since the ranks parted."""
 
@@ -132,7 +134,7 @@ class ZeroOneAdam(FlatOptimizer):
             return
         self.take_into_momentum()
         is_time = step >= self.param_groups[0]["next_exchange"]
-        if is_time and not self._behind:
+        if is_time and not self.steps_since_sync:
             if self.note_local(self.compressed.average(self.momentum, norm)):
                 self.move_by_momentum()
             return
@@ -140,7 +142,7 @@ class ZeroOneAdam(FlatOptimizer):
         if is_time:
             self._exchange(norm)
 
-    def after_step(self) -> None:
+    def on_step_applied(self) -> None:
         """Say when ranks exchange next."""
         step = self.step_count
         if step >= self.param_groups[0]["next_exchange"]:
@@ -158,17 +160,12 @@ class ZeroOneAdam(FlatOptimizer):
 
     # --- steps that a rank takes alone ----------------------------------------------------------------------------
 
-    @property
-    def steps_since_sync(self) -> int:
-        """See `FlatOptimizer.steps_since_sync`."""
-        return self._behind
-
     def _step_alone(self, step: int) -> None:
         """Move this rank's weights by its own momentum, and remember by how much."""
-        if not self._behind:
+        if not self.steps_since_sync:
             torch._foreach_copy_(self.anchor, self.parameters)
             self._had_gradient = False
-        self._behind += 1
+        self.steps_since_sync += 1
         self._had_gradient |= self.has_gradient
         correction = 1 - self.param_groups[0]["betas"][0] ** step
         torch.div(self.momentum, self.denominator, out=self.update)
@@ -197,12 +194,12 @@ class ZeroOneAdam(FlatOptimizer):
         self.accumulated.zero_()
         self._rates = [0.0] * len(self.param_groups)
         self._decays = [1.0] * len(self.param_groups)
-        self._behind = 0
+        self.steps_since_sync = 0
 
     @torch.no_grad()
     def flush(self) -> None:
         """See `FlatOptimizer.flush`: an exchange before its time."""
-        if self._behind:
+        if self.steps_since_sync:
             norm = torch.as_tensor(self._global_grad_norm, device=self.momentum.device)
             self._exchange(norm)
             step = self.step_count

@@ -7,26 +7,16 @@ the engine keeps the plain module, whose names and weights checkpoints know.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
 from torch import nn
 
 from yolo.communication.coalesced import copy_gradients
-from yolo.communication.optimizers.flat_optimizer import GradientExchange
-from yolo.communication.strategy import SyncStrategy
+from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 WIRE_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class AccumulatingEngine(GradientExchange, Protocol):
-    """DeepSpeed's engine, as far as it concerns a reducer."""
-
-    module: nn.Module
-
-    def is_gradient_accumulation_boundary(self) -> bool:
-        """Whether this micro batch is a step's last."""
 
 
 class OverlappedReducer(SyncStrategy):
@@ -37,7 +27,7 @@ class OverlappedReducer(SyncStrategy):
 
     kind = "overlapped"
 
-    def __init__(self, engine: AccumulatingEngine, bucket_size: int, data_type: str) -> None:
+    def __init__(self, engine: DeepSpeedEngine, bucket_size: int, data_type: str) -> None:
         engine.enable_backward_allreduce = False
         self.engine = engine
         # Backward begins at the network's end.
@@ -64,8 +54,8 @@ class OverlappedReducer(SyncStrategy):
             self.buckets[self._launched].launch()
             self._launched += 1
 
-    def finish_gradients(self) -> None:
-        """See `SyncStrategy.finish_gradients`."""
+    def reduce_gradients(self) -> None:
+        """See `SyncStrategy.reduce_gradients`."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
         for bucket in self.buckets[self._launched :]:  # a parameter without gradient held them up

@@ -6,7 +6,6 @@ Communication Training of Language Models", 2023, algorithm 1. With outer_lr 1 a
 averaged: S. Stich, "Local SGD Converges Fast and Communicates Little", ICLR 2019.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import deepspeed.comm as dist
@@ -14,8 +13,8 @@ import torch
 
 from yolo.communication.compression.blocks import BLOCK, BlockLayout, copy_as_far_as_both_go
 from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
-from yolo.communication.reducers.bucketed import WIRE_TYPES, AccumulatingEngine
-from yolo.communication.strategy import SyncStrategy
+from yolo.communication.reducers.bucketed import WIRE_TYPES
+from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 
 class LocalSGD(SyncStrategy):
@@ -27,29 +26,26 @@ class LocalSGD(SyncStrategy):
         lr, momentum: of the outer step.
         data_type: of the movement on the wire.
         is_one_bit: send its signs instead, with error feedback.
-        inner_state, load_inner_state: of the optimizer, whose moments differ from rank to rank.
     """
 
     kind = "local_steps"
+    is_local_step = True
 
     def __init__(
         self,
-        engine: AccumulatingEngine,
+        engine: DeepSpeedEngine,
         sync_every: int,
         lr: float,
         momentum: float,
         data_type: str,
         is_one_bit: bool,
-        inner_state: Callable[[], dict[str, Any]],
-        load_inner_state: Callable[[dict[str, Any]], None],
     ) -> None:
         engine.enable_backward_allreduce = False
         self.sync_every = sync_every
         self.lr = lr
         self.momentum = momentum
         self.wire_type = WIRE_TYPES[data_type]
-        self.inner_state = inner_state
-        self.load_inner_state = load_inner_state
+        self.optimizer = engine.optimizer
         self.parameters: list[torch.Tensor] = [
             parameter for parameter in engine.module.parameters() if parameter.requires_grad
         ]
@@ -65,29 +61,18 @@ class LocalSGD(SyncStrategy):
         self._anchors = layout.views(self.anchor)
         self._movements = layout.views(self.movement)
         self._compressed = CompressedAllReduce(layout, dtype) if is_one_bit else None
-        self._behind = 0
-        self.weights_loaded()
+        self.on_weights_loaded()
 
-    @property
-    def steps_since_sync(self) -> int:
-        """See `SyncStrategy.steps_since_sync`."""
-        return self._behind
-
-    @property
-    def is_local_step(self) -> bool:
-        """See `SyncStrategy.is_local_step`."""
-        return True
-
-    def step_taken(self) -> None:
-        """See `SyncStrategy.step_taken`."""
-        self._behind += 1
-        if self._behind >= self.sync_every:
+    def after_step(self) -> None:
+        """See `SyncStrategy.after_step`."""
+        self.steps_since_sync += 1
+        if self.steps_since_sync >= self.sync_every:
             self.flush()
 
     @torch.no_grad()
     def flush(self) -> None:
         """See `SyncStrategy.settle`: the outer step, before its time where an epoch ends."""
-        if not self._behind:
+        if not self.steps_since_sync:
             return
         torch._foreach_copy_(self._movements, self._anchors)
         torch._foreach_sub_(self._movements, self.parameters)
@@ -96,7 +81,7 @@ class LocalSGD(SyncStrategy):
         self.movement.add_(self.velocity, alpha=self.momentum)  # Nesterov
         self.anchor.sub_(self.movement, alpha=self.lr)
         torch._foreach_copy_(self.parameters, self._anchors)
-        self._behind = 0
+        self.steps_since_sync = 0
 
     def _average(self, movement: torch.Tensor) -> None:
         if self._compressed is not None:
@@ -108,18 +93,22 @@ class LocalSGD(SyncStrategy):
         movement.copy_(wire)
 
     @torch.no_grad()
-    def weights_loaded(self) -> None:
-        """See `SyncStrategy.weights_loaded`: these are what ranks have in common now."""
+    def on_weights_loaded(self) -> None:
+        """See `SyncStrategy.on_weights_loaded`: these are what ranks have in common now."""
         torch._foreach_copy_(self._anchors, self.parameters)
 
     def rank_state(self) -> dict[str, Any]:
         """See `SyncStrategy.rank_state`; weights are the same on all ranks then."""
         compressed = self._compressed.state_dict() if self._compressed else {}
-        return {"velocity": self.velocity, "inner": self.inner_state(), "compressed": compressed}
+        return {
+            "velocity": self.velocity,
+            "inner": self.optimizer.state_dict(),
+            "compressed": compressed,
+        }
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         """See `SyncStrategy.load_rank_state`; of another number of ranks, all take the first one's moments."""
         copy_as_far_as_both_go(self.velocity, state["velocity"])
-        self.load_inner_state(state["inner"])
+        self.optimizer.load_state_dict(state["inner"])
         if is_own and self._compressed is not None and state["compressed"]:
             self._compressed.load_state_dict(state["compressed"])

@@ -6,25 +6,27 @@ order on each rank when several buckets are under way, so the network is one buc
 is less than a hundredth of the gradients.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 
 from yolo.communication.coalesced import copy_gradients
-from yolo.communication.reducers.bucketed import AccumulatingEngine, Bucket
-from yolo.communication.strategy import SyncStrategy
+from yolo.communication.reducers.bucketed import Bucket
+from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 EARLIEST_START = 10
 """torch's hook wants two steps at least before it begins; the first gradients are of no network worth following."""
 
 
 class PowerSGDReducer(SyncStrategy):
-    """Averages gradients at rank `rank` from step `start_step` on (None: the end of the learning rate's warm-up)."""
+    """Averages gradients at rank `rank` from step `start_step` on ("auto": the end of the learning rate's warm-up)."""
 
     kind = "powersgd"
 
-    def __init__(self, engine: AccumulatingEngine, rank: int, start_step: int | None) -> None:
+    def __init__(
+        self, engine: DeepSpeedEngine, rank: int, start_step: int | Literal["auto"]
+    ) -> None:
         engine.enable_backward_allreduce = False
         self.engine = engine
         self.start_step = start_step
@@ -33,7 +35,7 @@ class PowerSGDReducer(SyncStrategy):
         self.state = PowerSGDState(
             process_group=None,
             matrix_approximation_rank=rank,
-            start_powerSGD_iter=EARLIEST_START if start_step is None else start_step,
+            start_powerSGD_iter=EARLIEST_START if start_step == "auto" else start_step,
             min_compression_rate=1,
             orthogonalization_epsilon=1e-8,  # a dead filter's column is 0
         )
@@ -47,15 +49,15 @@ class PowerSGDReducer(SyncStrategy):
 
     def plan(self, warmup_steps: int, steps: int) -> str:
         """See `SyncStrategy.plan`."""
-        if self.start_step is None:
+        if self.start_step == "auto":
             self.state.start_powerSGD_iter = max(EARLIEST_START, warmup_steps)
         first = self.state.start_powerSGD_iter
         if first >= steps:
             return f"communication.powersgd_start_step {first}: the run has {steps} steps, so nothing is ever compressed"
         return ""
 
-    def finish_gradients(self) -> None:
-        """See `SyncStrategy.finish_gradients`."""
+    def reduce_gradients(self) -> None:
+        """See `SyncStrategy.reduce_gradients`."""
         if self.engine.is_gradient_accumulation_boundary():
             held = self.bucket.held
             copy_gradients(held.parameters, held.views)

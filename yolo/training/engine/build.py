@@ -1,7 +1,7 @@
 """The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
 from yolo.communication.reducers.bucketed import OverlappedReducer
 from yolo.communication.reducers.local_sgd import LocalSGD
 from yolo.communication.reducers.powersgd import PowerSGDReducer
-from yolo.communication.strategy import OptimizerExchange, SyncStrategy
+from yolo.communication.strategy import SyncStrategy
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
+from yolo.recipe.schema.communication import CommunicationSection
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.cpu_adam import compile_cpu_adam
@@ -83,33 +84,36 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
     return engine
 
 
-def start_exchange(engine: Any, recipe: Recipe) -> SyncStrategy:
-    """The strategy that a recipe chooses, at work in the engine."""
-    communication = recipe.communication
-    if recipe.optimizer.type in ONE_BIT:
-        return OptimizerExchange(engine.optimizer)
+STRATEGIES: dict[str, Callable[[Any, CommunicationSection], SyncStrategy]] = {
+    "deepspeed": lambda engine, settings: SyncStrategy(),
+    "overlapped": lambda engine, settings: OverlappedReducer(
+        engine, int(settings.bucket_size), settings.data_type
+    ),
+    "powersgd": lambda engine, settings: PowerSGDReducer(
+        engine, settings.powersgd_rank, settings.powersgd_start_step
+    ),
+    "local_sgd": lambda engine, settings: LocalSGD(
+        engine,
+        settings.sync_every,
+        settings.outer_lr,
+        settings.outer_momentum,
+        settings.data_type,
+        settings.outer_one_bit,
+    ),
+}
+"""Values of `communication.reducer`, and local SGD, which `communication.sync_every` chooses."""
+
+
+def build_strategy(engine: Any, recipe: Recipe) -> SyncStrategy:
+    """The synchronisation strategy that a recipe chooses, attached to the engine."""
+    settings = recipe.communication
+    if isinstance(engine.optimizer, SyncStrategy):  # a 1-bit optimizer synchronises momentum
+        return engine.optimizer
     if dist.get_world_size() == 1:
         return SyncStrategy()
-    if communication.sync_every > 1:
-        return LocalSGD(
-            engine,
-            communication.sync_every,
-            communication.outer_lr,
-            communication.outer_momentum,
-            communication.data_type,
-            communication.outer_one_bit,
-            engine.optimizer.state_dict,
-            engine.optimizer.load_state_dict,
-        )
-    if communication.reducer == "overlapped":
-        assert communication.bucket_size != "auto"
-        return OverlappedReducer(engine, communication.bucket_size, communication.data_type)
-    if communication.reducer == "powersgd":
-        start = communication.powersgd_start_step
-        return PowerSGDReducer(
-            engine, communication.powersgd_rank, None if start == "auto" else start
-        )
-    return SyncStrategy()
+    return STRATEGIES["local_sgd" if settings.sync_every > 1 else settings.reducer](
+        engine, settings
+    )
 
 
 def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
