@@ -24,7 +24,7 @@ SETTLE = 20
 """Steps until every strategy is in the phase that it stays in."""
 
 
-class MetricsAccumulator(meter.TrafficMeter):
+class Recorder(meter.TrafficMeter):
     """Also keeps each call."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def main() -> None:
         trainer = SyntheticTraining(STRATEGIES[name], job, ranks)
         for _ in range(SETTLE if trainer.strategy.period > 1 else 8):
             trainer.step()
-        recorder = MetricsAccumulator()
+        recorder = Recorder()
         recorder.attach()
         for _ in range(trainer.strategy.period):
             trainer.step()

@@ -29,10 +29,11 @@ from yolo.training.checkpointing.manager import (
 )
 from yolo.training.checkpointing.metadata import STATE
 from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import init_distributed
 from yolo.training.engine.ema import ModelEMA
-from yolo.training.checkpointing.train_state import TrainState
+from yolo.training.resilience.anomaly_guard import StabilityGuard
 
 SETTINGS = [
     *("train.global_batch=2", "model.image_size=64", "precision.dtype=fp32"),
@@ -64,10 +65,11 @@ def load_damaged(settings: list[str], folder: Path) -> dict[str, str]:
     plain = YOLOv5("n", 3).requires_grad_(False)
     average.write_into(plain)
     identity = RunConfig({"zero.stage": 0}, ["a", "b", "c"], 28, 1)
-    checkpoints = CheckpointManager(
-        run, engine, SyncStrategy(), average, plain, identity, ranks, keep=9, tell=print
-    )
-    checkpoints.save(TrainState(epochs_done=1, steps_done=1, average_updates=1))
+    guard = StabilityGuard(recipe.stability, ranks)
+    state = TrainState(engine, SyncStrategy(), average, guard)
+    state.epochs_done = state.step = average.updates = 1
+    checkpoints = CheckpointManager(run, state, plain, identity, ranks, keep=9)
+    checkpoints.save()
     checkpoints.wait()
     whole = run.newest_checkpoint
     assert whole is not None

@@ -5,6 +5,7 @@ again and compared, and the same steps are taken as its writer took after it.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from yolo.recipe import prepare
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.manager import AVERAGE, MOMENTS, WEIGHTS, CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import DistributedContext, init_distributed
 from yolo.training.engine.ema import ModelEMA
-from yolo.training.checkpointing.train_state import TrainState
+from yolo.training.resilience.anomaly_guard import StabilityGuard
 
 GLOBAL_BATCH = 12
 SETTINGS = [
@@ -50,25 +52,37 @@ def go_on(settings: list[str], folder: Path) -> dict[str, Any]:
     average = ModelEMA(engine.module, recipe.train)
     plain = YOLOv5("n", 3).requires_grad_(False)
     identity = RunConfig({}, ["a", "b", "c"], 28, ranks.world_size)
-    said: list[str] = []
-    checkpoints = CheckpointManager(
-        run, engine, exchange, average, plain, identity, ranks, keep=9, tell=said.append
-    )
+    said = LoggedMessages()
+    logging.getLogger("yolo").addHandler(said)
+    logging.getLogger("yolo").setLevel(logging.INFO)
+    state = TrainState(engine, exchange, average, StabilityGuard(recipe.stability, ranks))
+    checkpoints = CheckpointManager(run, state, plain, identity, ranks, keep=9)
     done = 0
     if read:
         source = RunDirectory(folder / read).newest_checkpoint
         assert source is not None
-        done = checkpoints.load(source).steps_done
+        checkpoints.load(source)
+        done = state.step
     else:
         done = STEPS_BEFORE
         steps(engine, exchange, average, ranks, range(STEPS_BEFORE))
     average.write_into(plain)
-    checkpoints.save(TrainState(epochs_done=1, steps_done=done, average_updates=average.updates))
+    state.epochs_done, state.step = 1, done
+    checkpoints.save()
     checkpoints.wait()
     torch.distributed.barrier()
     losses = steps(engine, exchange, average, ranks, range(done, done + STEPS_AFTER))
     apart = differing(source, run.newest_checkpoint) if read else []
-    return {"losses": losses, "apart": apart, "said": said}
+    return {"losses": losses, "apart": apart, "said": said.messages}
+
+
+class LoggedMessages(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 def steps(

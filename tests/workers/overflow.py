@@ -19,10 +19,11 @@ from yolo.recipe import prepare
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.engine.build import SkippedStepDetector, loss_scale, start_engine
 from yolo.training.engine.distributed import init_distributed
 from yolo.training.engine.ema import ModelEMA
-from yolo.training.checkpointing.train_state import TrainState
+from yolo.training.resilience.anomaly_guard import StabilityGuard
 
 AS_DEEPSPEED_DOES = "as_deepspeed_does"
 """Among a case's settings: without what this repo does about a loss scale."""
@@ -71,12 +72,12 @@ def overflow_twice(settings: list[str], folder: Path) -> dict[str, Any]:
     identity = RunConfig({}, ["a", "b", "c"], 28, ranks.world_size)
 
     def checkpoints(engine, average: ModelEMA) -> CheckpointManager:
-        return CheckpointManager(
-            run, engine, SyncStrategy(), average, plain, identity, ranks, keep=1, tell=print
-        )
+        state = TrainState(engine, SyncStrategy(), average, StabilityGuard(recipe.stability, ranks))
+        return CheckpointManager(run, state, plain, identity, ranks, keep=1)
 
     written = checkpoints(engine, average)
-    written.save(TrainState(epochs_done=1))
+    written.state.epochs_done = 1
+    written.save()
     written.wait()
     dist.barrier()
     scale = scale_of(engine)

@@ -1,7 +1,7 @@
 """How many images a rank's data loader delivers while all ranks load at once."""
 
+import logging
 import time
-from collections.abc import Callable
 
 import deepspeed.comm as dist
 
@@ -17,13 +17,13 @@ from yolo.training.engine.distributed import DistributedContext, all_gather_obje
 from yolo.training.loop.dataset_cache import open_cache
 from yolo.training.loop.datasets import SHARE_OF_CACHE
 
+logger = logging.getLogger(__name__)
+
 SECONDS = 5.0
 """At most, of each of two passes."""
 
 
-def loader_images_per_second(
-    recipe: Recipe, ranks: DistributedContext, tell: Callable[[str], None]
-) -> float | None:
+def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float | None:
     """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
     dataset: DetectionDataset | Shards | str
     try:
@@ -33,11 +33,11 @@ def loader_images_per_second(
         dataset = str(error)
     lack = dataset if isinstance(dataset, str) else ""
     if lacks := [each for each in all_gather_object(ranks, lack) if each]:
-        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        logger.info("no data to load, so no wait for it is predicted: %s", lacks[0])
         return None
     images: ResizedImages | Shards
     if isinstance(dataset, DetectionDataset):
-        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
+        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks)
         images = ResizedImages(dataset.records, recipe.model.image_size, kept)
     else:
         assert isinstance(dataset, Shards)
@@ -53,7 +53,7 @@ def loader_images_per_second(
         rate = str(error)
     rates = all_gather_object(ranks, rate)
     if lacks := [each for each in rates if isinstance(each, str)]:
-        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+        logger.info("no data to load, so no wait for it is predicted: %s", lacks[0])
         return None
     return sum(rates) / len(rates)
 

@@ -19,13 +19,13 @@ from yolo.communication.metering.meter import COLLECTIVES
 
 
 @contextmanager
-def hushed_collectives() -> Iterator[None]:
+def muted_collectives() -> Iterator[None]:
     """Within, torch's collectives fill their outputs from this rank's own inputs.
 
     What they make is finite and of the right shape, and otherwise nothing to train with. C++ reducers go past it.
     """
     muted = {
-        id(original): _hushed(original)
+        id(original): _muted(original)
         for name in COLLECTIVES
         if (original := getattr(distributed_c10d, name, None)) is not None
     }
@@ -47,7 +47,7 @@ def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     return _done(bucket.buffer())
 
 
-def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
+def _muted(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @wraps(original)
@@ -58,7 +58,7 @@ def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(output, torch.Tensor) and isinstance(source, torch.Tensor):
             _fill(output.view(-1), source.reshape(-1))
         result = output if isinstance(output, torch.Tensor) else given["tensor"]
-        return _Hushed(result) if given.get("async_op") else None
+        return _MutedWork(result) if given.get("async_op") else None
 
     return muted
 
@@ -71,7 +71,7 @@ def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
         output.copy_(source[: len(output)])
 
 
-class _Hushed:
+class _MutedWork:
     """A collective under way that is over."""
 
     def __init__(self, result: torch.Tensor) -> None:

@@ -20,7 +20,6 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
-from yolo.calibration.stopwatch import Stopwatch
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.meter import Traffic, TrafficMeter
@@ -34,6 +33,7 @@ from yolo.training.engine.distributed import (
     world_size_from_launcher,
 )
 from yolo.training.engine.memory_stats import gradient_bytes, optimizer_bytes, parameter_bytes
+from yolo.training.loop.step import StepPart
 
 RECIPE = "recipes/bccd.yaml"
 """Only its network and optimizer count here: images are made up."""
@@ -91,7 +91,7 @@ def measure(
 ) -> StrategyTiming:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
     trainer = SyntheticTraining(strategy, job, ranks)
-    workload = len(trainer.images), trainer.recipe.model.image_size
+    workload = trainer.images, trainer.recipe.model.image_size
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
         trainer.step()
@@ -111,7 +111,7 @@ def measure(
     sent = list(_sent() - before)
     of_ranks: list[Any] = [None] * ranks.world_size
     torch.distributed.all_gather_object(of_ranks, (seconds, sent))
-    beside = trainer.learner.collectives_beside()
+    beside = trainer.unmetered_collectives()
     fullest = [max(each) for each in zip(*all_gather_object(ranks, _memory(trainer)), strict=True)]
     del trainer
     gc.collect()  # an engine and its hooks hold each other
@@ -119,24 +119,26 @@ def measure(
 
 
 def _memory(trainer: SyntheticTraining) -> tuple[int, int, int]:
-    """Bytes of gradients, parameters and the optimizer; takes one more step."""
-    optimizer = trainer.learner.optimizer
-    scale = _GradientScale(trainer)
-    trainer.step(scale)
-    return scale.found, parameter_bytes(trainer.model), optimizer_bytes(optimizer)
+    """Bytes of gradients, parameters and optimizer; takes one more step."""
+    weigher = _GradientWeigher(trainer)
+    trainer.step(weigher)
+    return (
+        weigher.bytes,
+        parameter_bytes(trainer.model),
+        optimizer_bytes(trainer.engine.optimizer),
+    )
 
 
-class _GradientScale(Stopwatch):
-    """Weighs gradients when backward is over."""
+class _GradientWeigher:
+    """Measures the gradients when backward is over (`StepObserver`)."""
 
     def __init__(self, trainer: SyntheticTraining) -> None:
-        super().__init__(trainer.ranks.device)
         self.trainer = trainer
-        self.found = 0
+        self.bytes = 0
 
-    def stop(self, part: str) -> None:
-        if part == "backward":
-            self.found = gradient_bytes(self.trainer.model, self.trainer.learner.optimizer)
+    def begin(self, part: StepPart, step: int) -> None:
+        if part is StepPart.UPDATE:
+            self.bytes = gradient_bytes(self.trainer.model, self.trainer.engine.optimizer)
 
 
 def _summed_up(

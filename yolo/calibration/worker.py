@@ -6,6 +6,7 @@ Started on every host by the launcher; the first rank writes what was measured a
 import argparse
 import gc
 import json
+import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +20,7 @@ import torch
 
 from yolo.calibration.collectives import NetworkCalibration
 from yolo.calibration.loader_rate import loader_images_per_second
-from yolo.calibration.muted_collectives import hushed_collectives
-from yolo.calibration.stopwatch import Stopwatch
+from yolo.calibration.muted_collectives import muted_collectives
 from yolo.calibration.strategies import COMPUTE, STRATEGIES, Strategy
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.planner.cost.compute import strategy_key
@@ -37,12 +37,16 @@ from yolo.training.engine.distributed import (
     shutdown_distributed,
     world_size_from_launcher,
 )
+from yolo.training.loop.run_logger import log_to_console
+from yolo.training.loop.step import StepPart
+
+logger = logging.getLogger(__name__)
 
 STEPS = 10
 """Timed of each strategy."""
 SETTLE = 3
 SETTLE_ALOUD = 2
-"""Of a strategy, before it is hushed."""
+"""Of a strategy, before it is muted."""
 LONGEST_SECONDS = 20.0
 """For one strategy; where steps take long, fewer are timed."""
 ALL_STRATEGIES = (
@@ -71,7 +75,6 @@ class Calibration:
         self,
         job: TimingJob,
         ranks: DistributedContext,
-        tell: Callable[[str], None],
         loads_data: bool = False,
         strategies: Sequence[str] = ALL_STRATEGIES,
     ) -> None:
@@ -80,17 +83,16 @@ class Calibration:
         self.loads_data = loads_data
         self.job = job
         self.ranks = ranks
-        self.tell = tell
         self.network = NetworkCalibration(job, ranks)
 
     def measure(self, bandwidth_gbps: float | None) -> Measurement:
         """Everything, in the order in which it stands in a profile."""
-        self.tell("computing alone")
+        logger.info("calibrating: computation without communication")
         trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
         recipe = trainer.recipe
         elements = sum(parameter.numel() for parameter in trainer.model.parameters())
         before = self._steps(trainer)
-        parts = self._parts(trainer)
+        parts = trainer.seconds_by_part(STEPS // 2)
         ready = self._ready(trainer)
         del trainer
         gc.collect()
@@ -99,14 +101,14 @@ class Calibration:
         computing = statistics.mean([before.median, self._steps(trainer).median])
         del trainer
         gc.collect()
-        self.tell("collectives")
+        logger.info("calibrating: collectives")
         collectives = self.network.collectives(elements)
         framing, sent_gbps = self.network.framing(elements)
         beside = self.network.bytes_beside(collectives, framing)
         images_per_second = None
         if self.loads_data:
-            self.tell("loading images")
-            images_per_second = loader_images_per_second(recipe, self.ranks, self.tell)
+            logger.info("calibrating: loading images")
+            images_per_second = loader_images_per_second(recipe, self.ranks)
         scale = computing / sum(parts.values())
         assert recipe.train.micro_batch != "auto" and recipe.precision.dtype != "auto"
         micro_steps = recipe.train.gradient_accumulation_steps
@@ -139,9 +141,9 @@ class Calibration:
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
-    def _steps(self, trainer: SyntheticTraining, is_hushed: bool = False) -> Timed:
+    def _steps(self, trainer: SyntheticTraining, is_muted: bool = False) -> Timed:
         """Steps of a strategy, all ranks busy; a mean of its period counts as one."""
-        quiet = hushed_collectives if is_hushed else nullcontext
+        quiet = muted_collectives if is_muted else nullcontext
         period = trainer.strategy.period
         with quiet():
             for _ in range(max(SETTLE, trainer.strategy.settle_steps)):
@@ -176,47 +178,30 @@ class Calibration:
         if self.ranks.device.type == "cuda":
             torch.cuda.synchronize(self.ranks.device)
 
-    def _parts(self, trainer: SyntheticTraining) -> dict[str, float]:
-        watch = Stopwatch(self.ranks.device)
-        for _ in range(STEPS // 2):
-            trainer.step(watch)
-        return {part: seconds / (STEPS // 2) for part, seconds in watch.seconds.items()}
-
     def _ready(self, trainer: SyntheticTraining) -> list[tuple[float, float]]:
-        """How the gradients of one micro step come in, by hooks: (share of backward, share of gradients)."""
-        noted: list[tuple[float, int]] = []
+        """How the gradients of one micro step become ready: (share of backward, share of gradients)."""
+        ready: list[tuple[float, int]] = []
         parameters = list(trainer.model.parameters())
         hooks = [
             parameter.register_post_accumulate_grad_hook(
-                lambda p: noted.append((time.perf_counter(), p.numel()))
+                lambda p: ready.append((time.perf_counter(), p.numel()))
             )
             for parameter in parameters
         ]
-        begun: list[float] = []
-        backward = trainer.learner.backward
-
-        def timed(loss: torch.Tensor) -> None:
-            self._synchronise()
-            begun.append(time.perf_counter())
-            backward(loss)
-
-        trainer.learner.backward = timed  # type: ignore[method-assign]
+        clock = _BackwardClock(self._synchronise)
         curves = []
         for _ in range(SETTLE):
-            noted.clear()
-            begun.clear()
-            trainer.step()
-            start = begun[-1]
-            last_micro_step = noted[-len(parameters) :]
+            ready.clear()
+            trainer.step(clock)
+            last_micro_step = ready[-len(parameters) :]
             sizes = list(accumulate(size for _, size in last_micro_step))
-            end = last_micro_step[-1][0]
+            start, end = clock.started, last_micro_step[-1][0]
             curves.append(
                 [
                     ((at - start) / (end - start), done / sizes[-1])
                     for (at, _), done in zip(last_micro_step, sizes, strict=True)
                 ]
             )
-        trainer.learner.backward = backward  # type: ignore[method-assign]
         for hook in hooks:
             hook.remove()
         middle = curves[len(curves) // 2]
@@ -224,19 +209,19 @@ class Calibration:
         return [(0.0, 0.0), *((min(1.0, at), min(1.0, done)) for at, done in chosen), (1.0, 1.0)]
 
     def _local(self) -> dict[str, float]:
-        """A hushed step under each strategy."""
+        """A muted step under each strategy."""
         found = {}
         for strategy in self._strategies():
-            self.tell(strategy.label)
+            logger.info("calibrating: %s", strategy.label)
             recipe = self.job.under(strategy, self.ranks)
             key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
             dist.barrier()
-            trainer = SyntheticTraining(strategy, self.job, self.ranks, is_hushed=True)
+            trainer = SyntheticTraining(strategy, self.job, self.ranks, is_muted=True)
             for _ in range(
                 SETTLE_ALOUD
             ):  # stage 3 compares what it has seen of the network between ranks
                 trainer.step()
-            steps = self._steps(trainer, is_hushed=True)
+            steps = self._steps(trainer, is_muted=True)
             found[key] = steps.median
             del trainer
             gc.collect()
@@ -260,6 +245,19 @@ class Calibration:
         return wanted
 
 
+class _BackwardClock:
+    """Notes when the last backward of a step starts (`StepObserver`)."""
+
+    def __init__(self, synchronise: Callable[[], None]) -> None:
+        self.synchronise = synchronise
+        self.started = 0.0
+
+    def begin(self, part: StepPart, step: int) -> None:
+        if part is StepPart.BACKWARD:
+            self.synchronise()
+            self.started = time.perf_counter()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write a measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -280,11 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
     )
 
-    def tell(what: str) -> None:
-        if ranks.is_main:
-            print(f"calibrating: {what}", flush=True)
-
-    calibration = Calibration(job, ranks, tell, options.loads_data, options.strategies.split(","))
+    log_to_console(ranks.is_main)
+    calibration = Calibration(job, ranks, options.loads_data, options.strategies.split(","))
     measured = calibration.measure(options.bandwidth_gbps)
     if ranks.is_main:
         temporary = options.out.with_name(f".{options.out.name}.part")

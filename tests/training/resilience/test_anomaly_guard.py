@@ -37,9 +37,9 @@ def ordinary(step: int) -> float:
 def take(
     judge: StabilityGuard, step: int, loss: float, norm: float | None = None, is_finite: bool = True
 ) -> str | None:
-    factor = judge.nan_gate(torch.tensor(loss), wants_to_leave=False, is_alone=False)
-    faults = judge.observe(step, bool(factor.isfinite()) and is_finite, True, norm, is_alone=False)
-    return faults[0].words if faults else None
+    factor = judge.nan_gate(torch.tensor(loss), wants_to_stop=False, is_local=False)
+    faults = judge.observe(step, bool(factor.isfinite()) and is_finite, True, norm, is_local=False)
+    return faults[0].reason if faults else None
 
 
 def test_an_ordinary_loss_is_never_a_spike() -> None:
@@ -88,8 +88,8 @@ def test_nothing_is_a_spike_before_enough_was_seen_nor_where_it_is_not_asked_for
     early, never = SpikeDetector(8.0), SpikeDetector(0.0)
     for step in range(LEAST_MEMORY):
         assert early.limit == math.inf
-        early.take_in(ordinary(step))
-        never.take_in(ordinary(step))
+        early.add(ordinary(step))
+        never.add(ordinary(step))
     assert early.limit < 100 and never.limit == math.inf
 
 
@@ -122,9 +122,9 @@ def test_only_bad_steps_that_are_close_together_make_it_go_back() -> None:
 def test_after_going_back_the_rate_is_lower_for_a_while() -> None:
     judge = guard(lr_factor=0.5, calm_steps=10, rollbacks=2)
     assert judge.lr_factor(7) == 1.0
-    judge.rolled_back(7)
+    judge.on_rollback(7)
     assert (judge.lr_factor(8), judge.lr_factor(16), judge.lr_factor(17)) == (0.5, 0.5, 1.0)
-    judge.rolled_back(10)
+    judge.on_rollback(10)
     assert judge.lr_factor(11) == 0.25 and judge.has_given_up
 
 
@@ -133,7 +133,7 @@ def test_a_resumed_guard_judges_as_the_one_before(tmp_path: Path) -> None:
     for step in range(60):
         take(judge, step, ordinary(step), norm=ordinary(step + 1))
     take(judge, 60, math.nan)
-    judge.rolled_back(60)
+    judge.on_rollback(60)
     take(judge, 61, math.nan)
     again.load(json.loads(json.dumps(judge.state())))
     assert again.state() == judge.state()
@@ -231,14 +231,14 @@ def test_what_ranks_found_alone_counts_with_their_next_vote_or_when_they_meet() 
     judge = guard(strikes=3)
     for meets in (False, True):
         for step in (1, 2):
-            judge.nan_gate(torch.tensor(math.nan), wants_to_leave=False, is_alone=True)
-            assert judge.observe(step, False, False, None, is_alone=True) == []
+            judge.nan_gate(torch.tensor(math.nan), wants_to_stop=False, is_local=True)
+            assert judge.observe(step, False, False, None, is_local=True) == []
         if meets:
             faults = judge.sync(2, True, ALONE.device)
         else:
-            judge.nan_gate(torch.tensor(1.0), wants_to_leave=True, is_alone=False)
-            faults = judge.observe(3, True, True, None, is_alone=False)
-        assert faults == [Anomaly("2 bad steps of single ranks", was_taken=False)]
+            judge.nan_gate(torch.tensor(1.0), wants_to_stop=True, is_local=False)
+            faults = judge.observe(3, True, True, None, is_local=False)
+        assert faults == [Anomaly("2 bad steps of single ranks", was_applied=False)]
         assert judge.should_stop
         assert judge.must_roll_back == meets  # 2 strikes, then 4
     assert judge.sync(4, False, ALONE.device) == [] and not judge.should_stop

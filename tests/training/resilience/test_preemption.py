@@ -17,9 +17,9 @@ from tests.conftest import REPOSITORY
 START = """
 import ctypes, multiprocessing, os, signal, sys, time
 from pathlib import Path
-from yolo.training.resilience.preemption import LeaveRequest
+from yolo.training.resilience.preemption import PreemptionHandler
 
-request = LeaveRequest.listen(Path({folder!r}), {is_first}, {seconds})
+request = PreemptionHandler.listen(Path({folder!r}), {is_main}, {seconds})
 """
 Rank = Callable[..., "subprocess.Popen[str]"]
 
@@ -52,7 +52,7 @@ def rank(tmp_path: Path) -> Iterator[Rank]:
 
 UNTIL_ASKED = """
 print("listening")
-while not request.is_asked:
+while not request.is_requested():
     time.sleep(0.02)
 print(request.reason)
 """
@@ -124,7 +124,9 @@ worker.start()
 
 def test_a_workers_signals_are_not_the_ranks(rank: Rank) -> None:
     """SLURM sends a signal to every process of a job; the rank still needs its workers for the step that it is in."""
-    process = rank(WITH_A_WORKER + "time.sleep(1.5); print(request.is_asked, worker.is_alive())")
+    process = rank(
+        WITH_A_WORKER + "time.sleep(1.5); print(request.is_requested(), worker.is_alive())"
+    )
     worker = psutil.Process(int(first_line(process)))
     time.sleep(0.2)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):

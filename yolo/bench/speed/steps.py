@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from yolo.architecture import family
 from yolo.bench.baseline.training import PlainStep
 from yolo.calibration.stopwatch import Stopwatch
-from yolo.calibration.synthetic_step import made_up_targets
+from yolo.calibration.synthetic_step import synthetic_targets
 from yolo.data.loader.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
@@ -141,7 +141,7 @@ def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     batch, size = recipe.train.global_batch, recipe.model.image_size
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
-    targets = made_up_targets(batch, BOXES_PER_IMAGE, CLASSES, generator)
+    targets = synthetic_targets(batch, BOXES_PER_IMAGE, CLASSES, generator)
     return images.permute(0, 3, 1, 2), targets
 
 
