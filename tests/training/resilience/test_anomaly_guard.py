@@ -135,8 +135,8 @@ def test_a_resumed_guard_judges_as_the_one_before(tmp_path: Path) -> None:
     take(judge, 60, math.nan)
     judge.on_rollback(60)
     take(judge, 61, math.nan)
-    again.load(json.loads(json.dumps(judge.state())))
-    assert again.state() == judge.state()
+    again.load_state_dict(json.loads(json.dumps(judge.state_dict())))
+    assert again.state_dict() == judge.state_dict()
     assert list(again.recent_anomalies) == [61] and again.skipped == 2
     assert again.losses.limit == judge.losses.limit
 
