@@ -1,4 +1,4 @@
-"""What the launcher starts on every rank: `deepspeed --module yolo.train --recipe R [section.key=value ...]`."""
+"""The program of each rank, started by the launcher: `deepspeed --module yolo.train --recipe R [section.key=value ...]`."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from yolo.launch.parent_death import die_with_parent
 from yolo.training.resilience.fencing import VARIABLE
 from yolo.training.resilience.rank_status import RankStatusFile
 
-SILENT_SECONDS = 5.0
+ERROR_DELAY_SECONDS = 5.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,24 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="the run's folder; `latest` beside it points at it once training starts (default: runs/<recipe>/<UTC time>)",
     )
-    parser.add_argument("--start", help="which of the run's starts this is; given by `yolo train`")
+    parser.add_argument("--start", help="the token of this start; given by `yolo train`")
     parser.add_argument("--local_rank", type=int, help="given by the launcher")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     options = parser.parse_args(arguments)
     if options.local_rank is not None:
-        die_with_parent()  # a launcher that is killed ends nobody by itself
+        die_with_parent()  # a killed launcher does not end its ranks
     if options.start is not None:
         os.environ[VARIABLE] = options.start
-    # Torch's own words in C++ on a lost connection, a stack each, say nothing to a user.
+    # Torch's C++ messages on a lost connection, with a stack each, do not help a user.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    # Without a launcher there is nothing to record; `init_distributed` says so.
+    # Without a launcher there is no status to write; `init_distributed` raises the error.
     is_launched = options.run is not None and "MASTER_PORT" in os.environ
     record = _record(options.run) if is_launched else None
 
-    # Torch and DeepSpeed, below, take seconds to import, and a fifth of that goes into looking for garbage among what
-    # stays. Frozen, it is not looked through in training either (0.16 s each time) nor copied by forked loaders.
+    # Torch and DeepSpeed, below, take seconds to import, a fifth of it in garbage collection. Frozen objects are not
+    # scanned during training either (0.16 s each time), nor copied by forked loaders.
     gc.disable()
-    import torch._dynamo  # noqa: F401  # which torch's optimizers import at their first step in any case
+    import torch._dynamo  # noqa: F401  # torch's optimizers import it at their first step anyway
 
     from yolo.errors import YoloError
     from yolo.training.loop.setup import train
@@ -62,22 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         train(options.recipe, options.overrides, options.run)
         return 0
-    except GracefulStop as left:
+    except GracefulStop:
         if record is not None:
             record.ends(LEFT)
-        if is_main and str(left):
-            print(f"yolo: {left}", file=sys.stderr, flush=True)
         return LEFT
     except RanksLost as error:
-        if not error.is_said:
+        if not error.is_reported:
             print(f"yolo: {error}", file=sys.stderr, flush=True)
         _end_at_once(error.exit_code)
     except YoloError as error:
         if not is_main:
-            # Most errors meet all ranks alike. The first speaks at once, and the launcher then stops the others; one
-            # that fails alone still comes to speak.
+            # Most errors are the same on all ranks. The main rank prints at once, and the launcher then stops the others;
+            # another rank that fails by itself prints a little later.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            time.sleep(SILENT_SECONDS)
+            time.sleep(ERROR_DELAY_SECONDS)
         if record is not None:
             record.ends(error.exit_code, str(error))
         print(f"yolo: {error}", file=sys.stderr, flush=True)
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _record(run: Path) -> RankStatusFile:
-    """Begin this rank's record, with what says how it ended where Python's own words do not."""
+    """Start this rank's status file, and record crashes and an early SIGTERM in it."""
     record = RankStatusFile.of_this_process(run)
     record.stands("starting")
     with contextlib.suppress(OSError):
@@ -106,7 +104,7 @@ def _record(run: Path) -> RankStatusFile:
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """Without the interpreter's end: threads of torch that wait for lost ranks would hold it up."""
+    """End without the interpreter's clean-up: torch's threads that wait for lost ranks would block it."""
     for worker in multiprocessing.active_children():
         worker.kill()
     sys.stdout.flush()

@@ -154,8 +154,8 @@ def test_only_a_checkpoint_of_its_own_is_offered_after_an_error(
     (run.checkpoints / "epoch-0001").mkdir(parents=True)
     with pytest.raises(LaunchError) as raised:
         train(f"{saving}exit=2")
-    assert ("goes on from epoch-0002" in str(raised.value)) == bool(saving)
-    assert ("goes on" in str(raised.value)) == bool(saving)
+    assert ("resumes from epoch-0002" in str(raised.value)) == bool(saving)
+    assert ("resumes" in str(raised.value)) == bool(saving)
 
 
 def test_what_crashes_again_and_again_ends_with_the_last_words_of_who_died_first(
@@ -168,7 +168,7 @@ def test_what_crashes_again_and_again_ends_with_the_last_words_of_who_died_first
     assert "rank 1 (" in text and "it ended with exit code 1 while computing step 7" in text
     assert "    ValueError: three\n" in text
     assert "Started again 2 times without a new checkpoint (cluster.restarts)" in text
-    assert f"{run.path} has no checkpoint to go on from" in text
+    assert f"{run.path} has no checkpoint to resume from" in text
 
 
 def test_starts_are_counted_anew_after_a_checkpoint(
@@ -205,7 +205,7 @@ def test_a_signal_asks_the_ranks_to_leave_and_says_how_to_go_on(
         train("leave checkpoint=epoch-0001 exit=75")
     assert raised.value.exit_code == 75
     assert str(raised.value) == (
-        f"left in order after {number.name}; the same command with checkpoint.resume={run.path} goes on from epoch-0001"
+        f"left in order after {number.name}; the same command with checkpoint.resume={run.path} resumes from epoch-0001"
     )
     assert not (run.path / "leave").exists()
 
@@ -214,7 +214,7 @@ def test_a_second_ctrl_c_stops_at_once(train: Callable[..., None], run: RunDirec
     for seconds in (1.0, 1.5):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
-    with pytest.raises(StoppedEarly, match="stopped; .* no checkpoint to go on from") as raised:
+    with pytest.raises(StoppedEarly, match="stopped; .* no checkpoint to resume from") as raised:
         train("stay")
     assert time.monotonic() - started < STAY_SECONDS / 10
     assert raised.value.exit_code == 130

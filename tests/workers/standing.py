@@ -59,7 +59,7 @@ def main() -> None:
                 standings.set_phase(f"exchanging gradients of step {step}", waits=True)
                 dist.all_reduce(torch.ones(1))
     except RanksLost as error:
-        print(f"rank {ranks.rank} says={not error.is_said}: {error}", flush=True)
+        print(f"rank {ranks.rank} says={not error.is_reported}: {error}", flush=True)
         os._exit(error.exit_code)
     except RuntimeError as error:
         print(f"passed: {error}", flush=True)

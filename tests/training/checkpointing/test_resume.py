@@ -49,7 +49,7 @@ def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     roll_back(whole, "epoch-0001")
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder == whole.folder
-    assert "going on after epoch 1" in resumed.output
+    assert "Resumed from epoch 1" in resumed.output
     summary = resumed.read("summary.json")
     assert summary["resumed_from_epoch"] == 1
     for figure in ("steps", "wire_bytes_per_rank", "collectives_per_step"):
@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on_and_ends_where_it_would_have_ended(
 
     resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
     assert resumed.folder == newest
-    assert "going on after epoch" in resumed.output
+    assert "Resumed from epoch" in resumed.output
     summary, summary_of_whole = resumed.read("summary.json"), whole.read("summary.json")
     assert summary["resumed_from_epoch"] >= 1
     assert summary["steps"] == summary_of_whole["steps"]
@@ -112,9 +112,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
     torn[len(torn) // 2] ^= 1
     weights.write_bytes(torn)
     again = run("recipes/demo.yaml", "checkpoint.resume=auto", "train.epochs=2")
-    assert "epoch-0002: is passed over: weights.safetensors was altered" in again.output
+    assert "epoch-0002: is skipped: weights.safetensors was altered" in again.output
     assert (
-        f"going on after epoch 1 of {ended.folder.relative_to(ended.folder.parents[2])}"
+        f"Resumed from epoch 1 of {ended.folder.relative_to(ended.folder.parents[2])}"
         in again.output
     )
     assert (ended.folder / "checkpoints" / "epoch-0002.damaged").is_dir()
@@ -171,7 +171,8 @@ def test_a_run_may_go_on_under_another_exchange(run: Run, ended: Ended) -> None:
     again = run("recipes/demo.yaml", *settings)
     assert "communication.sync_every is now 2; the checkpoint was saved with 1" in again.output
     assert (
-        "what local_steps keeps on each rank, error feedback above all, begins anew" in again.output
+        "the state that local_steps keeps per rank starts from zero, including error feedback"
+        in again.output
     )
     # From other weights than the checkpoint's the outer step would throw the network off.
     assert losses(again)[-1] < 1.1 * last_loss
@@ -179,7 +180,7 @@ def test_a_run_may_go_on_under_another_exchange(run: Run, ended: Ended) -> None:
 
 def test_a_finished_run_is_not_gone_on_with(run: Run, ended: Ended) -> None:
     again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
-    assert "the run is finished; to train on, start anew from its weights" in again.output
+    assert "the run is finished; to train on, start a new run from its weights" in again.output
     best = ended.folder / "weights" / "best.safetensors"
     as_any_file = (ended.folder / "summary.json").stat().st_mode
     assert best.stat().st_mode == as_any_file  # so that colleagues can read it

@@ -40,8 +40,8 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("has_checkpoint", "said"),
     [
-        (True, "goes on from epoch-0001"),
-        (False, "has no checkpoint to go on from"),
+        (True, "resumes from epoch-0001"),
+        (False, "has no checkpoint to resume from"),
     ],
 )
 def test_a_stopped_run_says_what_is_left_of_it(
@@ -87,7 +87,7 @@ def test_a_named_run_must_exist(tmp_path: Path) -> None:
 
 def test_a_named_run_must_have_a_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path, "2026-01-01T00-00-00Z", False)
-    with pytest.raises(CheckpointError, match="has no checkpoint to go on from"):
+    with pytest.raises(CheckpointError, match="has no checkpoint to resume from"):
         choose_run("demo", str(run.path), tmp_path)
 
 
@@ -115,7 +115,7 @@ def test_what_is_no_link_is_not_replaced(tmp_path: Path) -> None:
 def test_a_named_folder_is_not_resumed_unasked(tmp_path: Path) -> None:
     run = make_run(tmp_path, "mine", True)
     with pytest.raises(
-        CheckpointError, match="holds epoch-0001 of an unfinished run; go on .*auto"
+        CheckpointError, match="holds epoch-0001 of an unfinished run; resume .*auto"
     ):
         named_run(run.path, "never")
     assert named_run(run.path, "auto") == run
@@ -123,5 +123,5 @@ def test_a_named_folder_is_not_resumed_unasked(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_not_written_over(tmp_path: Path) -> None:
     run = make_run(tmp_path, "mine", True, is_finished=True)
-    with pytest.raises(CheckpointError, match="is finished; start anew in another folder"):
+    with pytest.raises(CheckpointError, match="is finished; start a new run in another folder"):
         named_run(run.path, "auto")

@@ -312,7 +312,7 @@ def test_a_missing_data_set_is_one_line_before_anything_starts(run: Run) -> None
 def test_a_backend_that_is_not_there_is_one_line(run: Run) -> None:
     ended = run("recipes/demo.yaml", "cluster.backend=mpi", fails=True)
     assert ended.code == 2 and "Traceback" not in ended.output
-    assert "cluster.backend mpi: the ranks cannot meet: " in ended.output
+    assert "cluster.backend mpi: the ranks cannot connect: " in ended.output
 
 
 def test_a_training_split_without_boxes_is_refused(

@@ -13,7 +13,7 @@ from yolo.bench.baseline.training import train_plainly
 from yolo.data.open import load_split
 from yolo.errors import exit_code_of
 from yolo.recipe import prepare
-from yolo.training.loop.datasets import settled_anchors
+from yolo.training.loop.datasets import chosen_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def _train(options: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(recipe.cluster.threads_per_process)
     train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
-    anchors, _ = settled_anchors(recipe, train)
+    anchors, _ = chosen_anchors(recipe, train)
     run = train_plainly(recipe, train, val, anchors, recipe.data.workers, device)
     options.out.write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""Folders that are whole or not there: written beside, synced, checksummed, then named by one atomic rename.
+"""Folders that are valid or absent: written under a temporary name, synced, checksummed, then renamed atomically.
 
-The manifest says each file's size and SHA-256, so that a file that was torn, cut short or altered afterwards is found
-before anything is read from it. Needs no torch.
+The manifest holds each file's size and SHA-256, so that a torn, truncated or altered file is found before anything is
+read from it. Needs no torch.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ from typing import Any
 MANIFEST = "manifest.json"
 PART = ".part"
 EARLIER = f".earlier{PART}"
-"""What a folder is called while another takes its name."""
+"""Suffix of a folder while another one takes its name."""
 DAMAGED = ".damaged"
-"""What a folder is called after it was found altered: out of the way of the good ones, and still there to look at."""
+"""Suffix of a quarantined folder: it was found altered, and stays for inspection."""
 SPARE_BYTES = 16 * 2**20
-"""Left free on the disk for logs, and for what a file system takes itself."""
+"""Left free on the disk, for logs and the file system's own data."""
 
 
 def part_of(folder: Path) -> Path:
-    """Where a folder is written before it gets its name."""
+    """The temporary folder in which a folder is written."""
     return folder.with_name(f".{folder.name}{PART}")
 
 
 def room_for(size: int, folder: Path) -> str | None:
-    """None where `size` bytes fit on the disk of a folder that exists, else what is lacking, in words."""
+    """None if `size` bytes fit on the disk of an existing folder, else the reason."""
     free = shutil.disk_usage(folder).free
     if free >= size + SPARE_BYTES:
         return None
@@ -36,7 +36,7 @@ def room_for(size: int, folder: Path) -> str | None:
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
-    """Write a file, and return only when the disk has it."""
+    """Write a file, and return once it is on the disk."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -44,7 +44,7 @@ def write_synced(path: Path, content: bytes | memoryview) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Return only when the disk knows the names in a folder."""
+    """Return once the names in a folder are on the disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -62,10 +62,10 @@ def digest_of(path: Path) -> dict[str, Any]:
 
 
 def commit(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> None:
-    """Give a folder its name. `digests` are of all files in `part`, each of which was synced."""
+    """Rename `part` to `folder`, with a manifest. `digests` are of all files in `part`, all synced."""
     write_synced(part / MANIFEST, json.dumps(digests, indent=1, sort_keys=True).encode())
     sync_folder(part)
-    if folder.exists():  # of the same step: saved again after a resume
+    if folder.exists():  # the same step, saved again after a resume
         earlier = folder.with_name(f".{folder.name}{EARLIER}")
         shutil.rmtree(earlier, ignore_errors=True)
         folder.rename(earlier)
@@ -74,7 +74,7 @@ def commit(part: Path, folder: Path, digests: dict[str, dict[str, Any]]) -> None
 
 
 def verify(folder: Path) -> str | None:
-    """None where a folder holds what its manifest says, byte for byte; else the first difference, in words."""
+    """None if a folder matches its manifest byte for byte, else the first difference."""
     try:
         listed = json.loads((folder / MANIFEST).read_bytes())
         for name, entry in listed.items():
@@ -91,7 +91,7 @@ def verify(folder: Path) -> str | None:
 
 
 def quarantine(folder: Path) -> Path:
-    """Rename a damaged folder, so that it is not taken for a good one again; returns its new name."""
+    """Rename a damaged folder, so that it is not used again; returns its new name."""
     aside = folder.with_name(folder.name + DAMAGED)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -99,7 +99,7 @@ def quarantine(folder: Path) -> Path:
 
 
 def remove_unfinished(parent: Path) -> None:
-    """Remove what a killed writer left under names that `part_of` gave; what it had only moved away comes back."""
+    """Remove unfinished folders of a killed writer, and restore those that it had only moved away."""
     for earlier in parent.glob(f".*{EARLIER}"):
         folder = parent / earlier.name.removeprefix(".").removesuffix(EARLIER)
         if not folder.exists():
@@ -109,9 +109,9 @@ def remove_unfinished(parent: Path) -> None:
 
 
 def remove(folders: Iterable[Path]) -> None:
-    """Remove published folders; one that goes in the middle of it is no folder any more."""
+    """Remove valid folders; an interrupted removal leaves none under its own name."""
     for folder in folders:
-        gone = part_of(folder)
-        shutil.rmtree(gone, ignore_errors=True)
-        folder.rename(gone)
-        shutil.rmtree(gone)
+        removed = part_of(folder)
+        shutil.rmtree(removed, ignore_errors=True)
+        folder.rename(removed)
+        shutil.rmtree(removed)

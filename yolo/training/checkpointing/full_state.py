@@ -1,9 +1,9 @@
-"""The state of DeepSpeed's engine as whole tensors by parameter name, under every ZeRO stage and number of ranks.
+"""The state of DeepSpeed's engine as full tensors by parameter name, under every ZeRO stage and number of ranks.
 
-DeepSpeed's own checkpoints (0.19.8) are of one stage and one number of ranks: stages 0 and 1 do not read each other's,
-and its universal checkpoint, made from one by a program of its own, knows no stage 0 and leaves BatchNorm's running
-statistics at 0 and 1. Whole tensors have no such borders: each rank takes its part of them. A YOLOv5 is small enough
-that the first rank can hold and write them.
+DeepSpeed's own checkpoints (0.19.8) fit one stage and one number of ranks: stages 0 and 1 do not read each other's, and
+its universal checkpoint, made from one by a separate program, knows no stage 0 and leaves BatchNorm's running statistics
+at 0 and 1. Its `safe_get_full_*` and `safe_set_full_*` functions need a collective per parameter and moment, and know no
+stage 0 either. Full tensors have no such limits: each rank takes its part, and a YOLOv5 fits on the main rank.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from yolo.training.engine.zero_shards import gather_full, local_shard, shard
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What an optimizer counts: its `step`, and each group's own counters by the group's name."""
+    """Step counters of an optimizer: `step`, and each group's own counters by the group's name."""
 
     step: int | None
     groups: dict[str, dict[str, int | None]]
@@ -26,17 +26,17 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """Neighbouring elements of a parameter that this rank's optimizer steps, and where it keeps them."""
+    """Contiguous elements of a parameter that this rank's optimizer updates, and their place in its state."""
 
     name: str
     start: int
-    """In the parameter, flattened."""
+    """Index in the flattened parameter."""
     owner: torch.Tensor
-    """What the optimizer knows as its parameter; its state is of the same shape."""
+    """The tensor that the optimizer has as its parameter; its state has the same shape."""
     offset: int
     size: int
 
-    def of_whole(self, tensor: torch.Tensor) -> torch.Tensor:
+    def of_full(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(-1)[self.start : self.start + self.size]
 
     def of_owner(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -52,13 +52,13 @@ class FullState:
         self.stage: int = engine.zero_optimization_stage()
         zero = engine.optimizer
         self.optimizer: torch.optim.Optimizer = zero.optimizer if self.stage else zero
-        """torch's own, or one of its kind; ZeRO hands it flat vectors in place of the parameters."""
+        """torch's own, or one of its kind; ZeRO passes it flat vectors instead of the parameters."""
 
     # --- weights ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def weights(self) -> dict[str, torch.Tensor]:
-        """Whole parameters and buffers by name; collective under stage 3. BatchNorm's statistics are this rank's."""
+        """Full parameters and buffers by name; collective under stage 3. BatchNorm's statistics are this rank's."""
         parameters = list(self.named.values())
         full = gather_full(parameters, [local_shard(parameter) for parameter in parameters])
         buffers = {name: buffer.detach() for name, buffer in self.engine.module.named_buffers()}
@@ -66,57 +66,59 @@ class FullState:
 
     @torch.no_grad()
     def load_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Replace parameters and buffers, ZeRO's own copies of them as well.
+        """Replace parameters and buffers, including ZeRO's own copies.
 
-        Raises ValueError, before anything is replaced, where they are not this network's.
+        Raises ValueError, before anything is replaced, if they are not this network's.
         """
         shapes = {name: _shape(parameter) for name, parameter in self.named.items()}
         shapes |= {name: buffer.shape for name, buffer in self.engine.module.named_buffers()}
-        _refuse_others(tensors, shapes)
+        _check_names_and_shapes(tensors, shapes)
         for name, parameter in self.named.items():
             full = tensors[name].to(parameter.device)
             local_shard(parameter).copy_(shard(parameter, full))
             if hasattr(parameter, "ds_tensor") and parameter.numel() == parameter.ds_numel:
-                parameter.data.copy_(full)  # small ones stay whole on every rank
+                parameter.data.copy_(full)  # small ones stay in full on every rank
         for name, buffer in self.engine.module.named_buffers():
             buffer.copy_(tensors[name])
         if self.stage:
-            for piece in self._pieces():
-                piece.of_owner(piece.owner.detach()).copy_(piece.of_whole(tensors[piece.name]))
+            for fragment in self._fragments():
+                fragment.of_owner(fragment.owner.detach()).copy_(
+                    fragment.of_full(tensors[fragment.name])
+                )
 
     # --- the optimizer ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def moments(self) -> dict[str, torch.Tensor]:
-        """Whole `<kind>/<parameter>` tensors, such as exp_avg/model.0.conv.weight; collective from stage 1 on.
+        """Full `<kind>/<parameter>` tensors, such as exp_avg/model.0.conv.weight; collective from stage 1 on.
 
-        On the first rank, on the others without meaning. None before the first step.
+        Valid on the main rank only. None before the first step.
         """
-        pieces = list(self._pieces())
-        kinds = self._kinds(pieces)
+        fragments = list(self._fragments())
+        kinds = self._kinds(fragments)
         if not self.stage:
             return {
-                f"{kind}/{piece.name}": self.optimizer.state[piece.owner][kind]
+                f"{kind}/{fragment.name}": self.optimizer.state[fragment.owner][kind]
                 for kind in kinds
-                for piece in pieces
+                for fragment in fragments
             }
         sizes = [_shape(parameter).numel() for parameter in self.named.values()]
         starts = dict(zip(self.named, torch.tensor([0, *sizes]).cumsum(0).tolist(), strict=False))
         moments: dict[str, torch.Tensor] = {}
         for kind in kinds:
             flat = torch.zeros(sum(sizes), device=self.engine.device)
-            for piece in pieces:
-                start = starts[piece.name] + piece.start
-                mine = piece.of_owner(self.optimizer.state[piece.owner][kind])
-                flat[start : start + piece.size].copy_(mine)
-            dist.reduce(flat, 0)  # each element is one rank's
+            for fragment in fragments:
+                start = starts[fragment.name] + fragment.start
+                mine = fragment.of_owner(self.optimizer.state[fragment.owner][kind])
+                flat[start : start + fragment.size].copy_(mine)
+            dist.reduce(flat, 0)  # each element belongs to one rank
             for (name, parameter), part in zip(self.named.items(), flat.split(sizes), strict=True):
                 moments[f"{kind}/{name}"] = part.view(_shape(parameter))
         return moments
 
     @property
     def counters(self) -> Counters:
-        """What the optimizer counts."""
+        """The optimizer's step counters."""
         steps = [
             state["step"] for state in self.optimizer.state.values() if state and "step" in state
         ]
@@ -128,37 +130,37 @@ class FullState:
 
     @torch.no_grad()
     def load_moments(self, moments: Mapping[str, torch.Tensor], counters: Counters) -> None:
-        """Replace the optimizer's state by what `moments` and `counters` gave, under whatever stage that was.
+        """Replace the optimizer's state by what `moments` and `counters` returned, under any stage.
 
-        Raises ValueError, before anything is replaced, where they are not of this network's parameters.
+        Raises ValueError, before anything is replaced, if they do not match this network's parameters.
         """
         kinds = sorted({key.partition("/")[0] for key in moments})
         named = self.named.items()
-        _refuse_others(
+        _check_names_and_shapes(
             moments, {f"{kind}/{name}": _shape(each) for kind in kinds for name, each in named}
         )
         for group in self.optimizer.param_groups:
             group.update(counters.groups[group["name"]])
-        pieces = list(self._pieces())
+        fragments = list(self._fragments())
         step = counters.step
         self.optimizer.state.clear()
-        for owner in {id(piece.owner): piece.owner for piece in pieces}.values():
+        for owner in {id(fragment.owner): fragment.owner for fragment in fragments}.values():
             if kinds:
                 self.optimizer.state[owner] = {kind: torch.zeros_like(owner) for kind in kinds}
             if step is not None:
                 self.optimizer.state[owner]["step"] = self._step(step)
-        for piece in pieces:
+        for fragment in fragments:
             for kind in kinds:
-                target = piece.of_owner(self.optimizer.state[piece.owner][kind])
-                target.copy_(piece.of_whole(moments[f"{kind}/{piece.name}"]))
+                target = fragment.of_owner(self.optimizer.state[fragment.owner][kind])
+                target.copy_(fragment.of_full(moments[f"{kind}/{fragment.name}"]))
         if not self.stage:
-            # Optimizers of ours keep more than torch's, and take it up there.
+            # This package's optimizers keep more state than torch's, and restore it there.
             self.optimizer.load_state_dict(self.optimizer.state_dict())
 
-    def _kinds(self, pieces: list[Fragment]) -> list[str]:
-        if not pieces:
+    def _kinds(self, fragments: list[Fragment]) -> list[str]:
+        if not fragments:
             return []
-        owner = pieces[0].owner
+        owner = fragments[0].owner
         state = self.optimizer.state.get(owner, {})
         return sorted(
             kind
@@ -174,16 +176,16 @@ class FullState:
 
     @property
     def scaler(self) -> dict[str, Any]:
-        """Of fp16, which at stage 0 torch scales and from stage 1 on DeepSpeed; empty in the other precisions."""
+        """fp16's loss scaler: torch's at stage 0, DeepSpeed's from stage 1 on; empty in the other precisions."""
         if (scaler := self.engine.torch_autocast_z0_gradscaler) is not None:
             return dict(scaler.state_dict())
         if getattr(self.engine.optimizer, "dynamic_loss_scale", False):
             scaler = self.engine.optimizer.loss_scaler
-            return {"scale": scaler.cur_scale, "_growth_tracker": _calm_steps(scaler)}
+            return {"scale": scaler.cur_scale, "_growth_tracker": _growth_tracker(scaler)}
         return {}
 
     def load_scaler(self, state: Mapping[str, Any]) -> None:
-        """Go on with the loss scale that `scaler` gave, under whatever stage that was."""
+        """Restore the loss scale that `scaler` returned, under any stage."""
         if not state:
             return
         if (scaler := self.engine.torch_autocast_z0_gradscaler) is not None:
@@ -194,14 +196,14 @@ class FullState:
             scaler.cur_iter = 0
             scaler.last_overflow_iter = -1 - state["_growth_tracker"]
 
-    # --- who has what -------------------------------------------------------------------------------------------
+    # --- ownership ----------------------------------------------------------------------------------------------
 
-    def _pieces(self) -> Iterator[Fragment]:
+    def _fragments(self) -> Iterator[Fragment]:
         for name, parameter in self.named.items():
             if self.stage == 0:
                 yield Fragment(name, 0, parameter, 0, parameter.numel())
             elif self.stage == 3:
-                yield from self._piece_of_stage_3(name, parameter)
+                yield from self._stage_3_fragment(name, parameter)
             elif (mapping := parameter._hp_mapping) is not None:
                 owner = self.engine.optimizer.single_partition_of_fp32_groups[
                     mapping.param_group_index
@@ -209,7 +211,7 @@ class FullState:
                 mine, there = mapping.lp_fragment_address, mapping.hp_fragment_address
                 yield Fragment(name, mine.start, owner, there.start, mine.numel)
 
-    def _piece_of_stage_3(self, name: str, parameter: Any) -> Iterator[Fragment]:
+    def _stage_3_fragment(self, name: str, parameter: Any) -> Iterator[Fragment]:
         zero = self.engine.optimizer
         group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
         start = dist.get_rank() * size
@@ -219,11 +221,13 @@ class FullState:
 
 
 def _shape(parameter: Any) -> torch.Size:
-    """Of the whole parameter, of which stage 3 keeps a flat shard."""
+    """The full parameter's shape, of which stage 3 keeps a flat shard."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def _refuse_others(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> None:
+def _check_names_and_shapes(
+    tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]
+) -> None:
     others = sorted(tensors.keys() ^ shapes.keys())
     others += [
         name for name, shape in shapes.items() if name in tensors and tensors[name].shape != shape
@@ -233,10 +237,10 @@ def _refuse_others(tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, tor
 
 
 def _is_count(value: object) -> bool:
-    """None too: a count that has not begun."""
+    """None counts too: a counter that has not started."""
     return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
-def _calm_steps(scaler: Any) -> int:
+def _growth_tracker(scaler: Any) -> int:
     """Steps since the last overflow or growth, as torch's scaler counts them."""
     return int((scaler.cur_iter - scaler.last_overflow_iter - 1) % scaler.scale_window)

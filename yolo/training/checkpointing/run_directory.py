@@ -1,4 +1,4 @@
-"""The folder of one run: what lies where, and which run an interrupted one goes on in. Needs no torch."""
+"""The folder of one run, its files, and the choice of the run to resume. Needs no torch."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from yolo.errors import CheckpointError
 
 RUNS = Path("runs")
 CHECKPOINT = re.compile(r"epoch-\d{4,}(-step-\d{7,})?")
-"""What a checkpoint's folder is called. It gets the name when it is whole; what is damaged or unfinished has others."""
+"""Name of a checkpoint's folder. Only valid ones have it; damaged or unfinished ones have other names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +21,27 @@ class RunDirectory:
 
     @property
     def recipe(self) -> Path:
-        """The resolved recipe, each value with its origin."""
+        """The resolved recipe; each value with its origin."""
         return self.path / "recipe.yaml"
 
     @property
     def plan(self) -> Path:
-        """What `strategy: auto` chose from, and why."""
+        """The plan from which `strategy: auto` chose."""
         return self.path / "plan.json"
 
     @property
     def deepspeed_json(self) -> Path:
-        """What DeepSpeed was given."""
+        """DeepSpeed's configuration."""
         return self.path / "deepspeed.json"
 
     @property
     def metrics(self) -> Path:
-        """One JSON line for each logged step and evaluation."""
+        """One JSON line per logged step and evaluation."""
         return self.path / "metrics.jsonl"
 
     @property
     def events(self) -> Path:
-        """One JSON line for each step that was left out, and for each time that the run went back."""
+        """One JSON line per skipped step and per rollback."""
         return self.path / "events.jsonl"
 
     @property
@@ -51,22 +51,22 @@ class RunDirectory:
 
     @property
     def data_report(self) -> Path:
-        """What was wrong with the data, in counts and examples."""
+        """Problems of the data, with counts and examples."""
         return self.path / "data_report.json"
 
     @property
     def report(self) -> Path:
-        """The run as a page to look at."""
+        """The run as an HTML page."""
         return self.path / "report.html"
 
     @property
     def checkpoints(self) -> Path:
-        """A folder a checkpoint, called after its place in the run."""
+        """One folder per checkpoint, named after its position in the run."""
         return self.path / "checkpoints"
 
     @property
     def last_weights(self) -> Path:
-        """The averaged weights of the newest checkpoint, in the end those after the last epoch."""
+        """The averaged weights of the newest checkpoint; finally, those after the last epoch."""
         return self.path / "weights" / "last.safetensors"
 
     @property
@@ -76,11 +76,11 @@ class RunDirectory:
 
     @property
     def finished(self) -> Path:
-        """Written last: the launcher's exit code can be 0 for a run that was cut off."""
+        """Written last: the launcher's exit code can be 0 for a run that was interrupted."""
         return self.path / "finished"
 
     def published(self) -> list[Path]:
-        """The folders of the run's checkpoints, the newest first."""
+        """The checkpoints' folders, newest first."""
         if not self.checkpoints.is_dir():
             return []
         named = [path for path in self.checkpoints.iterdir() if CHECKPOINT.fullmatch(path.name)]
@@ -88,16 +88,16 @@ class RunDirectory:
 
     @property
     def newest_checkpoint(self) -> Path | None:
-        """The folder of the newest checkpoint; whether it is still what was written shows when a run goes on from it."""
+        """The newest checkpoint's folder; it is verified when a run resumes from it."""
         return next(iter(self.published()), None)
 
     def create(self) -> None:
-        """Make the folder."""
+        """Create the folder."""
         self.last_weights.parent.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
 
     def become_latest(self) -> None:
-        """Point the link `latest` beside the folder at it. OSError where the file system knows no links."""
+        """Point the link `latest`, beside the folder, to it. Raises OSError if the file system has no links."""
         link = self.path.parent / "latest"
         if link.exists() and not link.is_symlink():
             return  # --run may name any folder, and this is not ours to replace
@@ -108,17 +108,17 @@ class RunDirectory:
 
 
 def resume_hint(run: RunDirectory) -> str:
-    """What somebody should know whose run has stopped before its end."""
+    """How to resume a run that stopped before its end."""
     if run.finished.exists():
         return f"{run.path} had reached its end"
     newest = run.newest_checkpoint
     if newest is None:
-        return f"{run.path} has no checkpoint to go on from"
-    return f"the same command with checkpoint.resume={run.path} goes on from {newest.name}"
+        return f"{run.path} has no checkpoint to resume from"
+    return f"the same command with checkpoint.resume={run.path} resumes from {newest.name}"
 
 
 def new_run(name: str, runs: Path = RUNS) -> RunDirectory:
-    """A folder that does not exist yet, named after the recipe and the time."""
+    """A folder that does not exist yet, named after recipe and time."""
     now = datetime.now(UTC)
     path = runs / name / now.strftime("%Y-%m-%dT%H-%M-%SZ")
     number = 2
@@ -129,9 +129,9 @@ def new_run(name: str, runs: Path = RUNS) -> RunDirectory:
 
 
 def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
-    """The folder that `checkpoint.resume` asks for: a new one, or that of the run to go on with.
+    """The folder that `checkpoint.resume` selects: a new one, or that of the run to resume.
 
-    Raises CheckpointError where a named run has nothing to go on from, or is finished.
+    Raises CheckpointError if a named run is finished, or has no checkpoint.
     """
     if resume == "never":
         return new_run(name, runs)
@@ -152,30 +152,30 @@ def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:
         )
     if run.finished.exists():
         raise CheckpointError(
-            f"checkpoint.resume: {resume}: the run is finished; to train on, start anew from its weights with "
+            f"checkpoint.resume: {resume}: the run is finished; to train on, start a new run from its weights with "
             f"model.weights={run.best_weights}"
         )
     if not run.newest_checkpoint:
         raise CheckpointError(
-            f"checkpoint.resume: {resume}: the run has no checkpoint to go on from; "
-            "start anew with checkpoint.resume=never"
+            f"checkpoint.resume: {resume}: the run has no checkpoint to resume from; "
+            "start a new run with checkpoint.resume=never"
         )
     return run
 
 
 def named_run(path: Path, resume: str) -> RunDirectory:
-    """The folder that `--run` names: a new one, or that of the run to go on with.
+    """The folder that `--run` names: a new one, or that of the run to resume.
 
-    Raises CheckpointError where it holds a run that is finished, or one that `checkpoint.resume` does not ask for.
+    Raises CheckpointError if its run is finished, or if `checkpoint.resume` does not allow to resume it.
     """
     run = RunDirectory(path)
     if run.finished.exists():
         raise CheckpointError(
-            f"{path}: the run in it is finished; start anew in another folder with checkpoint.resume=never"
+            f"{path}: its run is finished; start a new run in another folder with checkpoint.resume=never"
         )
     if resume == "never" and run.newest_checkpoint:
         raise CheckpointError(
-            f"{path}: holds {run.newest_checkpoint.name} of an unfinished run; go on from it with "
+            f"{path}: holds {run.newest_checkpoint.name} of an unfinished run; resume from it with "
             "checkpoint.resume=auto, or name another folder"
         )
     return run

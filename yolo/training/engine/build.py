@@ -1,4 +1,4 @@
-"""The one place that calls `deepspeed.initialize`, and that chooses how ranks exchange what they computed."""
+"""Builds the DeepSpeed engine and the synchronisation strategy: the one place that calls `deepspeed.initialize`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -33,21 +33,21 @@ ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
     "ZeroOneAdam": ZeroOneAdam,
     "OneBitLamb": OneBitLamb,
 }
-"""DeepSpeed dropped its own in 0.19.7; it takes ours as an optimizer object, and its JSON names them as before."""
+"""DeepSpeed dropped its own in 0.19.7. It accepts these as optimizer objects, and its JSON still names them."""
 
 
 LONGEST_REASON = 400
-"""Characters of what DeepSpeed says: Pydantic ends with an address."""
+"""Characters of DeepSpeed's error message: Pydantic's ends with a URL."""
 
 
 def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) -> Any:
-    """DeepSpeed's engine around the model, with the optimizer and the exchange that the recipe asks for.
+    """DeepSpeed's engine around the model, with the optimizer of the recipe.
 
-    Raises LaunchError where the machine at hand cannot run the recipe.
+    Raises LaunchError if this machine cannot run the recipe.
     """
     set_batchnorm_momentum(model, recipe)
     if recipe.model.sync_batchnorm:
-        # Before initialize: DeepSpeed holds on to the modules that it finds there.
+        # Before initialize: DeepSpeed keeps references to the modules that it finds.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(context.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
@@ -76,7 +76,7 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
         ) from error
     if optimizer is not None:
         optimizer.attach(engine, recipe.train.gradient_clipping)
-        engine.clip_fp32_gradients = lambda: None  # the optimizer clips what it exchanges
+        engine.clip_fp32_gradients = lambda: None  # the optimizer clips by itself
     elif recipe.zero.stage == 0:
         _guard_and_clip_without_a_collective(engine)
     elif recipe.precision.dtype == "fp16":
@@ -117,7 +117,7 @@ def build_strategy(engine: Any, recipe: Recipe) -> SyncStrategy:
 
 
 def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
-    """Let BatchNorm's running statistics move as fast as the recipe says."""
+    """Set the momentum of BatchNorm's running statistics."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             assert recipe.model.batchnorm_momentum != "auto"
@@ -126,9 +126,9 @@ def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
 
 @contextmanager
 def _already_broadcast(model: nn.Module) -> Iterator[None]:
-    """Spare DeepSpeed's own broadcast, which sends each parameter by itself.
+    """Skip DeepSpeed's own broadcast, which sends each parameter in a collective of its own.
 
-    DeepSpeed 0.19.8 passes over parameters that carry `ds_optim_param`, its mark for those that differ between ranks.
+    DeepSpeed 0.19.8 skips parameters with `ds_optim_param`, its mark for those that differ between ranks.
     """
     for parameter in model.parameters():
         parameter.ds_optim_param = True  # type: ignore[attr-defined]
@@ -140,11 +140,11 @@ def _already_broadcast(model: nn.Module) -> Iterator[None]:
 
 
 def _guard_and_clip_without_a_collective(engine: Any) -> None:
-    """Clip stage 0's gradients where they are, keep their norm, and leave out a step whose norm is not finite.
+    """At stage 0: clip gradients without a collective, keep their norm, and skip a step whose norm is not finite.
 
-    They are the same on every rank, and so is their norm; DeepSpeed would average it in an all-reduce of 4 bytes, a
-    whole round trip, and then forget it. From stage 1 on DeepSpeed leaves such a step out itself; at stage 0 it would
-    put the NaN into every weight. Under fp16 torch's loss scaler leaves it out.
+    The gradients are the same on every rank, and so is their norm; DeepSpeed would average it in an all-reduce of 4 bytes,
+    a full round trip, and then discard it. From stage 1 on DeepSpeed skips such a step itself; at stage 0 it would write
+    the NaN into every weight. Under fp16, torch's loss scaler skips it.
     """
 
     def clip() -> None:
@@ -152,19 +152,19 @@ def _guard_and_clip_without_a_collective(engine: Any) -> None:
         norm = nn.utils.clip_grad_norm_(parameters, engine.gradient_clipping())
         engine._global_grad_norm = norm
         if engine.torch_autocast_z0_gradscaler is None:
-            # On a GPU this waits for backward, as stages 1 to 3 do. A NaN is not below anything.
+            # On a GPU this waits for backward, as stages 1 to 3 do. NaN compares as False.
             is_usable = bool(norm < engine.gradient_norm_limit)
-            engine.optimizer.overflow = not is_usable  # DeepSpeed asks for it after the step
+            engine.optimizer.overflow = not is_usable  # DeepSpeed reads it after the step
             if not is_usable:
                 for parameter in parameters:
-                    parameter.grad = None  # torch's optimizers pass over what has no gradient
+                    parameter.grad = None  # torch's optimizers skip parameters without a gradient
 
     engine.gradient_norm_limit = math.inf
     engine.clip_fp32_gradients = clip
 
 
 def limit_gradient_norm(engine: Any, limit: float) -> None:
-    """Leave the next step out where its gradient is longer; at stage 0 only, elsewhere it is clipped and taken."""
+    """Skip the next step if its gradient norm exceeds the limit; at stage 0 only, at other stages it is clipped and applied."""
     if hasattr(engine, "gradient_norm_limit"):
         engine.gradient_norm_limit = limit
 
@@ -172,55 +172,55 @@ def limit_gradient_norm(engine: Any, limit: float) -> None:
 def _scale_the_loss_within(optimizer: Any) -> None:
     """Let the sharded optimizer scale the loss itself, as it does for DeepSpeed's own fp16.
 
-    Under autocast DeepSpeed 0.19.8 gives that to a torch GradScaler that it asks too late: gradients are clipped while
-    still scaled, so that each step has the length `gradient_clipping`, divided by the scale, and a step that overflows
-    returns before the scaler hears of it, so that the scale never falls. The optimizer's own scaler is asked at both
-    places, and is saved in the checkpoint.
+    Under autocast, DeepSpeed 0.19.8 uses a torch GradScaler, and too late: gradients are clipped while still scaled, so
+    that each step has the length `gradient_clipping` divided by the scale; and a step that overflows returns before the
+    scaler is updated, so that the scale never falls. The optimizer's own scaler is used at both places, and is saved in
+    the checkpoint.
     """
     optimizer.torch_autocast_gradscaler = None
     optimizer.loss_scaler = DynamicLossScaler(
-        init_scale=2.0**16,  # these are GradScaler's, which stage 0 uses
+        init_scale=2.0**16,  # these values are GradScaler's, which stage 0 uses
         scale_window=2000,
         min_scale=1.0,
         delayed_shift=1,
         consecutive_hysteresis=False,
-        raise_error_at_min_scale=False,  # the loop says it better
+        raise_error_at_min_scale=False,  # the trainer's message is clearer
     )
     optimizer.dynamic_loss_scale = True
 
 
 class SkippedStepDetector:
-    """Tells whether steps were taken: one whose gradients overflow changes no weight, and the loss scale falls."""
+    """Detects steps that changed no weight, because their gradients were not finite."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.is_scale_falling = False
-        """Whether the last step was left out by fp16's loss scaler, which looks for the largest scale that works.
+        """Whether fp16's loss scaler skipped the last step to find the largest scale that works.
 
-        Below 1 there is nothing left to look for.
+        Not at a scale below 1, when the search has failed.
         """
         self._scale = loss_scale(engine)
 
     def was_step_applied(self) -> bool:
-        """Whether the step just made changed the weights; to be asked once a step."""
+        """Whether the last step changed the weights; to be called once per step."""
         before, self._scale = self._scale, loss_scale(self.engine)
-        # At stage 0 DeepSpeed does not know: there torch's scaler leaves the step out, and shows it by a lower scale.
+        # At stage 0 DeepSpeed does not know: torch's scaler skips the step, and lowers the scale.
         has_fallen = self._scale < before
         self.is_scale_falling = has_fallen and self._scale >= 1
         return bool(self.engine.was_step_applied()) and not has_fallen
 
 
 def loss_scale(engine: Any) -> float:
-    """What the loss is multiplied with so that no fp16 gradient is lost to underflow; 1 in the other precisions."""
+    """The factor of the loss that protects fp16 gradients from underflow; 1 in the other precisions."""
     if engine.torch_autocast_z0_gradscaler is not None:
         return float(engine.torch_autocast_z0_gradscaler.get_scale())
     return float(getattr(engine.optimizer, "cur_scale", 1.0))
 
 
 def parameter_groups(model: nn.Module) -> list[ParameterGroup]:
-    """Biases, convolution weights and BatchNorm weights: only the second decays, and the first has its own warm-up.
+    """Biases, which have their own warm-up; convolution weights, which alone decay; BatchNorm weights.
 
-    The decaying group takes its weight decay from DeepSpeed's JSON.
+    The weight decay comes from DeepSpeed's JSON.
     """
     biases: list[nn.Parameter] = []
     weights: list[nn.Parameter] = []

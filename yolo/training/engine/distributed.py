@@ -1,4 +1,4 @@
-"""Joining the other processes: backend, device, threads, and the little that all ranks must agree on."""
+"""The process group: backend, device, threads, and small objects exchanged between ranks."""
 
 import datetime
 import logging
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class DistributedContext:
-    """This process among the others."""
+    """This process among the ranks of a run."""
 
     rank: int
     local_rank: int
@@ -32,14 +32,14 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the rank that writes and prints."""
+        """Whether this rank writes and prints."""
         return self.rank == 0
 
 
 def world_size_from_launcher() -> int:
     """How many processes the launcher started.
 
-    Raises LaunchError when there was no launcher.
+    Raises LaunchError if there was no launcher.
     """
     try:
         return int(os.environ["WORLD_SIZE"])
@@ -51,21 +51,21 @@ def world_size_from_launcher() -> int:
 
 
 def local_world_size_from_launcher() -> int | None:
-    """How many of them it started on this machine, in DeepSpeed's words or torchrun's; None where it did not say."""
-    said = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or ""
-    return int(said) if said.isdecimal() and int(said) else None
+    """How many processes the launcher (DeepSpeed's or torchrun) started on this machine; None if unknown."""
+    size = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or ""
+    return int(size) if size.isdecimal() and int(size) else None
 
 
 def init_distributed(recipe: Recipe) -> DistributedContext:
-    """Meet the other ranks over `cluster.backend` and take this rank's device.
+    """Initialize the process group over `cluster.backend` and select the device.
 
-    Raises LaunchError where the machine does not have that backend, or the others do not come.
+    Raises LaunchError if the machine does not have that backend, or the other ranks do not connect.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # DeepSpeed calls all_gather_into_tensor, whose name torch is changing: nothing that a user can put right.
+    # DeepSpeed calls all_gather_into_tensor, which torch is renaming: nothing that a user can fix.
     warnings.filterwarnings("ignore", r".*torch\.distributed\..* is deprecated", FutureWarning)
-    # DeepSpeed compiles a shared-memory operator for half a minute at each first start on a processor, and training
-    # never calls it: only its inference all-reduce does.
+    # DeepSpeed compiles a shared-memory operator at the first start on a CPU, for half a minute. Only its inference
+    # all-reduce uses it, training never.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -76,7 +76,7 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
     else:
         accelerator.set_device(local_rank)
         device = torch.device(accelerator.device_name(local_rank))
-        # cuDNN tries its ways of a convolution out; with sizes that change it would do so again and again.
+        # cuDNN tries several algorithms per convolution; with changing sizes it would do so again and again.
         torch.backends.cudnn.benchmark = recipe.train.multi_scale == 0
     timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
     backend = recipe.cluster.backend
@@ -88,14 +88,14 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
         what, hint = (
             f"cluster.backend {backend}",
             (
-                "gloo works on every machine; nccl wants GPUs, and mpi a torch that was built with it"
+                "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
             ),
         )
         if "EADDRINUSE" in str(error):
             what = f"cluster.master_port {os.environ.get('MASTER_PORT', '')}"
-            hint = "another program on this machine has the port: start again, or set another"
+            hint = "another program on this machine uses the port: start again, or set another"
         raise LaunchError(
-            f"{what}: the ranks cannot meet: {str(error).splitlines()[0]} ({hint})"
+            f"{what}: the ranks cannot connect: {str(error).splitlines()[0]} ({hint})"
         ) from error
     world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
@@ -103,37 +103,37 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
 
 
 def shutdown_distributed() -> None:
-    """Part from the other ranks, once all have come here.
+    """Destroy the process group, once all ranks are here.
 
-    A process that merely ends may die of SIGABRT: gloo's threads still let go of their last tensors then.
+    Without it, a process may die of SIGABRT at its end: gloo's threads still release their last tensors then.
     """
     dist.barrier()
     dist.destroy_process_group()
 
 
-def broadcast_object(ranks: DistributedContext, value: Any) -> Any:
-    """The first rank's value of some small object, on every rank."""
-    holder = [value if ranks.is_main else None]
-    torch.distributed.broadcast_object_list(holder, src=0, device=ranks.device)
+def broadcast_object(context: DistributedContext, value: Any) -> Any:
+    """Return the main rank's value of a small object on every rank."""
+    holder = [value if context.is_main else None]
+    torch.distributed.broadcast_object_list(holder, src=0, device=context.device)
     return holder[0]
 
 
-def run_on_main(ranks: DistributedContext, work: Callable[[], Result]) -> Result:
-    """What the first rank's work gives, on every rank; its CheckpointError reaches all."""
+def run_on_main(context: DistributedContext, work: Callable[[], Result]) -> Result:
+    """Do work on the main rank, and return its result on every rank; a CheckpointError is raised on all."""
     outcome: Result | CheckpointError | None = None
-    if ranks.is_main:
+    if context.is_main:
         try:
             outcome = work()
         except CheckpointError as error:
             outcome = error
-    agreed: Result | CheckpointError = broadcast_object(ranks, outcome)
+    agreed: Result | CheckpointError = broadcast_object(context, outcome)
     if isinstance(agreed, CheckpointError):
         raise agreed
     return agreed
 
 
-def all_gather_object(ranks: DistributedContext, value: Any) -> list[Any]:
-    """Every rank's value of some small object, in the order of ranks, on every rank."""
-    values: list[Any] = [None] * ranks.world_size
+def all_gather_object(context: DistributedContext, value: Any) -> list[Any]:
+    """Return every rank's value of a small object, by rank, on every rank."""
+    values: list[Any] = [None] * context.world_size
     torch.distributed.all_gather_object(values, value)
     return values

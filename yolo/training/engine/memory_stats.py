@@ -1,4 +1,4 @@
-"""What a rank's tensors take, by part: counted on the live network and optimizer."""
+"""Memory of a rank's tensors by part, counted on the live network and optimizer."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -12,25 +12,25 @@ REDUCED_GRADIENTS = (
     "averaged_gradients",
     "_DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition",
 )
-"""Attributes of DeepSpeed's sharded optimizers and of our own."""
+"""Attributes of DeepSpeed's sharded optimizers and of this package's optimizers."""
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of the memory behind some tensors; what several are views of counts once."""
+    """Bytes of the memory behind some tensors; memory that several share counts once."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values())
 
 
 def parameter_bytes(model: nn.Module) -> int:
-    """Of what the rank holds of the network's parameters: under stage 3 its shards and what it keeps whole."""
+    """Bytes of the parameters that this rank holds: under stage 3 its shards, and the parameters it keeps in full."""
     parameters = list(model.parameters())
     shards = [p.ds_tensor for p in parameters if hasattr(p, "ds_tensor")]
-    whole = [p.data for p in parameters if p.numel()]
-    return storage_bytes([*shards, *whole])
+    full = [p.data for p in parameters if p.numel()]
+    return storage_bytes([*shards, *full])
 
 
 def optimizer_bytes(optimizer: Any) -> int:
-    """Of moments and master copies, and of the vectors that a 1-bit optimizer keeps beside them."""
+    """Bytes of moments, master copies, and the further vectors of a 1-bit optimizer."""
     tensors = list(tensors_in(dict(getattr(optimizer, "optimizer", optimizer).state)))
     for name in MASTER_COPIES:
         tensors += list(getattr(optimizer, name, ()))
@@ -41,7 +41,7 @@ def optimizer_bytes(optimizer: Any) -> int:
 
 
 def gradient_bytes(model: nn.Module, optimizer: Any) -> int:
-    """Of gradients, whole or sharded; to be asked between backward and the optimizer's step."""
+    """Bytes of gradients, full or sharded; to be called between backward and the optimizer's step."""
     tensors = [p.grad for p in model.parameters() if p.grad is not None]
     for name in REDUCED_GRADIENTS:
         tensors += list(tensors_in(getattr(optimizer, name, None)))

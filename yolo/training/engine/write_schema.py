@@ -1,7 +1,7 @@
-"""Write down which keys the installed DeepSpeed reads, and of what type, for checks that must not import it.
+"""Write the keys that the installed DeepSpeed reads, and their types, for checks that must not import it.
 
 DeepSpeed refuses unknown keys inside the sections that have a Pydantic model and ignores them in silence everywhere
-else, so the second kind is found out by watching `DeepSpeedConfig` read a dictionary.
+else, so the second kind is found by recording the keys that `DeepSpeedConfig` reads from a dictionary.
 
 Run `python -m yolo.training.engine.write_schema` after an upgrade; a test fails while the snapshot is out of date.
 """
@@ -46,23 +46,23 @@ REFINED: dict[str, dict[str, dict[str, Any]]] = {
         "writer": {"type": ["object", "null"]},
     },
 }
-"""What a default does not tell of a key: found by handing DeepSpeed values drawn at random."""
+"""Types that a key's default does not show: found by passing random values to DeepSpeed."""
 NEVER_READ = ("vocabulary_size", "bfloat16", "sequence_parallel_size")
 
 
 class WatchedDictionary(dict[str, Any]):
-    """A dictionary that remembers the keys it was asked for, and the default that came with each."""
+    """A dictionary that records the keys read from it, and the default of each."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.asked: dict[str, Any] = {}
+        self.read_keys: dict[str, Any] = {}
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked.setdefault(key, default)
+        self.read_keys.setdefault(key, default)
         return super().get(key, default)
 
     def __contains__(self, key: object) -> bool:
-        self.asked.setdefault(str(key), None)
+        self.read_keys.setdefault(str(key), None)
         return super().__contains__(key)
 
     def keys(self) -> Any:
@@ -89,11 +89,11 @@ def keys_that_deepspeed_reads() -> tuple[dict[str, Any], dict[str, dict[str, Any
     world = mock.patch.object(deepspeed.comm, "get_world_size", return_value=1)
     with watched_copy, rank, world:
         deepspeed_config.DeepSpeedConfig(watched)
-    return watched.asked, {name: section.asked for name, section in sections.items()}
+    return watched.read_keys, {name: section.read_keys for name, section in sections.items()}
 
 
 def schema_of_default(default: Any) -> dict[str, Any]:
-    """The JSON Schema that a default value lets one expect; nothing is known of a key whose default is none."""
+    """The JSON Schema that a default value implies; a default of None implies nothing."""
     if isinstance(default, bool):
         return {"type": "boolean"}
     if isinstance(default, int | float):
@@ -106,7 +106,7 @@ def schema_of_default(default: Any) -> dict[str, Any]:
 
 
 def schema_of_model(model: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of one of DeepSpeed's models, field by field: the whole holds functions that have none."""
+    """The JSON Schema of one of DeepSpeed's models, field by field: the model has function fields without a schema."""
     properties: dict[str, Any] = {}
     definitions: dict[str, Any] = {}
     for name, field in model.model_fields.items():

@@ -1,4 +1,7 @@
-"""Parameters of which a rank may hold only a shard (ZeRO stage 3), and the whole ones."""
+"""Parameters, of which a rank holds a shard under ZeRO stage 3, and their full tensors.
+
+DeepSpeed's `safe_get_full_fp32_param` gathers one parameter per collective; here all are gathered in one.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +18,7 @@ def local_shard(parameter: Any) -> torch.Tensor:
 
 
 def gather_full(parameters: Sequence[Any], mine: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """The whole of what each rank has as `local_shard` gives it; collective under stage 3."""
+    """The full tensors, from what each rank holds (`local_shard`); collective under stage 3."""
     if not hasattr(parameters[0], "ds_tensor"):
         return list(mine)
     gathered = gather_flat(mine)
@@ -26,7 +29,7 @@ def gather_full(parameters: Sequence[Any], mine: Sequence[torch.Tensor]) -> list
 
 
 def shard(parameter: Any, full: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a whole tensor, as it holds the parameter."""
+    """This rank's part of a full tensor, in the form in which it holds the parameter."""
     if not hasattr(parameter, "ds_tensor"):
         return full
     size = parameter.ds_tensor.numel()

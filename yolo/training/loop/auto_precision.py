@@ -1,4 +1,4 @@
-"""`precision.dtype: auto`: what this machine computes the network in fastest, by a short measurement."""
+"""`precision.dtype: auto`: the precision in which this machine trains fastest, by a short measurement."""
 
 import time
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.distributed import DistributedContext, all_gather_object
 
 IMAGES = {"cpu": 4, "cuda": 32}
-"""At most, computed at once: enough to fill the device, and a matter of a second for the small networks."""
+"""Images measured at once, at most: enough to fill the device, and about a second for the small networks."""
 REPEATS = 3
 CLASSES = 80
-"""As many as COCO has; the data is not known yet, and the head is a twentieth of the work."""
+"""COCO's number; the data set is not known yet, and the head is a twentieth of the work."""
 LEAST_GAIN = 1.05
-"""By which 16 bits must be faster to be worth their rounding."""
+"""The speed-up at which 16 bits are worth their rounding."""
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -31,25 +31,27 @@ class PrecisionChoice:
 
 
 def measure_precision(
-    recipe: Recipe, ranks: DistributedContext, is_allowed: Callable[[str], bool]
+    recipe: Recipe, context: DistributedContext, is_allowed: Callable[[str], bool]
 ) -> PrecisionChoice:
-    """bf16 where the slowest rank computes forward and backward faster in it, else fp32; collective.
+    """bf16 if the slowest rank computes forward and backward faster in it, else fp32; collective.
 
-    All ranks measure at once, as they will compute. `is_allowed` says whether the recipe can work in a precision.
+    All ranks measure at once, as they will train. `is_allowed`: whether the recipe can work in a precision.
     """
     if not is_allowed("bf16"):
-        return PrecisionChoice("fp32", "precision auto: fp32, the recipe's other settings want it")
-    if not all(all_gather_object(ranks, _has_bf16(ranks.device))):
-        return PrecisionChoice("fp32", f"precision auto: fp32, not every {_kind(ranks)} has bf16")
-    mine = {dtype: _seconds(recipe, ranks.device, dtype) for dtype in ("fp32", "bf16")}
-    measured = all_gather_object(ranks, mine)
+        return PrecisionChoice(
+            "fp32", "precision auto: fp32, required by the recipe's other settings"
+        )
+    if not all(all_gather_object(context, _has_bf16(context.device))):
+        return PrecisionChoice("fp32", f"precision auto: fp32, not every {_kind(context)} has bf16")
+    mine = {dtype: _seconds(recipe, context.device, dtype) for dtype in ("fp32", "bf16")}
+    measured = all_gather_object(context, mine)
     fp32, bf16 = (max(seconds[dtype] for seconds in measured) for dtype in ("fp32", "bf16"))
     dtype = "bf16" if fp32 > LEAST_GAIN * bf16 else "fp32"
-    images, size = _images(recipe, ranks.device), recipe.model.image_size
+    images, size = _images(recipe, context.device), recipe.model.image_size
     return PrecisionChoice(
         dtype,
         f"precision auto: {dtype}; {images} images of {size} pixels take {1e3 * bf16:.0f} ms in bf16 and "
-        f"{1e3 * fp32:.0f} ms in fp32, forward and backward (precision.dtype={dtype} spares this measurement)",
+        f"{1e3 * fp32:.0f} ms in fp32, forward and backward (set precision.dtype={dtype} to skip this measurement)",
     )
 
 
@@ -59,19 +61,19 @@ def _images(recipe: Recipe, device: torch.device) -> int:
 
 
 def _has_bf16(device: torch.device) -> bool:
-    """In its own instructions: processors without them emulate bf16, up to fifty times as slowly as fp32."""
+    """In hardware: CPUs without bf16 instructions emulate it, up to 50 times slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = torch.cpu.get_capabilities()
     return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"))
 
 
-def _kind(ranks: DistributedContext) -> str:
-    return "GPU" if ranks.device.type == "cuda" else "processor"
+def _kind(context: DistributedContext) -> str:
+    return "GPU" if context.device.type == "cuda" else "CPU"
 
 
 def _seconds(recipe: Recipe, device: torch.device, dtype: str) -> float:
-    """Of one forward and backward, the fastest of a few after one that warms up."""
+    """Seconds of one forward and backward: the fastest of a few, after one warm-up."""
     model = YOLOv5(recipe.model.variant, CLASSES).to(device)
     size, images = recipe.model.image_size, _images(recipe, device)
     pixels = torch.randint(0, 256, (images, 3, size, size), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Where a run keeps its decoded images: one place for all ranks of a machine."""
+"""The cache of decoded images that all ranks of a machine share."""
 
 import logging
 import os
@@ -20,9 +20,9 @@ def open_cache(
     recipe: Recipe,
     context: DistributedContext,
 ) -> ImageCache | None:
-    """The kept images of a split, or None where the recipe wants none; collective.
+    """The image cache of a split, or None if the recipe disables it; collective.
 
-    `share`: of the budget, because both splits have one.
+    `share`: the split's share of the cache's budget.
     """
     section, size = recipe.data, recipe.model.image_size
     if section.cache == "none":
@@ -32,17 +32,17 @@ def open_cache(
     budget = int(share * (given * GB if given != "auto" else _free(recipe, file)))
     if section.cache == "disk":
         budgets = all_gather_object(context, budget)
-        kept = ImageCache(dataset.records, size, budgets[_first_here(context)], file)
+        cache = ImageCache(dataset.records, size, budgets[_first_here(context)], file)
     else:
-        kept = _shared_memory(dataset, size, budget, context)
+        cache = _shared_memory(dataset, size, budget, context)
     where = f"in {file}" if section.cache == "disk" else "in memory"
-    what = f"{kept.capacity} of {len(dataset.records)}"
-    logger.info(f"data.cache: room for {what} decoded images, {kept.bytes / GB:.2f} GB {where}")
-    return kept
+    what = f"{cache.capacity} of {len(dataset.records)}"
+    logger.info(f"data.cache: room for {what} decoded images, {cache.bytes / GB:.2f} GB {where}")
+    return cache
 
 
 def cache_folder(recipe: Recipe) -> Path:
-    """Where `data.cache: disk` keeps its files."""
+    """The folder of `data.cache: disk`."""
     if recipe.data.cache_folder != "auto":
         return Path(recipe.data.cache_folder)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-images"
@@ -53,14 +53,14 @@ def _free(recipe: Recipe, file: Path) -> int:
 
 
 def _first_here(context: DistributedContext) -> int:
-    """The first rank on this machine: launchers count machine by machine."""
+    """The first rank on this machine: launchers number the ranks machine by machine."""
     return context.rank - context.local_rank
 
 
 def _shared_memory(
     dataset: DetectionDataset, size: int, budget: int, context: DistributedContext
 ) -> ImageCache:
-    """The memory that the first rank of each machine has opened."""
+    """The shared memory that the first rank of each machine created."""
     own = ImageCache.in_memory(dataset.records, size, budget) if context.local_rank == 0 else None
     offers = all_gather_object(context, (own.path, budget) if own else None)
     if own:
@@ -68,8 +68,6 @@ def _shared_memory(
     path, budget = offers[_first_here(context)]
     try:
         descriptor = os.open(path, os.O_RDWR)
-    except (
-        OSError
-    ):  # the ranks of this machine do not see each other, as in containers of their own
+    except OSError:  # ranks of this machine do not see each other, for example in containers
         return ImageCache.in_memory(dataset.records, size, budget // context.local_world_size)
     return ImageCache(dataset.records, size, budget, descriptor)

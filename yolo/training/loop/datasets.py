@@ -1,4 +1,4 @@
-"""The data of a run: both splits read and verified by all ranks together, and the anchors that fit them."""
+"""The data of a run: all ranks read and verify both splits together, and fit the anchors."""
 
 import logging
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
 
 @dataclass(frozen=True, slots=True)
 class Datasets:
-    """Both splits, bad images left out, and the anchors."""
+    """Both splits without their bad images, and the anchors."""
 
     train: DetectionDataset | Shards
     val: DetectionDataset
@@ -48,9 +48,9 @@ def open_datasets(
     context: DistributedContext,
     counting: Counting,
 ) -> Datasets:
-    """Read both splits, verify every image, and settle the anchors; collective.
+    """Read both splits, verify every image, and choose the anchors; collective.
 
-    Raises DataError on all ranks where too much of a split cannot be used.
+    Raises DataError on all ranks if too much of a split cannot be used.
     """
     train: DetectionDataset | Shards
     train_images: ResizedImages | Shards
@@ -79,8 +79,8 @@ def open_datasets(
         f"data: {len(train)} training and {len(val.records)} validation images, "
         f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
     )
-    # By the first rank for all: k-means may round differently on another machine.
-    own = settled_anchors(recipe, train) if context.is_main else None
+    # Chosen by the main rank for all: k-means may round differently on another machine.
+    own = chosen_anchors(recipe, train) if context.is_main else None
     anchors, reason = broadcast_object(context, own)
     if reason:
         logger.info(reason)
@@ -88,7 +88,7 @@ def open_datasets(
 
 
 def _streamed(recipe: Recipe, context: DistributedContext) -> Shards:
-    """The training split's shards, of which nothing but the index is read yet."""
+    """The training split's shards; only their index is read yet."""
     shards = open_shards(recipe.data, "train")
     place = shard_location(recipe.data, "train")
     for concern in too_few(shards.index, place, recipe, context.world_size):
@@ -136,9 +136,9 @@ def _verified(
     else:
         dataset = load_split(recipe.data, split)
     _refuse_if_different(dataset, context)
-    kept = open_cache(dataset, SHARE_OF_CACHE[split], recipe, context)
+    cache = open_cache(dataset, SHARE_OF_CACHE[split], recipe, context)
     size = recipe.model.image_size
-    images = ResizedImages(dataset.records, size, kept)
+    images = ResizedImages(dataset.records, size, cache)
     threads = max(1, count_cores() // context.local_world_size)
     share = len(range(context.rank, len(images), context.world_size))
     problems: Problems = {}
@@ -146,12 +146,12 @@ def _verified(
         mine = verify_images(images, context.rank, context.world_size, threads, advance)
     for found in all_gather_object(context, mine):
         problems |= found
-    sound = dataset.without(problems)
-    return sound, ResizedImages(sound.records, size, kept)
+    valid = dataset.without(problems)
+    return valid, ResizedImages(valid.records, size, cache)
 
 
-def settled_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
-    """The anchors that the recipe asks for, and how they were chosen, a line that is empty where it says them itself."""
+def chosen_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
+    """The anchors of the recipe, and how they were chosen: a line, empty if the recipe lists them."""
     if recipe.model.anchors == "default":
         return family(recipe.model.variant).anchors, ""
     if recipe.model.anchors != "auto":

@@ -1,4 +1,4 @@
-"""Learning rates and momentum at every step: warm-up, then a linear or cosine descent."""
+"""Learning rates and momentum at every step: warm-up, then linear or cosine decay."""
 
 import math
 from collections.abc import Iterable
@@ -11,16 +11,16 @@ from yolo.recipe.schema.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class StepRates:
-    """What one step is taken with."""
+    """Learning rates and momentum of one step."""
 
     lr: float
     bias_lr: float
     momentum: float | None
-    """None where the optimizer has none to set."""
+    """None if the optimizer has none to set."""
 
 
 class LRSchedule:
-    """The public YOLOv5's schedule over optimizer steps: position alone decides, so a resumed run goes on exactly."""
+    """The public YOLOv5's schedule over optimizer steps; it depends on the position only, so that a resumed run is exact."""
 
     def __init__(self, recipe: Recipe, steps_per_epoch: int) -> None:
         self.recipe = recipe
@@ -34,8 +34,8 @@ class LRSchedule:
     def at(self, step: int) -> StepRates:
         """The rates of optimizer step `step`, counted from 0."""
         train, optimizer = self.recipe.train, self.recipe.optimizer
-        # Within an epoch the rate stands still, as in the public trainer.
-        lr = optimizer.lr * self._descent(min(1.0, step // self.steps_per_epoch / train.epochs))
+        # Constant within an epoch, as in the public trainer.
+        lr = optimizer.lr * self._decay(min(1.0, step // self.steps_per_epoch / train.epochs))
         momentum = optimizer.momentum if isinstance(optimizer, SGDSection) else None
         if step >= self.warmup_steps:
             return StepRates(lr, lr, momentum)
@@ -49,7 +49,7 @@ class LRSchedule:
     def apply(
         self, parameter_groups: Iterable[dict[str, Any]], step: int, factor: float = 1.0
     ) -> StepRates:
-        """Set the rates of a step, multiplied by a factor, in the optimizer's groups, told apart by their names."""
+        """Set the rates of a step, times `factor`, in the optimizer's groups, which are known by name."""
         rates = self.at(step)
         rates = replace(rates, lr=rates.lr * factor, bias_lr=rates.bias_lr * factor)
         for group in parameter_groups:
@@ -58,7 +58,7 @@ class LRSchedule:
                 group["momentum"] = rates.momentum
         return rates
 
-    def _descent(self, progress: float) -> float:
+    def _decay(self, progress: float) -> float:
         end = self.recipe.train.final_lr_fraction
         if self.recipe.train.schedule == "cosine":
             return (1 + math.cos(math.pi * progress)) / 2 * (1 - end) + end

@@ -15,12 +15,12 @@ from yolo.training.engine.distributed import DistributedContext
 
 @dataclass(frozen=True, slots=True)
 class StepMetrics:
-    """The mean over some steps, of the whole global batch and all ranks."""
+    """Means over the steps since the last log, over the global batch and all ranks."""
 
     step: int
     epoch: float
     skipped: float
-    """Of the steps since the last log, how many changed no weight; the losses are of the others, NaN where there are none."""
+    """Steps that changed no weight; the losses are of the others, NaN if there are none."""
     loss_box: float
     loss_obj: float
     loss_cls: float
@@ -28,21 +28,21 @@ class StepMetrics:
     gradient_norm: float | None
     images_per_second: float
     data_wait_seconds: float
-    """A step's wait for images, mean over the ranks."""
+    """Wait for images per step, mean over the ranks."""
     communication_seconds: float
-    """From the starts of a step's collectives to their ends, mean over the ranks."""
+    """From start to end of the collectives per step, mean over the ranks."""
     exposed_communication_seconds: float
-    """A step's wait for collectives, mean over the ranks: what computing did not hide."""
+    """Wait for collectives per step, mean over the ranks: what computation did not hide."""
     payload_bytes: float
-    """Handed to collectives by a rank in a step."""
+    """Passed to collectives per step per rank."""
     wire_bytes: float
-    """Sent by a rank in a step; as many are received."""
+    """Sent per step per rank; as many are received."""
     traffic_by_kind: Mapping[str, KindTraffic]
-    """The first rank's, a step."""
+    """Per step, of the main rank."""
 
     @property
     def loss(self) -> float:
-        """The three parts together."""
+        """The sum of the three parts."""
         return self.loss_box + self.loss_obj + self.loss_cls
 
 
@@ -86,12 +86,12 @@ class MetricsAccumulator:
         (self._totals if self.has_steps else self.total).add(flush)
 
     def discard_traffic(self) -> None:
-        """Leave out what was sent since the last log: it was not training."""
+        """Discard what was sent since the last log: it was not training."""
         self.meter.take()
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is anything to log since the last time."""
+        """Whether there are steps to log."""
         return self._totals.steps > 0
 
     def log(
@@ -129,7 +129,7 @@ class MetricsAccumulator:
     def _add_over_ranks(
         self, losses: list[float], totals: StepTotals
     ) -> tuple[float, float, float]:
-        """The loss parts' sums over the ranks; the totals's seconds and bytes in all become means over them."""
+        """Sum the loss parts over the ranks; seconds and bytes of the totals become means over them."""
         traffic = totals.traffic
         costs = [
             *(totals.seconds, totals.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),

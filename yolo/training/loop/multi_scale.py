@@ -1,4 +1,4 @@
-"""Training on images of changing size."""
+"""Multi-scale training: the image size changes from step to step."""
 
 import numpy as np
 from torch import Tensor
@@ -8,26 +8,26 @@ from yolo.recipe.schema.recipe import Recipe
 
 
 class ImageSizes:
-    """The side of each optimizer step's images: from the seed and the step alone, so the same on all ranks."""
+    """The image size of each optimizer step: a function of seed and step only, so the same on all ranks."""
 
     def __init__(self, recipe: Recipe, stride: int) -> None:
-        """`stride`: the network's largest, pixels; every size is a multiple of it."""
+        """`stride`: the network's largest, in pixels; every size is a multiple of it."""
         self.size = recipe.model.image_size
-        self.reach = recipe.train.multi_scale
+        self.scale_range = recipe.train.multi_scale
         self.seed = recipe.train.seed
         self.stride = stride
 
     def at(self, step: int) -> int:
         """Pixels, for optimizer step `step`, counted from 0."""
-        if self.reach == 0:
+        if self.scale_range == 0:
             return self.size
         random = np.random.default_rng((self.seed, MULTI_SCALE, step))
-        drawn = self.size * random.uniform(1 - self.reach, 1 + self.reach)
+        drawn = self.size * random.uniform(1 - self.scale_range, 1 + self.scale_range)
         return max(self.stride, round(drawn / self.stride) * self.stride)
 
 
 MULTI_SCALE = 0x5CA1E
-"""Keeps these draws apart from the data's, which begin with seed and epoch."""
+"""Separates these random numbers from the data's, which are seeded with seed and epoch."""
 
 
 def scaled(images: Tensor, size: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""One start of a run at a time: ranks of an earlier one, which nobody could reach to end them, may not write any more.
+"""Fencing: of several starts of a run, only the newest may write.
 
-A launcher that is killed leaves ranks on other hosts behind, and a host whose link was cut goes on by itself. Each start
-has a token, and the run's folder holds the newest one's: who has another stops. Needs no torch.
+A killed launcher leaves ranks behind on other hosts, and a host whose link was cut continues by itself. Each start has a
+token, and the run's folder holds the newest one: a rank with an older token stops. Needs no torch.
 """
 
 import os
@@ -12,31 +12,31 @@ from pathlib import Path
 START = "start"
 """The file in a run's folder."""
 VARIABLE = "YOLO_START"
-"""The token of the start that this process belongs to; none where the launcher was not started by `yolo train`."""
+"""Environment variable: the token of this process's start; unset if `yolo train` did not start the launcher."""
 
 
 @dataclass(frozen=True, slots=True)
 class FencingToken:
-    """What a rank asks before it writes."""
+    """The token of one start; checked before a rank writes."""
 
     run: Path
     token: str
 
     @classmethod
     def of_this_process(cls, run: Path) -> "FencingToken":
-        """As `yolo.train` was told."""
+        """The token in the environment."""
         return cls(run, os.environ.get(VARIABLE, ""))
 
     @property
     def is_stale(self) -> bool:
-        """Whether the run was started again since. A folder that cannot be read for the moment closes nothing."""
+        """Whether the run was started again since; False while the folder cannot be read."""
         if not self.token:
             return False
         try:
             newest = (self.run / START).read_text(encoding="utf-8")
         except OSError:
             return False
-        # On a shared folder an older one may still be seen for a while.
+        # A shared folder may still show an older token for a while.
         return _began(newest) > _began(self.token)
 
 
@@ -46,7 +46,7 @@ def _began(token: str) -> int:
 
 
 def issue_token(run: Path) -> str:
-    """Make a run's next start its only one; returns the token."""
+    """Make the next start the only one that may write; returns its token."""
     token = f"{time.time_ns()}-{os.getpid()}"
     run.mkdir(parents=True, exist_ok=True)
     temporary = run / f".{START}.part"

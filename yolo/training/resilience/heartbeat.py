@@ -1,11 +1,11 @@
-"""Where every rank stands, so that a collective that fails can name the ranks that are missing.
+"""Heartbeats of all ranks, so that a failed collective can name the missing ranks.
 
-Each rank writes once a second what it is doing into the store through which the ranks met, over a connection of its own.
-When a collective fails, whoever notices reads all of them twice: a rank whose entry has not moved is missing.
+Each rank writes its phase once per second into the process group's store, over a connection of its own. When a collective
+fails, each rank that notices reads all entries twice: a rank whose entry has not changed is missing.
 
-Not every collective that hangs fails: with NCCL the main thread waits for the device instead, and gloo has no limit for
-sending, which a link that is cut in the middle of a large tensor holds up. So the thread that writes also looks whether
-the main thread is stuck.
+Not every hanging collective fails: with NCCL the main thread waits for the device instead, and gloo has no time limit for
+sending, which a link cut in the middle of a large tensor blocks. So the heartbeat thread also checks whether the main
+thread is stuck.
 """
 
 import contextlib
@@ -37,40 +37,40 @@ from yolo.training.resilience.rank_status import MISSING, RankStatusFile
 
 BEAT_SECONDS = 1.0
 LISTEN_SECONDS = 2.2 * BEAT_SECONDS
-"""Between two readings: who lives has written twice."""
+"""Between two readings: a live rank has written twice."""
 ANSWER_SECONDS = 6.0
-"""For both readings; the store's process may be stopped, or its host gone."""
+"""Time limit of both readings; the store's process may be stopped, or its host gone."""
 LINGER_SECONDS = LISTEN_SECONDS + 0.3
-"""The first rank's process holds the store: it stays until those who noticed at the same time have read."""
+"""Rank 0's process holds the store: it stays until the ranks that noticed at the same time have read."""
 LEAVE_SECONDS = 5.0
-"""From the error to the end of the process: what else has to be told may want the network that is gone."""
+"""From the error to the end of the process: other clean-up may need the lost network."""
 MOST_NAMED = 8
-VERDICT = "standings/verdict"
+VERDICT = "heartbeat/verdict"
 PATIENCE_SECONDS = 1.5
-"""On top of the time limit, for the collective to fail by itself."""
+"""Added to the time limit, for the collective to fail by itself."""
 WAITING_FILES = (distributed_c10d.__file__, meter.__file__)
-"""Where the main thread's innermost function lies while it is in a collective."""
+"""Files of the main thread's innermost function during a collective."""
 
 COLLECTIVE_ERROR = re.compile(
     r"gloo|NCCL|ProcessGroup|TCPStore|Timed out waiting|Connection (closed|reset|refused)|Broken pipe|Socket Timeout"
 )
-"""In the text of a RuntimeError; torch has types for some of them only."""
+"""In the text of a RuntimeError; torch has types for only some of these errors."""
 
 
 class RanksLost(YoloError):
-    """A collective failed because ranks are missing, or stand elsewhere."""
+    """A collective failed because ranks are missing, or in another phase."""
 
     exit_code = RANKS_LOST
 
-    def __init__(self, text: str, is_said: bool) -> None:
+    def __init__(self, text: str, is_reported: bool) -> None:
         super().__init__(text)
-        self.is_said = is_said
-        """Whether another rank says the same."""
+        self.is_reported = is_reported
+        """Whether another rank reports the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankPhase:
-    """What a rank does. Times are seconds since all ranks began to keep their standings, so no clocks are compared."""
+    """What a rank does. Times are seconds since all ranks started their heartbeats, so that no clocks are compared."""
 
     what: str
     since: float
@@ -78,7 +78,7 @@ class RankPhase:
 
 
 class HeartbeatMonitor:
-    """This rank's place, for all to see, and a way to see theirs."""
+    """Publishes this rank's phase, and reads those of the others."""
 
     def __init__(
         self,
@@ -92,39 +92,37 @@ class HeartbeatMonitor:
         """By rank."""
         self._speaks_for_host = ranks.local_rank == 0
         self._record = RankStatusFile.of_this_process(run_path)
-        self._fence = FencingToken.of_this_process(run_path)
+        self._token = FencingToken.of_this_process(run_path)
         self._timeout_seconds = timeout_seconds
         self._is_asynchronous = ranks.device.type != "cpu"
         self._began = time.monotonic()
-        self._place: tuple[str, bool, float] = ("starting", False, self._began)
+        self._phase: tuple[str, bool, float] = ("starting", False, self._began)
         self._seen: tuple[object, int] = (None, 0)
         self._seen_at = self._began
         self._is_hung = False
         self._lost: tuple[RanksLost, float] | None = None
         self._stopped = threading.Event()
-        self._naming = threading.Lock()
+        self._failure_lock = threading.Lock()
 
     @classmethod
     def start(
         cls, ranks: DistributedContext, run_path: Path, timeout_seconds: float
     ) -> "HeartbeatMonitor":
-        """Begin to keep them, on all ranks at once: this is a collective."""
+        """Start the heartbeats of all ranks; collective."""
         store = _connect()
         store.set(_key(ranks.rank), _line(RankPhase("starting", 0.0, 0.0)))
         hosts = [str(host) for host in all_gather_object(ranks, socket.gethostname())]
-        standings = cls(ranks, hosts, run_path, timeout_seconds)
-        threading.Thread(
-            target=standings._keep, args=(store,), name="standings", daemon=True
-        ).start()
-        return standings
+        monitor = cls(ranks, hosts, run_path, timeout_seconds)
+        threading.Thread(target=monitor._beat, args=(store,), name="heartbeat", daemon=True).start()
+        return monitor
 
     def stop(self) -> None:
-        """Stop before the ranks part, and the store with the first of them."""
+        """Stop, before the process group is destroyed, and the store with it."""
         self._stopped.set()
 
-    def set_phase(self, place: str, waits: bool = False) -> None:
-        """This rank now does something else; `waits` where that is only to wait for other ranks. Takes a microsecond."""
-        self._place = (place, waits, time.monotonic())
+    def set_phase(self, phase: str, waits: bool = False) -> None:
+        """Set what this rank does now; `waits`: it only waits for other ranks. Takes a microsecond."""
+        self._phase = (phase, waits, time.monotonic())
 
     def begin(self, part: str, step: int) -> None:
         """Set the phase as a part of a training step begins (`StepObserver`)."""
@@ -135,7 +133,7 @@ class HeartbeatMonitor:
 
     @contextmanager
     def attribute_failure(self) -> Iterator[None]:
-        """Raises RanksLost, naming those that are missing, for the error of a collective; others pass."""
+        """Raise RanksLost, naming the missing ranks, instead of a collective's error; other errors pass."""
         try:
             yield
         except RuntimeError as error:
@@ -144,49 +142,47 @@ class HeartbeatMonitor:
             raise self._name(error) from error
 
     def who_is_missing(self, error: BaseException) -> str:
-        """One line to a few: what failed where, which ranks are silent since when, and who stands elsewhere.
+        """A few lines: what failed, which ranks are silent since when, and which are in another phase.
 
         Takes up to ANSWER_SECONDS.
         """
         return self._ask(error)[0]
 
     def _name(self, error: BaseException) -> RanksLost:
-        """Find out who is missing, once, and see to it that this process ends soon after."""
-        with self._naming:
+        """Find the missing ranks, once, and end this process soon after."""
+        with self._failure_lock:
             if self._lost is None:
-                text, is_said = self._ask(error)
-                self._lost = RanksLost(text, is_said), time.monotonic()
+                text, is_reported = self._ask(error)
+                self._lost = RanksLost(text, is_reported), time.monotonic()
                 self._record.ends(RANKS_LOST, text)
                 if self.rank == 0 and len(self.hosts) > 2:
                     time.sleep(LINGER_SECONDS)
         return self._lost[0]
 
     def _ask(self, error: BaseException) -> tuple[str, bool]:
-        """The text, and whether another rank says it."""
-        place, _, since = self._place
+        """The text, and whether another rank reports it."""
+        phase, _, since = self._phase
         what = (
-            f"rank {self.rank} ({self.hosts[self.rank]}) was {place} when {_gist(error)} "
+            f"rank {self.rank} ({self.hosts[self.rank]}) was {phase} when {_gist(error)} "
             f"after {time.monotonic() - since:.0f} s"
         )
         found: list[tuple[str, bool]] = []
 
         def ask() -> None:
             with contextlib.suppress(RuntimeError, OSError):
-                found.append(self._read_and_judge(what))
+                found.append(self._read_and_describe(what))
 
-        reader = threading.Thread(target=ask, name="standings reader", daemon=True)
+        reader = threading.Thread(target=ask, name="heartbeat reader", daemon=True)
         reader.start()
         reader.join(ANSWER_SECONDS)
         if found:
             return found[0]
-        silent = "where the other ranks stand could not be read in time"
+        silent = "the phases of the other ranks could not be read in time"
         if self.rank != 0:
-            silent = (
-                f"rank 0 ({self.hosts[0]}), where all ranks write where they stand, does not answer"
-            )
+            silent = f"rank 0 ({self.hosts[0]}), which holds the heartbeats of all ranks, does not answer"
         return f"{silent}; {what}", not self._speaks_for_host
 
-    def _read_and_judge(self, what: str) -> tuple[str, bool]:
+    def _read_and_describe(self, what: str) -> tuple[str, bool]:
         store = _connect()
         if store.check([VERDICT]):
             return store.get(VERDICT).decode(), True
@@ -195,7 +191,7 @@ class HeartbeatMonitor:
         now = self._read(store)
         others = [rank for rank in now if rank != self.rank]
         missing = [rank for rank in others if now[rank].heard == before[rank].heard]
-        text = f"{self._judged(now, missing)}; {what}"
+        text = f"{self._describe(now, missing)}; {what}"
         verdict = store.compare_set(VERDICT, "", text).decode()
         return verdict, verdict != text
 
@@ -203,64 +199,67 @@ class HeartbeatMonitor:
         lines = store.multi_get([_key(rank) for rank in range(len(self.hosts))])
         return {rank: RankPhase(**json.loads(line)) for rank, line in enumerate(lines)}
 
-    def _judged(self, places: Mapping[int, RankPhase], missing: Sequence[int]) -> str:
+    def _describe(self, phases: Mapping[int, RankPhase], missing: Sequence[int]) -> str:
         now = self._seconds()
 
-        def told(rank: int) -> str:
-            place = places[rank]
+        def described(rank: int) -> str:
+            phase = phases[rank]
             name = f"rank {rank} ({self.hosts[rank]})"
-            so_long = f"for {place.heard - place.since:.0f} s"
+            duration = f"for {phase.heard - phase.since:.0f} s"
             if rank in missing:
-                return f"{name}, silent for {now - place.heard:.0f} s, was {place.what} {so_long}"
-            return f"{name} is {place.what} {so_long}"
+                return f"{name}, silent for {now - phase.heard:.0f} s, was {phase.what} {duration}"
+            return f"{name} is {phase.what} {duration}"
 
         if missing:
-            text = MISSING + "; ".join(told(rank) for rank in missing[:MOST_NAMED])
+            text = MISSING + "; ".join(described(rank) for rank in missing[:MOST_NAMED])
             return f"{text}; and {len(missing) - MOST_NAMED} more" if missing[MOST_NAMED:] else text
-        mine = self._place[0]
-        elsewhere = [rank for rank, place in places.items() if place.what != mine]
+        mine = self._phase[0]
+        elsewhere = [rank for rank, phase in phases.items() if phase.what != mine]
         if not elsewhere:
-            return f"all {len(places)} ranks are alive, and all {mine}"
+            return f"all {len(phases)} ranks are alive, and all {mine}"
         groups = defaultdict(list)
         for rank in elsewhere:
-            groups[places[rank].what].append(rank)
-        first = [told(ranks[0]) + _and_more(len(ranks) - 1) for ranks in groups.values()]
-        return "all ranks are alive, but some stand elsewhere: " + "; ".join(first[:MOST_NAMED])
+            groups[phases[rank].what].append(rank)
+        first = [described(ranks[0]) + _and_more(len(ranks) - 1) for ranks in groups.values()]
+        return "all ranks are alive, but some are in another phase: " + "; ".join(
+            first[:MOST_NAMED]
+        )
 
-    def _keep(self, store: TCPStore | None) -> None:
+    def _beat(self, store: TCPStore | None) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
-            if self._fence.is_stale:
+            if self._token.is_stale:
                 self._end(
                     RanksLost(
-                        "the run was started again; this rank of an earlier start ends", False
+                        "the run was started again; this rank belongs to an earlier start and ends",
+                        False,
                     )
                 )
-            what, _, since = self._place
+            what, _, since = self._phase
             self._record.stands(what, time.monotonic() - since)
-            place = RankPhase(what[:200], since - self._began, self._seconds())
+            phase = RankPhase(what[:200], since - self._began, self._seconds())
             try:
                 store = store or _connect()
-                store.set(_key(self.rank), _line(place))
+                store.set(_key(self.rank), _line(phase))
             except (RuntimeError, OSError):
                 store = None
             if not self._is_hung and self._has_hung():
                 self._is_hung = True
-                threading.Thread(target=self._end_hung, name="standings end", daemon=True).start()
+                threading.Thread(target=self._end_hung, name="heartbeat end", daemon=True).start()
             if self._lost and time.monotonic() - self._lost[1] > LEAVE_SECONDS:
                 self._end(self._lost[0])
 
     def _has_hung(self) -> bool:
-        """Whether the main thread has waited for other ranks for longer than allowed, at one place in one collective."""
+        """Whether the main thread has waited longer than allowed, in one phase and one collective."""
         group: Any = distributed_c10d.GroupMember.WORLD
-        if group is None:  # the ranks have parted
+        if group is None:  # the process group is destroyed
             return False
-        seen = self._place, group._get_sequence_number_for_group()
+        seen = self._phase, group._get_sequence_number_for_group()
         if seen != self._seen or not self._waits():
             self._seen, self._seen_at = seen, time.monotonic()
         return time.monotonic() - self._seen_at > self._timeout_seconds + PATIENCE_SECONDS
 
     def _waits(self) -> bool:
-        if self._is_asynchronous and self._place[1]:
+        if self._is_asynchronous and self._phase[1]:
             return True
         main = threading.main_thread().ident
         assert main is not None
@@ -274,7 +273,7 @@ class HeartbeatMonitor:
         self._end(self._name(error))
 
     def _end(self, lost: RanksLost) -> None:
-        if not lost.is_said:
+        if not lost.is_reported:
             print(f"yolo: {lost}", file=sys.stderr, flush=True)
         os._exit(RANKS_LOST)
 
@@ -283,12 +282,12 @@ class HeartbeatMonitor:
 
 
 def _connect() -> TCPStore:
-    """A connection of its own to the store of the process group: torch waits with its own for minutes.
+    """A separate connection to the process group's store: torch waits on its own for minutes.
 
-    Raises OSError or RuntimeError where the store is gone.
+    Raises OSError or RuntimeError if the store is gone.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # Asked first, since torch would try for all that time and then print its own stack.
+    # Tried first: torch would retry all that time, and then print a stack of its own.
     socket.create_connection((address, port), timeout=ANSWER_SECONDS).close()
     return TCPStore(
         address,
@@ -300,11 +299,11 @@ def _connect() -> TCPStore:
 
 
 def _key(rank: int) -> str:
-    return f"standings/{rank}"
+    return f"heartbeat/{rank}"
 
 
-def _line(place: RankPhase) -> str:
-    return json.dumps(asdict(place))
+def _line(phase: RankPhase) -> str:
+    return json.dumps(asdict(phase))
 
 
 def _and_more(ranks: int) -> str:

@@ -1,6 +1,6 @@
-"""Leaving when asked: a rank notices SIGTERM, SIGINT and SIGUSR1, and has so many seconds to write a checkpoint and go.
+"""Preemption: on SIGTERM, SIGINT or SIGUSR1, a rank writes a checkpoint and stops, within a given time.
 
-SLURM sends SIGUSR1 where `sbatch --signal=USR1@120` asks for a warning, and SIGTERM when the time is up or the job is
+SLURM sends SIGUSR1 if `sbatch --signal=USR1@120` requests a warning, and SIGTERM when the time is up or the job is
 cancelled. Needs no torch.
 """
 
@@ -20,48 +20,48 @@ from yolo.exit_codes import RANKS_LOST, STOPPED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LEAVE_FILE = "leave"
-"""In a run's folder: `yolo train` asks with it, since no signal of its reaches the other hosts."""
+"""File in a run's folder: the stop request of `yolo train`, whose signals do not reach the other hosts."""
 LOOK_SECONDS = 1.0
 SUPERVISOR = "YOLO_SUPERVISOR"
-"""Environment variable: the process id of `yolo train`, where it runs on the same host."""
+"""Environment variable: the process id of `yolo train`, if it runs on the same host."""
 WITHOUT_SUPERVISOR = "`yolo train`, which started this rank, is gone"
 
 
 class GracefulStop(Exception):
-    """All ranks have written a checkpoint and parted, because somebody asked."""
+    """All ranks have written a checkpoint and shut down, as requested."""
 
 
 class PreemptionHandler:
-    """Whether this rank was asked to leave."""
+    """Whether this rank was asked to stop."""
 
     def __init__(self, run_path: Path, is_main: bool, seconds: float) -> None:
         self.reason = ""
-        """What asked: a signal's name, or `yolo train`."""
+        """Source of the request: a signal's name, or `yolo train`."""
         self.is_fulfilled = False
-        """Whether nothing is left that this rank could lose: it may take its time to go."""
+        """Whether this rank has nothing left to lose: the time limit is off."""
         self._seconds = seconds
         self._file = run_path / LEAVE_FILE if is_main else None
         self._next_look = 0.0
 
     @classmethod
     def listen(cls, run_path: Path, is_main: bool, seconds: float) -> "PreemptionHandler":
-        """Notice signals from now on; who has not left `seconds` after the first is ended, and after a second Ctrl-C at once.
+        """Watch for signals from now on; end the process `seconds` after the first one, or at a second Ctrl-C.
 
-        Python runs a handler only between two of the main thread's own instructions, which may be a collective's
-        length away. The C handler writes the signal's number into a pipe at once, and a thread reads it.
-        Only one of them, in the main thread, and before any worker process is forked.
+        Python runs a handler only between two instructions of the main thread, and a collective may delay the next one for
+        long. The C handler writes the signal's number into a pipe at once, and a thread reads it. To be called once, in the
+        main thread, before any worker process is forked.
         """
-        request = cls(run_path, is_main, seconds)
+        handler = cls(run_path, is_main, seconds)
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         for number in SIGNALS:
-            signal.signal(number, _noticed)
+            signal.signal(number, _ignore)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=_be_a_worker)
+        os.register_at_fork(after_in_child=_reset_in_worker)
         threading.Thread(
-            target=request._watch, args=(reading,), name="leave request", daemon=True
+            target=handler._watch, args=(reading,), name="preemption", daemon=True
         ).start()
-        return request
+        return handler
 
     def is_requested(self) -> bool:
         """Whether this rank got a signal, or `yolo train` asks (which the main rank looks for once a second)."""
@@ -97,28 +97,28 @@ class PreemptionHandler:
                     deadline = None
                     continue
                 _end(
-                    f"{self.reason} asked this rank to leave, and it has not within checkpoint.leave_seconds "
-                    f"{self._seconds:g}: ended without a checkpoint of where it stands",
+                    f"{self.reason} asked this rank to stop, and it did not within checkpoint.leave_seconds "
+                    f"{self._seconds:g}: ended without a last checkpoint",
                     RANKS_LOST,
                 )
 
 
 def supervisor_handle() -> int | None:
-    """A file descriptor that becomes readable when `yolo train` ends; None where it runs on another host, or never ran.
+    """A file descriptor that becomes readable when `yolo train` ends; None if it runs on another host, or did not start us.
 
-    Raises ProcessLookupError where it has ended already.
+    Raises ProcessLookupError if it has ended already.
     """
-    said = os.environ.get(SUPERVISOR, "")
-    if not said.isdecimal():
+    pid = os.environ.get(SUPERVISOR, "")
+    if not pid.isdecimal():
         return None
-    handle = os.pidfd_open(int(said))
-    if int(said) not in [process.pid for process in psutil.Process().parents()]:
-        raise ProcessLookupError(f"{said} is another process by now")
+    handle = os.pidfd_open(int(pid))
+    if int(pid) not in [process.pid for process in psutil.Process().parents()]:
+        raise ProcessLookupError(f"{pid} is another process by now")
     return handle
 
 
-def _noticed(number: int, frame: FrameType | None) -> None:
-    """A handler must stand there for the C one to write into the pipe."""
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Python needs a handler, or the C handler does not write into the pipe."""
 
 
 def _end(why: str, code: int) -> NoReturn:
@@ -127,20 +127,19 @@ def _end(why: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _be_a_worker() -> None:
-    """In a process forked from a rank: signals are the rank's to answer, whom this one serves to the end.
+def _reset_in_worker() -> None:
+    """In a process forked from a rank: ignore signals, which the rank handles while it still needs this process.
 
-    SLURM sends a signal to every process of a job. SIGTERM ends a worker when its own rank sends it, and from nobody
-    else.
+    SLURM sends a signal to every process of a job. SIGTERM ends a worker only if its own rank sends it.
     """
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    threading.Thread(target=_obey_the_rank, name="leave request", daemon=True).start()
+    threading.Thread(target=_stop_on_sigterm_of_parent, name="preemption", daemon=True).start()
 
 
-def _obey_the_rank() -> None:
+def _stop_on_sigterm_of_parent() -> None:
     while True:
         sent = signal.sigwaitinfo([signal.SIGTERM])
         if sent.si_pid == os.getppid():

@@ -1,6 +1,6 @@
-"""What each rank leaves in the run's folder for `yolo train` to read: where it stands, and how it ended. Needs no torch.
+"""Status files of each rank in the run's folder, read by `yolo train`: current phase, and exit. Needs no torch.
 
-The launcher hands on one exit code and no more. A rank that is killed says nothing, so what it last wrote must do.
+The launcher returns a single exit code. A killed rank cannot report anything, so its last status must do.
 """
 
 import contextlib
@@ -13,17 +13,17 @@ from pathlib import Path
 
 RANKS = "ranks"
 LINE_BYTES = 512
-"""A record is one write of this size over the one before it, so that a reader never sees a part."""
+"""A status is one write of this size over the one before, so that a reader never sees a part of it."""
 WORDS_LINES = 12
 MISSING = "missing: "
-"""How the words of a rank begin that lost others and knows whom."""
+"""Start of the error of a rank that lost other ranks and knows which."""
 CRASHED = "Fatal Python error"
-"""How Python's faulthandler begins, whose first lines tell more than its last."""
+"""Start of the output of Python's faulthandler; its first lines matter most."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankHeartbeat:
-    """Where a rank stood when it was last heard of."""
+    """The last known phase of a rank."""
 
     host: str
     pid: int
@@ -36,7 +36,7 @@ class RankHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class RankExit:
-    """How a rank ended that could still say so."""
+    """How a rank ended, if it could still write it."""
 
     code: int
     at: float
@@ -46,30 +46,30 @@ class RankExit:
 
 @dataclass(frozen=True, slots=True)
 class RankStatusFile:
-    """The files of one rank in one start of the launcher."""
+    """The status files of one rank, in one start of the launcher."""
 
     run: Path
     port: int
-    """Where the ranks of this start meet. On a host that was cut off, ranks of the start before may still be writing."""
+    """MASTER_PORT of this start. On a host that was cut off, ranks of an earlier start may still be writing."""
     rank: int
 
     @classmethod
     def of_this_process(cls, run: Path) -> "RankStatusFile":
-        """As the launcher's environment has it."""
+        """From the launcher's environment."""
         return cls(run, int(os.environ["MASTER_PORT"]), int(os.environ["RANK"]))
 
     @property
     def folder(self) -> Path:
-        """That of all ranks' files."""
+        """The folder of all ranks' files."""
         return self.run / RANKS / str(self.port)
 
     @property
     def fault(self) -> Path:
-        """Where Python's faulthandler writes when the process crashes."""
+        """Output of Python's faulthandler, if the process crashes."""
         return self._file("fault")
 
     def stands(self, place: str, seconds: float = 0.0) -> None:
-        """Write down where this rank is since so many seconds. A disk that is full or gone is no reason to stop."""
+        """Write the phase in which this rank has been for `seconds`. A full or missing disk is no reason to stop."""
         now = time.time()
         standing = RankHeartbeat(socket.gethostname(), os.getpid(), place[:200], now - seconds, now)
         line = json.dumps(asdict(standing)).encode()[:LINE_BYTES].ljust(LINE_BYTES)
@@ -82,7 +82,7 @@ class RankStatusFile:
                 os.close(file)
 
     def ends(self, code: int, words: str = "") -> None:
-        """Write down this rank's exit code and last words, the first time that it is called."""
+        """Write this rank's exit code and error, at the first call only."""
         line = json.dumps(asdict(RankExit(code, time.time(), words)))
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class RankStatusFile:
 
     @property
     def standing(self) -> RankHeartbeat | None:
-        """What it last wrote; None where it never came so far."""
+        """The last phase written; None if there is none."""
         try:
             return RankHeartbeat(**json.loads(self._file("place").read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -99,7 +99,7 @@ class RankStatusFile:
 
     @property
     def ending(self) -> RankExit | None:
-        """None where it runs, or ended without a word."""
+        """The exit; None if the rank runs, or ended without writing one."""
         try:
             return RankExit(**json.loads(self._file("end").read_bytes()))
         except (OSError, ValueError, TypeError):
@@ -107,7 +107,7 @@ class RankStatusFile:
 
     @property
     def words(self) -> str:
-        """Its last lines: of a crash in C++ the first, which name it."""
+        """The last lines of its error; of a crash in C++ the first ones, which name it."""
         with contextlib.suppress(OSError):
             crash = self.fault.read_text(encoding="utf-8", errors="replace").strip()
             if crash.startswith(CRASHED):
@@ -120,6 +120,6 @@ class RankStatusFile:
 
 
 def records_of(run: Path, port: int) -> list[RankStatusFile]:
-    """Those of all ranks that have written anything, in their order."""
+    """The status files of all ranks that have written any, by rank."""
     ranks = {int(path.stem[5:]) for path in (run / RANKS / str(port)).glob("rank-?????.*")}
     return [RankStatusFile(run, port, rank) for rank in sorted(ranks)]
