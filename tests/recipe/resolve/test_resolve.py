@@ -133,3 +133,19 @@ def test_what_is_chosen_of_sync_batchnorm_no_rule_objects_to() -> None:
             for ranks in (1, 2):
                 found = prepare(DEMO, [*common, f"cluster.backend={backend}"], ranks)
                 assert not [line for line in found.warnings if "sync_batchnorm" in line]
+
+
+def test_values_on_top_of_a_prepared_recipe_are_resolved_for_its_ranks_and_meet_the_rules(
+    write: Write,
+) -> None:
+    path = write("train: {global_batch: 16}")
+    overrides = ("train.micro_batch=2", "zero.round_robin_gradients=true")
+    plain, at_once = prepare(path, (), 4, 2), prepare(path, overrides, 4, 2)
+    path.unlink()
+    assert plain.with_values(*overrides) == at_once
+    assert at_once.resolved.recipe.train.gradient_accumulation_steps == 2
+    assert len(at_once.warnings) == len(plain.warnings) + 1
+    with pytest.raises(
+        RecipeError, match="override 'communication.reducer=overlapped': .*zero.stage"
+    ):
+        plain.with_values("communication.reducer=overlapped", "zero.stage=1")

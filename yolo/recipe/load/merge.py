@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from yolo.recipe.load.yaml_source import (
 )
 from yolo.recipe.plain_text import is_plain
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 MAX_PARENTS = 10
 
@@ -32,22 +33,34 @@ MAX_PARENTS = 10
 class LoadedRecipe:
     """A recipe as it was written, `auto` values not yet computed."""
 
-    name: str
-    """The file's name without its ending; names the run's folder."""
     path: Path
-    recipe: Recipe
+    recipe: UnresolvedRecipe
     origins: Mapping[Key, Origin]
     """Of every value that is not a default."""
+    values: Mapping[str, Any]
+    """What files and overrides state, merged but without defaults."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending; names the run's folder."""
+        return self.path.stem
 
     def place(self, key: Key) -> str:
-        """Where a key, or what stands nearest around it, was written."""
+        """Where a key, or the nearest section around it, was written."""
         return _place(key, self.origins, self.path)
+
+    def with_values(self, *overrides: str) -> "LoadedRecipe":
+        """Put overrides such as `train.epochs=30` on top, without reading the file again; the later wins.
+
+        Raises RecipeError with one line for each mistake.
+        """
+        return _override(self.path, deepcopy(dict(self.values)), dict(self.origins), overrides)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read a recipe, what it extends, and overrides such as `train.epochs=30`; the later wins.
+    """Read a recipe, the recipes it extends, and overrides such as `train.epochs=30`; the later wins.
 
-    Raises RecipeError with one line for each thing that is wrong.
+    Raises RecipeError with one line for each mistake.
     """
     path = Path(path)
     values: dict[str, Any] = {}
@@ -56,6 +69,13 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe
         source = Source.FILE if file == path else Source.PARENT
         own = {key: Origin(source, str(position)) for key, position in document.positions.items()}
         _merge(values, document.values, (), origins, own)
+    return _override(path, values, origins, overrides)
+
+
+def _override(
+    path: Path, values: dict[str, Any], origins: dict[Key, Origin], overrides: Sequence[str]
+) -> LoadedRecipe:
+    """Merge overrides into values and origins, both changed in place, and validate the result."""
     for text in overrides:
         key, value = _parse_override(text)
         _check_parents(key, values, text)
@@ -65,8 +85,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe
         origin = Origin(Source.OVERRIDE, text)
         own = {key[: depth + 1]: origin for depth in range(len(key))}
         _merge(values, nested, (), origins, own | _below(key, value, origin))
-    recipe = _validate(values, origins, path)
-    return LoadedRecipe(path.stem, path, recipe, {k: o for k, o in origins.items() if k})
+    return LoadedRecipe(path, _validate(values, origins, path), origins, values)
 
 
 def _family(path: Path) -> list[tuple[Path, Document]]:
@@ -164,17 +183,19 @@ def _below(key: Key, value: Any, origin: Origin) -> dict[Key, Origin]:
     return below
 
 
-def _validate(values: dict[str, Any], origins: Mapping[Key, Origin], path: Path) -> Recipe:
+def _validate(
+    values: dict[str, Any], origins: Mapping[Key, Origin], path: Path
+) -> UnresolvedRecipe:
     optimizer = values.get("optimizer")
-    if isinstance(optimizer, dict):
-        optimizer.setdefault("type", "SGD")
+    if isinstance(optimizer, dict):  # Pydantic needs the union's discriminator
+        values = values | {"optimizer": {"type": "SGD"} | optimizer}
 
     def place(key: Key) -> str:
         return _place(key, origins, path)
 
     try:
         # In JSON mode, because Pydantic's strict mode refuses lists for tuples in Python mode.
-        recipe = Recipe.model_validate_json(json.dumps(values))
+        recipe = UnresolvedRecipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise RecipeError("\n".join(explain(error, values, place))) from error
     problems = [

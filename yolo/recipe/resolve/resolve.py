@@ -14,7 +14,7 @@ from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.batch_scaling import scaled_to_batch
 from yolo.recipe.resolve.hardware import count_cores, count_gpus
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import Recipe, UnresolvedRecipe
 
 # The public YOLOv5's batch on one V100 of 16 GB at 640 pixels in fp16 (its README); fp32 fits half of it. Those of the
 # P6 family are not published: as many as fill the same memory, by what the planner's snapshot says of both families.
@@ -38,20 +38,24 @@ FEW_IMAGES = 8
 
 @dataclass(frozen=True, slots=True)
 class ResolvedRecipe:
-    """A recipe without `auto` values that depend on the recipe and the number of ranks."""
+    """A recipe for a number of ranks, and where each of its values came from."""
 
-    name: str
     recipe: Recipe
     origins: Mapping[Key, Origin]
     world_size: int
     loaded: LoadedRecipe
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, which names the run's folder."""
+        return self.loaded.name
 
     def origin(self, key: Key) -> Origin:
         """Where a value came from."""
         return self.origins.get(key, DEFAULT)
 
     def is_set(self, key: Key) -> bool:
-        """Whether somebody wrote the value down, in a recipe or as an override."""
+        """Whether a recipe file or an override sets the value."""
         return self.origin(key).source in (Source.FILE, Source.PARENT, Source.OVERRIDE)
 
 
@@ -72,12 +76,12 @@ def resolve(
     ranks, processes = _processes(recipe, world_size, local_world_size)
     situation = _Situation(loaded, ranks, parameter_count(recipe.model.variant, 80))
 
-    def settle(key: Key, compute: Callable[[Recipe, "_Situation"], Computed]) -> None:
+    def settle(key: Key, compute: Callable[[UnresolvedRecipe, "_Situation"], Computed]) -> None:
         section = values
         for word in key[:-1]:
             section = section[word]
         if section[key[-1]] == "auto":
-            current = Recipe.model_validate_json(json.dumps(values))
+            current = UnresolvedRecipe.model_validate_json(json.dumps(values))
             section[key[-1]], reason = compute(current, situation)
             origins[key] = Origin(Source.AUTO, reason)
 
@@ -91,7 +95,7 @@ def resolve(
         settle(("data", "augmentation", name), _of_preset(name))
     resolved = Recipe.model_validate_json(json.dumps(values))
     _check_batch(resolved, situation)
-    return ResolvedRecipe(loaded.name, resolved, origins, ranks, loaded)
+    return ResolvedRecipe(resolved, origins, ranks, loaded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,7 @@ class _Situation:
 
 
 def _processes(
-    recipe: Recipe, world_size: int | None, local_world_size: int | None
+    recipe: UnresolvedRecipe, world_size: int | None, local_world_size: int | None
 ) -> tuple[int, Computed]:
     """World size, and the processes of one node with their reason."""
     nodes, asked = recipe.cluster.nodes, recipe.cluster.processes_per_node
@@ -119,7 +123,7 @@ def _processes(
     return nodes * each, (each, reason)
 
 
-def _micro_batch(recipe: Recipe, situation: _Situation) -> Computed:
+def _micro_batch(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     world_size, train = situation.world_size, recipe.train
     share, steps = train.global_batch // world_size, train.gradient_accumulation_steps
     _check_divisible(recipe, situation)
@@ -136,7 +140,7 @@ def _micro_batch(recipe: Recipe, situation: _Situation) -> Computed:
     )
 
 
-def _accumulation(recipe: Recipe, situation: _Situation) -> Computed:
+def _accumulation(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     train, world_size = recipe.train, situation.world_size
     assert train.micro_batch != "auto"
     steps = max(1, train.global_batch // (train.micro_batch * world_size))
@@ -146,7 +150,7 @@ def _accumulation(recipe: Recipe, situation: _Situation) -> Computed:
     )
 
 
-def _warmup_bias_lr(recipe: Recipe, _: _Situation) -> Computed:
+def _warmup_bias_lr(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     if recipe.optimizer.type == "SGD":
         return 0.1, "the public YOLOv5's value for SGD"
     return (
@@ -155,12 +159,12 @@ def _warmup_bias_lr(recipe: Recipe, _: _Situation) -> Computed:
     )
 
 
-def takes_steps_alone(recipe: Recipe) -> bool:
+def takes_steps_alone(recipe: UnresolvedRecipe) -> bool:
     """Whether ranks take some steps without hearing of each other."""
     return recipe.communication.sync_every > 1 or recipe.optimizer.type == "ZeroOneAdam"
 
 
-def _sync_batchnorm(recipe: Recipe, situation: _Situation) -> Computed:
+def _sync_batchnorm(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     images = recipe.train.micro_batch
     assert images != "auto"
     if images >= FEW_IMAGES:
@@ -174,7 +178,7 @@ def _sync_batchnorm(recipe: Recipe, situation: _Situation) -> Computed:
     return True, f"{images} images a rank at once are few, below {FEW_IMAGES}"
 
 
-def _batchnorm_momentum(recipe: Recipe, situation: _Situation) -> Computed:
+def _batchnorm_momentum(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     train, base = recipe.train, situation.loaded.recipe.train.base_batch
     assert train.gradient_accumulation_steps != "auto"
     if base is None or base == train.global_batch:
@@ -187,7 +191,7 @@ def _batchnorm_momentum(recipe: Recipe, situation: _Situation) -> Computed:
     )
 
 
-def _overlap_comm(recipe: Recipe, _: _Situation) -> Computed:
+def _overlap_comm(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     if recipe.zero.stage == 0:
         return False, "stage 0 exchanges gradients after backward, in one piece"
     return True, "gradients of one bucket travel while the next is computed"
@@ -198,7 +202,7 @@ def _bucket_of(situation: _Situation, buckets: int) -> int:
     return min(math.ceil(situation.parameters / buckets), DDP_BUCKET_ELEMENTS)
 
 
-def _reduce_bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
+def _reduce_bucket_size(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     elements = _bucket_of(situation, FLUSHES)
     even = elements + elements % 2
     return even, (
@@ -207,18 +211,18 @@ def _reduce_bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
     )
 
 
-def _persistence_threshold(recipe: Recipe, _: _Situation) -> Computed:
+def _persistence_threshold(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     return (
         10_000,
         "BatchNorm, biases and the smallest convolutions: under 5% of the network, most of its tensors",
     )
 
 
-def _prefetch_bucket_size(recipe: Recipe, _: _Situation) -> Computed:
+def _prefetch_bucket_size(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     return recipe.zero.reduce_bucket_size, "zero.reduce_bucket_size"
 
 
-def _data_type(recipe: Recipe, _: _Situation) -> Computed:
+def _data_type(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     if recipe.zero.stage == 0:
         return (
             "fp32",
@@ -230,34 +234,34 @@ def _data_type(recipe: Recipe, _: _Situation) -> Computed:
     )
 
 
-def _bucket_size(recipe: Recipe, situation: _Situation) -> Computed:
+def _bucket_size(recipe: UnresolvedRecipe, situation: _Situation) -> Computed:
     return _bucket_of(situation, OVERLAPPED_BUCKETS), (
         f"min({situation.parameters:,} parameters / {OVERLAPPED_BUCKETS} buckets, 25 MiB in fp32): the last one is sent "
         "when backward ends, and nothing hides it"
     )
 
 
-def _val_images(recipe: Recipe, _: _Situation) -> Computed:
+def _val_images(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     return recipe.data.images, "data.images"
 
 
-def _upload_weights(recipe: Recipe, _: _Situation) -> Computed:
+def _upload_weights(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     mode = recipe.tracking.wandb.mode
     return mode == "offline", f"mode is {mode}"
 
 
-def _backend(recipe: Recipe, _: _Situation) -> Computed:
+def _backend(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     gpus = count_gpus()
     return ("nccl", f"{gpus} GPUs found") if gpus else ("gloo", "no GPU found")
 
 
-def _threads(recipe: Recipe, _: _Situation) -> Computed:
+def _threads(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     cores, processes = count_cores(), recipe.cluster.processes_per_node
     assert processes != "auto"
     return max(1, cores // processes), f"{cores} cores / {processes} processes"
 
 
-def _workers(recipe: Recipe, _: _Situation) -> Computed:
+def _workers(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     threads = recipe.cluster.threads_per_process
     assert threads != "auto"
     if recipe.cluster.backend == "nccl":
@@ -267,11 +271,11 @@ def _workers(recipe: Recipe, _: _Situation) -> Computed:
     return 1, f"{threads} cores a rank compute, and hardly wait for one process beside them"
 
 
-def _dtype(recipe: Recipe, _: _Situation) -> Computed:
+def _dtype(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
     return "fp32", "until the ranks start: they measure whether bf16 is faster"
 
 
-AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
+AUTO_VALUES: Mapping[Key, Callable[[UnresolvedRecipe, _Situation], Computed]] = {
     ("precision", "dtype"): _dtype,
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,
@@ -293,15 +297,15 @@ AUTO_VALUES: Mapping[Key, Callable[[Recipe, _Situation], Computed]] = {
 """In the order in which they build on each other; `model.anchors` waits for the data and is settled by training."""
 
 
-def _of_preset(name: str) -> Callable[[Recipe, _Situation], Computed]:
-    def compute(recipe: Recipe, _: _Situation) -> Computed:
+def _of_preset(name: str) -> Callable[[UnresolvedRecipe, _Situation], Computed]:
+    def compute(recipe: UnresolvedRecipe, _: _Situation) -> Computed:
         preset = recipe.data.augmentation.preset
         return AUGMENTATION_PRESETS[preset][name], f"preset {preset}"
 
     return compute
 
 
-def _check_divisible(recipe: Recipe, situation: _Situation) -> None:
+def _check_divisible(recipe: UnresolvedRecipe, situation: _Situation) -> None:
     batch, ranks = recipe.train.global_batch, situation.world_size
     if batch % ranks:
         below, above = batch // ranks * ranks, batch // ranks * ranks + ranks
@@ -315,8 +319,6 @@ def _check_divisible(recipe: Recipe, situation: _Situation) -> None:
 def _check_batch(recipe: Recipe, situation: _Situation) -> None:
     _check_divisible(recipe, situation)
     train, ranks = recipe.train, situation.world_size
-    assert train.micro_batch != "auto"
-    assert train.gradient_accumulation_steps != "auto"
     product = train.micro_batch * train.gradient_accumulation_steps * ranks
     if product != train.global_batch:
         raise RecipeError(

@@ -160,7 +160,6 @@ def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     bucket = recipe.communication.bucket_size
-    assert bucket != "auto"
     parameters = parameter_count(recipe.model.variant, 80)
     if recipe.communication.reducer == "overlapped" and bucket > parameters // 2:
         yield warning(
