@@ -61,8 +61,6 @@ class SyntheticTraining:
             self.recipe.train.micro_batch,
             self.recipe.train.gradient_accumulation_steps,
         )
-        assert images != "auto"
-        assert micro_steps != "auto"
         self.micro_steps = micro_steps
         image_size = self.recipe.model.image_size
         torch.manual_seed(0)

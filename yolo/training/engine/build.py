@@ -109,7 +109,6 @@ def start_exchange(engine: Any, recipe: Recipe) -> SyncStrategy:
             engine.optimizer.load_state_dict,
         )
     if communication.reducer == "overlapped":
-        assert communication.bucket_size != "auto"
         return OverlappedReducer(engine, communication.bucket_size, communication.data_type)
     if communication.reducer == "powersgd":
         start = communication.powersgd_start_step
@@ -123,7 +122,6 @@ def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
     """Let BatchNorm's running statistics move as fast as the recipe says."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            assert recipe.model.batchnorm_momentum != "auto"
             module.momentum = recipe.model.batchnorm_momentum
 
 
