@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from yolo.errors import RecipeError
 from yolo.recipe import load_recipe
-from yolo.recipe.load.provenance import Source
+from yolo.recipe.load.merge import Source
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 Write = Callable[..., Path]
