@@ -19,7 +19,7 @@ from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merg
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.metrics_json import metrics_to_json
-from yolo.recipe.schema.evaluation import EvaluationSection
+from yolo.recipe.schema.outputs import EvaluationSection
 
 CPU = torch.device("cpu")
 SIZE = 64

@@ -4,7 +4,7 @@ import pytest
 
 from yolo.errors import ClusterError
 from yolo.preflight.hosts import ListedHost, listed_hosts
-from yolo.recipe.schema.cluster import ClusterSection
+from yolo.recipe.schema.distributed import ClusterSection
 
 GOOD = "# ours\n\nnode0 slots=8\n  user@node1\tslots=4 # the old one\nnode2 slots=8\n"
 

@@ -14,7 +14,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from tests.tracking.synthetic_records import Step, evaluation, sample
 from tests.tracking.wandb_file import history, records
-from yolo.recipe.schema.tracking import WandbSection
+from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.wandb_run import WandbRun
 
 METRICS = evaluation()
@@ -29,7 +29,7 @@ class RecordedRun:
     warnings: list[str] = field(default_factory=list)
 
     def start(self, **settings: Any) -> WandbRun:
-        section = WandbSection(tags=("demo", "cpu"), **settings)
+        section = ResolvedWandb(tags=("demo", "cpu"), **{"upload_weights": True} | settings)
         return WandbRun.start(
             section, self.directory, "demo run", CONFIG, warn=self.warnings.append
         )
@@ -182,7 +182,7 @@ def test_weights_stay_where_they_are_unless_asked_for(tmp_path: Path) -> None:
 
 def test_the_folders_own_id_is_used_and_kept(tmp_path: Path) -> None:
     (tmp_path / "wandb_id").write_text("abcd1234")
-    WandbRun.start(WandbSection(), tmp_path, "name", {}).finish()
+    WandbRun.start(ResolvedWandb(upload_weights=True), tmp_path, "name", {}).finish()
     assert [entry.run_id for entry in RecordedRun(tmp_path).of_kind("run")] == ["abcd1234"]
     assert (tmp_path / "wandb_id").read_text() == "abcd1234\n"
 
@@ -275,10 +275,10 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from tests.tracking.synthetic_records import Step, evaluation
-from yolo.recipe.schema.tracking import WandbSection
+from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.wandb_run import WandbRun
 
-run = WandbRun.start(WandbSection(), Path(sys.argv[1]), "killed", {})
+run = WandbRun.start(ResolvedWandb(upload_weights=True), Path(sys.argv[1]), "killed", {})
 run.log_step(Step(10, 1.0))
 run.log_evaluation(10, 1, evaluation())
 time.sleep(2.5)

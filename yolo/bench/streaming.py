@@ -65,7 +65,6 @@ def measure_streaming(
     """
     recipe = prepare(recipe_path, overrides, ranks, ranks).resolved.recipe
     workers = recipe.data.workers
-    assert workers != "auto"
     with tempfile.TemporaryDirectory() as folder:
         shards = SHARDS_A_WORKER * ranks * max(1, workers)
         shard_split(recipe, "train", Path(folder), shard_mb=1, shards=shards)

@@ -66,7 +66,6 @@ def new_profile(
     """A profile whose formulae are as near as one measurement can tell; what was measured goes before them."""
     recipe = resolved.recipe
     each = recipe.cluster.processes_per_node
-    assert each != "auto"
     work = measured.workload
     network = yolov5(work.variant, work.classes, work.image_size)
     operations = (1 + BACKWARD) * network.forward_flops * work.micro_batch
@@ -93,7 +92,7 @@ def new_profile(
         ),
         within=link,
         between=link,
-        backend=recipe.cluster.backend if recipe.cluster.backend != "auto" else "gloo",
+        backend=recipe.cluster.backend,
         jitter=measured.jitter,
         shared_cores=shared_cores,
         measured=[measured],

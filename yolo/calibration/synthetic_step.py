@@ -68,7 +68,6 @@ class SyntheticTraining:
         self.context = context
         self.recipe = recipe = job.under(strategy, context)
         images, size = recipe.train.micro_batch, recipe.model.image_size
-        assert images != "auto" and recipe.train.gradient_accumulation_steps != "auto"
         self.micro_steps = recipe.train.gradient_accumulation_steps
         torch.manual_seed(0)
         self.model = YOLOv5(recipe.model.variant, job.classes).to(context.device)
@@ -172,7 +171,6 @@ class DDPEngine:
         self.clipping = recipe.train.gradient_clipping
         self.optimizer = torch.optim.AdamW(parameter_groups(model), lr=recipe.optimizer.lr)
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
-        assert recipe.train.gradient_accumulation_steps != "auto"
         self.accumulation = recipe.train.gradient_accumulation_steps
         self._micro_steps = 0
 

@@ -110,9 +110,7 @@ class Calibration:
             logger.info("calibrating: loading images")
             images_per_second = loader_images_per_second(recipe, self.ranks)
         scale = computing / sum(parts.values())
-        assert recipe.train.micro_batch != "auto" and recipe.precision.dtype != "auto"
         micro_steps = recipe.train.gradient_accumulation_steps
-        assert micro_steps != "auto"
         return Measurement(
             ranks=self.ranks.world_size,
             bandwidth_gbps=bandwidth_gbps or sent_gbps,

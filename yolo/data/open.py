@@ -7,10 +7,10 @@ from yolo.data.dataset import DetectionDataset
 from yolo.data.location import missing_root
 from yolo.data.yolo_txt import read_yolo
 from yolo.errors import DataError
-from yolo.recipe.schema.data import DataSection
+from yolo.recipe.schema.recipe import ResolvedData
 
 
-def load_split(section: DataSection, split: str) -> DetectionDataset:
+def load_split(section: ResolvedData, split: str) -> DetectionDataset:
     """The `train` or `val` split of a recipe's `data` section.
 
     Raises DataError where it cannot be read.
@@ -23,9 +23,7 @@ def load_split(section: DataSection, split: str) -> DetectionDataset:
     annotations = root / (section.train if split == "train" else section.val)
     if section.format == "yolo":
         return read_yolo(annotations, split)
-    images = (
-        section.images if split == "train" or section.val_images == "auto" else section.val_images
-    )
+    images = section.images if split == "train" else section.val_images
     return read_coco(annotations, root / images)
 
 

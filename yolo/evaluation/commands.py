@@ -25,7 +25,7 @@ from yolo.evaluation.predict import DetectedImage, detect_images, detections_to_
 from yolo.model import YOLOv5
 from yolo.model.io.weights import load_detector
 from yolo.recipe.resolve.hardware import count_cores
-from yolo.recipe.schema.evaluation import EvaluationSection
+from yolo.recipe.schema.outputs import EvaluationSection
 
 MAX_DETECTIONS = 300
 MAX_WORKERS = 8

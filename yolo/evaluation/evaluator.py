@@ -16,7 +16,7 @@ from yolo.evaluation.detections import Detections, GroundTruth, merge
 from yolo.evaluation.gather import Gather, LocalGather
 from yolo.evaluation.metrics import Metrics
 from yolo.model.nms import non_maximum_suppression
-from yolo.recipe.schema.evaluation import EvaluationSection
+from yolo.recipe.schema.outputs import EvaluationSection
 
 LOCAL = LocalGather()
 

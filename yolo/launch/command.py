@@ -11,8 +11,7 @@ from yolo.errors import LaunchError
 from yolo.preflight.local import missing_hosts, unfit_hosts
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.resolve.hardware import free_port, visible_gpus
-from yolo.recipe.schema.cluster import ClusterSection
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import Recipe, ResolvedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 DEFAULT_PORT = 29500
@@ -82,8 +81,7 @@ def launch_module(
     return Launch(command, tuple(environment), port)
 
 
-def _one_node(cluster: ClusterSection) -> list[str]:
-    assert cluster.processes_per_node != "auto"
+def _one_node(cluster: ResolvedCluster) -> list[str]:
     processes, gpus = cluster.processes_per_node, visible_gpus()
     port = free_port(DEFAULT_PORT) if cluster.master_port == "auto" else cluster.master_port
     options = ["--master_port", str(port)]
@@ -103,7 +101,7 @@ def _one_node(cluster: ClusterSection) -> list[str]:
 
 
 def _several_nodes(
-    cluster: ClusterSection, hosts_left: Path | None, earlier_starts: int
+    cluster: ResolvedCluster, hosts_left: Path | None, earlier_starts: int
 ) -> list[str]:
     if hosts_left is None and (lack := missing_hosts(cluster)):
         raise LaunchError(lack)

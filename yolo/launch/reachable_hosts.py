@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yolo.preflight.hosts import ListedHost, listed_hosts
 from yolo.preflight.ssh import why_silent
-from yolo.recipe.schema.cluster import ClusterSection
+from yolo.recipe.schema.distributed import ClusterSection
 
 ANSWER_SECONDS = 10
 AT_ONCE = 64

@@ -47,7 +47,6 @@ def profile_of(resolved: ResolvedRecipe) -> ClusterProfile:
     """The profile that a recipe names, with the nodes and ranks of the run."""
     section = resolved.recipe.cluster
     assert section.profile is not None
-    assert section.processes_per_node != "auto"
     each = section.processes_per_node
     nodes = max(1, resolved.world_size // each)
     return cluster(section.profile).with_nodes(nodes, each)

@@ -79,8 +79,6 @@ def _accumulations(resolved: ResolvedRecipe) -> Iterator[Candidate]:
         resolved.recipe.train.micro_batch,
         resolved.recipe.train.gradient_accumulation_steps,
     )
-    assert images != "auto"
-    assert steps != "auto"
     if images > 1 and images % 2 == 0:
         halved = (
             f"train.micro_batch={images // 2}",
@@ -154,5 +152,4 @@ def _exchanges(resolved: ResolvedRecipe) -> Iterator[Candidate]:
 def _part_of_bucket(resolved: ResolvedRecipe, share: int) -> int:
     """A part of the automatic bucket, for networks that want more of them."""
     size = resolved.recipe.communication.bucket_size
-    assert size != "auto"
     return max(1, size // share)

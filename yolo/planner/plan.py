@@ -11,7 +11,7 @@ from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, can
 from yolo.planner.dataset_size import data_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import ResolvedRecipe, prepare
+from yolo.recipe import PreparedRecipe, ResolvedRecipe, prepare
 from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.recipe import Recipe
 
@@ -101,7 +101,7 @@ def make_plan(
     data = data or data_of(resolved.recipe)
     found: list[Ranked] = []
     for each in (*candidates(resolved, profile), AS_WRITTEN):
-        ranked = _ranked(path, overrides, profile, resolved, each, data)
+        ranked = _ranked(written, profile, each, data)
         if ranked is not None and not any(ranked.overrides == other.overrides for other in found):
             found.append(ranked)
     found.sort(key=lambda each: each.prediction.run_hours)
@@ -129,20 +129,14 @@ def _for_cluster(overrides: Sequence[str], profile: ClusterProfile) -> list[str]
 
 
 def _ranked(
-    path: Path,
-    overrides: Sequence[str],
-    profile: ClusterProfile,
-    written: ResolvedRecipe,
-    candidate: Candidate,
-    data: Data,
+    written: PreparedRecipe, profile: ClusterProfile, candidate: Candidate, data: Data
 ) -> Ranked | None:
     """None where rules refuse the strategy for this recipe."""
-    wanted = _for_cluster([*overrides, *candidate.overrides], profile)
     try:
-        resolved = prepare(path, wanted, profile.ranks, profile.gpus_per_node).resolved
+        resolved = written.with_values(*candidate.overrides).resolved
     except RecipeError:
         return None
-    needed = tuple(_needed(written, resolved, candidate))
+    needed = tuple(_needed(written.resolved, resolved, candidate))
     is_written = not needed and candidate is not AS_WRITTEN
     prediction = predict(profile, resolved.recipe, data)
     limit = MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9

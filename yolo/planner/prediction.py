@@ -196,7 +196,6 @@ def expected_maximum(ranks: int) -> float:
 
 def _alone_seconds(recipe: Recipe, work: LocalWork) -> float:
     micro_steps = recipe.train.gradient_accumulation_steps
-    assert micro_steps != "auto"
     return micro_steps * (work.forward_seconds + work.backward_seconds) + work.update_seconds
 
 
@@ -204,10 +203,7 @@ def _data_wait(recipe: Recipe, work: LocalWork, step_seconds: float) -> float:
     if work.data_images_per_second is None:
         return 0.0
     micro_steps, images = recipe.train.gradient_accumulation_steps, recipe.train.micro_batch
-    assert micro_steps != "auto"
-    assert images != "auto"
     loading = micro_steps * images / work.data_images_per_second
-    assert recipe.data.workers != "auto"
     is_beside = recipe.data.workers > 0  # else the rank loads, and computes afterwards
     return max(0.0, loading - step_seconds) if is_beside else loading
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import prepare
+from yolo.recipe import LoadedRecipe, prepare, prepare_loaded
 
 STOPS = 0.5
 """Efficiency below which GPUs are thrown away."""
@@ -53,15 +53,15 @@ def reaches(
     path: Path, overrides: Sequence[str], profile: ClusterProfile, data: Data
 ) -> list[ScalingPoint]:
     """Every strategy over the profile's own network, and over those of the catalogue. The images of a GPU stay."""
-    written = prepare(path, overrides, profile.ranks, profile.gpus_per_node).resolved.recipe
-    each_gpu = written.train.global_batch // profile.ranks
+    written = prepare(path, overrides, profile.ranks, profile.gpus_per_node).resolved
+    each_gpu = written.recipe.train.global_batch // profile.ranks
     networks = {profile.between.name: profile}
     if not profile.measured:
         networks |= {
             link.name: profile.model_copy(update={"between": link}) for link in NETWORKS.values()
         }
     return [
-        _reach(path, overrides, name, chosen, network, of, each_gpu, data)
+        _reach(written.loaded, name, chosen, network, of, each_gpu, data)
         for network, of in networks.items()
         for name, (chosen, _) in STRATEGIES.items()
         if network == profile.between.name or name in ELSEWHERE
@@ -69,8 +69,7 @@ def reaches(
 
 
 def _reach(
-    path: Path,
-    overrides: Sequence[str],
+    loaded: LoadedRecipe,
     name: str,
     chosen: Sequence[str],
     network: str,
@@ -84,12 +83,12 @@ def _reach(
         scaled = profile.with_nodes(nodes)
         ranks = scaled.ranks
         wanted = [
-            *overrides,
             *(f"cluster.nodes={nodes}", f"cluster.processes_per_node={scaled.gpus_per_node}"),
             *(f"train.global_batch={each_gpu * ranks}", f"cluster.backend={profile.backend}"),
             *chosen,
         ]
-        recipe = prepare(path, wanted, ranks, scaled.gpus_per_node).resolved.recipe
+        written = loaded.with_values(*wanted)
+        recipe = prepare_loaded(written, ranks, scaled.gpus_per_node).resolved.recipe
         costs = predict(scaled, recipe, data)
         gpus.append(ranks)
         rates.append(costs.images_per_second)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from yolo.errors import ClusterError
 from yolo.preflight.local import missing_hosts
 from yolo.recipe.load.hostfile import slots_by_host
-from yolo.recipe.schema.cluster import ClusterSection
+from yolo.recipe.schema.distributed import ClusterSection
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from yolo.data.shards.index import local_index, shard_location, too_few
 from yolo.errors import ClusterError, DataError
 from yolo.recipe.load.hostfile import slots_by_host
 from yolo.recipe.resolve.resolve import ResolvedRecipe
-from yolo.recipe.schema.cluster import ClusterSection
+from yolo.recipe.schema.distributed import ClusterSection
 
 
 def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from yolo.data.shards.index import INDEX, shard_location
 from yolo.preflight.host_info import ProbeRequest
-from yolo.recipe.load.provenance import Source
+from yolo.recipe.load.merge import Source
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.data import is_url
 

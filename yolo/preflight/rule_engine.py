@@ -96,7 +96,6 @@ def case_of(resolved: ResolvedRecipe, inspection: Inspection) -> RuleContext:
     """The inspection beside the recipe's wishes."""
     recipe, cluster = resolved.recipe, resolved.recipe.cluster
     each = ONE_BIT_CHECKPOINT_BYTES if recipe.optimizer.type in ONE_BIT else CHECKPOINT_BYTES
-    assert cluster.processes_per_node != "auto"
     return RuleContext(
         inspection=inspection,
         nodes=cluster.nodes,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolo.recipe.schema.tracking import WandbSection
+from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
 from yolo.tracking.plan_report import PredictedAndMeasured
 from yolo.tracking.records import EvaluationResult, SamplePicture, StepResult
@@ -40,7 +40,7 @@ class WandbRun:
     @classmethod
     def start(
         cls,
-        settings: WandbSection,
+        settings: ResolvedWandb,
         run_directory: Path,
         name: str,
         config: Mapping[str, Any],
@@ -146,7 +146,7 @@ class WandbRun:
 
     def _start(
         self,
-        settings: WandbSection,
+        settings: ResolvedWandb,
         run_directory: Path,
         name: str,
         config: Mapping[str, Any],
@@ -194,9 +194,7 @@ class WandbRun:
             wandb.teardown()  # the service would not start a second run under one id
             mode = "offline"
             self._run = init(mode)
-        self._must_log_weights = settings.upload_weights is True or (
-            settings.upload_weights == "auto" and mode == "offline"
-        )
+        self._must_log_weights = settings.upload_weights
         for axis in ("step", "epoch"):
             self._run.define_metric(axis, hidden=True)
         for pattern, axis in X_AXES:

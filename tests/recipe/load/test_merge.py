@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,8 @@ from hypothesis import strategies as st
 
 from yolo.errors import RecipeError
 from yolo.recipe import load_recipe
-from yolo.recipe.load.provenance import Source
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.load.merge import Source
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 Write = Callable[..., Path]
 Refusal = Callable[..., str]
@@ -130,6 +131,34 @@ def test_an_override_wins_over_the_file_and_says_so(write: Write) -> None:
     assert str(loaded.origins[("train", "epochs")]) == "override: train.epochs=9"
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.epochs=8", "train.epochs=9"),
+        ("optimizer.type=AdamW", "optimizer.type=SGD", "optimizer.lr=0.1"),
+        ("optimizer.type=SGD",),
+        ("model.anchors=default", "deepspeed={zero_optimization: {reduce_scatter: false}}"),
+    ],
+)
+def test_values_on_top_of_a_loaded_recipe_are_overrides_without_reading_it_again(
+    write: Write, overrides: tuple[str, ...]
+) -> None:
+    path = write("optimizer: {momentum: 0.9, lr: 0.02}\ntrain: {epochs: 7}")
+    plain, at_once = load_recipe(path), load_recipe(path, overrides)
+    path.unlink()
+    before = deepcopy(plain)
+    one_by_one = plain
+    for override in overrides:
+        one_by_one = one_by_one.with_values(override)
+    assert plain.with_values(*overrides) == one_by_one == at_once
+    assert plain == before
+
+
+def test_a_wrong_value_on_top_is_refused_by_name(write: Write) -> None:
+    with pytest.raises(RecipeError, match=r"override 'train.epoch=3': .* Did you mean 'epochs'"):
+        load_recipe(write("")).with_values("train.epoch=3")
+
+
 def test_a_learning_rate_for_adam_is_one_for_1_bit_adam(write: Write) -> None:
     recipe = write("optimizer: {type: AdamW, lr: 0.004, betas: [0.8, 0.9]}")
     loaded = load_recipe(recipe, ["optimizer.type=OneBitAdam", "optimizer.freeze_step=7"])
@@ -155,6 +184,6 @@ def test_a_missing_parent_is_named_with_the_line_that_asks_for_it(refusal: Refus
     assert "recipe.yaml:2: extends: " in refusal("extends: nowhere.yaml\n")
 
 
-@given(st.builds(Recipe, description=st.just("x")))
-def test_whatever_the_schema_allows_can_be_written_and_read_again(recipe: Recipe) -> None:
-    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+@given(st.builds(UnresolvedRecipe, description=st.just("x")))
+def test_whatever_the_schema_allows_can_be_written_and_read_again(recipe: UnresolvedRecipe) -> None:
+    assert UnresolvedRecipe.model_validate_json(recipe.model_dump_json()) == recipe

@@ -5,7 +5,7 @@ from jsonschema import Draft202012Validator
 
 from yolo.recipe.render.reference import json_schema, reference_page
 from yolo.recipe.render.resolved_yaml import flatten
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 
@@ -18,7 +18,7 @@ def test_the_pages_beside_the_recipes_are_fresh() -> None:
 def test_every_key_is_on_the_reference_page_with_its_meaning() -> None:
     rows = [line for line in reference_page().splitlines() if line.startswith("| `")]
     documented = {row.split("`")[1] for row in rows}
-    recipe = Recipe(description="x").model_dump(mode="json")
+    recipe = UnresolvedRecipe(description="x").model_dump(mode="json")
     assert {".".join(key) for key, _ in flatten(recipe)} <= documented
     assert all(len(row.rsplit("|", 2)[1].strip()) > 10 for row in rows)
 

@@ -13,7 +13,7 @@ from yolo.architecture import COCO_ANCHORS
 from yolo.errors import RecipeError
 from yolo.model.loss import DetectionLoss, Normaliser
 from yolo.recipe import load_recipe, prepare, resolve
-from yolo.recipe.load.provenance import Source
+from yolo.recipe.load.merge import Source
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.build import set_batchnorm_momentum

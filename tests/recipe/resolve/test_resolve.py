@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from yolo.architecture import VARIANTS
 from yolo.errors import RecipeError
 from yolo.recipe import load_recipe, prepare, resolve
-from yolo.recipe.load.provenance import Source
+from yolo.recipe.load.merge import Source
 from yolo.recipe.resolve.resolve import IMAGES_ON_16_GB
 
 Write = Callable[..., Path]
@@ -103,7 +103,7 @@ def sync_batchnorm(*overrides: str, ranks: int = 2, batch: int = 8) -> tuple[boo
 def test_few_images_at_once_share_their_statistics() -> None:
     chosen, why = sync_batchnorm()
     assert chosen
-    assert why == "auto: 4 images a rank at once are few, below 8"
+    assert why == "auto: 4 images per rank at once are few, below 8"
     # What is added up over micro batches does not help: each is normalised by itself.
     assert sync_batchnorm("train.micro_batch=4", batch=64)[0]
 
@@ -111,11 +111,11 @@ def test_few_images_at_once_share_their_statistics() -> None:
 @pytest.mark.parametrize(
     ("overrides", "ranks", "batch", "why"),
     [
-        ((), 2, 16, "8 images a rank at once are enough"),
+        ((), 2, 16, "8 images per rank at once are enough"),
         ((), 1, 4, "there is one rank"),
-        (("cluster.backend=gloo",), 2, 8, "no form for processors"),
-        (("communication.sync_every=8",), 2, 8, "ranks take steps alone"),
-        (("optimizer.type=ZeroOneAdam",), 2, 8, "ranks take steps alone"),
+        (("cluster.backend=gloo",), 2, 8, "does not run on CPUs"),
+        (("communication.sync_every=8",), 2, 8, "ranks take local steps"),
+        (("optimizer.type=ZeroOneAdam",), 2, 8, "ranks take local steps"),
     ],
 )
 def test_statistics_stay_a_ranks_own_where_sharing_does_not_pay_or_work(
@@ -133,3 +133,19 @@ def test_what_is_chosen_of_sync_batchnorm_no_rule_objects_to() -> None:
             for ranks in (1, 2):
                 found = prepare(DEMO, [*common, f"cluster.backend={backend}"], ranks)
                 assert not [line for line in found.warnings if "sync_batchnorm" in line]
+
+
+def test_values_on_top_of_a_prepared_recipe_are_resolved_for_its_ranks_and_meet_the_rules(
+    write: Write,
+) -> None:
+    path = write("train: {global_batch: 16}")
+    overrides = ("train.micro_batch=2", "zero.round_robin_gradients=true")
+    plain, at_once = prepare(path, (), 4, 2), prepare(path, overrides, 4, 2)
+    path.unlink()
+    assert plain.with_values(*overrides) == at_once
+    assert at_once.resolved.recipe.train.gradient_accumulation_steps == 2
+    assert len(at_once.warnings) == len(plain.warnings) + 1
+    with pytest.raises(
+        RecipeError, match="override 'communication.reducer=overlapped': .*zero.stage"
+    ):
+        plain.with_values("communication.reducer=overlapped", "zero.stage=1")

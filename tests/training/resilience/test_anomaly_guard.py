@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.training.conftest import DEMO, Run, assert_same, last_weights
-from yolo.recipe.schema.stability import StabilitySection
+from yolo.recipe.schema.train import StabilitySection
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.resilience.anomaly_guard import (
     LEAST_MEMORY,

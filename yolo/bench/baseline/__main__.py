@@ -28,7 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = prepare(options.recipe, options.overrides, 1, 1).resolved.recipe
-    assert recipe.data.workers != "auto" and recipe.cluster.threads_per_process != "auto"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(recipe.cluster.threads_per_process)
     train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")

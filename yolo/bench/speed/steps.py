@@ -18,17 +18,19 @@ from yolo.data.loader.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
 from yolo.model.loss import Normaliser
+from yolo.recipe import prepare
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     init_distributed,
+    local_world_size_from_launcher,
     shutdown_distributed,
+    world_size_from_launcher,
 )
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.loop.auto_precision import TORCH_DTYPES, measure_precision
-from yolo.training.loop.auto_settings import RecipeRequest
 
 CLASSES = 3
 BOXES_PER_IMAGE = 8
@@ -86,15 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    asked = RecipeRequest(options.recipe, tuple(options.overrides))
-    resolved = asked.prepare().resolved
+    world_size, local_world_size = world_size_from_launcher(), local_world_size_from_launcher()
+    prepared = prepare(options.recipe, options.overrides, world_size, local_world_size)
+    resolved = prepared.resolved
     recipe = resolved.recipe
     ranks = init_distributed(recipe)
     reason = f"precision {recipe.precision.dtype}, as the recipe says"
     if resolved.loaded.recipe.precision.dtype == "auto":
         choice = measure_precision(recipe, ranks, lambda _: True)
         reason = choice.reason
-        recipe = asked.with_overrides(f"precision.dtype={choice.dtype}").prepare().resolved.recipe
+        recipe = prepared.with_values(f"precision.dtype={choice.dtype}").resolved.recipe
     torch.manual_seed(0)
     images, targets = _made_up(recipe)
     sides: dict[str, Any] = {

@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 
 from yolo.data.augment.geometry import Labelled, Tile, View
-from yolo.recipe.schema.data import AUGMENTATION_PRESETS, AugmentationSection
+from yolo.recipe.schema.recipe import ResolvedAugmentation
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """The augmentation section with its `auto` values settled; units as there."""
+    """The values of the augmentation section; units as there."""
 
     hsv_h: float
     hsv_s: float
@@ -32,13 +32,9 @@ class Augmentation:
     mixup: float
 
     @classmethod
-    def from_section(cls, section: AugmentationSection) -> "Augmentation":
-        """Each value, or the preset's where it is `auto`."""
-        preset = AUGMENTATION_PRESETS[section.preset]
-        given = {field.name: getattr(section, field.name) for field in fields(cls)}
-        return cls(
-            **{name: preset[name] if value == "auto" else value for name, value in given.items()}
-        )
+    def from_section(cls, section: ResolvedAugmentation) -> "Augmentation":
+        """Take the values that a single image needs."""
+        return cls(**{field.name: getattr(section, field.name) for field in fields(cls)})
 
 
 def random_view(plane: int, size: int, settings: Augmentation, random: np.random.Generator) -> View:

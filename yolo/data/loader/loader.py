@@ -46,7 +46,6 @@ class TrainingLoader:
 
     def __init__(self, images: ResizedImages, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
-        assert train.micro_batch != "auto"
         self._images = images
         self.steps = StepSampler(
             len(images),
@@ -58,7 +57,6 @@ class TrainingLoader:
         )
         self._batches = _EpochBatches(self.steps)
         workers = recipe.data.workers
-        assert workers != "auto"
         self._loader = DataLoader(
             TrainingSamples(images, recipe),
             batch_sampler=self._batches,

@@ -83,7 +83,6 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
 
     def __init__(self, shards: Shards, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
-        assert train.micro_batch != "auto"
         self.shards = shards
         self.painter = AugmentPipeline(recipe)
         self.seed = train.seed
@@ -171,7 +170,6 @@ class StreamingLoader:
     def __init__(self, shards: Shards, recipe: Recipe, rank: int, world_size: int) -> None:
         self._samples = StreamedSamples(shards, recipe, rank, world_size)
         workers = recipe.data.workers
-        assert workers != "auto"
         self._loader = DataLoader(
             self._samples,
             batch_size=None,

@@ -88,7 +88,6 @@ def local_work(
 
 
 def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: str) -> LocalWork:
-    assert recipe.train.micro_batch != "auto"
     accelerator = profile.accelerator
     operations = network.forward_flops * recipe.train.micro_batch
     forward = operations / (accelerator.sustained_tflops * 1e12)
@@ -146,7 +145,6 @@ def _as_measured(profile: ClusterProfile, recipe: Recipe, network: Network, key:
 def _scaled(
     profile: ClusterProfile, measured: Measurement, recipe: Recipe, network: Network, key: str
 ) -> LocalWork:
-    assert recipe.train.micro_batch != "auto"
     work = measured.workload
     then = yolov5(work.variant, work.classes, work.image_size)
     crowding = crowding_of(profile, profile.ranks) / crowding_of(profile, measured.ranks)

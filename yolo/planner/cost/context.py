@@ -38,5 +38,4 @@ class PlanContext:
     def micro_steps(self) -> int:
         """Of a step: forward and backward passes before it updates the weights."""
         micro_steps = self.recipe.train.gradient_accumulation_steps
-        assert micro_steps != "auto"
         return micro_steps

@@ -37,7 +37,6 @@ class Memory:
 
 def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
     """Of a recipe whose `auto` values are resolved."""
-    assert recipe.train.micro_batch != "auto"
     whole = float(FP32 * network.elements)
     stage = recipe.zero.stage if ranks > 1 else 0
     is_16_bit = recipe.precision.dtype != "fp32"
@@ -102,7 +101,6 @@ def _touched(ends: Sequence[int], rank: int, ranks: int) -> int:
 def _kept_whole(recipe: Recipe, network: Network) -> float:
     """Of small parameters, which stage 3 keeps beside the shards."""
     threshold = recipe.zero.stage3_param_persistence_threshold
-    assert threshold != "auto"
     sizes = (tensor.elements for tensor in network.tensors)
     return float(FP32 * sum(size for size in sizes if size < threshold))
 
@@ -130,7 +128,6 @@ def _exchange(recipe: Recipe, network: Network, whole: float, stage: int, ranks:
         )
     wire = 0.0 if communication.data_type == "fp32" else whole / 2
     if stage > 0:
-        assert recipe.zero.reduce_bucket_size != "auto"
         buffers = 2 if recipe.zero.overlap_comm is True and recipe.zero.contiguous_gradients else 1
         gathered = whole - _kept_whole(recipe, network) if stage == 3 else 0.0
         return gathered + FP32 * min(recipe.zero.reduce_bucket_size, network.elements) * buffers

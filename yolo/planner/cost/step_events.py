@@ -198,7 +198,6 @@ def _periodic(
 def _with_buckets(situation: PlanContext) -> Iterator[Event]:
     """The reducer `overlapped`: buckets of neighbours, each sent once it and those before it are complete."""
     communication = situation.recipe.communication
-    assert communication.bucket_size != "auto"
     completed = _completion(situation)
     exchanges = []
     latest = 0.0
@@ -233,7 +232,6 @@ def _bucketed(situation: PlanContext, kind: str) -> list[tuple[float, list[CommE
     """Under autocast convolutions' gradients travel in its type and the others in fp32, in buckets of their own."""
     recipe = situation.recipe
     bucket_size = recipe.zero.reduce_bucket_size
-    assert bucket_size != "auto"
     is_waited = not (situation.is_nccl and recipe.zero.overlap_comm is True)
     ready = list(zip(situation.work.ready, situation.network.ready(), strict=True))
     autocast = recipe.precision.dtype
@@ -274,8 +272,6 @@ def _stage_3(situation: PlanContext) -> Iterator[Event]:
     recipe, network, work = situation.recipe, situation.network, situation.work
     threshold = recipe.zero.stage3_param_persistence_threshold
     prefetch = recipe.zero.stage3_prefetch_bucket_size
-    assert threshold != "auto"
-    assert prefetch != "auto"
     gathered = [tensor for tensor in network.tensors if tensor.elements >= threshold]
     runs = fetched_together(gathered, prefetch)
     for micro in range(situation.micro_steps):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from yolo.errors import ClusterError
 from yolo.recipe.load.safe_read import MOST_HOSTFILE_BYTES, read_bytes
-from yolo.recipe.schema.cluster import ClusterSection
+from yolo.recipe.schema.distributed import ClusterSection
 
 LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")
 """The launcher would not mind what stands behind: a second host, say, would be lost."""

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from yolo.recipe.load.did_you_mean import FAMILIAR, nearest
 from yolo.recipe.load.yaml_source import Key
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 MOST_LINES = 50
 """Of mistakes: a file that is no recipe at all may have thousands."""
@@ -116,7 +116,7 @@ def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
 
 @cache
 def _whole_schema() -> dict[str, Any]:
-    return Recipe.model_json_schema()
+    return UnresolvedRecipe.model_json_schema()
 
 
 def _resolved(

@@ -1,7 +1,7 @@
-"""YAML text to plain values, remembering the file and line of each.
+"""Read YAML text as plain values, with the file and line of each.
 
-YAML 1.2 by ruamel.yaml: 1e-3 and 5e8 are numbers, `on` is a word and a key that stands twice is an error; PyYAML
-reads all three otherwise. Nothing but plain values is built, whatever tag the text carries.
+YAML 1.2 by ruamel.yaml: 1e-3 and 5e8 are numbers, `on` is a word and a duplicate key is an error; PyYAML reads all three
+differently. Only plain values are built, whatever tag the text has.
 """
 
 import datetime
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any
+from typing import Any, cast
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -20,8 +20,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from yolo.errors import RecipeError
 from yolo.recipe.load.did_you_mean import nearest
 from yolo.recipe.load.safe_read import MOST_RECIPE_BYTES, read_text
-from yolo.recipe.load.secrets import refuse_keys
-from yolo.recipe.plain_text import is_plain
+from yolo.recipe.plain_text import is_plain, refuse_keys
 
 Key = tuple[str, ...]
 """A value's place in a recipe: ("train", "epochs")."""
@@ -31,29 +30,15 @@ PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
-    """Where a value was written."""
-
-    file: str
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
-
-
-@dataclass(frozen=True, slots=True)
 class Document:
-    """The values of one YAML text and the position of each key."""
+    """The values of one YAML text, and the position `file:line` of each key."""
 
     values: Mapping[str, Any]
-    positions: Mapping[Key, Position]
+    positions: Mapping[Key, str]
 
 
 def read_document(path: Path) -> Document:
-    """The recipe in a file.
-
-    Raises RecipeError with file and line when it cannot be read as a mapping of plain values.
-    """
+    """Read a file. Raises RecipeError with file and line if it is not a mapping of plain values."""
     try:
         text = read_text(path, MOST_RECIPE_BYTES)
     except FileNotFoundError as error:
@@ -71,7 +56,7 @@ def read_document(path: Path) -> Document:
 
 
 def parse_document(text: str, name: str) -> Document:
-    """The values of a YAML text; `name` stands for the file in messages."""
+    """Read a YAML text; messages name it `name`."""
     refuse_keys(text, name)
     yaml = YAML(typ="safe", pure=True)
     root = _compose(yaml, text, name)
@@ -79,24 +64,24 @@ def parse_document(text: str, name: str) -> Document:
         return Document({}, {})
     if not isinstance(root, MappingNode):
         raise RecipeError(f"{name}:1: expected lines of `key: value`, found something else")
-    positions: dict[Key, Position] = {}
-    values = _plain(yaml, root, (), name, positions)
-    return Document(values, positions)
+    positions: dict[Key, str] = {}
+    return Document(_plain(yaml, root, (), name, positions), positions)
 
 
 def parse_value(text: str, name: str) -> Any:
-    """One value, as on the right of `key:` in a recipe; for overrides on the command line."""
+    """Read one value, as on the right of `key:` in a recipe; for overrides on the command line."""
     yaml = YAML(typ="safe", pure=True)
     root = _compose(yaml, text, name)
     return None if root is None else _plain(yaml, root, (), name, {})
 
 
 def _compose(yaml: YAML, text: str, name: str) -> Node | None:
-    if _open_brackets(text) > 10 * MAX_DEPTH:  # over thousands the parser takes seconds
+    brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
+    # With thousands open at once the parser takes seconds; those in quotes and comments count too.
+    if max(accumulate(brackets), default=0) > 10 * MAX_DEPTH:
         raise RecipeError(f"{name}: brackets nested deeper than {MAX_DEPTH} levels")
     try:
-        root: Node | None = yaml.compose(text)
-        return root
+        return cast(Node | None, yaml.compose(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -106,14 +91,8 @@ def _compose(yaml: YAML, text: str, name: str) -> Node | None:
         raise RecipeError(f"{name}: not YAML: {str(error).splitlines()[0]}") from error
 
 
-def _open_brackets(text: str) -> int:
-    """The most that are open at once, those in quotes and comments included."""
-    steps = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
-    return max(accumulate(steps), default=0)
-
-
-def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Position]) -> Any:
-    """The node as plain values; positions are added under their keys."""
+def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, str]) -> Any:
+    """Convert a node to plain values, and add the positions of its keys."""
     line = node.start_mark.line + 1
     where = f"{name}:{line}: {'.'.join(key) or 'recipe'}"
     if node.anchor:
@@ -135,11 +114,11 @@ def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Pos
         if not isinstance(word, str):
             raise RecipeError(f"{name}:{key_node.start_mark.line + 1}: a key must be one word")
         if not is_plain(word):
-            raise RecipeError(f"{where}: the key {word!r} holds what cannot be shown")
+            raise RecipeError(f"{where}: the key {word!r} has characters that cannot be shown")
         place = (*key, word)
-        here = Position(name, key_node.start_mark.line + 1)
+        here = f"{name}:{key_node.start_mark.line + 1}"
         if word in values:
-            first = positions[place].line
+            first = positions[place].rpartition(":")[2]
             raise RecipeError(f"{here}: {'.'.join(place)}: already set in line {first}; keep one")
         positions[place] = here
         values[word] = _plain(yaml, value_node, place, name, positions)
@@ -149,12 +128,10 @@ def _plain(yaml: YAML, node: Node, key: Key, name: str, positions: dict[Key, Pos
 def _scalar(yaml: YAML, node: ScalarNode, where: str) -> Any:
     try:
         value = yaml.constructor.construct_object(node)
-    except (YAMLError, ValueError, KeyError, AttributeError) as error:  # what ruamel.yaml lets out
+    except (YAMLError, ValueError, KeyError, AttributeError) as error:  # ruamel.yaml's own
         raise RecipeError(f"{where}: {shown(node.value)} cannot be read as {node.tag}") from error
     if isinstance(value, str) and not is_plain(value):
-        raise RecipeError(
-            f"{where}: {shown(value)} holds what cannot be shown, nor a file be named"
-        )
+        raise RecipeError(f"{where}: {shown(value)} has characters that cannot be shown")
     if isinstance(value, datetime.date | bytes):
         raise RecipeError(f"{where}: {node.value} is read as a date or bytes; put it in quotes")
     return value

@@ -9,12 +9,12 @@ from pydantic.fields import FieldInfo
 
 from yolo.recipe.load.validation_errors import allowed_values, schema_at
 from yolo.recipe.load.yaml_source import Key
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a recipe file, for completion in editors; `extends` included."""
-    schema = Recipe.model_json_schema()
+    schema = UnresolvedRecipe.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "YOLOv5 recipe"
     schema["properties"] = {
@@ -34,7 +34,7 @@ def reference_page() -> str:
         "",
         "`extends: other.yaml` starts from another recipe. `auto` values are computed; `python -m yolo config` shows them.",
     ]
-    lines += _rows("", Recipe, ())
+    lines += _rows("", UnresolvedRecipe, ())
     return "\n".join(lines) + "\n"
 
 

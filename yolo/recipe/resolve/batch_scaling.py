@@ -28,7 +28,7 @@ from yolo.recipe.load.merge import LoadedRecipe
 from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE
 from yolo.recipe.schema.optimizer import SGDSection
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import UnresolvedRecipe
 from yolo.recipe.schema.train import HIGHEST_CLIPPING
 
 
@@ -75,7 +75,7 @@ def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Sca
     yield Scaled(("train", "gradient_clipping"), longest, formula)
 
 
-def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+def _warm_up(recipe: UnresolvedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
     train, longer = recipe.train, math.sqrt(ratio)
     if ratio <= 1:
         return
@@ -87,7 +87,7 @@ def _warm_up(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
     yield Scaled(("train", "warmup_min_steps"), steps, formula)
 
 
-def _average(recipe: Recipe, ratio: float, words: str) -> Iterator[Scaled]:
+def _average(recipe: UnresolvedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
     stated = recipe.train.ema_steps_per_step
     steps = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
     yield Scaled(("train", "ema_steps_per_step"), steps, f"{stated:g} x ({words})")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import RecipeError
-from yolo.recipe.load.merge import load_recipe
+from yolo.recipe.load.merge import LoadedRecipe, load_recipe
 from yolo.recipe.resolve.resolve import ResolvedRecipe, resolve
 from yolo.recipe.rules import communication, core, passthrough  # noqa: F401  each adds its rules
 from yolo.recipe.rules.engine import RULES, Finding, Severity
@@ -13,10 +13,21 @@ from yolo.recipe.rules.engine import RULES, Finding, Severity
 
 @dataclass(frozen=True, slots=True)
 class PreparedRecipe:
-    """A resolved recipe that no rule objects to, and the rules' warnings as lines."""
+    """A resolved recipe that no rule rejects, and the rules' warnings as lines."""
 
     resolved: ResolvedRecipe
     warnings: tuple[str, ...]
+    world_size: int | None
+    local_world_size: int | None
+    """The ranks that it was prepared for, as in `prepare`."""
+
+    def with_values(self, *overrides: str) -> "PreparedRecipe":
+        """Put overrides such as `precision.dtype=bf16` on top and prepare again; the file is not read again.
+
+        Raises RecipeError with one line for each mistake.
+        """
+        loaded = self.resolved.loaded.with_values(*overrides)
+        return prepare_loaded(loaded, self.world_size, self.local_world_size)
 
 
 def prepare(
@@ -25,16 +36,24 @@ def prepare(
     world_size: int | None = None,
     local_world_size: int | None = None,
 ) -> PreparedRecipe:
-    """Read, validate and resolve a recipe for `world_size` ranks, so many of them on a node (none: as `cluster` says).
+    """Read, validate and resolve a recipe for `world_size` ranks, `local_world_size` per node (None: as `cluster` says).
 
-    Raises RecipeError with one line for each thing that is wrong.
+    Raises RecipeError with one line for each mistake.
     """
-    resolved = resolve(load_recipe(path, overrides), world_size, local_world_size)
+    return prepare_loaded(load_recipe(path, overrides), world_size, local_world_size)
+
+
+def prepare_loaded(
+    loaded: LoadedRecipe, world_size: int | None = None, local_world_size: int | None = None
+) -> PreparedRecipe:
+    """`prepare` for a recipe that is already loaded."""
+    resolved = resolve(loaded, world_size, local_world_size)
     findings = [finding for each in RULES for finding in each(resolved)]
     errors = [_line(resolved, item) for item in findings if item.severity is Severity.ERROR]
     if errors:
         raise RecipeError("\n".join(errors))
-    return PreparedRecipe(resolved, tuple(_line(resolved, item) for item in findings))
+    warnings = tuple(_line(resolved, item) for item in findings)
+    return PreparedRecipe(resolved, warnings, world_size, local_world_size)
 
 
 def _line(resolved: ResolvedRecipe, finding: Finding) -> str:

@@ -6,7 +6,7 @@ Written as those in rules.py.
 from collections.abc import Iterator
 
 from yolo.architecture import parameter_count
-from yolo.recipe.resolve.resolve import ResolvedRecipe, takes_steps_alone
+from yolo.recipe.resolve.resolve import ResolvedRecipe, takes_local_steps
 from yolo.recipe.rules.engine import Finding, error, rule, warning, without_effect
 from yolo.recipe.schema.optimizer import ONE_BIT
 
@@ -38,7 +38,7 @@ def steps_taken_alone_and_sync_batchnorm_exclude_each_other(
     resolved: ResolvedRecipe,
 ) -> Iterator[Finding]:
     recipe = resolved.recipe
-    if recipe.model.sync_batchnorm and takes_steps_alone(recipe):
+    if recipe.model.sync_batchnorm and takes_local_steps(recipe):
         yield error(
             "model.sync_batchnorm",
             "it exchanges statistics in every layer of every step, also of those that ranks take alone under "
@@ -160,7 +160,6 @@ def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     bucket = recipe.communication.bucket_size
-    assert bucket != "auto"
     parameters = parameter_count(recipe.model.variant, 80)
     if recipe.communication.reducer == "overlapped" and bucket > parameters // 2:
         yield warning(

@@ -144,22 +144,19 @@ def a_bucket_must_fill_to_overlap(resolved: ResolvedRecipe) -> Iterator[Finding]
     recipe = resolved.recipe
     parameters = parameter_count(recipe.model.variant, 80)
     bucket = recipe.zero.reduce_bucket_size
-    if recipe.zero.stage in (1, 2) and recipe.zero.overlap_comm is True:
-        assert bucket != "auto"
-        if bucket > parameters // 2:
-            yield warning(
-                "zero.reduce_bucket_size",
-                f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} "
-                "parameters, so one bucket at most fills before backward is over, and overlap_comm hides little; leave it "
-                "at auto",
-            )
+    if recipe.zero.stage in (1, 2) and recipe.zero.overlap_comm and bucket > parameters // 2:
+        yield warning(
+            "zero.reduce_bucket_size",
+            f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} "
+            "parameters, so one bucket at most fills before backward is over, and overlap_comm hides little; leave it "
+            "at auto",
+        )
 
 
 @rule
 def stages_2_and_3_exchange_every_micro_batch(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     steps = recipe.train.gradient_accumulation_steps
-    assert steps != "auto"
     if recipe.zero.stage >= 2 and steps > 1:
         yield warning(
             "zero.stage",

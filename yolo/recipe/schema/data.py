@@ -1,4 +1,4 @@
-"""`data`: which images, and how they are altered on the way to the network."""
+"""`data`: which images, and how they are augmented."""
 
 import re
 from types import MappingProxyType
@@ -34,8 +34,8 @@ _LOW = {
     "mosaic": 1.0,
     "mixup": 0.0,
 }
-# The public YOLOv5's hyp.scratch-{low,med,high} (medium and high differ there only in copy-paste, which needs
-# segmentation masks; here high takes rotation in its stead) and hyp.no-augmentation.
+# The public YOLOv5's hyp.scratch-{low,med,high} and hyp.no-augmentation. Medium and high differ there only in copy-paste,
+# which needs segmentation masks; here high has rotation instead.
 AUGMENTATION_PRESETS = MappingProxyType(
     {
         "none": MappingProxyType(dict.fromkeys(_LOW, 0.0)),
@@ -47,89 +47,89 @@ AUGMENTATION_PRESETS = MappingProxyType(
 
 
 class AugmentationSection(Section):
-    """How training images are altered; `auto` takes the preset's value."""
+    """How training images are augmented; `auto` is the preset's value."""
 
     preset: Preset = setting("low")
-    """`low` for n and s, `high` for m, l and x, `medium` between; `none` alters nothing."""
+    """`low` for n and s, `high` for m, l and x, `medium` between; `none` changes nothing."""
     hsv_h: Auto | HueShare = setting("auto", unit="share")
-    """Hue, from 0 at red around the circle to 1 at red, is multiplied by 1 plus or minus up to this."""
+    """Hue, from 0 at red around the circle to 1 at red, is multiplied by a factor between 1 minus and 1 plus this."""
     hsv_s: Auto | Share = setting("auto", unit="share")
-    """Saturation is multiplied by 1 plus or minus up to this."""
+    """Saturation is multiplied by a factor between 1 minus and 1 plus this."""
     hsv_v: Auto | Share = setting("auto", unit="share")
-    """Brightness is multiplied by 1 plus or minus up to this."""
+    """Brightness is multiplied by a factor between 1 minus and 1 plus this."""
     degrees: Auto | Degrees = setting("auto", unit="degrees")
-    """Rotation by up to this much either way."""
+    """Rotation by up to this angle, in both directions."""
     translate: Auto | Share = setting("auto", unit="share of the image's side")
-    """Shift by up to this much either way."""
+    """Shift by up to this, in both directions."""
     scale: Auto | Share = setting("auto", unit="share")
     """Magnification between 1 minus and 1 plus this."""
     shear: Auto | Degrees = setting("auto", unit="degrees")
-    """Shear by up to this much either way."""
+    """Shear by up to this angle, in both directions."""
     perspective: Auto | Share = setting("auto", unit="share per pixel")
-    """Perspective distortion, 0 to about 0.001."""
+    """Perspective distortion; useful values are 0 to about 0.001."""
     flipud: Auto | Share = setting("auto", unit="probability")
-    """Upside-down flip."""
+    """Flip upside down."""
     fliplr: Auto | Share = setting("auto", unit="probability")
-    """Left-right flip."""
+    """Flip left to right."""
     mosaic: Auto | Share = setting("auto", unit="probability")
-    """Four images in one."""
+    """Join four images into one."""
     mixup: Auto | Share = setting("auto", unit="probability")
-    """A mosaic blended with a second mosaic."""
+    """Blend a mosaic with a second one."""
     mosaic_from: Literal["all", "batch"] = setting("all")
-    """`all`: a mosaic's other three images are any of the data set's. `batch`: they are of the same micro batch, so that each image is decoded once and not four times, for data sets that `data.cache` cannot hold; images of a batch then resemble each other more. Shards always do the like, with the images in their buffer."""
+    """Where a mosaic's other three images come from. `all`: the full data set. `batch`: the same micro batch, so that each image is decoded once and not four times, for data sets that `data.cache` cannot hold; images of a batch then resemble each other more. Shards always take images from their buffer."""
     mosaic_off_epochs: CountOrZero = setting(0, unit="epochs")
-    """No mosaic and no mixup in this many last epochs, so that training ends on whole images."""
+    """No mosaic and no mixup in the last this many epochs, so that training ends on unmixed images."""
 
 
-def is_url(place: str) -> bool:
-    """Whether a place is named by a scheme, as https://host/path and pipe:command are, and not by a path."""
-    return re.match(r"pipe:|[a-z][a-z0-9+.-]+://|file:", place) is not None
+def is_url(location: str) -> bool:
+    """Whether a location has a scheme, as https://host/path and pipe:command have, and is not a path."""
+    return re.match(r"pipe:|[a-z][a-z0-9+.-]+://|file:", location) is not None
 
 
-def _one_that_opens(place: str) -> str:
-    if place.startswith("pipe:"):
-        if place.count("{}") != 1:
+def _supported_location(location: str) -> str:
+    if location.startswith("pipe:"):
+        if location.count("{}") != 1:
             raise ValueError(
                 "is a command without a place for a file's name; write {} there once, as in "
                 "pipe:aws s3 cp s3://bucket/folder/{} -"
             )
-    elif is_url(place) and not re.match(r"https?://|file:", place):
+    elif is_url(location) and not re.match(r"https?://|file:", location):
         raise ValueError(
             "cannot be opened; expected a path, http://, https://, or a command such as "
             "pipe:aws s3 cp s3://bucket/folder/{} -"
         )
-    return place
+    return location
 
 
-Place = Annotated[str, AfterValidator(_one_that_opens)]
+Location = Annotated[str, AfterValidator(_supported_location)]
 
 
 class DataSection(Section):
     """The data set."""
 
     format: Literal["coco", "yolo", "shards"] = setting("coco")
-    """`coco`: one JSON of annotations a split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` an image. `shards`: what `yolo shard` wrote; training images are streamed from it and need not fit the machine, validation images are fetched once into data.cache_folder."""
-    root: Place = setting("data/demo")
-    """The data set's folder; the other paths are relative to it, and it to where the command runs. shards: also http(s)://, or `pipe:` and a shell command that prints the file whose name stands for {}."""
-    train: Place = setting("annotations/instances_train.json")
-    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is taken. shards: the folder of the training split's shards, or a place such as `root` may be."""
-    val: Place = setting("annotations/instances_val.json")
-    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is taken. shards: as `train`."""
+    """`coco`: one JSON of annotations per split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` per image. `shards`: written by `yolo shard`; training images are streamed and need not fit on the machine, validation images are fetched once into data.cache_folder."""
+    root: Location = setting("data/demo")
+    """The data set's folder, relative to the working directory; the other paths are relative to it. shards: also http(s)://, or `pipe:` and a shell command that prints the file whose name replaces {}."""
+    train: Location = setting("annotations/instances_train.json")
+    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is used. shards: the folder of the training split's shards, or a URL or command as in `root`."""
+    val: Location = setting("annotations/instances_val.json")
+    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is used. shards: as `train`."""
     images: str = setting("images")
     """coco: the folder of the training images. yolo: not used."""
     val_images: Auto | str = setting("auto")
-    """coco: the folder of the validation images; `auto` takes `images`."""
+    """coco: the folder of the validation images. `auto` is `images`."""
     augmentation: AugmentationSection = AugmentationSection()
-    """How training images are altered."""
-    workers: Auto | CountOrZero = setting("auto", unit="processes a rank")
-    """Processes that read and alter images beside each rank; 0 does it in the rank itself. `auto` divides the cores among the ranks: on GPUs up to 8 each, on processors 1 where a rank has more than one core."""
-    shuffle_buffer: Count = setting(256, unit="images a worker")
-    """shards: images kept ready, of which the next is drawn at random and a mosaic's others are taken; decoded they take 3 bytes a pixel."""
+    """How training images are augmented."""
+    workers: Auto | CountOrZero = setting("auto", unit="processes per rank")
+    """Processes per rank that read and augment images; 0: the rank itself does. `auto` divides the cores among the ranks: up to 8 each on GPUs; on CPUs 1 if a rank has more than one core."""
+    shuffle_buffer: Count = setting(256, unit="images per worker")
+    """shards: decoded images in memory, at 3 bytes per pixel, from which the next image and a mosaic's others are drawn at random."""
     cache: Literal["ram", "disk", "none"] = setting("ram")
-    """Keep images decoded and fitted to `model.image_size`, once a machine: in memory that ends with the run, or in a file that later runs find again. shards: the validation images only."""
-    cache_gb: Auto | Gigabytes = setting("auto", unit="GB a machine")
-    """Room for them; images beyond it are decoded each time. `auto` is a quarter of the free memory, or half of the free disk."""
+    """Keep images decoded and fitted to `model.image_size`, once per machine: in memory until the run ends, or in a file that later runs reuse. shards: the validation images only."""
+    cache_gb: Auto | Gigabytes = setting("auto", unit="GB per machine")
+    """Largest size of the cache; images beyond it are decoded each time. `auto` is a quarter of the free memory, or half of the free disk."""
     cache_folder: Auto | str = setting("auto")
-    """disk, and shards' validation images: a local folder. `auto` is yolo-images in the user's cache folder."""
+    """For cache disk and the validation images of shards: a local folder. `auto` is yolo-images in the user's cache folder."""
     max_bad_share: Share = setting(0.01, unit="share of the images, and of the boxes")
-    """Training stops before it starts when more of the images are corrupt or missing, or more of the boxes malformed."""
+    """Training does not start if more of the images are corrupt or missing, or more of the boxes malformed."""

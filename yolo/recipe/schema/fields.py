@@ -1,27 +1,25 @@
-"""What every section of a recipe shares: strictness, and the types of its values."""
+"""The base class of all sections of a recipe, and the types of their values."""
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 class Section(BaseModel):
-    """One section of a recipe: unknown keys are refused, nothing is coerced, nothing changes after reading.
+    """One section of a recipe: unknown keys are errors, nothing is coerced, nothing changes after reading.
 
-    The docstring under a field is its documentation: it becomes the reference page and the JSON Schema.
+    The docstring under a field is its documentation in the reference page and the JSON Schema.
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
 
 def setting(default: Any = ..., *, unit: str = "") -> Any:
     """A field with its unit; bounds belong to the field's type."""
-    extra: Mapping[str, str] | None = {"unit": unit} if unit else None
-    return Field(default, json_schema_extra=dict(extra) if extra else None)
+    return Field(default, json_schema_extra={"unit": unit} if unit else None)
 
 
 def refuse_bool(value: object) -> object:
@@ -32,7 +30,7 @@ def refuse_bool(value: object) -> object:
 
 
 def whole(value: object) -> object:
-    """YAML reads 5e8 as a float; a whole float is a count, 0.5 is not."""
+    """YAML reads 5e8 as a float; a float without a fraction is a count, 0.5 is not."""
     value = refuse_bool(value)
     if isinstance(value, float) and math.isfinite(value) and value.is_integer():
         return int(value)
@@ -61,36 +59,20 @@ HIGHEST_COUNT = 10**10
 Count = Annotated[int, Field(ge=1, le=HIGHEST_COUNT), BeforeValidator(whole)]
 CountOrZero = Annotated[int, Field(ge=0, le=HIGHEST_COUNT), BeforeValidator(whole)]
 Stage = Annotated[Literal[0, 1, 2, 3], BeforeValidator(whole)]
-Share = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
-HueShare = Annotated[
-    float, Field(ge=0.0, le=0.4, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
+Share = Annotated[float, Field(ge=0.0, le=1.0), BeforeValidator(refuse_bool)]
+HueShare = Annotated[float, Field(ge=0.0, le=0.4), BeforeValidator(refuse_bool)]
 """1.4 times the highest of a hue's 180 steps still fits into a byte."""
-Gain = Annotated[float, Field(ge=0.0, le=100.0, allow_inf_nan=False), BeforeValidator(refuse_bool)]
+Gain = Annotated[float, Field(ge=0.0, le=100.0), BeforeValidator(refuse_bool)]
 HIGHEST_RATE = 10.0
-Rate = Annotated[
-    float, Field(gt=0.0, le=HIGHEST_RATE, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
-RateOrZero = Annotated[
-    float, Field(ge=0.0, le=10.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
-Duration = Annotated[
-    float, Field(gt=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
-DurationOrZero = Annotated[
-    float, Field(ge=0.0, le=10_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
-Degrees = Annotated[
-    float, Field(ge=0.0, le=180.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
-Momentum = Annotated[
-    float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
+Rate = Annotated[float, Field(gt=0.0, le=HIGHEST_RATE), BeforeValidator(refuse_bool)]
+RateOrZero = Annotated[float, Field(ge=0.0, le=10.0), BeforeValidator(refuse_bool)]
+Duration = Annotated[float, Field(gt=0.0, le=10_000.0), BeforeValidator(refuse_bool)]
+DurationOrZero = Annotated[float, Field(ge=0.0, le=10_000.0), BeforeValidator(refuse_bool)]
+Degrees = Annotated[float, Field(ge=0.0, le=180.0), BeforeValidator(refuse_bool)]
+Momentum = Annotated[float, Field(ge=0.0, lt=1.0), BeforeValidator(refuse_bool)]
 ImageSize = Annotated[
     int, Field(ge=64, le=4096), BeforeValidator(whole), AfterValidator(_multiple_of_32)
 ]
-Gigabytes = Annotated[
-    float, Field(gt=0.0, le=100_000.0, allow_inf_nan=False), BeforeValidator(refuse_bool)
-]
+Gigabytes = Annotated[float, Field(gt=0.0, le=100_000.0), BeforeValidator(refuse_bool)]
 Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(whole)]
 OneLine = Annotated[str, AfterValidator(_no_line_breaks), Field(min_length=1, max_length=200)]

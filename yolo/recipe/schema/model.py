@@ -1,13 +1,22 @@
-"""`model`: which network, at which size, from which weights."""
+"""`model`, `loss` and `precision`: the network, its loss, and the number format of both."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from yolo.recipe.schema.fields import Auto, ImageSize, Momentum, Rate, Section, setting
+from yolo.recipe.schema.fields import (
+    Auto,
+    Gain,
+    ImageSize,
+    Momentum,
+    Rate,
+    Section,
+    Share,
+    setting,
+)
 
 Variant = Literal["n", "s", "m", "l", "x", "n6", "s6", "m6", "l6", "x6"]
-Pixels = Annotated[float, Field(gt=0.0, le=8192.0, allow_inf_nan=False)]
+Pixels = Annotated[float, Field(gt=0.0, le=8192.0)]
 AnchorShape = tuple[Pixels, Pixels]
 LevelAnchors = tuple[AnchorShape, AnchorShape, AnchorShape]
 P5Anchors = tuple[LevelAnchors, LevelAnchors, LevelAnchors]
@@ -22,12 +31,32 @@ class ModelSection(Section):
     image_size: ImageSize = setting(640, unit="pixels")
     """Side of the square that images are fitted into; a multiple of 32, for n6 to x6 of 64."""
     weights: str | None = setting(None)
-    """A safetensors file to start from; tensors that do not fit (another number of classes) are left at random and named."""
+    """A safetensors file to start from. Tensors that do not fit (another number of classes) stay random and are logged."""
     sync_batchnorm: Auto | bool = setting("auto")
-    """Take BatchNorm statistics over all ranks' images, by two small collectives a layer; GPUs only. `auto` does where a rank computes fewer than 8 images at once, and ranks take every step together."""
+    """Compute BatchNorm statistics over all ranks' images, with two small collectives per layer; GPUs only. `auto`: on if a rank computes fewer than 8 images at once and ranks synchronise in every step."""
     batchnorm_momentum: Auto | Momentum = setting("auto")
-    """Share of a micro batch's statistics in BatchNorm's running ones, which evaluation uses; `auto` is 0.03, and more where `train.base_batch` scales the recipe, so that they look back over the same images."""
+    """Share of a micro batch's statistics in BatchNorm's running ones, which evaluation uses. `auto` is 0.03; it is more if `train.base_batch` scales the recipe, so that they look back over the same images."""
     anchors: Literal["auto", "default"] | P5Anchors | P6Anchors = setting("auto", unit="pixels")
-    """`default`: COCO's. `auto`: COCO's unless fewer than 98% of the boxes find one, then fitted to the data. Or a list a level (three, for n6 to x6 four) of three [width, height]."""
+    """`default`: COCO's. `auto`: COCO's unless fewer than 98% of the boxes match one, then fitted to the data. Or one list per level (three, for n6 to x6 four) of three [width, height]."""
     anchor_threshold: Rate = setting(4.0)
-    """A box matches an anchor when neither side differs by more than this factor."""
+    """A box matches an anchor if neither side differs by more than this factor."""
+
+
+class LossSection(Section):
+    """Gains as the public YOLOv5 states them, for 3 levels, 80 classes and 640 pixels; they are scaled to the run's."""
+
+    box: Gain = setting(0.05)
+    """Weight of the box loss (1 - CIoU)."""
+    obj: Gain = setting(1.0)
+    """Weight of the objectness loss, scaled by (image_size / 640) squared."""
+    cls: Gain = setting(0.5)
+    """Weight of the class loss, scaled by classes / 80."""
+    label_smoothing: Share = setting(0.0)
+    """Class targets become 1 - half of this, and half of this."""
+
+
+class PrecisionSection(Section):
+    """Mixed precision by DeepSpeed's `torch_autocast`: parameters, BatchNorm and the loss stay in fp32."""
+
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto")
+    """Number format of convolutions. fp16 scales the loss, and needs a GPU or a CPU with fp16 arithmetic. `auto`: the ranks measure at the start whether bf16 is faster, else fp32; until then it counts as fp32."""

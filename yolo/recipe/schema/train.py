@@ -1,4 +1,4 @@
-"""`train`: how long, in which batches, on which schedule."""
+"""`train` and `stability`: how long, in which batches, on which schedule, and what happens to bad steps."""
 
 from typing import Annotated, Literal
 
@@ -18,17 +18,11 @@ from yolo.recipe.schema.fields import (
     setting,
 )
 
-Weight = Annotated[
-    float,
-    Field(gt=0.0, le=HIGHEST_COUNT, allow_inf_nan=False),
-    BeforeValidator(refuse_bool),
-]
+Weight = Annotated[float, Field(gt=0.0, le=HIGHEST_COUNT), BeforeValidator(refuse_bool)]
 HIGHEST_CLIPPING = 1e6
-Clipping = Annotated[
-    float,
-    Field(ge=0.0, le=HIGHEST_CLIPPING, allow_inf_nan=False),
-    BeforeValidator(refuse_bool),
-]
+Clipping = Annotated[float, Field(ge=0.0, le=HIGHEST_CLIPPING), BeforeValidator(refuse_bool)]
+Score = Annotated[float, Field(ge=0.0, le=1000.0), BeforeValidator(refuse_bool)]
+Factor = Annotated[float, Field(gt=0.0, le=1.0), BeforeValidator(refuse_bool)]
 
 
 class TrainSection(Section):
@@ -37,13 +31,13 @@ class TrainSection(Section):
     epochs: Count = setting(300, unit="epochs")
     """Passes over the training split."""
     global_batch: Count = setting(64, unit="images")
-    """Images of one optimizer step, over all ranks and accumulation steps: what accuracy depends on."""
+    """Images per optimizer step, over all ranks and accumulation steps: what accuracy depends on."""
     base_batch: Count | None = setting(None, unit="images")
-    """The global batch that learning rate, SGD's clipping, warm-up and the average of the weights are stated for: at another `global_batch` they are scaled by the optimizer's own rule, and `yolo config` shows how. None: they are taken as they stand."""
+    """The global batch for which learning rate, SGD's clipping, warm-up and the average of the weights are stated. With another `global_batch` they are scaled by the optimizer's own rule; `yolo config` shows how. null: no scaling."""
     micro_batch: Auto | Count = setting("auto", unit="images")
-    """Images a rank computes at once; `auto` takes the largest that divides the rank's share and fits a 16 GB GPU."""
+    """Images that a rank computes at once. `auto` is the largest that divides the rank's share and fits a 16 GB GPU."""
     gradient_accumulation_steps: Auto | Count = setting("auto", unit="micro batches")
-    """Micro batches a rank adds up before a step; `auto` is global_batch / (micro_batch x world size)."""
+    """Micro batches per rank and step. `auto` is global_batch / (micro_batch x world size)."""
     schedule: Literal["linear", "cosine"] = setting("linear")
     """How the learning rate falls from `optimizer.lr` to `final_lr_fraction` of it."""
     final_lr_fraction: Share = setting(0.01, unit="share of optimizer.lr")
@@ -55,11 +49,11 @@ class TrainSection(Section):
     warmup_momentum: Momentum = setting(0.8)
     """Momentum at the first step; SGD only."""
     warmup_bias_lr: Auto | RateOrZero = setting("auto")
-    """Learning rate of the biases at the first step; `auto` is 0.1 for SGD and 0 for Adam's kind, whose steps do not shrink with the gradient."""
+    """Learning rate of the biases at the first step. `auto` is 0.1 for SGD and 0 for Adam and LAMB, whose steps do not shrink with the gradient."""
     gradient_clipping: Clipping = setting(10.0, unit="gradient norm")
-    """Longer gradients are scaled down to this norm; 0 clips nothing. Always written out: DeepSpeed's own default is 1.0."""
+    """Longer gradients are scaled down to this norm; 0 clips nothing. Always written to DeepSpeed's JSON: its own default is 1.0."""
     multi_scale: Share = setting(0.0, unit="share of model.image_size")
-    """Each step's images are scaled by a random factor between 1 minus and 1 plus this, the same on all ranks, so that none waits for one with larger ones; the public YOLOv5's is 0.5."""
+    """Each step's images are scaled by a random factor between 1 minus and 1 plus this, the same on all ranks, so that none waits for one with larger images; the public YOLOv5's is 0.5."""
     ema: bool = setting(True)
     """Evaluate and keep an exponential moving average of the weights."""
     ema_decay: Momentum = setting(0.9999)
@@ -67,6 +61,23 @@ class TrainSection(Section):
     ema_ramp_steps: Count = setting(2000, unit="optimizer steps")
     """The decay approaches its value as 1 - exp(-step / this)."""
     ema_steps_per_step: Weight = setting(1.0, unit="steps of the average")
-    """Steps that the average counts for one of the optimizer: `base_batch` makes it the ratio of the batches, so that the average looks back over the same images."""
+    """Steps that the average counts per optimizer step. `base_batch` sets it to the ratio of the batches, so that the average looks back over the same images."""
     seed: CountOrZero = setting(0)
-    """The start of all randomness: weights, order of the data, augmentation."""
+    """Seed of all randomness: weights, order of the data, augmentation."""
+
+
+class StabilitySection(Section):
+    """If a step's loss or gradient is non-finite or a spike, all ranks skip the step."""
+
+    spike_score: Score = setting(8.0, unit="robust z-score")
+    """A loss or gradient norm is a spike if its logarithm is this many standard deviations (1.4826 times the median absolute deviation) above the median of the last 100 steps. 0: skip only non-finite steps."""
+    strikes: Count = setting(5, unit="steps")
+    """With this many bad steps among the last `strike_window`, roll back to the last good checkpoint and skip the data of the steps since then."""
+    strike_window: Count = setting(20, unit="steps")
+    """See `strikes`."""
+    rollbacks: CountOrZero = setting(3)
+    """Most rollbacks per run; after that it stops and names the layer and the images."""
+    lr_factor: Factor = setting(0.5)
+    """Factor on the learning rate for `calm_steps` after a rollback."""
+    calm_steps: CountOrZero = setting(200, unit="steps")
+    """See `lr_factor`."""

@@ -87,7 +87,7 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
 STRATEGIES: dict[str, Callable[[Any, CommunicationSection], SyncStrategy]] = {
     "deepspeed": lambda engine, settings: SyncStrategy(),
     "overlapped": lambda engine, settings: OverlappedReducer(
-        engine, int(settings.bucket_size), settings.data_type
+        engine, settings.bucket_size, settings.data_type
     ),
     "powersgd": lambda engine, settings: PowerSGDReducer(
         engine, settings.powersgd_rank, settings.powersgd_start_step
@@ -120,7 +120,6 @@ def set_batchnorm_momentum(model: nn.Module, recipe: Recipe) -> None:
     """Set the momentum of BatchNorm's running statistics."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            assert recipe.model.batchnorm_momentum != "auto"
             module.momentum = recipe.model.batchnorm_momentum
 
 

@@ -70,7 +70,6 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
     accelerator = get_accelerator()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if accelerator.device_name() == "cpu":
-        assert recipe.cluster.threads_per_process != "auto"
         torch.set_num_threads(recipe.cluster.threads_per_process)
         device = torch.device("cpu")
     else:

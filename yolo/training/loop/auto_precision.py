@@ -56,7 +56,6 @@ def measure_precision(
 
 
 def _images(recipe: Recipe, device: torch.device) -> int:
-    assert recipe.train.micro_batch != "auto"
     return min(IMAGES[device.type], recipe.train.micro_batch)
 
 

@@ -40,7 +40,6 @@ class LRSchedule:
         if step >= self.warmup_steps:
             return StepRates(lr, lr, momentum)
         share = step / self.warmup_steps
-        assert train.warmup_bias_lr != "auto"
         bias_lr = train.warmup_bias_lr + share * (lr - train.warmup_bias_lr)
         if momentum is not None:
             momentum = train.warmup_momentum + share * (momentum - train.warmup_momentum)

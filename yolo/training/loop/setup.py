@@ -12,7 +12,7 @@ from yolo.model import YOLOv5
 from yolo.model.io.weights import load_weights
 from yolo.planner.auto_strategy import choose
 from yolo.planner.prediction import Data
-from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config
+from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.compatibility import RunConfig
@@ -26,10 +26,12 @@ from yolo.training.engine.distributed import (
     DistributedContext,
     broadcast_object,
     init_distributed,
+    local_world_size_from_launcher,
     run_on_main,
+    world_size_from_launcher,
 )
 from yolo.training.engine.ema import ModelEMA
-from yolo.training.loop.auto_settings import RecipeRequest, settle
+from yolo.training.loop.auto_settings import settle
 from yolo.training.loop.datasets import Datasets, open_datasets
 from yolo.training.loop.lr_schedule import LRSchedule
 from yolo.training.loop.plan_comparison import PlanComparison
@@ -50,13 +52,12 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
 
     Raises YoloError for anything that the user can fix.
     """
-    request = RecipeRequest(recipe_path, tuple(overrides))
-    prepared = request.prepare()
+    world_size, local_world_size = world_size_from_launcher(), local_world_size_from_launcher()
+    prepared = prepare(recipe_path, overrides, world_size, local_world_size)
     plan = None
     if prepared.resolved.recipe.strategy == "auto":
         plan = choose(recipe_path, overrides, prepared.resolved)
-        request = request.with_overrides(*plan.overrides)
-        prepared = request.prepare()
+        prepared = prepared.with_values(*plan.overrides)
     recipe = prepared.resolved.recipe
     context = init_distributed(recipe)
     console = log_to_console(context.is_main)
@@ -67,7 +68,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     heartbeat = HeartbeatMonitor.start(context, run.path, recipe.communication.timeout_seconds)
     with heartbeat.attribute_failure():
         checkpoint = latest_valid(run, context)
-        prepared = settle(request, prepared, context, checkpoint)
+        prepared = settle(prepared, context, checkpoint)
         resolved = prepared.resolved
         run_on_main(context, lambda: _write_configuration(resolved, run))
         run_logger = RunLogger(resolved, run, console, context.is_main)

@@ -57,7 +57,6 @@ class Validator:
         self.run = run
         self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
-        assert recipe.train.micro_batch != "auto" and recipe.data.workers != "auto"
         self.batches = evaluation_loader(
             datasets.val_images,
             recipe.train.micro_batch,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import deepspeed.comm as dist
 import torch
 
-from yolo.recipe.schema.stability import StabilitySection
+from yolo.recipe.schema.train import StabilitySection
 from yolo.training.engine.distributed import DistributedContext
 
 MEMORY = 100

@@ -1,0 +1,95 @@
+"""`zero`, `communication` and `cluster`: what ranks shard and exchange, and the machines they run on."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from yolo.recipe.schema.fields import (
+    Auto,
+    Count,
+    CountOrZero,
+    Duration,
+    Momentum,
+    OneLine,
+    Port,
+    Rate,
+    Section,
+    Stage,
+    setting,
+    whole,
+)
+
+StartStep = Annotated[int, Field(ge=2, le=10**10), BeforeValidator(whole)]
+
+
+class ZeroSection(Section):
+    """DeepSpeed's `zero_optimization`. YOLOv5 rarely needs it for memory, and every stage above 0 sends more."""
+
+    stage: Stage = setting(0)
+    """Sharded among the ranks: 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters."""
+    overlap_comm: Auto | bool = setting("auto")
+    """Exchange gradients while backward still computes. `auto` is true from stage 1 on; no effect at stage 0."""
+    reduce_bucket_size: Auto | Count = setting("auto", unit="elements")
+    """Gradients gathered before they are sent. `auto` fits the network; DeepSpeed's 5e8 never fills with one this small."""
+    contiguous_gradients: bool = setting(True)
+    """Copy gradients into one buffer as they are produced."""
+    use_multi_rank_bucket_allreduce: bool = setting(True)
+    """true: all-reduce each bucket (two volumes). false: one reduce to each owner (one volume, more messages). Stages 1 and 2."""
+    round_robin_gradients: bool = setting(False)
+    """Spread the copying of gradients over the ranks; stages 1 and 2."""
+    offload_optimizer: Literal["none", "cpu"] = setting("none")
+    """Keep the optimizer's state in host memory. Stages 1 to 3, AdamW, and a compiler on every host."""
+    stage3_param_persistence_threshold: Auto | CountOrZero = setting("auto", unit="elements")
+    """Parameters smaller than this are not sharded; stage 3. `auto` keeps BatchNorm, biases and small convolutions on every rank."""
+    stage3_prefetch_bucket_size: Auto | CountOrZero = setting("auto", unit="elements")
+    """Parameters fetched before they are used; stage 3. `auto` is reduce_bucket_size."""
+
+
+class CommunicationSection(Section):
+    """What ranks send over the network, when, and how long it may take."""
+
+    reducer: Literal["deepspeed", "overlapped", "powersgd"] = setting("deepspeed")
+    """What averages gradients. `deepspeed`: as `zero` says, at stage 0 in one piece after backward. `overlapped`: stage 0 only, bucket by bucket during backward. `powersgd`: stage 0 only, after backward, each gradient matrix as two matrices of powersgd_rank columns."""
+    data_type: Auto | Literal["fp32", "bf16", "fp16"] = setting("auto")
+    """Number format of gradients on the wire. `auto` is fp32 at stage 0, and precision.dtype from stage 1 on (DeepSpeed allows no other there)."""
+    bucket_size: Auto | Count = setting("auto", unit="elements")
+    """Gradients sent together by the reducer overlapped. `auto` makes at least 8 buckets of the network, of 25 MiB at most."""
+    powersgd_rank: Count = setting(2)
+    """Columns of the two matrices that approximate a gradient matrix."""
+    powersgd_start_step: Auto | StartStep = setting("auto", unit="steps")
+    """Steps of plain averaging before PowerSGD begins. `auto` is the end of the learning rate's warm-up, at least 10; torch's PowerSGD needs at least 2."""
+    sync_every: Count = setting(1, unit="steps")
+    """Local steps per rank between two averagings of the weights (local SGD, DiLoCo); 1 averages the gradients of each step. A round also ends with its epoch. Within a round no step waits for another rank: the loss is normalised by the rank's own boxes."""
+    outer_lr: Rate = setting(0.7)
+    """If sync_every is above 1: factor on the ranks' mean change of the weights since the last sync."""
+    outer_momentum: Momentum = setting(0.9)
+    """If sync_every is above 1: Nesterov momentum of that outer step; 0 with outer_lr 1 is plain averaging of weights."""
+    outer_one_bit: bool = setting(False)
+    """If sync_every is above 1: send the change at one bit per element, with error feedback."""
+    check_weights_every: CountOrZero = setting(0, unit="steps")
+    """Compare a hash of the weights between ranks every this many steps; stop and name what differs. 0: only at the start and at each checkpoint. With local steps: at the next sync. No effect at zero.stage 3, where ranks hold shards."""
+    timeout_seconds: Duration = setting(600.0, unit="seconds")
+    """A collective that takes longer ends the launch and names the missing ranks and the phase of each; `yolo train` then starts again (cluster.restarts)."""
+
+
+class ClusterSection(Section):
+    """Nodes and processes."""
+
+    nodes: Count = setting(1, unit="machines")
+    """Machines; for more than one, `yolo train` needs `hostfile`."""
+    processes_per_node: Auto | Count = setting("auto", unit="processes")
+    """One per GPU. `auto` is all GPUs found, or 2 without a GPU."""
+    hostfile: OneLine | None = setting(None)
+    """DeepSpeed's list of machines, one `name slots=GPUs` per line."""
+    backend: Auto | Literal["nccl", "gloo", "mpi"] = setting("auto")
+    """Backend of the collectives. `auto` is nccl on GPUs, else gloo."""
+    master_port: Auto | Port = setting("auto", unit="TCP port")
+    """Rendezvous port on the first machine. `auto` is 29500, or with one node the first free one from there on."""
+    threads_per_process: Auto | Count = setting("auto", unit="threads")
+    """CPU threads per rank. `auto` divides the machine's cores among its processes."""
+    restarts: CountOrZero = setting(10)
+    """Times that `yolo train` starts the launcher again after a crash, from the newest checkpoint; the count starts at 0 again after each new checkpoint. 0: never."""
+    least_nodes: Auto | Count = setting("auto", unit="machines")
+    """After a crash, resume if at least this many machines answer. `auto` is nodes: wait for all."""
+    profile: OneLine | None = setting(None)
+    """What the planner knows about the machines and networks: a name such as 4x8xa100-100gbe, or a file written by `yolo calibrate`. With it a run logs the prediction beside what it measures."""
