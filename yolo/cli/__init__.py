@@ -144,7 +144,7 @@ def _add_config(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _config(options: argparse.Namespace) -> None:
     from yolo.recipe import canonical_text, deepspeed_config, prepare
-    from yolo.recipe.deepspeed.ds_configs import write_generated
+    from yolo.recipe.deepspeed.config import write_generated
     from yolo.recipe.render.resolved_yaml import arithmetic, effective_json, effective_yaml
 
     if options.write:

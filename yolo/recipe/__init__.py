@@ -1,4 +1,4 @@
-"""Recipes: read, validated, resolved for a number of ranks, and turned into DeepSpeed's JSON. Never imports torch."""
+"""Read, validate and resolve recipes, and convert them to DeepSpeed's JSON. Never imports torch."""
 
 from yolo.recipe.deepspeed.config import canonical_text, deepspeed_config
 from yolo.recipe.load.merge import LoadedRecipe, load_recipe

@@ -26,7 +26,7 @@ Refusal = Callable[..., str]
         ("zero_optimization: {mics_shard_size: 2}", ("removed",)),
         ("flops_profiler: {enabeld: true}", ("Did you mean 'enabled'?",)),
         ("flops_profiler: {enabled: 'yes'}", ("is not of type 'boolean'",)),
-        ("comms_logger: {enabled: false}", ("turns the logger on wherever this section stands",)),
+        ("comms_logger: {enabled: false}", ("turns the logger on if this section is present",)),
         ("bf16: {enabled: true}", ("set precision.dtype",)),
         ("elasticity: {enabled: false}", ("Elastic training has been removed",)),
         ("sparse_gradients: true", ("removed",)),

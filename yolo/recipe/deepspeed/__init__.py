@@ -1,1 +1,1 @@
-"""The DeepSpeed JSON of a recipe, and DeepSpeed's own keys."""
+"""The DeepSpeed JSON of a recipe, and keys that are passed through to DeepSpeed."""

@@ -1,13 +1,16 @@
-"""A resolved recipe as the JSON configuration that DeepSpeed reads.
+"""The JSON configuration that DeepSpeed reads, for a resolved recipe, and the files of ds_configs/.
 
-Every key whose default in DeepSpeed would change the training in silence is written out (`gradient_clipping` is 1.0
-there), and no key is written that would do harm by standing there (`comms_logger`, even at false).
+Every key whose default in DeepSpeed would silently change the training is written out (`gradient_clipping` is 1.0 there).
+No key is written whose mere presence does harm (`comms_logger`, even at false).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+from yolo.recipe.load.merge import LoadedRecipe, load_recipe
+from yolo.recipe.resolve.resolve import CPU_PROCESSES, resolve
 from yolo.recipe.schema.optimizer import SGDSection
 from yolo.recipe.schema.recipe import Recipe
 
@@ -16,10 +19,11 @@ Json = dict[str, Any]
 NOMINAL_BATCH = 64
 """The global batch for which the public YOLOv5 states its weight decay."""
 TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+RECIPES = Path("recipes")
 
 
 def deepspeed_config(recipe: Recipe) -> Json:
-    """DeepSpeed's configuration for a recipe whose `auto` values are resolved."""
+    """DeepSpeed's configuration."""
     config: Json = {
         "train_batch_size": recipe.train.global_batch,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
@@ -27,7 +31,7 @@ def deepspeed_config(recipe: Recipe) -> Json:
         "gradient_clipping": recipe.train.gradient_clipping,
         "optimizer": _optimizer(recipe),
         "zero_optimization": _zero(recipe),
-        # One line a step from DeepSpeed itself would drown our own log.
+        # One line per step from DeepSpeed itself would drown our own log.
         "steps_per_print": 10**9,
         # Its throughput timer waits for the device at every step.
         "timers": {"throughput": {"enabled": False, "synchronized": False}},
@@ -42,15 +46,15 @@ def deepspeed_config(recipe: Recipe) -> Json:
 
 
 def canonical_text(config: Mapping[str, Any]) -> str:
-    """The same bytes for the same configuration, as kept in ds_configs/."""
+    """The same bytes for the same configuration, as in ds_configs/."""
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
 def weight_decay(recipe: Recipe) -> float:
-    """The decay that reaches the optimizer.
+    """The decay that the optimizer receives.
 
     SGD adds it to a gradient that is a sum over the global batch, so it grows with the batch to keep the balance that
-    the recipe states for 64 images. AdamW's is decoupled from the gradient and stays.
+    the recipe states for 64 images. AdamW's is decoupled from the gradient and is not scaled.
     """
     if isinstance(recipe.optimizer, SGDSection):
         return recipe.optimizer.weight_decay * recipe.train.global_batch / NOMINAL_BATCH
@@ -60,7 +64,7 @@ def weight_decay(recipe: Recipe) -> float:
 def _optimizer(recipe: Recipe) -> Json:
     params = recipe.optimizer.model_dump(mode="json", exclude={"type"})
     params["weight_decay"] = weight_decay(recipe)
-    # DeepSpeed itself no longer knows the 1-bit types: the engine is handed ours, and the section tells people of it.
+    # DeepSpeed no longer knows the 1-bit types: it receives our optimizer object, and this section only documents it.
     if recipe.optimizer.type == "AdamW" and recipe.zero.offload_optimizer == "none":
         # torch's own, because DeepSpeed's FusedAdam compiles C++ or CUDA at the first start.
         params["torch_adam"] = True
@@ -72,27 +76,21 @@ def _optimizer(recipe: Recipe) -> Json:
 
 def _zero(recipe: Recipe) -> Json:
     zero = recipe.zero
-    config: Json = {"stage": zero.stage}
     if zero.stage == 0:
-        return config
-    config |= {
-        "overlap_comm": zero.overlap_comm,
-        "reduce_bucket_size": zero.reduce_bucket_size,
-        "contiguous_gradients": zero.contiguous_gradients,
-    }
-    if zero.stage in (1, 2):
-        config["use_multi_rank_bucket_allreduce"] = zero.use_multi_rank_bucket_allreduce
-        config["round_robin_gradients"] = zero.round_robin_gradients
+        return {"stage": 0}
+    words = ["stage", "overlap_comm", "reduce_bucket_size", "contiguous_gradients"]
+    if zero.stage == 3:
+        words += ["stage3_param_persistence_threshold", "stage3_prefetch_bucket_size"]
     else:
-        config["stage3_param_persistence_threshold"] = zero.stage3_param_persistence_threshold
-        config["stage3_prefetch_bucket_size"] = zero.stage3_prefetch_bucket_size
+        words += ["use_multi_rank_bucket_allreduce", "round_robin_gradients"]
+    config: Json = {word: getattr(zero, word) for word in words}
     if zero.offload_optimizer != "none":
         config["offload_optimizer"] = {"device": zero.offload_optimizer}
     return config
 
 
 def _merged(config: Json, further: Mapping[str, Any]) -> Json:
-    """`further` laid over `config`, section by section; the two never set the same key."""
+    """Add `further` to `config`, section by section; the two never set the same key."""
     merged = dict(config)
     for word, value in further.items():
         older = merged.get(word)
@@ -100,3 +98,31 @@ def _merged(config: Json, further: Mapping[str, Any]) -> Json:
             value = _merged(older, value)
         merged[word] = value
     return merged
+
+
+def planned_world_size(loaded: LoadedRecipe) -> int:
+    """The ranks that a recipe requests; if it depends on the machine, those of a machine without GPUs."""
+    cluster = loaded.recipe.cluster
+    each = cluster.processes_per_node
+    return cluster.nodes * (CPU_PROCESSES if each == "auto" else each)
+
+
+def generated_path(recipe: Path, folder: Path) -> Path:
+    """The file of a recipe's JSON: recipes/a/b.yaml -> ds_configs/a/b.json."""
+    inside = recipe.relative_to(RECIPES) if recipe.is_relative_to(RECIPES) else Path(recipe.name)
+    return (folder / inside).with_suffix(".json")
+
+
+def generated_text(recipe: Path) -> str:
+    """The content of a recipe's JSON, the same on every machine."""
+    loaded = load_recipe(recipe)
+    return canonical_text(deepspeed_config(resolve(loaded, planned_world_size(loaded)).recipe))
+
+
+def write_generated(recipes: Iterable[Path], folder: Path) -> Iterator[Path]:
+    """Write the JSON of each recipe; yields the files."""
+    for recipe in recipes:
+        path = generated_path(recipe, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(generated_text(recipe), encoding="utf-8")
+        yield path

@@ -1,7 +1,7 @@
-"""The recipe's `deepspeed:` section: keys handed through to DeepSpeed, none of them unread or misread.
+"""Check the recipe's `deepspeed:` section, whose keys are passed through to DeepSpeed.
 
-DeepSpeed ignores an unknown top-level key in silence. What the pinned version reads, and of what type, is in
-schema.json, taken from DeepSpeed itself by `python -m yolo.training.engine.write_schema`.
+DeepSpeed silently ignores an unknown top-level key. The keys and types that the pinned version reads are in schema.json,
+extracted from DeepSpeed by `python -m yolo.training.engine.write_schema`.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from yolo.recipe.load.did_you_mean import nearest
 from yolo.recipe.load.yaml_source import Key
@@ -40,27 +40,27 @@ OWNED = MappingProxyType(
         "zero_optimization.stage3_prefetch_bucket_size": "zero.stage3_prefetch_bucket_size",
     }
 )
-"""DeepSpeed's key, and the recipe's that sets it."""
+"""DeepSpeed's key -> the recipe's key that sets it."""
 
 _CASTS = (
     "casts the network's parameters, and BatchNorm then fails or forgets; set precision.dtype, "
     "which computes in 16 bits and keeps parameters in fp32"
 )
-_LANGUAGE_MODELS = "is for language models and does nothing good for YOLOv5; remove it"
+_LANGUAGE_MODELS = "is for language models and of no use for YOLOv5; remove it"
 _FITS = (
-    "moves parameters away from where they are averaged, and yolov5x's take 0.35 GB; remove it (the optimizer's state is "
-    "moved by zero.offload_optimizer)"
+    "moves parameters away from the device that averages them, and yolov5x's take only 0.35 GB; remove it (to offload the "
+    "optimizer's state, set zero.offload_optimizer)"
 )
-_LOADS_DATA = "concerns DeepSpeed's own data loader, which is not used here; see `data`"
+_LOADS_DATA = "concerns DeepSpeed's own data loader, which is not used here; set `data` instead"
 REFUSED = MappingProxyType(
     {
         "bf16": _CASTS,
         "fp16": _CASTS,
         "data_types": _CASTS,
         "autotuning": "starts DeepSpeed's own search, which would restart this run; remove it",
-        "gradient_allreduce_op": "would multiply the gradient by the world size; the loss is normalised for the mean",
-        "managed_gradient_accumulation": "would leave accumulation to nobody; set train.gradient_accumulation_steps",
-        "disable_allgather": "is read by no part of DeepSpeed; remove it",
+        "gradient_allreduce_op": "would multiply the gradient by the world size, and the loss is normalised for the mean; remove it",
+        "managed_gradient_accumulation": "would turn off accumulation; set train.gradient_accumulation_steps",
+        "disable_allgather": "is not read by DeepSpeed; remove it",
         "tensor_parallel": _LANGUAGE_MODELS,
         "expert_parallel": _LANGUAGE_MODELS,
         "use_data_before_expert_parallelism": _LANGUAGE_MODELS,
@@ -70,7 +70,7 @@ REFUSED = MappingProxyType(
         "weight_quantization": _LANGUAGE_MODELS,
         "data_efficiency": _LOADS_DATA,
         "dataloader_drop_last": _LOADS_DATA,
-        "timers": "would wait for the device at every step, for images/s that are measured without it; remove it",
+        "timers": "would wait for the device at every step, and images/s are measured without it; remove it",
         "zero_optimization.offload_param": _FITS,
         "zero_optimization.cpu_offload_param": _FITS,
     }
@@ -81,69 +81,66 @@ Problem = tuple[Key, str]
 
 def passthrough_problems(section: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with a `deepspeed:` section, as (key within the section, message)."""
-    return list(_problems(section)) if section else []
+    return list(_problems(section))
 
 
 def deepspeed_version() -> str:
-    """The version that the checks were taken from."""
+    """The DeepSpeed version that schema.json was extracted from."""
     return str(_snapshot()["deepspeed_version"])
 
 
 @cache
 def _snapshot() -> Mapping[str, Any]:
-    snapshot: dict[str, Any] = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    return snapshot
+    return cast(Mapping[str, Any], json.loads(SNAPSHOT.read_text(encoding="utf-8")))
 
 
 def _problems(section: Mapping[str, Any]) -> Iterator[Problem]:
-    known = _snapshot()["keys"]
     for word, value in section.items():
-        if word in _snapshot()["removed"]:
-            yield (word,), _snapshot()["removed"][word]
-        elif word in OWNED:
-            yield (word,), f"is set by {OWNED[word]}; set that instead"
-        elif word in REFUSED:
-            yield (word,), REFUSED[word]
+        known = _snapshot()["keys"]
+        if problem := _refusal(word, _snapshot()["removed"].get(word)):
+            yield (word,), problem
         elif word not in known:
             yield (word,), _unread(word, sorted(set(known) - set(REFUSED)))
         else:
             yield from _section_problems(word, value, known[word])
 
 
+def _refusal(name: str, removed: str | None) -> str | None:
+    """Why a key that DeepSpeed reads or once read is not accepted here."""
+    if removed or name not in OWNED:
+        return removed or REFUSED.get(name)
+    return f"is set by {OWNED[name]}; set that instead"
+
+
 def _unread(word: str, known: Sequence[str]) -> str:
-    owned_by = next((OWNED[key] for key in OWNED if nearest(word, known).endswith(f"{key!r}?")), "")
+    hint = nearest(word, known)
+    owned_by = next((OWNED[key] for key in OWNED if hint.endswith(f"{key!r}?")), "")
     return (
-        f"DeepSpeed {deepspeed_version()} does not read this key and would ignore it in silence."
-        f"{nearest(word, known)}{f' It is set by {owned_by}.' if owned_by else ''}"
+        f"DeepSpeed {deepspeed_version()} does not read this key and would silently ignore it."
+        f"{hint}{f' It is set by {owned_by}.' if owned_by else ''}"
         f" Allowed here: {', '.join(key for key in known if key not in OWNED)}"
     )
 
 
 def _section_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(value, Mapping):
+        removed = _snapshot()["removed_zero"] if word == "zero_optimization" else {}
         for inner in value:
-            if word == "zero_optimization" and inner in _snapshot()["removed_zero"]:
-                yield (word, inner), _snapshot()["removed_zero"][inner]
-                return
-            if f"{word}.{inner}" in OWNED:
-                yield (word, inner), f"is set by {OWNED[f'{word}.{inner}']}; set that instead"
-                return
-            if f"{word}.{inner}" in REFUSED:
-                yield (word, inner), REFUSED[f"{word}.{inner}"]
+            if problem := _refusal(f"{word}.{inner}", removed.get(inner)):
+                yield (word, inner), problem
                 return
         if word == "comms_logger" and value.get("enabled", True) is False:
             yield (
                 (word, "enabled"),
-                "DeepSpeed turns the logger on wherever this section stands, even at false; remove the section",
+                "DeepSpeed turns the logger on if this section is present, even at false; remove the section",
             )
             return
     yield from _schema_problems(word, value, schema)
 
 
 def _schema_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Iterator[Problem]:
-    from jsonschema import (
-        Draft202012Validator,
-    )  # costs 0.1 s, and most recipes pass nothing through
+    # Costs 0.1 s, and most recipes pass nothing through.
+    from jsonschema import Draft202012Validator
 
     for error in Draft202012Validator(schema).iter_errors(value):
         key = (word, *(str(element) for element in error.absolute_path))

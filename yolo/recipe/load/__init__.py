@@ -1,1 +1,1 @@
-"""Reading recipe files: YAML, inheritance, overrides, validation errors."""
+"""Read recipe files: YAML, inheritance, overrides, validation errors."""

@@ -1,4 +1,4 @@
-"""The nearest right spelling of a word."""
+"""Suggest the nearest valid spelling of a word."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ FAMILIAR = {
     "off": "disabled",
     "save_period": "every_epochs",
 }
-"""What other trainers call a thing -> its name here."""
+"""Names in other trainers -> ours."""
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """` Did you mean '...'?`, or nothing where no allowed word is near."""
+    """` Did you mean '...'?`, or nothing if no allowed word is near."""
     by_lower_case = {candidate.lower(): candidate for candidate in allowed}
     familiar = by_lower_case.get(FAMILIAR.get(word.lower(), ""))
     if familiar:

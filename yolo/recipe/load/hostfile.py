@@ -1,4 +1,4 @@
-"""DeepSpeed's list of hosts, read as its launcher reads it: one `name slots=N` a line. Needs no torch."""
+"""Read DeepSpeed's list of hosts as its launcher does: one `name slots=N` per line. Needs no torch."""
 
 import re
 from pathlib import Path
@@ -8,21 +8,21 @@ from yolo.recipe.load.safe_read import MOST_HOSTFILE_BYTES, read_bytes
 from yolo.recipe.schema.distributed import ClusterSection
 
 LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")
-"""The launcher would not mind what stands behind: a second host, say, would be lost."""
+"""The launcher ignores the rest of a line, where a second host, for example, would be lost."""
 NAME = re.compile(r"(\w[\w.-]*@)?[\w\[][\w.:%\]-]*", re.ASCII)
-"""A host's name or address, with a user's before it: what ssh would take for an option, and a shell for its own, is neither."""
+"""A host's name or address, optionally after `user@`; never what ssh reads as an option, or a shell as syntax."""
 
 
 def slots_by_host(cluster: ClusterSection) -> dict[str, int]:
     """The slots of the first `cluster.nodes` hosts of `cluster.hostfile`, in its order.
 
-    Raises ClusterError where the list cannot be read, or is of fewer hosts.
+    Raises ClusterError if the list cannot be read or has fewer hosts.
     """
     assert cluster.hostfile is not None
     hosts = _read(Path(cluster.hostfile))
     if len(hosts) < cluster.nodes:
         raise ClusterError(
-            f"{cluster.hostfile}: lists {len(hosts)} hosts, and cluster.nodes is {cluster.nodes}; expected as many or more"
+            f"{cluster.hostfile}: lists {len(hosts)} hosts, and cluster.nodes is {cluster.nodes}; add hosts or lower cluster.nodes"
         )
     return dict(list(hosts.items())[: cluster.nodes])
 
@@ -34,16 +34,16 @@ def _read(path: Path) -> dict[str, int]:
         raise ClusterError(f"{path}: cannot be read: {error.strerror}") from error
     hosts: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        stated = line.strip()
-        if not stated or stated.startswith("#"):
+        line = line.strip()
+        if not line or line.startswith("#"):
             continue
-        found = LINE.fullmatch(stated)
+        found = LINE.fullmatch(line)
         if not found or not NAME.fullmatch(found[1]):
             raise ClusterError(
-                f"{path}:{number}: {stated[:60]!r}: expected a line `hostname slots=GPUs`"
+                f"{path}:{number}: {line[:60]!r}: expected a line `hostname slots=GPUs`"
             )
         name = found[1]
         if name in hosts:
-            raise ClusterError(f"{path}:{number}: {name} is listed twice; the launcher allows once")
+            raise ClusterError(f"{path}:{number}: {name} is listed twice; remove one line")
         hosts[name] = int(found[2])
     return hosts

@@ -1,6 +1,6 @@
-"""Reading a file that anybody may have made: a regular one, in whole, and no larger than its kind has reason to be.
+"""Read untrusted files: only regular files, and only up to a size that is plausible for their kind.
 
-A FIFO or a terminal would be waited for without end, and /dev/zero read without end.
+Reading a FIFO or a terminal could block forever, and reading /dev/zero never ends.
 """
 
 import errno
@@ -11,25 +11,25 @@ from typing import BinaryIO
 
 MB = 10**6
 MOST_RECIPE_BYTES = MB // 5
-"""A recipe is a page of text, a profile of a cluster some; parsing takes about 10 seconds a MB."""
+"""A recipe is one page of text, a cluster profile some; parsing takes about 10 seconds per MB."""
 MOST_HOSTFILE_BYTES = MB
-"""Of 20,000 hosts."""
+"""20,000 hosts."""
 MOST_LABEL_BYTES = 64 * MB
-"""Of the text file of one image, or of a list of images."""
+"""The text file of one image, or a list of images."""
 MOST_INDEX_BYTES = 256 * MB
-"""Of each of the two files that tell what is in a split's shards; those of a billion images."""
+"""Each of the two index files of a split's shards, for a billion images."""
 MOST_ANNOTATION_BYTES = 16_000 * MB
-"""COCO's have 450 MB, the largest public ones ten times that."""
+"""COCO's have 450 MB, the largest public data sets ten times that."""
 MOST_IMAGE_BYTES = 1_000 * MB
-"""Of an image as it lies in its file."""
+"""An image file, not decoded."""
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A file to be read as bytes. OSError, with its name, where there is none, or where it is anything but a file."""
+    """Open a file to read bytes. Raises OSError, with its name, if it does not exist or is not a regular file."""
     try:
-        # Without O_NONBLOCK it is the opening of a FIFO that waits.
+        # Without O_NONBLOCK, opening a FIFO blocks.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except ValueError as error:  # it has a NUL in it, say
+    except ValueError as error:  # such as a NUL in it
         reason = f"a name that no file can have: {error}"
         raise OSError(errno.EINVAL, reason, ascii(str(path))) from error
     mode = os.fstat(descriptor).st_mode
@@ -42,20 +42,20 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """A whole file of at most so many bytes. OSError as of `open_regular`, and where it is larger."""
+    """Read a file of at most `most` bytes. Raises OSError as `open_regular` does, and if it is larger."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(errno.EFBIG, f"has {size} bytes; expected at most {most}", str(path))
         try:
             content = file.read(size + 1)
-        except OSError as error:  # which names no file
+        except OSError as error:  # its own message has no file name
             raise OSError(error.errno, error.strerror, str(path)) from error
-    if len(content) > size:  # as /proc's, which say that they are empty
-        raise OSError(errno.EINVAL, f"says that it has {size} bytes, and has more", str(path))
+    if len(content) > size:  # /proc's files report size 0
+        raise OSError(errno.EINVAL, f"reports {size} bytes, and has more", str(path))
     return content
 
 
 def read_text(path: Path, most: int) -> str:
-    """A whole file as text, whether or not it begins with a byte order mark. UnicodeDecodeError where it is not UTF-8."""
+    """`read_bytes` as text, without a byte order mark. Raises UnicodeDecodeError if it is not UTF-8."""
     return read_bytes(path, most).decode("utf-8-sig")

@@ -1,4 +1,4 @@
-"""Pydantic's errors as lines that a researcher understands: place, key, what is wrong, what is allowed."""
+"""Explain Pydantic's errors to a researcher: place, key, what is wrong, what is allowed."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,13 +13,25 @@ from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 MOST_LINES = 50
-"""Of mistakes: a file that is no recipe at all may have thousands."""
+"""A file that is not a recipe can have thousands of mistakes."""
+KINDS = {
+    "boolean": "true or false",
+    "string": "text",
+    "null": "null",
+    "object": "a section of keys",
+}
+BOUNDS = {
+    "minimum": "from",
+    "exclusiveMinimum": "above",
+    "maximum": "to",
+    "exclusiveMaximum": "below",
+}
 Place = Callable[[Key], str]
-"""Says where a key was written, ready to stand before a message."""
+"""Where a key was written, as the start of a message."""
 
 
 def explain(error: ValidationError, values: Mapping[str, Any], place: Place) -> list[str]:
-    """One line for each wrong value, in the order in which Pydantic found them."""
+    """One line for each wrong value, in Pydantic's order."""
     by_key: dict[Key, list[ErrorDetails]] = {}
     for details in error.errors():
         by_key.setdefault(_key_of(details, values), []).append(details)
@@ -32,17 +44,14 @@ def explain(error: ValidationError, values: Mapping[str, Any], place: Place) -> 
 
 
 def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
-    """The place in the recipe: Pydantic's own adds the names of union members, which are no keys."""
+    """The place in the recipe. Pydantic's own also has the names of union members, which are not keys."""
     key: list[str] = []
     found: Any = values
     for element in details["loc"]:
-        if isinstance(found, Mapping) and element in found:
+        is_index = isinstance(found, list) and isinstance(element, int) and element < len(found)
+        if is_index or (isinstance(found, Mapping) and element in found):
             found = found[element]
-        elif isinstance(found, list) and isinstance(element, int) and element < len(found):
-            found = found[element]
-        elif details["type"] == "missing" and element == details["loc"][-1]:
-            pass
-        else:
+        elif details["type"] != "missing" or element != details["loc"][-1]:
             continue
         key.append(str(element))
     if details["type"] == "union_tag_invalid":
@@ -51,35 +60,33 @@ def _key_of(details: ErrorDetails, values: Mapping[str, Any]) -> Key:
 
 
 def _explain_one(key: Key, errors: Sequence[ErrorDetails], place: Place) -> str:
-    name = ".".join(key)
-    first = errors[0]
-    schema = schema_at(key)
+    start = f"{place(key)}: {'.'.join(key)}:"
+    first, schema = errors[0], schema_at(key)
     if first["type"] == "extra_forbidden":
         kind = next((word for word in first["loc"] if word not in key), None)
         allowed = sorted(schema_at(key[:-1], kind).get("properties", {}))
         of_kind = f" of type {kind}" if kind else ""
-        return (
-            f"{place(key)}: {name}: there is no such key{of_kind}.{_hint(key, allowed)}"
-            f" Allowed here: {', '.join(allowed)}"
-        )
+        hint = _hint(key[-1].lower(), allowed)
+        return f"{start} there is no such key{of_kind}.{hint} Allowed here: {', '.join(allowed)}"
     if first["type"] == "missing":
-        return f"{place(key)}: {name}: is missing; expected {allowed_values(schema)}"
+        return f"{start} is missing; expected {allowed_values(schema)}"
     given = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first.get("input")
     found = json.dumps(given, default=str)
     if len(found) > 60:
         found = found[:57] + "..."
-    own_words = [details for details in errors if details["type"] == "value_error"]
-    if own_words and len(errors) == len(own_words):
-        reason = str(own_words[0]["ctx"]["error"])
-        return f"{place(key)}: {name}: {found} {reason}"
+    # Those of our own validators, each with a message that follows the value.
+    reasons = [
+        str(details["ctx"]["error"]) for details in errors if details["type"] == "value_error"
+    ]
+    if len(errors) == len(reasons):
+        return f"{start} {found} {reasons[0]}"
     hint = nearest(given, words_of(schema)) if isinstance(given, str) else ""
-    reasons = f" ({own_words[0]['ctx']['error']})" if own_words else ""
-    return f"{place(key)}: {name}: found {found}, expected {allowed_values(schema)}{reasons}.{hint}"
+    reason = f" ({reasons[0]})" if reasons else ""
+    return f"{start} found {found}, expected {allowed_values(schema)}{reason}.{hint}"
 
 
-def _hint(key: Key, allowed: Sequence[str]) -> str:
-    """What was meant by a key that is not there: another section, another spelling, another trainer's word for it."""
-    word = key[-1].lower()
+def _hint(word: str, allowed: Sequence[str]) -> str:
+    """What was meant by an unknown key: another section's, another spelling, or another trainer's name for it."""
     return _elsewhere(word) or nearest(word, allowed) or _elsewhere(FAMILIAR.get(word, ""))
 
 
@@ -94,13 +101,12 @@ def _elsewhere(word: str) -> str:
 
 
 def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
-    """The JSON Schema of one key, references resolved; empty where there is none.
+    """The JSON Schema of one key, references resolved; empty for an unknown key.
 
-    Of a choice among sections, that of type `kind`, or the keys of all.
+    If a key has a choice of sections: the schema of type `kind`, or the keys of all types.
     """
-    root = _whole_schema()
-    definitions = root.get("$defs", {})
-    schema: dict[str, Any] = root
+    schema = _recipe_schema()
+    definitions = schema["$defs"]
     for word in key:
         schema = _resolved(schema, definitions, kind)
         if "properties" in schema:
@@ -115,18 +121,18 @@ def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
 
 
 @cache
-def _whole_schema() -> dict[str, Any]:
+def _recipe_schema() -> dict[str, Any]:
     return UnresolvedRecipe.model_json_schema()
 
 
 def _resolved(
     schema: dict[str, Any], definitions: Mapping[str, Any], kind: str | int | None = None
 ) -> dict[str, Any]:
-    """Follow `$ref`; of a choice among sections take that of type `kind`, or the union of their keys."""
+    """Follow `$ref`; from a choice of sections take the one of type `kind`, or the union of their keys."""
     if "$ref" in schema:
         followed = definitions[schema["$ref"].rsplit("/", 1)[-1]]
-        whole = followed | {k: v for k, v in schema.items() if k != "$ref"}
-        return _resolved(whole, definitions, kind)
+        own = {word: value for word, value in schema.items() if word != "$ref"}
+        return _resolved(followed | own, definitions, kind)
     options = [_resolved(option, definitions) for option in schema.get("oneOf", [])]
     options = [o for o in options if o["properties"]["type"]["const"] == kind] or options
     if options and all("properties" in option for option in options):
@@ -141,11 +147,10 @@ def _resolved(
 
 
 def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    said_of_it = ("default", "title", "description")
-    same = {k: v for k, v in one.items() if k not in said_of_it} == {
-        k: v for k, v in other.items() if k not in said_of_it
-    }
-    return one if same else {"anyOf": [one, other]}
+    def without_notes(schema: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in schema.items() if k not in ("default", "title", "description")}
+
+    return one if without_notes(one) == without_notes(other) else {"anyOf": [one, other]}
 
 
 def words_of(schema: Mapping[str, Any]) -> Iterable[str]:
@@ -158,7 +163,7 @@ def words_of(schema: Mapping[str, Any]) -> Iterable[str]:
 
 
 def allowed_values(schema: Mapping[str, Any]) -> str:
-    """A schema in words: `"auto" or a whole number from 1 to 64 (images)`."""
+    """A schema as text: `"auto" or a whole number from 1 to 64 (images)`."""
     unit = f" ({schema['unit']})" if "unit" in schema else ""
     return _allowed(schema) + unit
 
@@ -172,24 +177,11 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
     kind = schema.get("type")
     if kind in ("integer", "number"):
-        return ("a whole number" if kind == "integer" else "a number") + _range(schema)
+        bounds = (
+            f" {words} {schema[bound]:g}" for bound, words in BOUNDS.items() if bound in schema
+        )
+        return ("a whole number" if kind == "integer" else "a number") + "".join(bounds)
     if kind == "array":
         items = schema.get("prefixItems")
         return f"a list of {len(items)}" if items else "a list"
-    names = {
-        "boolean": "true or false",
-        "string": "text",
-        "null": "null",
-        "object": "a section of keys",
-    }
-    return names.get(str(kind), "a value")
-
-
-def _range(schema: Mapping[str, Any]) -> str:
-    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
-    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
-    start = (
-        f" from {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
-    )
-    end = f" to {high:g}" if high is not None else f" below {below:g}" if below is not None else ""
-    return start + end
+    return KINDS.get(str(kind), "a value")

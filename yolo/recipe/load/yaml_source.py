@@ -131,7 +131,9 @@ def _scalar(yaml: YAML, node: ScalarNode, where: str) -> Any:
     except (YAMLError, ValueError, KeyError, AttributeError) as error:  # ruamel.yaml's own
         raise RecipeError(f"{where}: {shown(node.value)} cannot be read as {node.tag}") from error
     if isinstance(value, str) and not is_plain(value):
-        raise RecipeError(f"{where}: {shown(value)} has characters that cannot be shown")
+        raise RecipeError(
+            f"{where}: {shown(value)} has characters that cannot be shown or name a file"
+        )
     if isinstance(value, datetime.date | bytes):
         raise RecipeError(f"{where}: {node.value} is read as a date or bytes; put it in quotes")
     return value

@@ -1,4 +1,4 @@
-"""The reference page of all recipe keys, and the JSON Schema for editors; both from the schema's own docstrings."""
+"""The reference page of all recipe keys and the JSON Schema for editors, from the docstrings of the schema."""
 
 import json
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ def json_schema() -> dict[str, Any]:
     schema["properties"] = {
         "extends": {
             "type": "string",
-            "description": "Another recipe, relative to this one; only what differs need be stated.",
+            "description": "Another recipe, relative to this one; state only what differs.",
         }
     } | schema["properties"]
-    schema.pop("required", None)  # a recipe that extends another may leave anything out
+    schema.pop("required", None)  # a recipe that extends another may omit any key
     return schema
 
 
@@ -42,7 +42,8 @@ def _rows(title: str, model: type[BaseModel], key: Key) -> Iterator[str]:
     sections: list[tuple[str, FieldInfo, tuple[type[BaseModel], ...]]] = []
     plain: list[str] = []
     for name, field in model.model_fields.items():
-        models = tuple(part for part in _parts(field.annotation) if _is_section(part))
+        parts = get_args(field.annotation) or (field.annotation,)
+        models = tuple(p for p in parts if isinstance(p, type) and issubclass(p, BaseModel))
         if models:
             sections.append((name, field, models))
         else:
@@ -55,10 +56,8 @@ def _rows(title: str, model: type[BaseModel], key: Key) -> Iterator[str]:
         for section in models:
             place = ".".join((*key, name))
             kind = section.model_fields.get("type")
-            heading = f"`{place}`" + (
-                f" of type {kind.default}" if len(models) > 1 and kind else ""
-            )
-            yield from _rows(heading, section, (*key, name))
+            of_type = f" of type {kind.default}" if len(models) > 1 and kind else ""
+            yield from _rows(f"`{place}`{of_type}", section, (*key, name))
 
 
 def _row(key: Key, field: FieldInfo) -> str:
@@ -66,11 +65,3 @@ def _row(key: Key, field: FieldInfo) -> str:
     shown = "required" if field.is_required() else f"`{json.dumps(default)}`"
     allowed = allowed_values(schema_at(key)).replace("|", "\\|")
     return f"| `{'.'.join(key)}` | {shown} | {allowed} | {(field.description or '').strip()} |"
-
-
-def _parts(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_args(annotation) else (annotation,)
-
-
-def _is_section(part: Any) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)

@@ -1,4 +1,4 @@
-"""A resolved recipe written out: every value, and where it came from."""
+"""Write a resolved recipe as YAML or JSON: every value, and where it came from."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from yolo.recipe.resolve.resolve import ResolvedRecipe
 
 
 def flatten(values: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Every plain value with its key, in the order in which they stand; lists count as plain."""
+    """Every plain value with its key, in the recipe's order; lists count as plain."""
     for word, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, (*key, word))
@@ -24,13 +24,9 @@ def effective_yaml(resolved: ResolvedRecipe) -> str:
     open_sections: Key = ()
     for key, value in flatten(resolved.recipe.model_dump(mode="json")):
         sections = key[:-1]
-        shared = 0
-        while (
-            shared < min(len(sections), len(open_sections))
-            and sections[shared] == open_sections[shared]
-        ):
-            shared += 1
-        lines += [f"{'  ' * depth}{sections[depth]}:" for depth in range(shared, len(sections))]
+        for depth, section in enumerate(sections):
+            if open_sections[: depth + 1] != sections[: depth + 1]:
+                lines.append(f"{'  ' * depth}{section}:")
         open_sections = sections
         setting = f"{'  ' * len(sections)}{key[-1]}: {json.dumps(value)}"
         lines.append(f"{setting:<50}  # {resolved.origin(key)}")
@@ -49,7 +45,7 @@ def effective_json(resolved: ResolvedRecipe) -> dict[str, Any]:
 
 
 def arithmetic(resolved: ResolvedRecipe) -> list[str]:
-    """Derived numbers as sums that the reader can check."""
+    """Derived numbers as formulas that the reader can check."""
     recipe = resolved.recipe
     train = recipe.train
     lines = [

@@ -1,22 +1,22 @@
-"""What a recipe stated for one global batch is at another: `train.base_batch`, `train.global_batch` and k, their ratio.
+"""Scale a recipe that is stated for one global batch (`train.base_batch`) to another (`train.global_batch`).
 
-An epoch has k times fewer steps, so each has to go further. How much further is the optimizer's own rule:
+k is their ratio. An epoch has k times fewer steps, so each step must be longer, by the optimizer's own rule:
 
-- SGD's step in a mean gradient grows with k (Goyal et al. 2017). Here it does by itself: the loss is the mean times the
-  global batch, as the public YOLOv5's, so `optimizer.lr` stays and the gradient is k times as long. Its clipping has to
-  follow, or it would undo the rule.
+- SGD's step in a mean gradient grows with k (Goyal et al. 2017). Here it does so by itself: the loss is the mean times the
+  global batch, as the public YOLOv5's, so `optimizer.lr` stays and the gradient is k times as long. Clipping has to follow,
+  or it would undo the rule.
 - Adam's and LAMB's steps do not depend on the gradient's length, and grow with the square root of k (You et al. 2020;
-  Malladi et al. 2022). The betas stay, as You et al. have it: to the power of k, as Malladi et al. have it, and with a
-  clipping that grows too, BCCD at 8 times its batch learnt more slowly (AP 0.281 against 0.410 after 100 epochs, 0.427
-  against 0.463 after 150, before the average and BatchNorm's statistics were scaled as below; with them, at 96 pixels,
-  betas of 0.9 and 0.99, 0.004 times the root and 1,000 epochs to go, 0.344 against 0.367 after 200, 0.397 against 0.412
-  after 600).
+  Malladi et al. 2022). The betas stay, as in You et al. With betas to the power of k, as in Malladi et al., and with a
+  clipping that grows too, BCCD at 8 times its batch learnt more slowly: AP 0.281 against 0.410 after 100 epochs, 0.427
+  against 0.463 after 150, before the average and BatchNorm's statistics were scaled as below. With them (at 96 pixels,
+  betas of 0.9 and 0.99, 0.004 times the root and 1,000 epochs planned): 0.344 against 0.367 after 200, 0.397 against
+  0.412 after 600.
 
-The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023);
-and so do BatchNorm's running statistics (`model.batchnorm_momentum`, settled in `resolve`).
+The average of the weights looks back over the same images: one step counts as k of its steps (Busbridge et al. 2023). So
+do BatchNorm's running statistics (`model.batchnorm_momentum`, computed in `resolve`).
 
-A larger batch warms up for the square root of k as many epochs: between Goyal et al., who keep the epochs, and You et
-al., who keep the steps. For Adam its rate rises as steeply over the images as at the base batch, only for longer.
+A larger batch warms up for the square root of k times the epochs: between Goyal et al., who keep the epochs, and You et
+al., who keep the steps. For Adam the rate then rises as steeply over the images as at the base batch, only for longer.
 """
 
 import math
@@ -33,7 +33,7 @@ from yolo.recipe.schema.train import HIGHEST_CLIPPING
 
 
 class Scaled(NamedTuple):
-    """A value for the run's own global batch, and how it came about."""
+    """A value for the run's own global batch, and its formula."""
 
     key: Key
     value: Any
@@ -41,10 +41,9 @@ class Scaled(NamedTuple):
 
 
 def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
-    """The values that change, `train.base_batch` the last: what comes out is stated for the run's own batch.
+    """The values that change; the last is `train.base_batch`, since the result is stated for the run's own batch.
 
-    Nothing where the recipe names no base batch, or that which it has. Raises RecipeError where the rate would leave
-    its bounds.
+    Nothing if the recipe has no base batch, or the same one. Raises RecipeError if the rate would exceed its bound.
     """
     recipe = loaded.recipe
     batch, base = recipe.train.global_batch, recipe.train.base_batch
@@ -55,7 +54,7 @@ def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
     yield from _step_length(loaded, ratio, words)
     yield from _warm_up(recipe, ratio, words)
     yield from _average(recipe, ratio, words)
-    yield Scaled(("train", "base_batch"), batch, f"what was stated for {base} is scaled to it")
+    yield Scaled(("train", "base_batch"), batch, f"values stated for {base} are scaled to it")
 
 
 def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
@@ -65,8 +64,8 @@ def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Sca
         if lr > HIGHEST_RATE:
             key = ("train", "global_batch")
             raise RecipeError(
-                f"{loaded.place(key)}: {'.'.join(key)}: {words} makes of optimizer.lr {optimizer.lr:g} a rate of {lr:g}, "
-                f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to take it as it is"
+                f"{loaded.place(key)}: {'.'.join(key)}: {words} scales optimizer.lr {optimizer.lr:g} to {lr:g}, "
+                f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to use it unscaled"
             )
         yield Scaled(("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})")
         return
@@ -81,7 +80,7 @@ def _warm_up(recipe: UnresolvedRecipe, ratio: float, words: str) -> Iterator[Sca
         return
     epochs = min(train.warmup_epochs * longer, float(train.epochs))
     yield Scaled(("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})")
-    # As many epochs more, but each has k times fewer steps.
+    # sqrt(k) times the epochs, of k times fewer steps each.
     steps = math.ceil(train.warmup_min_steps / longer)
     formula = f"{train.warmup_min_steps} / sqrt({words})"
     yield Scaled(("train", "warmup_min_steps"), steps, formula)

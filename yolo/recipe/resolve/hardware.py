@@ -1,4 +1,4 @@
-"""What this machine has, found without importing torch."""
+"""Detect the GPUs, cores and free ports of this machine, without importing torch."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ HIGHEST_PORT = 65535
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The NVIDIA GPUs that a process started here would see: their numbers, or what CUDA_VISIBLE_DEVICES calls them."""
+    """The NVIDIA GPUs that a new process would see: their numbers, or their names in CUDA_VISIBLE_DEVICES."""
     if os.environ.get("DS_ACCELERATOR") == "cpu":
         return ()
     installed = tuple(str(number) for number in range(_installed_gpus(DRIVER_FOLDER, DEVICES)))
@@ -25,17 +25,17 @@ def visible_gpus() -> tuple[str, ...]:
 
 
 def count_gpus() -> int:
-    """How many they are."""
+    """The number of visible GPUs."""
     return len(visible_gpus())
 
 
 def count_cores() -> int:
-    """Processor cores that this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def free_port(first: int) -> int:
-    """The first TCP port from `first` on that nobody on this machine listens to."""
+    """The first TCP port from `first` on that is free on this machine; `first` if none is."""
     for port in range(first, HIGHEST_PORT):
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,7 +49,7 @@ def free_port(first: int) -> int:
 
 @cache
 def _installed_gpus(driver_folder: Path, devices: Path) -> int:
-    """By the driver's folder, or where a container hides it by the devices; under WSL2 by asking the driver's tool."""
+    """Count GPUs by the driver's folder; if a container hides it, by the devices; under WSL2, by the driver's tool."""
     if driver_folder.is_dir():
         return len(list(driver_folder.iterdir()))
     found = len([path for path in devices.glob("nvidia*") if path.name[6:].isdecimal()])

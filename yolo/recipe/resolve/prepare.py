@@ -1,4 +1,4 @@
-"""The one call from a file to a recipe that may be launched."""
+"""The one call from a file to a recipe that can be launched."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
