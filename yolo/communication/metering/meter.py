@@ -20,8 +20,7 @@ import deepspeed.comm.comm as deepspeed_comm
 import torch
 from torch.distributed import distributed_c10d
 
-from yolo.communication.metering.cost import sent_bytes
-from yolo.communication.metering.tcp_overhead import tcp_bytes_per_payload_byte
+from yolo.communication.metering.wire_bytes import sent_bytes, tcp_bytes_per_payload_byte
 
 
 @dataclass(frozen=True, slots=True)
