@@ -46,8 +46,7 @@ def check_replicas_equal(model: nn.Module, when: str) -> None:
     has_majority = bool((2 * differs.logical_not().sum(0) > ranks).all())
     different = [names[position] for position in differs.any(0).nonzero().flatten().tolist()]
     who = differs.any(1).nonzero().flatten().tolist()
-    shown = ", ".join(different[:3])
-    shown += f" and {len(different) - 3} more" if len(different) > 3 else ""
+    shown = ", ".join(different[:3]) + (f" and {len(different) - 3} more" if different[3:] else "")
     where = f"differ on rank {', '.join(map(str, who))}" if has_majority else "differ"
     raise RanksDiverged(
         f"{when}: ranks do not hold the same weights: {shown} of {len(names)} parameters {where}. A faulty machine, or code "

@@ -8,8 +8,6 @@ The scale of a block is the mean of its absolute values, which gives the smalles
 signs, so that a bucket costs one all-to-all and one all-gather.
 """
 
-from dataclasses import dataclass
-
 import deepspeed.comm as dist
 import torch
 
@@ -96,19 +94,14 @@ class CompressedAllReduce:
         self.server_error.copy_(state["server_error"])
 
 
-@dataclass(frozen=True, slots=True)
 class _Message:
     """Rows of bytes for or from each rank, with views of their parts: `words` (the scalar and the scales), `signs`."""
 
-    rows: torch.Tensor
-    words: torch.Tensor
-    signs: torch.Tensor
-
-    @classmethod
-    def zeros(cls, rows: int, blocks: int, block: int, device: torch.device) -> "_Message":
-        words = _FLOAT * (1 + blocks)
-        memory = torch.zeros(rows, words + blocks * block // 8, dtype=torch.uint8, device=device)
-        return cls(memory, memory[:, :words].view(torch.float32), memory[:, words:])
+    def __init__(self, rows: int, blocks: int, block: int, device: torch.device) -> None:
+        size = _FLOAT * (1 + blocks)
+        self.rows = torch.zeros(rows, size + blocks * block // 8, dtype=torch.uint8, device=device)
+        self.words = self.rows[:, :size].view(torch.float32)
+        self.signs = self.rows[:, size:]
 
 
 class _CompressedBucket:
@@ -132,10 +125,10 @@ class _CompressedBucket:
         self.worker_side = _SignCompressor(counts, is_real, block)
         self.server_side = _SignCompressor(counts.view(ranks, -1)[owner.rank], is_real[own], block)
         blocks = shard // block
-        self.outgoing = _Message.zeros(ranks, blocks, block, device)
-        self.incoming = _Message.zeros(ranks, blocks, block, device)
-        self.mean_out = _Message.zeros(1, blocks, block, device)
-        self.mean_in = _Message.zeros(ranks, blocks, block, device)
+        self.outgoing = _Message(ranks, blocks, block, device)
+        self.incoming = _Message(ranks, blocks, block, device)
+        self.mean_out = _Message(1, blocks, block, device)
+        self.mean_in = _Message(ranks, blocks, block, device)
         self.mean = torch.empty_like(server_error)
         self.scratch = torch.empty_like(self.worker_error)
         self.work = None

@@ -59,10 +59,11 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         """Divides the momentum to make an update: sqrt(v) + eps; the same on all ranks."""
         self._gradients = self.layout.views(self.gradient)
         self._updates = self.layout.views(self.update)
-        self._moments = list(
-            zip(self.layout.views(self.momentum), self.layout.views(self.variance), strict=True)
+        moments = zip(
+            self.layout.views(self.momentum), self.layout.views(self.variance), strict=True
         )
-        self._link_state()
+        self._moments = [{"exp_avg": first, "exp_avg_sq": second} for first, second in moments]
+        self.state.update(zip(self.parameters, map(dict, self._moments), strict=True))
         self.compressed = CompressedAllReduce(self.layout, dtype)
         self.overflow = False
         """Whether the last step was skipped because no rank had a finite gradient; read by DeepSpeed."""
@@ -95,7 +96,6 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
 
     @property
     def phase(self) -> str:
-        """See `SyncStrategy.phase`."""
         return (
             "full gradients" if self.wants_averaged_gradients else "momentum at 1 bit per element"
         )
@@ -109,15 +109,12 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
     @property
     def step_count(self) -> int:
         """Applied optimizer steps."""
-        count: int = self.param_groups[0]["step"]
-        return count
+        return self.param_groups[0]["step"]
 
     def set_counters(self, **values: int) -> None:
         """Set values in all parameter groups."""
         for group in self.param_groups:
             group.update(values)
-
-    # --- one step -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -205,26 +202,18 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         torch.maximum(blocks, floor[:, None], out=out.view(-1, self.layout.block))
         return self.root(out, updates, out=out)
 
-    # --- checkpoints --------------------------------------------------------------------------------------------
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of the same parameters."""
         super().load_state_dict(state_dict)
-        for parameter, (momentum, variance) in zip(self.parameters, self._moments, strict=True):
-            momentum.copy_(self.state[parameter]["exp_avg"])
-            variance.copy_(self.state[parameter]["exp_avg_sq"])
-        self._link_state()
+        for parameter, moments in zip(self.parameters, self._moments, strict=True):
+            for name, moment in moments.items():
+                moment.copy_(self.state[parameter][name])
+            self.state[parameter] = dict(moments)
         self.update_engine()
 
-    def _link_state(self) -> None:
-        for parameter, (momentum, variance) in zip(self.parameters, self._moments, strict=True):
-            self.state[parameter] = {"exp_avg": momentum, "exp_avg_sq": variance}
-
     def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`."""
         return self.compressed.state_dict()
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`."""
         if is_own:
             self.compressed.load_state_dict(state)

@@ -48,7 +48,6 @@ class OneBitAdam(FlatOptimizer):
         self._stability: VarianceStabilityTest | None = None
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `SyncStrategy.plan`."""
         if self.freeze_step == "auto":
             self._stability = VarianceStabilityTest(self.betas[1], warmup_steps, steps)
         elif self.freeze_step >= steps:
@@ -63,22 +62,18 @@ class OneBitAdam(FlatOptimizer):
     @property
     def frozen_at(self) -> int | None:
         """The number of steps after which the second moment was frozen; None before."""
-        step: int | None = self.param_groups[0]["frozen_at"]
-        return step
+        return self.param_groups[0]["frozen_at"]
 
     @property
     def wants_averaged_gradients(self) -> bool:
-        """See `FlatOptimizer.wants_averaged_gradients`."""
         return self.frozen_at is None
 
     @property
     def phase(self) -> str:
-        """See `SyncStrategy.phase`."""
         since = "" if self.frozen_at is None else f" since step {self.frozen_at}"
         return super().phase + since
 
     def apply_gradient(self, norm: torch.Tensor) -> None:
-        """See `FlatOptimizer.apply_gradient`."""
         if self.update_moments(norm):
             self.apply_momentum()
 
@@ -117,18 +112,15 @@ class OneBitAdam(FlatOptimizer):
         return bool(decision.item())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See `FlatOptimizer.load_state_dict`."""
         super().load_state_dict(state_dict)
         if self.frozen_at is not None:
             self.floored_root(self.variance, self.frozen_at, out=self.denominator)
 
     def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`."""
         norms = list(self._stability.norms) if self._stability else []
         return super().rank_state() | {"norms": norms}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`."""
         super().load_rank_state(state, is_own)
         if self._stability is not None:
             self._stability.load(state["norms"])

@@ -61,7 +61,6 @@ class OneBitLamb(OneBitAdam):
         """(tensors,) multiply the kept ratios."""
 
     def apply_gradient(self, norm: torch.Tensor) -> None:
-        """See `FlatOptimizer.apply_gradient`."""
         self.last_momentum.copy_(self.momentum)
         if not self.update_moments(norm):
             return
@@ -118,11 +117,9 @@ class OneBitLamb(OneBitAdam):
             self.coefficients.div_(1 - self.coeff_beta**self.step_count)
 
     def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`."""
         return super().rank_state() | {name: getattr(self, name) for name in RANK_TENSORS}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`."""
         super().load_rank_state(state, is_own)
         for name in RANK_TENSORS:
             copy_overlap(getattr(self, name), state[name])

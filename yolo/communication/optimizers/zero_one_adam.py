@@ -60,7 +60,6 @@ class ZeroOneAdam(FlatOptimizer):
         """Whether this rank had a finite gradient since the last sync."""
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `SyncStrategy.plan`."""
         freeze = max(1, warmup_steps) if self.var_freeze_step == "auto" else self.var_freeze_step
         self.var_freeze_step = freeze
         if self.local_step_scaler == "auto":
@@ -78,7 +77,6 @@ class ZeroOneAdam(FlatOptimizer):
 
     @property
     def phase(self) -> str:
-        """See `SyncStrategy.phase`."""
         step = self.step_count + 1
         interval = self.sync_interval(step)
         if interval > 1:
@@ -89,13 +87,12 @@ class ZeroOneAdam(FlatOptimizer):
     @property
     def wants_averaged_gradients(self) -> bool:
         """See `FlatOptimizer.wants_averaged_gradients`: true if the second moment is renewed."""
-        next_renewal: int = self.param_groups[0]["next_renewal"]
+        next_renewal = self.param_groups[0]["next_renewal"]
         return self.step_count + 1 == next_renewal and not self._is_frozen(next_renewal)
 
     @property
     def is_local_step(self) -> bool:
-        """See `SyncStrategy.is_local_step`."""
-        next_sync: int = self.param_groups[0]["next_exchange"]
+        next_sync = self.param_groups[0]["next_exchange"]
         return self.step_count + 1 < next_sync and not self.wants_averaged_gradients
 
     def _is_frozen(self, step: int) -> bool:
@@ -109,7 +106,6 @@ class ZeroOneAdam(FlatOptimizer):
         return int(min(self.local_step_clipper, 2 ** min(doublings, 32)))
 
     def apply_gradient(self, norm: torch.Tensor) -> None:
-        """See `FlatOptimizer.apply_gradient`."""
         step = self.step_count + 1
         if self.wants_averaged_gradients:
             if self.accept_averaged(norm):

@@ -68,8 +68,7 @@ class GradientBucket:
     def __init__(self, parameters: Sequence[nn.Parameter], wire_type: torch.dtype) -> None:
         self.parameters = list(parameters)
         sizes = [parameter.numel() for parameter in parameters]
-        first = parameters[0]
-        self.vector = torch.zeros(sum(sizes), dtype=first.dtype, device=first.device)
+        self.vector = parameters[0].detach().new_zeros(sum(sizes))
         pieces = self.vector.split(sizes)
         self.views = [piece.view_as(p) for piece, p in zip(pieces, parameters, strict=True)]
         self.wire = self.vector.to(wire_type)

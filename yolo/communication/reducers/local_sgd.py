@@ -50,9 +50,8 @@ class LocalSGD(SyncStrategy):
             parameter for parameter in engine.module.parameters() if parameter.requires_grad
         ]
         dtype = self.parameters[0].dtype
-        layout = BlockLayout(
-            self.parameters, dist.get_world_size(), block=BLOCK if is_one_bit else 1
-        )
+        block = BLOCK if is_one_bit else 1
+        layout = BlockLayout(self.parameters, dist.get_world_size(), block)
         self.anchor = layout.vector(dtype)
         """The weights after the last sync."""
         self.velocity = layout.vector(dtype)
@@ -64,7 +63,6 @@ class LocalSGD(SyncStrategy):
         self.on_weights_loaded()
 
     def after_step(self) -> None:
-        """See `SyncStrategy.after_step`."""
         self.steps_since_sync += 1
         if self.steps_since_sync >= self.sync_every:
             self.flush()
@@ -76,21 +74,18 @@ class LocalSGD(SyncStrategy):
             return
         torch._foreach_copy_(self._movements, self._anchors)
         torch._foreach_sub_(self._movements, self.parameters)
-        self._average(self.movement)
+        if self._compressed is not None:
+            self._compressed.average(self.movement, self.movement.new_zeros(()))
+        else:
+            self.movement.div_(dist.get_world_size())
+            wire = self.movement.to(self.wire_type)
+            dist.all_reduce(wire)
+            self.movement.copy_(wire)
         self.velocity.mul_(self.momentum).add_(self.movement)
         self.movement.add_(self.velocity, alpha=self.momentum)  # Nesterov
         self.anchor.sub_(self.movement, alpha=self.lr)
         torch._foreach_copy_(self.parameters, self._anchors)
         self.steps_since_sync = 0
-
-    def _average(self, movement: torch.Tensor) -> None:
-        if self._compressed is not None:
-            self._compressed.average(movement, torch.zeros((), device=movement.device))
-            return
-        movement.div_(dist.get_world_size())
-        wire = movement.to(self.wire_type)
-        dist.all_reduce(wire)
-        movement.copy_(wire)
 
     @torch.no_grad()
     def on_weights_loaded(self) -> None:

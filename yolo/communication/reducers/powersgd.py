@@ -47,13 +47,11 @@ class PowerSGDReducer(SyncStrategy):
 
     @property
     def phase(self) -> str:
-        """See `SyncStrategy.phase`."""
         if self.state.iter < self.state.start_powerSGD_iter:
             return "full gradients"
         return f"gradients at rank {self.state.matrix_approximation_rank}"
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        """See `SyncStrategy.plan`."""
         if self.start_step == "auto":
             self.state.start_powerSGD_iter = max(EARLIEST_START, warmup_steps)
         start = self.state.start_powerSGD_iter
@@ -62,7 +60,6 @@ class PowerSGDReducer(SyncStrategy):
         return f"communication.powersgd_start_step {start}: the run has {steps} steps, so nothing is ever compressed"
 
     def reduce_gradients(self) -> None:
-        """See `SyncStrategy.reduce_gradients`."""
         if not self.engine.is_gradient_accumulation_boundary():
             return
         bucket = self.bucket
@@ -75,16 +72,10 @@ class PowerSGDReducer(SyncStrategy):
         bucket.assign_gradients()
 
     def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`."""
         memories = {name: dict(memory) for name, memory in self._memories.items()}
-        return {
-            "iter": self.state.iter,
-            "rank": self.state.matrix_approximation_rank,
-            **memories,
-        }
+        return {"iter": self.state.iter, "rank": self.state.matrix_approximation_rank, **memories}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`."""
         self.state.iter = state["iter"]
         has_same_shape = state["rank"] == self.state.matrix_approximation_rank
         device = self.bucket.vector.device
