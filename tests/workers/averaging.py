@@ -1,6 +1,6 @@
-"""Some steps on different images a rank; then how far the ranks' weights and BatchNorm statistics lie apart.
+"""Some steps on different images per rank; then the differences of the ranks' weights and BatchNorm statistics.
 
-The average over the steps is also taken by hand, from whole weights after each step.
+The average over the steps is also computed by hand, from the full weights after each step.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The compressed mean, the reducers, local steps and the agreement check, each against what it should amount to."""
+"""The compressed mean, the reducers, local SGD and the check of replicas, each against the expected result."""
 
 import copy
 import json
@@ -36,27 +36,27 @@ def recipe_of(*overrides: str) -> Recipe:
 def weights_after(
     ranks: DistributedContext, steps: int, *overrides: str
 ) -> tuple[torch.Tensor, Any]:
-    """All weights in one vector after some steps on made-up images, and the exchange that was at work."""
+    """All weights in one vector after some steps on synthetic images, and the strategy."""
     recipe = recipe_of(*overrides)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange = build_strategy(engine, recipe)
-    exchange.plan(warmup_steps=1, steps=100)
+    strategy = build_strategy(engine, recipe)
+    strategy.plan(warmup_steps=1, steps=100)
     generator = torch.Generator().manual_seed(1 + ranks.rank)
     accumulation = recipe.train.gradient_accumulation_steps
     for _ in range(steps):
         for _ in range(accumulation):
             images = torch.rand(2, 3, 64, 64, generator=generator)
             engine.backward(sum(level.square().mean() for level in engine(images)))
-            exchange.reduce_gradients()
+            strategy.reduce_gradients()
             engine.step()
-        exchange.after_step()
+        strategy.after_step()
     flat = torch.cat([p.detach().reshape(-1) for p in engine.module.parameters()])
-    return flat, exchange
+    return flat, strategy
 
 
 def apart(a: torch.Tensor, b: torch.Tensor, start: torch.Tensor) -> float:
-    """Difference of two ways that weights went, relative to their length."""
+    """Distance of two results, relative to the length of the movement from the start."""
     return float((a - b).norm() / (b - start).norm())
 
 
@@ -73,31 +73,31 @@ def all_gather_object(value: bool) -> bool:
 
 
 def compressed(ranks: DistributedContext) -> dict[str, Any]:
-    """What was received and what is still to be sent add up to what was handed in."""
+    """The received mean and the error feedback add up to the input."""
     torch.manual_seed(5)
     tensors = [torch.randn(700), torch.randn(16), torch.randn(33, 40)]
     layout = BlockLayout(tensors, ranks.world_size)
     mean = CompressedAllReduce(layout, torch.float64)
-    handed_in, received = layout.vector(torch.float64), layout.vector(torch.float64)
+    inputs, received = layout.vector(torch.float64), layout.vector(torch.float64)
     for step in range(30):
         vector = layout.vector(torch.float64)
         for view, tensor in zip(layout.views(vector), tensors, strict=True):
             view.copy_(tensor * (1 + ranks.rank + 0.1 * step))
-        handed_in += vector
-        notes = mean.average(vector, torch.tensor(float(ranks.rank)))
+        inputs += vector
+        scalars = mean.average(vector, torch.tensor(float(ranks.rank)))
         received += vector
     left = layout.vector(torch.float64)
     left += mean.worker_error
     dist.all_reduce(left)
-    dist.all_reduce(handed_in)
+    dist.all_reduce(inputs)
     server = torch.empty_like(left)
     dist.all_gather_into_tensor(server, mean.server_error)
-    expected = handed_in / ranks.world_size
+    expected = inputs / ranks.world_size
     balance = received + server + left / ranks.world_size - expected
     return {
         "balance": float(balance[layout.is_real].abs().max() / expected.abs().max()),
         "left": float((server + left / 2)[layout.is_real].norm() / expected.norm()),
-        "notes": notes.tolist(),
+        "notes": scalars.tolist(),
         "same": is_same_everywhere(vector[layout.is_real]),
     }
 
@@ -118,11 +118,11 @@ def reducers(ranks: DistributedContext) -> dict[str, Any]:
             "communication.powersgd_rank=1",
         ),
     }.items():
-        weights, exchange = weights_after(ranks, 3, *overrides)
+        weights, strategy = weights_after(ranks, 3, *overrides)
         found[name] = apart(weights, plain, start)
         if name == "overlapped":
-            found["buckets"] = len(exchange.buckets)
-    found["PowerSGD began"] = bool(exchange.state.error_dict)
+            found["buckets"] = len(strategy.buckets)
+    found["PowerSGD began"] = bool(strategy.state.error_dict)
     found["PowerSGD after a NaN"] = steps_after_a_nan(ranks)
     # One step: from the second on, bf16's rounding has made another network of it.
     plain_once, _ = weights_after(ranks, 1)
@@ -136,12 +136,12 @@ def reducers(ranks: DistributedContext) -> dict[str, Any]:
     found["overlapped, accumulated"] = apart(weights, plain_accumulated, start)
 
     averaging = ("communication.sync_every=2", "communication.outer_lr=1.0")
-    averaged, exchange = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.0")
+    averaged, strategy = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.0")
     alone, _ = weights_after(ranks, 2, "communication.sync_every=3")
     found["ranks part"] = not is_same_everywhere(alone)
     dist.all_reduce(alone)
     found["averaged weights"] = apart(averaged, alone / 2, start)
-    found["together again"] = is_same_everywhere(averaged) and exchange.steps_since_sync == 0
+    found["together again"] = is_same_everywhere(averaged) and strategy.steps_since_sync == 0
     once, _ = weights_after(ranks, 2, *averaging, "communication.outer_momentum=0.5")
     nesterov = start + (1 + 0.5) * (averaged - start)  # the first velocity is the movement itself
     found["the first outer step"] = apart(once, nesterov, start)
@@ -152,7 +152,7 @@ def reducers(ranks: DistributedContext) -> dict[str, Any]:
 
 
 def one_bit(ranks: DistributedContext) -> dict[str, Any]:
-    """1-bit Adam in DeepSpeed's engine; bf16 last, because DeepSpeed then takes the whole process for one under it."""
+    """1-bit Adam in DeepSpeed's engine; bf16 last, because DeepSpeed applies it to the full process."""
     found: dict[str, Any] = {}
     meter = TrafficMeter().attach()
     for case, variant, overrides in (
@@ -164,7 +164,7 @@ def one_bit(ranks: DistributedContext) -> dict[str, Any]:
         recipe = prepare(
             "recipes/demo.yaml", ["train.global_batch=8", *settings], 2
         ).resolved.recipe
-        torch.manual_seed(ranks.rank)  # whatever a rank begins with, it gets the first one's
+        torch.manual_seed(ranks.rank)  # every rank gets the first one's weights
         meter.take()
         engine = start_engine(YOLOv5(variant, 80), recipe, ranks)
         broadcasts = meter.take().by_kind["broadcast"].calls
@@ -192,7 +192,7 @@ class Engine:
 
 
 def guards(ranks: DistributedContext) -> dict[str, Any]:
-    """Gradients that are too long, or no numbers, on one rank or on both, once they are not averaged any more."""
+    """Gradients that are too long or non-finite, on one rank or on both, once they are not averaged any more."""
     weight = torch.nn.Parameter(torch.zeros(1024))
     optimizer = OneBitAdam([weight], lr=0.1, betas=(0.0, 0.9), freeze_step=1)
     optimizer.attach(Engine(), clipping=1.0)
@@ -223,21 +223,21 @@ def guards(ranks: DistributedContext) -> dict[str, Any]:
 
 
 def steps_after_a_nan(ranks: DistributedContext) -> list[bool]:
-    """Whether each of some steps under PowerSGD was taken, the third with a NaN on one rank."""
+    """Whether each step under PowerSGD was applied, the fourth with a NaN on one rank."""
     settings = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
     recipe = recipe_of(*settings)
     torch.manual_seed(0)
     engine = start_engine(YOLOv5("n", 3), recipe, ranks)
-    exchange = build_strategy(engine, recipe)
-    exchange.plan(warmup_steps=1, steps=100)
-    taken = []
+    strategy = build_strategy(engine, recipe)
+    strategy.plan(warmup_steps=1, steps=100)
+    applied = []
     for step in range(6):
         loss = sum(level.square().mean() for level in engine(torch.rand(2, 3, 64, 64)))
         engine.backward(loss * (float("nan") if step == 3 and ranks.rank == 1 else 1.0))
-        exchange.reduce_gradients()
+        strategy.reduce_gradients()
         engine.step()
-        taken.append(bool(engine.was_step_applied()))
-    return taken
+        applied.append(bool(engine.was_step_applied()))
+    return applied
 
 
 def agreement(ranks: DistributedContext) -> dict[str, Any]:

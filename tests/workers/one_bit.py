@@ -1,6 +1,6 @@
-"""The 1-bit optimizers on made-up gradients in float64: every rank's weights after each step.
+"""The 1-bit optimizers on synthetic gradients in float64: every rank's weights after each step.
 
-The worker stands in for DeepSpeed's engine: it averages gradients where the optimizer wants them averaged.
+The worker replaces DeepSpeed's engine: it averages gradients if the optimizer needs that.
 """
 
 import json
@@ -10,7 +10,7 @@ import deepspeed.comm as dist
 import numpy as np
 import torch
 
-from tests.communication.optimizers import synthetic as made_up
+from tests.communication.optimizers import synthetic
 from tests.workers.arguments import worker_arguments
 from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
 from yolo.communication.optimizers.onebit_adam import OneBitAdam
@@ -31,11 +31,13 @@ def weights_after_each_step(
 ) -> list[list[list[float]]]:
     parameters = [
         torch.nn.Parameter(torch.from_numpy(values).view(shape))
-        for values, shape in zip(made_up.start(), made_up.SHAPES, strict=True)
+        for values, shape in zip(synthetic.start(), synthetic.SHAPES, strict=True)
     ]
     groups = [
         {"params": [parameters[k] for k in members], "lr": lr, "weight_decay": decay}
-        for members, lr, decay in zip(made_up.GROUPS, made_up.RATES, made_up.DECAYS, strict=True)
+        for members, lr, decay in zip(
+            synthetic.GROUPS, synthetic.RATES, synthetic.DECAYS, strict=True
+        )
     ]
     optimizer = kind(groups, betas=(0.9, 0.99), **settings)
     engine = StandIn()
@@ -43,7 +45,7 @@ def weights_after_each_step(
     history = []
     for step in range(1, STEPS + 1):
         now = [parameter.detach().numpy().reshape(-1) for parameter in parameters]
-        for parameter, values in zip(parameters, made_up.gradient(rank, step, now), strict=True):
+        for parameter, values in zip(parameters, synthetic.gradient(rank, step, now), strict=True):
             parameter.grad = torch.from_numpy(values).view(parameter.shape)
             if engine.enable_backward_allreduce:
                 dist.all_reduce(parameter.grad)

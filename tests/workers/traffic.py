@@ -1,4 +1,4 @@
-"""Each collective once, counted by the meter and by the loopback interface; and the flat collectives' results."""
+"""Each collective once, counted by the meter and by the loopback interface; and the results of the coalesced ones."""
 
 import json
 import time

@@ -13,8 +13,11 @@ import torch
 
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
-from yolo.communication.metering.cost import sent_bytes
-from yolo.communication.metering.tcp_overhead import gloo_interface, tcp_bytes_per_payload_byte
+from yolo.communication.metering.wire_bytes import (
+    gloo_interface,
+    sent_bytes,
+    tcp_bytes_per_payload_byte,
+)
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.profile import Point
 from yolo.training.engine.distributed import DistributedContext, all_gather_object, broadcast_object

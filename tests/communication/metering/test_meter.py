@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from yolo.communication.metering.tcp_overhead import tcp_bytes_per_payload_byte
+from yolo.communication.metering.wire_bytes import tcp_bytes_per_payload_byte
 
 BIG = 4 * 2**20 * 4
 SHARES_ON_TWO_RANKS = {

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.communication.optimizers import papers
-from tests.communication.optimizers import synthetic as made_up
+from tests.communication.optimizers import papers, synthetic
 
 STEPS, FREEZE = 40, 12
-OF_GROUP = {tensor: group for group, members in enumerate(made_up.GROUPS) for tensor in members}
+OF_GROUP = {tensor: group for group, members in enumerate(synthetic.GROUPS) for tensor in members}
 SETTINGS = papers.Settings(
-    rates=[made_up.RATES[OF_GROUP[k]] for k in range(len(made_up.SHAPES))],
-    decays=[made_up.DECAYS[OF_GROUP[k]] for k in range(len(made_up.SHAPES))],
+    rates=[synthetic.RATES[OF_GROUP[k]] for k in range(len(synthetic.SHAPES))],
+    decays=[synthetic.DECAYS[OF_GROUP[k]] for k in range(len(synthetic.SHAPES))],
 )
 
 
@@ -31,7 +30,7 @@ def apart(found: Any, expected: list[papers.Weights]) -> float:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_every_step_equals_the_papers(launch_worker: Callable[..., Any], ranks: int) -> None:
     of_ranks = launch_worker("one_bit", ranks=ranks)
-    common = (made_up.start(), made_up.gradient, ranks, STEPS)
+    common = (synthetic.start(), synthetic.gradient, ranks, STEPS)
     adam = papers.one_bit_adam(*common, FREEZE, SETTINGS)
     lamb = papers.one_bit_lamb(*common, FREEZE, SETTINGS, papers.LambBounds())
     local = papers.zero_one_adam(*common, (14, 4, 6, 4), SETTINGS)

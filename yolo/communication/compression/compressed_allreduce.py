@@ -1,32 +1,55 @@
-"""The mean of a vector over the ranks at one bit an element, with error feedback.
+"""The mean of a vector over the ranks at one bit per element, with error feedback.
 
-Each rank sends the signs of its vector, with one scale a block, to the rank that averages that part; the mean goes out
-to all in the same form. What a compression leaves out is added to the next: on the sender's side in `worker_error`, on
-the averaging side in `server_error` (Tang et al., 1-bit Adam, ICML 2021, section 5.1 and figure 3).
+Each rank sends the signs of its vector, with one scale per block, to the rank that averages that part. The mean is sent
+to all in the same form. The error of each compression is added to the next one's input: the sender's in `worker_error`,
+the averaging rank's in `server_error` (Tang et al., 1-bit Adam, ICML 2021, section 5.1 and figure 3).
 
-The scale of a block is the mean of its absolute values, which among all scales leaves out least; it travels in the
-message of the signs, so that a bucket costs one all-to-all and one all-gather.
+The scale of a block is the mean of its absolute values, which gives the smallest error. It is part of the message of the
+signs, so that a bucket costs one all-to-all and one all-gather.
 """
-
-from dataclasses import dataclass
 
 import deepspeed.comm as dist
 import torch
 
 from yolo.communication.compression.blocks import BlockLayout
-from yolo.communication.compression.sign_packing import SignTable, pack_signs
 
 BUCKET_ELEMENTS = 2**23
-"""1 MiB of signs a bucket: a larger one would keep the network waiting for the packing of all of it."""
+"""1 MiB of signs per bucket: with a larger one the network would wait until all of it is packed."""
 _FLOAT = 4
-"""Bytes of a scale or of a note on the wire, whatever type the vector has."""
+"""Bytes of a scale or of the extra scalar on the wire, for any type of the vector."""
+_GATHER = 0x0102040810204080
+"""Times eight bytes of 0 or 1, read as one little-endian int64, this brings them into the top byte, the first lowest."""
+_INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def pack_signs(values: torch.Tensor) -> torch.Tensor:
+    """The inverted sign bit of each number: (n,) of any floating type -> (n / 8,) uint8; n is a multiple of 8.
+
+    A set bit is a positive number. Zeros count by their own sign, as in `torch.copysign`. Plain torch, so that it runs on
+    any device without a compiled extension.
+    """
+    positive = values.view(_INTEGERS[values.element_size()]).ge(0)
+    return positive.view(torch.int64).mul_(_GATHER).bitwise_right_shift_(56).to(torch.uint8)
+
+
+class SignTable:
+    """Unpacks signs in plain torch: each byte -> eight times +1 or -1 of a floating type."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        byte = torch.arange(256, device=device)[:, None]
+        bits = byte.bitwise_right_shift(torch.arange(8, device=device)).bitwise_and(1)
+        self._signs = (2 * bits - 1).to(dtype)
+
+    def unpack(self, packed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """(n / 8,) uint8 -> `out` (n,), +1 or -1 each."""
+        torch.index_select(self._signs, 0, packed.int(), out=out.view(-1, 8))
+        return out
 
 
 class CompressedAllReduce:
-    """Averages vectors of one layout over all ranks; holds the error feedback of this rank.
+    """Averages vectors of one layout over all ranks; holds this rank's error feedback.
 
-    `vector` is (layout.length,). With one rank nothing is sent, and the vector is compressed all the same: what the
-    method costs in accuracy shows on one rank too.
+    With one rank nothing is sent, but the vector is compressed all the same: the cost in accuracy shows on one rank too.
     """
 
     def __init__(self, layout: BlockLayout, dtype: torch.dtype) -> None:
@@ -34,102 +57,91 @@ class CompressedAllReduce:
         self.rank = dist.get_rank()
         self.layout = layout
         self.worker_error = layout.vector(dtype)
+        self.server_error = self.worker_error.new_zeros(layout.length // self.ranks)
+        """Of this rank's part of each bucket, one after the other."""
         table = SignTable(dtype, layout.device)
         grain = self.ranks * layout.block
         buckets = max(1, round(layout.length / BUCKET_ELEMENTS))
         step = -(-layout.length // (grain * buckets)) * grain
-        spans = [
-            slice(start, min(start + step, layout.length))
-            for start in range(0, layout.length, step)
+        starts = range(0, layout.length, step)
+        spans = [slice(start, min(start + step, layout.length)) for start in starts]
+        errors = self.server_error.split(step // self.ranks)
+        self._buckets = [
+            _CompressedBucket(self, span, error, table)
+            for span, error in zip(spans, errors, strict=True)
         ]
-        self.server_error = torch.zeros(
-            layout.length // self.ranks, dtype=dtype, device=layout.device
-        )
-        """Of this rank's part of each bucket, one after the other."""
-        self._buckets: list[_Bucket] = []
-        done = 0
-        for span in spans:
-            part = (span.stop - span.start) // self.ranks
-            error = self.server_error[done : done + part]
-            self._buckets.append(_Bucket(self, span, error, table))
-            done += part
 
-    def average(self, vector: torch.Tensor, note: torch.Tensor) -> torch.Tensor:
-        """Replace the vector by the compressed mean, the same bits on every rank; returns each rank's note (ranks,).
+    def average(self, vector: torch.Tensor, scalar: torch.Tensor) -> torch.Tensor:
+        """Replace the vector (layout.length,) by the compressed mean, the same bits on every rank.
 
-        A note is one number (fp32, scalar) that rides along, because a collective of its own would cost a round trip.
+        Returns each rank's `scalar` (ranks,) in fp32: it is sent with the vector to save the latency of another collective.
         """
         for bucket in self._buckets:
-            bucket.send_signs(vector, note)
+            bucket.send_signs(vector, scalar)
         for bucket in self._buckets:
             bucket.send_mean()
         for bucket in self._buckets:
             bucket.receive(vector)
-        return self._buckets[0].notes
+        return self._buckets[0].scalars
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """This rank's error feedback; without it a resumed run would lose what was left to send."""
+        """This rank's error feedback; without it a resumed run would lose what was not sent yet."""
         return {"worker_error": self.worker_error, "server_error": self.server_error}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Take up what `state_dict` returned on the same rank."""
+        """Load what `state_dict` returned on the same rank."""
         self.worker_error.copy_(state["worker_error"])
         self.server_error.copy_(state["server_error"])
 
 
-@dataclass(frozen=True, slots=True)
 class _Message:
-    """Rows of bytes for or from each rank, and what they hold: `words` = a note and the scales, then `signs`."""
+    """Rows of bytes for or from each rank, with views of their parts: `words` (the scalar and the scales), `signs`."""
 
-    rows: torch.Tensor
-    words: torch.Tensor
-    signs: torch.Tensor
-
-    @classmethod
-    def of(cls, rows: int, blocks: int, block: int, device: torch.device) -> "_Message":
-        words = _FLOAT * (1 + blocks)
-        memory = torch.zeros(rows, words + blocks * block // 8, dtype=torch.uint8, device=device)
-        return cls(memory, memory[:, :words].view(torch.float32), memory[:, words:])
+    def __init__(self, rows: int, blocks: int, block: int, device: torch.device) -> None:
+        size = _FLOAT * (1 + blocks)
+        self.rows = torch.zeros(rows, size + blocks * block // 8, dtype=torch.uint8, device=device)
+        self.words = self.rows[:, :size].view(torch.float32)
+        self.signs = self.rows[:, size:]
 
 
-class _Bucket:
-    """A stretch of the vector under way: sent, averaged, received."""
+class _CompressedBucket:
+    """A part of the vector that is sent, averaged and received by itself."""
 
     def __init__(
         self, owner: CompressedAllReduce, span: slice, server_error: torch.Tensor, table: SignTable
     ) -> None:
         layout, ranks = owner.layout, owner.ranks
-        block, device, dtype = layout.block, layout.device, server_error.dtype
+        block, device = layout.block, layout.device
         self.ranks = ranks
         self.block = block
         self.table = table
         self.span = span
         self.worker_error = owner.worker_error[span]
         self.server_error = server_error
-        counts = layout.counts[span.start // block : span.stop // block].to(dtype)
+        counts = layout.counts[span.start // block : span.stop // block].to(server_error.dtype)
         is_real = layout.is_real[span]
-        part = server_error.numel()
-        mine = slice(owner.rank * part, (owner.rank + 1) * part)
-        self.worker_side = _Compression(counts, is_real, block)
-        self.server_side = _Compression(counts.view(ranks, -1)[owner.rank], is_real[mine], block)
-        blocks = part // block
-        self.outgoing = _Message.of(ranks, blocks, block, device)
-        self.incoming = _Message.of(ranks, blocks, block, device)
-        self.mean_out = _Message.of(1, blocks, block, device)
-        self.mean_in = _Message.of(ranks, blocks, block, device)
-        self.mean = torch.empty(part, dtype=dtype, device=device)
-        self.scratch = torch.empty(ranks * part, dtype=dtype, device=device)
+        shard = server_error.numel()
+        own = slice(owner.rank * shard, (owner.rank + 1) * shard)
+        self.worker_side = _SignCompressor(counts, is_real, block)
+        self.server_side = _SignCompressor(counts.view(ranks, -1)[owner.rank], is_real[own], block)
+        blocks = shard // block
+        self.outgoing = _Message(ranks, blocks, block, device)
+        self.incoming = _Message(ranks, blocks, block, device)
+        self.mean_out = _Message(1, blocks, block, device)
+        self.mean_in = _Message(ranks, blocks, block, device)
+        self.mean = torch.empty_like(server_error)
+        self.scratch = torch.empty_like(self.worker_error)
         self.work = None
 
     @property
-    def notes(self) -> torch.Tensor:
+    def scalars(self) -> torch.Tensor:
         return self.incoming.words[:, 0].clone()
 
-    def send_signs(self, vector: torch.Tensor, note: torch.Tensor) -> None:
-        """Compress this rank's vector; each part goes to the rank that averages it."""
+    def send_signs(self, vector: torch.Tensor, scalar: torch.Tensor) -> None:
+        """Compress this rank's vector and send each shard to the rank that averages it."""
         compensated = torch.add(vector[self.span], self.worker_error, out=self.worker_error)
-        scales, signs = self.worker_side.split(compensated, self.scratch)
-        self.outgoing.words[:, 0] = note
+        scales, signs = self.worker_side.compress(compensated, self.scratch)
+        self.outgoing.words[:, 0] = scalar
         self.outgoing.words[:, 1:] = scales.view(self.ranks, -1)
         self.outgoing.signs.copy_(signs.view(self.ranks, -1))
         if self.ranks == 1:
@@ -140,16 +152,16 @@ class _Bucket:
             )
 
     def send_mean(self) -> None:
-        """Average what the ranks sent of this rank's part; the mean, compressed, goes to all."""
+        """Average what the ranks sent of this rank's shard; compress the mean and send it to all."""
         self._wait()
-        part = self.mean.numel()
+        scratch = self.scratch[: self.mean.numel()]
         mean = self.mean.zero_().view(-1, self.block)
         for scales, signs in zip(self.incoming.words[:, 1:], self.incoming.signs, strict=True):
-            unpacked = self.table.unpack(signs, self.scratch[:part]).view(-1, self.block)
+            unpacked = self.table.unpack(signs, scratch).view(-1, self.block)
             mean.addcmul_(unpacked, scales.to(mean.dtype)[:, None])
         self.mean.div_(self.ranks)
         compensated = self.server_error.add_(self.mean)
-        scales, signs = self.server_side.split(compensated, self.scratch[:part])
+        scales, signs = self.server_side.compress(compensated, scratch)
         self.mean_out.words[0, 1:] = scales
         self.mean_out.signs[0] = signs
         if self.ranks == 1:
@@ -160,7 +172,7 @@ class _Bucket:
             )
 
     def receive(self, vector: torch.Tensor) -> None:
-        """Put the mean of every part into the vector."""
+        """Write the mean of every shard into the vector."""
         self._wait()
         scales = self.mean_in.words[:, 1:].reshape(-1, 1).to(vector.dtype)
         values = self.table.unpack(self.mean_in.signs.reshape(-1), vector[self.span])
@@ -172,19 +184,19 @@ class _Bucket:
             self.work = None
 
 
-class _Compression:
-    """Splits a vector into scales and signs, and leaves in it what they do not say."""
+class _SignCompressor:
+    """Splits a vector into scales and signs, and keeps the error in the vector."""
 
     def __init__(self, counts: torch.Tensor, is_real: torch.Tensor, block: int) -> None:
         self.block = block
         self.counts = counts
         self.padding = None if bool(is_real.all()) else ~is_real
 
-    def split(
+    def compress(
         self, compensated: torch.Tensor, scratch: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scales (n / block,) in fp32 and packed signs (n / 8,); `compensated` (n,) becomes the error."""
-        # No sign says 0, and the scales would take what was received there for values.
+        # Padding holds received signs, of which none is 0: they would count in the scales.
         if self.padding is not None:
             compensated.masked_fill_(self.padding, 0)
         values = compensated.view(-1, self.block)

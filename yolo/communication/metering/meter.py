@@ -1,10 +1,10 @@
 """A traffic meter: bytes and seconds of every collective, without making any of them wait.
 
-It stands in front of `torch.distributed`'s functions, which DeepSpeed, torch's SyncBatchNorm and communication hooks,
-the collectives of Python objects and our own code all call. What is not a Python call goes past it: the all-reduces of
-DistributedDataParallel's C++ reducer where it has no hook and its wait for those of a hook, functional collectives, and
-the seconds (not the bytes) of a coalescing manager. DeepSpeed's own comms_logger synchronises at every call, which
-undoes the overlap it is asked to measure.
+It wraps `torch.distributed`'s functions, which DeepSpeed, torch's SyncBatchNorm and communication hooks, the collectives
+of Python objects and our own code all call. It misses what is not a Python call: the all-reduces of
+DistributedDataParallel's C++ reducer without a hook and its wait for those of a hook, functional collectives, and the
+seconds (not the bytes) of a coalescing manager. DeepSpeed's own comms_logger synchronises at every call, which removes
+the overlap that it should measure.
 """
 
 import inspect
@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import wraps
 from typing import Any, Self
 
@@ -20,8 +20,7 @@ import deepspeed.comm.comm as deepspeed_comm
 import torch
 from torch.distributed import distributed_c10d
 
-from yolo.communication.metering.cost import sent_bytes
-from yolo.communication.metering.tcp_overhead import tcp_bytes_per_payload_byte
+from yolo.communication.metering.wire_bytes import sent_bytes, tcp_bytes_per_payload_byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Collective:
     """One of torch's functions."""
 
     kind: str
-    """Its forms for lists, single tensors and so on are of one kind."""
+    """The same for its variants for lists, single tensors and so on."""
     payload: str
     """The argument that holds the payload."""
 
@@ -57,7 +56,7 @@ COLLECTIVES: dict[str, Collective] = {
 
 @dataclass(slots=True)
 class KindTraffic:
-    """What one rank exchanged by collectives of one kind, in some span of time or as a mean."""
+    """Traffic of one rank in collectives of one kind, in a span of time or as a mean."""
 
     calls: float = 0
     payload_bytes: float = 0
@@ -65,12 +64,12 @@ class KindTraffic:
     wire_bytes: float = 0.0
     """Sent; as many are received. By the formulae of the algorithms, on gloo with the headers of TCP and below."""
     seconds: float = 0.0
-    """From the collectives' starts to their ends; those of several under way at once add up."""
+    """From the collectives' starts to their ends; those of several at once add up."""
     exposed_seconds: float = 0.0
-    """How long the rank, or on a GPU the stream that asked for a result, waited for it.
+    """How long the rank waited for results; on a GPU, the stream that needed them.
 
-    While it waits for a future, all collectives under way are waited for. DeepSpeed starts those of `overlap_comm` from
-    a stream of their own: there, on a GPU, this also holds what the computation hides.
+    Waiting for a future counts as waiting for all current collectives. DeepSpeed starts those of `overlap_comm` from a
+    separate stream: there, on a GPU, this includes what the computation hides.
     """
 
     def add(self, other: "KindTraffic") -> None:
@@ -78,25 +77,24 @@ class KindTraffic:
         for each in fields(KindTraffic):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
-    def per(self, steps: int) -> "KindTraffic":
-        """A step's mean."""
-        return KindTraffic(*(getattr(self, each.name) / steps for each in fields(KindTraffic)))
-
 
 @dataclass(slots=True)
 class Traffic(KindTraffic):
-    """What one rank exchanged in some span of time: in all, and by each kind of collective."""
+    """Traffic of one rank in a span of time: the total, and by kind of collective."""
 
     by_kind: dict[str, KindTraffic] = field(default_factory=dict)
 
     def count(self, kind: str, part: KindTraffic) -> None:
-        """Add to one kind and to the whole."""
+        """Add to one kind and to the total."""
         KindTraffic.add(self, part)
         self.by_kind.setdefault(kind, KindTraffic()).add(part)
 
     def by_kind_per(self, steps: int) -> dict[str, KindTraffic]:
-        """A step's mean of each kind."""
-        return {kind: traffic.per(steps) for kind, traffic in self.by_kind.items()}
+        """The mean per step of each kind."""
+        return {
+            kind: KindTraffic(*(value / steps for value in astuple(traffic)))
+            for kind, traffic in self.by_kind.items()
+        }
 
     def add(self, other: KindTraffic) -> None:
         """Add another span to this one."""
@@ -110,25 +108,25 @@ class TrafficMeter:
     """Counts from `attach` to `detach`; `take` returns what was counted since the last `take`."""
 
     def __init__(self) -> None:
-        # Collectives also start from autograd's threads and end on gloo's: a deque takes from all without a lock.
+        # Collectives also start on autograd's threads and end on gloo's: a deque works across threads without a lock.
         self._counted: deque[tuple[str, KindTraffic]] = deque()
         self._timed: deque[_Timed] = deque()
         self._future_waits: deque[_ClockSpan] = deque()
         self._future_wait = threading.Lock()
-        self._is_on_gpu = False  # of the last collective: a future does not say it
+        self._is_on_gpu = False  # of the last collective: a future does not show it
         self._replaced: list[tuple[Any, str, Any]] = []
         self._thread = threading.local()
         self._framing = 1.0
 
     def attach(self) -> Self:
-        """Start counting; the process group must exist."""
+        """Start counting; needs an initialized process group."""
         self._framing = tcp_bytes_per_payload_byte()
         metered = {
             id(original): self._metered(collective, original)
             for name, collective in COLLECTIVES.items()
             if (original := getattr(distributed_c10d, name, None)) is not None
         }
-        # DeepSpeed's backend object keeps two of the functions as attributes of its own.
+        # DeepSpeed's backend object keeps two of the functions as its own attributes.
         for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
             for name, value in list(getattr(holder, "__dict__", {}).items()):
                 if id(value) in metered:
@@ -139,13 +137,13 @@ class TrafficMeter:
         return self
 
     def detach(self) -> None:
-        """Stop counting and leave torch and DeepSpeed as they were."""
+        """Stop counting and restore torch's and DeepSpeed's functions."""
         for holder, name, original in self._replaced:
             setattr(holder, name, original)
         self._replaced.clear()
 
     def take(self) -> Traffic:
-        """What was counted since the last call; seconds come with the call in which they end.
+        """Traffic since the last call; a collective's seconds belong to the call after its end.
 
         On a GPU this waits for the collectives that were started.
         """
@@ -158,7 +156,7 @@ class TrafficMeter:
             exposed = seconds if each.is_exposed else 0.0
             if not each.is_exposed:
                 exposed = sum(each.span.seconds_shared_with(wait) for wait in future_waits)
-            part = KindTraffic(seconds=seconds * each.is_whole, exposed_seconds=exposed)
+            part = KindTraffic(seconds=seconds * each.is_total, exposed_seconds=exposed)
             traffic.count(each.kind, part)
         return traffic
 
@@ -188,12 +186,12 @@ class TrafficMeter:
             self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
             self._is_on_gpu = is_on_gpu
             if work is None or isinstance(work, distributed_c10d._IllegalWork):
-                span = _ClockSpan(started, _now(is_on_gpu))
-                self._timed.append(_Timed(collective.kind, span, is_whole=True, is_exposed=True))
+                span = _ClockSpan.since(started)
+                self._timed.append(_Timed(collective.kind, span, is_total=True, is_exposed=True))
                 return work
-            # NCCL gives lists of uneven tensors a work without a future, and asking it for one would crash.
+            # NCCL gives lists of uneven tensors a work without a future, and asking for one would crash.
             has_future = not (is_on_gpu and len(payload) > 1)
-            return _TimedWork(work, collective.kind, started, is_on_gpu, has_future, self._timed)
+            return _TimedWork(work, collective.kind, started, has_future, self._timed)
 
         return metered
 
@@ -201,33 +199,26 @@ class TrafficMeter:
         @wraps(original)
         def wait(future: Any) -> Any:
             if not self._future_wait.acquire(blocking=False):
-                return original(future)  # in a callback, for which another wait goes on already
-            begun = _now(self._is_on_gpu)
+                return original(future)  # in a callback that another wait already waits for
+            started = _now(self._is_on_gpu)
             try:
                 return original(future)
             finally:
-                self._future_waits.append(_ClockSpan(begun, _now(self._is_on_gpu)))
+                self._future_waits.append(_ClockSpan.since(started))
                 self._future_wait.release()
 
         return wait
 
 
 class _TimedWork:
-    """A collective under way: notes when it ends, and how long each `wait` takes."""
+    """A running collective: records when it ends, and how long each `wait` takes."""
 
     def __init__(
-        self,
-        work: Any,
-        kind: str,
-        started: Any,
-        is_on_gpu: bool,
-        has_future: bool,
-        timed: "deque[_Timed]",
+        self, work: Any, kind: str, started: Any, has_future: bool, timed: "deque[_Timed]"
     ) -> None:
         self._work = work
         self._kind = kind
         self._started = started
-        self._is_on_gpu = is_on_gpu
         self._timed = timed
         self._ends_with_wait = True
         if has_future:
@@ -237,15 +228,15 @@ class _TimedWork:
                 work.get_future().add_done_callback(lambda _: self._ended())
                 self._ends_with_wait = False
             except (RuntimeError, NotImplementedError):
-                pass  # not every backend's works have one: then the end of `wait` has to do
+                pass  # not all backends' works have one: then the end of `wait` is used
 
     def wait(self, *args: Any, **kwargs: Any) -> Any:
-        begun = _now(self._is_on_gpu)
+        started = _now(isinstance(self._started, torch.cuda.Event))
         try:
             return self._work.wait(*args, **kwargs)
         finally:
-            span = _ClockSpan(begun, _now(self._is_on_gpu))
-            self._timed.append(_Timed(self._kind, span, is_whole=False, is_exposed=True))
+            span = _ClockSpan.since(started)
+            self._timed.append(_Timed(self._kind, span, is_total=False, is_exposed=True))
             if self._ends_with_wait:
                 self._ends_with_wait = False
                 self._ended()
@@ -254,23 +245,27 @@ class _TimedWork:
         return getattr(self._work, name)
 
     def _ended(self) -> None:
-        span = _ClockSpan(self._started, _now(self._is_on_gpu))
-        self._timed.append(_Timed(self._kind, span, is_whole=True, is_exposed=False))
+        span = _ClockSpan.since(self._started)
+        self._timed.append(_Timed(self._kind, span, is_total=True, is_exposed=False))
 
 
 @dataclass(frozen=True, slots=True)
 class _ClockSpan:
-    """From one reading of the clock to another, or from one event of a GPU to another."""
+    """The time between two readings of the clock in seconds, or between two events of a GPU."""
 
     start: Any
     end: Any
 
+    @classmethod
+    def since(cls, start: Any) -> "_ClockSpan":
+        return cls(start, _now(isinstance(start, torch.cuda.Event)))
+
     def seconds(self) -> float:
-        """Waits for a GPU's events, if they are some."""
+        """Waits for a GPU's events."""
         return _seconds(self.start, self.end)
 
     def seconds_shared_with(self, other: "_ClockSpan") -> float:
-        """How long both lasted at once; none of a GPU's and the host's."""
+        """The length of the overlap; 0 between a GPU's span and the host's."""
         if type(self.end) is not type(other.end):
             return 0.0
         start, end = _seconds(other.start, self.start), _seconds(other.start, self.end)
@@ -279,11 +274,11 @@ class _ClockSpan:
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    """A collective's time from start to end, or the time that it was waited for, or both in one."""
+    """A collective's time from start to end (is_total), or the time waited for it (is_exposed), or both in one."""
 
     kind: str
     span: _ClockSpan
-    is_whole: bool
+    is_total: bool
     is_exposed: bool
 
 
@@ -304,9 +299,9 @@ def _seconds(start: Any, end: Any) -> float:
     return end - start
 
 
-def _drained(noted: deque[Any]) -> Iterator[Any]:
-    while noted:
-        yield noted.popleft()
+def _drained(items: deque[Any]) -> Iterator[Any]:
+    while items:
+        yield items.popleft()
 
 
 def _tensors(payload: Any) -> Sequence[torch.Tensor]:

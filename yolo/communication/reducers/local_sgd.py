@@ -1,9 +1,9 @@
-"""Local steps: ranks train by themselves, and now and then take one step together.
+"""Local SGD: each rank trains by itself and synchronises every `sync_every` steps.
 
-After `sync_every` steps of the recipe's own optimizer, the ranks' mean movement away from the weights that they last had
-in common is the gradient of an outer step with Nesterov momentum: A. Douillard et al., "DiLoCo: Distributed Low-
-Communication Training of Language Models", 2023, algorithm 1. With outer_lr 1 and no outer momentum weights are
-averaged: S. Stich, "Local SGD Converges Fast and Communicates Little", ICLR 2019.
+After `sync_every` steps of the recipe's own optimizer, the mean over the ranks of their movement since the last sync is
+the gradient of an outer step with Nesterov momentum: A. Douillard et al., "DiLoCo: Distributed Low-Communication Training
+of Language Models", 2023, algorithm 1. With outer_lr 1 and no outer momentum the weights are averaged: S. Stich, "Local
+SGD Converges Fast and Communicates Little", ICLR 2019.
 """
 
 from typing import Any
@@ -11,21 +11,21 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.compression.blocks import BLOCK, BlockLayout, copy_as_far_as_both_go
+from yolo.communication.compression.blocks import BLOCK, BlockLayout, copy_overlap
 from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
 from yolo.communication.reducers.bucketed import WIRE_TYPES
 from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 
 class LocalSGD(SyncStrategy):
-    """Exchanges weights instead of gradients.
+    """Exchanges the movement of the weights instead of gradients.
 
     Args:
-        engine: at ZeRO stage 0.
+        engine: at ZeRO stage 0; its optimizer's moments differ from rank to rank.
         sync_every: steps between two outer steps.
         lr, momentum: of the outer step.
         data_type: of the movement on the wire.
-        is_one_bit: send its signs instead, with error feedback.
+        is_one_bit: send the signs of the movement instead, with error feedback.
     """
 
     kind = "local_steps"
@@ -41,20 +41,19 @@ class LocalSGD(SyncStrategy):
         is_one_bit: bool,
     ) -> None:
         engine.enable_backward_allreduce = False
+        self.optimizer = engine.optimizer
         self.sync_every = sync_every
         self.lr = lr
         self.momentum = momentum
         self.wire_type = WIRE_TYPES[data_type]
-        self.optimizer = engine.optimizer
         self.parameters: list[torch.Tensor] = [
             parameter for parameter in engine.module.parameters() if parameter.requires_grad
         ]
         dtype = self.parameters[0].dtype
-        layout = BlockLayout(
-            self.parameters, dist.get_world_size(), block=BLOCK if is_one_bit else 1
-        )
+        block = BLOCK if is_one_bit else 1
+        layout = BlockLayout(self.parameters, dist.get_world_size(), block)
         self.anchor = layout.vector(dtype)
-        """The weights that all ranks had last in common."""
+        """The weights after the last sync."""
         self.velocity = layout.vector(dtype)
         """The outer momentum, the same on all ranks."""
         self.movement = layout.vector(dtype)
@@ -64,51 +63,46 @@ class LocalSGD(SyncStrategy):
         self.on_weights_loaded()
 
     def after_step(self) -> None:
-        """See `SyncStrategy.after_step`."""
         self.steps_since_sync += 1
         if self.steps_since_sync >= self.sync_every:
             self.flush()
 
     @torch.no_grad()
     def flush(self) -> None:
-        """See `SyncStrategy.settle`: the outer step, before its time where an epoch ends."""
+        """Take the outer step, before its time if an epoch ends."""
         if not self.steps_since_sync:
             return
         torch._foreach_copy_(self._movements, self._anchors)
         torch._foreach_sub_(self._movements, self.parameters)
-        self._average(self.movement)
+        if self._compressed is not None:
+            self._compressed.average(self.movement, self.movement.new_zeros(()))
+        else:
+            self.movement.div_(dist.get_world_size())
+            wire = self.movement.to(self.wire_type)
+            dist.all_reduce(wire)
+            self.movement.copy_(wire)
         self.velocity.mul_(self.momentum).add_(self.movement)
         self.movement.add_(self.velocity, alpha=self.momentum)  # Nesterov
         self.anchor.sub_(self.movement, alpha=self.lr)
         torch._foreach_copy_(self.parameters, self._anchors)
         self.steps_since_sync = 0
 
-    def _average(self, movement: torch.Tensor) -> None:
-        if self._compressed is not None:
-            self._compressed.average(movement, torch.zeros((), device=movement.device))
-            return
-        movement.div_(dist.get_world_size())
-        wire = movement.to(self.wire_type)
-        dist.all_reduce(wire)
-        movement.copy_(wire)
-
     @torch.no_grad()
     def on_weights_loaded(self) -> None:
-        """See `SyncStrategy.on_weights_loaded`: these are what ranks have in common now."""
+        """Make these weights the anchor."""
         torch._foreach_copy_(self._anchors, self.parameters)
 
     def rank_state(self) -> dict[str, Any]:
-        """See `SyncStrategy.rank_state`; weights are the same on all ranks then."""
-        compressed = self._compressed.state_dict() if self._compressed else {}
+        """See `SyncStrategy.rank_state`; a checkpoint is saved after a sync, so that the weights are not part of it."""
         return {
             "velocity": self.velocity,
             "inner": self.optimizer.state_dict(),
-            "compressed": compressed,
+            "compressed": self._compressed.state_dict() if self._compressed else {},
         }
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
-        """See `SyncStrategy.load_rank_state`; of another number of ranks, all take the first one's moments."""
-        copy_as_far_as_both_go(self.velocity, state["velocity"])
+        """See `SyncStrategy.load_rank_state`; with another number of ranks, all load the first rank's moments."""
+        copy_overlap(self.velocity, state["velocity"])
         self.optimizer.load_state_dict(state["inner"])
         if is_own and self._compressed is not None and state["compressed"]:
             self._compressed.load_state_dict(state["compressed"])

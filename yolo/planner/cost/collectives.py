@@ -5,8 +5,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yolo.communication.metering import cost as wire
-from yolo.communication.metering.cost import sent_share
+from yolo.communication.metering import wire_bytes as wire
+from yolo.communication.metering.wire_bytes import sent_share
 from yolo.planner.interpolation import crowding_of, nearest
 from yolo.planner.profile import ClusterProfile, Measurement, Point
 

@@ -1,11 +1,11 @@
 """When the second moment is called stable."""
 
-from yolo.communication.optimizers.variance_freeze import VarianceStabilityTest
+from yolo.communication.optimizers.onebit_adam import VarianceStabilityTest
 
 
 def frozen_at(norms: list[float], warmup_steps: int = 20, beta2: float = 0.9) -> int:
-    watch = VarianceStabilityTest(beta2, warmup_steps, steps=len(norms))
-    return next(step for step, norm in enumerate(norms, 1) if watch.is_stable(step, norm))
+    stability = VarianceStabilityTest(beta2, warmup_steps, steps=len(norms))
+    return next(step for step, norm in enumerate(norms, 1) if stability.is_stable(step, norm))
 
 
 def test_a_moment_that_stands_still_is_frozen_when_the_learning_rate_has_risen() -> None:
@@ -24,12 +24,12 @@ def test_one_that_never_settles_is_frozen_after_a_quarter_of_the_run() -> None:
     assert frozen_at([1.1**step for step in range(1, 1001)]) == 250
 
 
-def test_a_watch_goes_on_where_a_checkpoint_left_it() -> None:
+def test_a_test_resumes_from_a_checkpoint() -> None:
     norms = [float(min(step, 120)) for step in range(1, 1001)]
     first = VarianceStabilityTest(0.9, 20, 1000)
     for step in range(1, 100):
         assert not first.is_stable(step, norms[step - 1])
     second = VarianceStabilityTest(0.9, 20, 1000)
-    second.load(first.state())
+    second.load(first.norms)
     found = next(step for step in range(100, 1001) if second.is_stable(step, norms[step - 1]))
     assert found == frozen_at(norms)

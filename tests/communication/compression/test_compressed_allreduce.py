@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolo.communication.compression.blocks import BlockLayout
-from yolo.communication.compression.sign_packing import SignTable, pack_signs
+from yolo.communication.compression.compressed_allreduce import SignTable, pack_signs
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16)
 
