@@ -238,7 +238,7 @@ def test_hooks_of_tensors_and_parameters_are_refused(refusal: Callable[..., str]
 def test_what_a_name_stands_for_cannot_be_changed(
     refusal: Callable[..., str], tmp_path: Path, victim: bytes, state: Any
 ) -> None:
-    assert "not a sound checkpoint" in refusal(victim + said(state) + pickle.BUILD, NUMBERS)
+    assert "not a valid checkpoint" in refusal(victim + said(state) + pickle.BUILD, NUMBERS)
     with open_pickled(written(tmp_path / "x.pt", tensor(), NUMBERS)) as file:
         assert isinstance(file.content, PickledTensor)
         assert file.tensor(file.content).shape == (2, 3)
