@@ -1,7 +1,5 @@
 """Non-maximum suppression: of overlapping detections, keep the one with the highest score."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -10,20 +8,6 @@ from yolo.model.head import at_least_fp32
 
 BLOCK = {"cpu": 32, "cuda": 256}
 """Candidates per image in one round: few large rounds suit a GPU, what fits in the cache suits a CPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """K detections, sorted by image, then by descending score."""
-
-    image: Tensor
-    """(K,)"""
-    box: Tensor
-    """(K, 4) xyxy, pixels."""
-    score: Tensor
-    """(K,)"""
-    category: Tensor
-    """(K,) class index."""
 
 
 @torch.no_grad()
@@ -46,15 +30,14 @@ def non_maximum_suppression(
     does not stop. ValueError for arguments out of range.
     """
     _check(predictions, confidence, iou, max_detections)
-    candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
-    kept, counts = _keep(candidates, len(predictions), iou, max_detections)
-    rows = torch.cat(
-        (candidates.box, candidates.score[:, None], candidates.category[:, None]), dim=1
-    )
-    return [rows[indices[:count]] for indices, count in zip(kept, counts.tolist(), strict=True)]
+    image, candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
+    sizes = torch.bincount(image, minlength=len(predictions))
+    kept, counts = _keep(candidates, sizes, iou, max_detections)
+    return [candidates[row[:count]] for row, count in zip(kept, counts.tolist(), strict=True)]
 
 
-def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> _Candidates:
+def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> tuple[Tensor, Tensor]:
+    """Image (K,) and box xyxy, score and class (K, 6) of all candidates, by image, then by descending score."""
     image, index = (predictions[..., 4] > confidence).nonzero(as_tuple=True)
     rows = predictions[image, index]  # (L, 5 + classes)
     scores = rows[:, 5:] * rows[:, 4:5]
@@ -70,19 +53,22 @@ def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> _C
     order = is_finite.nonzero().squeeze(1)
     order = order[score[order].argsort(descending=True, stable=True)]
     order = order[image[order].argsort(stable=True)]
-    return _Candidates(image[order], box[order], score[order], category[order])
+    candidates = torch.cat((box, score[:, None], category[:, None]), dim=1)
+    return image[order], candidates[order]
 
 
 def _keep(
-    candidates: _Candidates, images: int, iou: float, max_detections: int
+    candidates: Tensor, sizes: Tensor, iou: float, max_detections: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the kept candidates, (images, max_detections), and how many are valid, (images,)."""
-    device = candidates.box.device
+    """Indices of the kept candidates, (images, max_detections), and how many are valid, (images,).
+
+    sizes (images,): number of each image's candidates.
+    """
+    device = candidates.device
     length = BLOCK[device.type]
-    sizes = torch.bincount(candidates.image, minlength=images)
     starts = sizes.cumsum(0) - sizes
-    kept = torch.zeros(images, max_detections, dtype=torch.long, device=device)
-    counts = torch.zeros(images, dtype=torch.long, device=device)
+    kept = torch.zeros(len(sizes), max_detections, dtype=torch.long, device=device)
+    counts = torch.zeros_like(sizes)
     for first in range(0, max(sizes.tolist(), default=0), length):
         # Scores descend: an image with max_detections kept needs no more of its candidates.
         active = ((first < sizes) & (counts < max_detections)).nonzero().squeeze(1)  # (A,)
@@ -90,7 +76,7 @@ def _keep(
             break
         positions = first + torch.arange(length, device=device)
         is_alive = positions < sizes[active, None]  # (A, L)
-        block = (starts[active, None] + positions).clamp(max=len(candidates.image) - 1)
+        block = (starts[active, None] + positions).clamp(max=len(candidates) - 1)
         most = int(counts.max())
         is_kept = torch.arange(most, device=device) < counts[active, None]  # (A, most)
         before = kept[active, :most]
@@ -123,10 +109,11 @@ def _is_suppressed(stays: Tensor, overlaps: Tensor) -> Tensor:
     return (stays[..., None] & overlaps).any(dim=1)
 
 
-def _overlaps(candidates: _Candidates, first: Tensor, second: Tensor, iou: float) -> Tensor:
+def _overlaps(candidates: Tensor, first: Tensor, second: Tensor, iou: float) -> Tensor:
     """Whether candidates (A, F) and (A, S), given as indices, are of one class and overlap by more than `iou`: (A, F, S)."""
-    is_same = candidates.category[first][:, :, None] == candidates.category[second][:, None]
-    return is_same & (pairwise_iou(candidates.box[first], candidates.box[second]) > iou)
+    box, category = candidates[:, :4], candidates[:, 5]
+    is_same = category[first][:, :, None] == category[second][:, None]
+    return is_same & (pairwise_iou(box[first], box[second]) > iou)
 
 
 def _check(predictions: Tensor, confidence: float, iou: float, max_detections: int) -> None:

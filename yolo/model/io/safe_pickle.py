@@ -125,14 +125,14 @@ class PickledFile:
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self._path = path
         self._archive = archive
-        self._folder = _folder(archive)
-        byteorder = f"{self._folder}byteorder"
+        folder = _folder(archive)
+        byteorder = f"{folder}byteorder"
         order = archive.read(byteorder).decode() if byteorder in archive.namelist() else "little"
         if order != sys.byteorder:
             raise ValueError(f"numbers in {order}-endian order on a {sys.byteorder}-endian machine")
-        program = archive.read(f"{self._folder}data.pkl")
+        program = archive.read(f"{folder}data.pkl")
         _check_memo(program)
-        self.content: Any = _Unpickler(io.BytesIO(program), path, self._storage).load()
+        self.content: Any = _Unpickler(program, path, archive, folder).load()
 
     def tensor(self, pickled: PickledTensor) -> Tensor:
         """Read a tensor into its own memory. WeightsError if the file is damaged there."""
@@ -146,18 +146,6 @@ class PickledFile:
             raise _damaged(self._path, error) from error
         shaped = flat.as_strided(pickled.size, pickled.stride, pickled.offset)
         return shaped.clone(memory_format=torch.contiguous_format)
-
-    def _storage(self, kind: object, key: object, elements: object) -> Storage:
-        if not isinstance(kind, StorageType) or not isinstance(key, str):
-            raise ValueError(f"a storage {shown(key)} of type {shown(kind)}")
-        if type(elements) is not int or elements < 0:
-            raise ValueError(f"a storage of {shown(elements)} numbers")
-        record = self._archive.getinfo(f"{self._folder}data/{key}")
-        if elements * kind.dtype.itemsize > record.file_size:
-            raise ValueError(
-                f"a storage of {elements} numbers in {record.file_size} bytes ({record.filename})"
-            )
-        return Storage(kind.dtype, record.filename, elements)
 
 
 @contextmanager
@@ -216,12 +204,11 @@ def _check_memo(program: bytes) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, stream: Any, path: Path, storage: Callable[[object, object, object], Storage]
-    ):
-        super().__init__(stream, encoding="utf-8")
+    def __init__(self, program: bytes, path: Path, archive: zipfile.ZipFile, folder: str):
+        super().__init__(io.BytesIO(program), encoding="utf-8")
         self._path = path
-        self._storage = storage
+        self._archive = archive
+        self._folder = folder
         self._stubs: dict[str, type[Stub]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -229,8 +216,11 @@ class _Unpickler(pickle.Unpickler):
         full_name = f"{module.replace('__builtin__', 'builtins')}.{name}"
         if full_name in REPLACEMENTS:
             return REPLACEMENTS[full_name]
-        if full_name not in KNOWN_NAMES:
-            self._check_class(module, name)
+        if full_name not in KNOWN_NAMES and (why := _why_refused(module, name)):
+            raise WeightsError(
+                f"{self._path}: its pickle wants {module}.{name}, {why}. Nothing of it was run; take the weights from"
+                " their publisher, or ask their author for the state dict only"
+            )
         if full_name not in self._stubs:
             self._stubs[full_name] = type(name, (Stub,), {"__slots__": (), "__module__": module})
         return self._stubs[full_name]
@@ -240,19 +230,25 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
             raise ValueError(f"a reference {shown(pid)} that is none to a storage")
         _, kind, key, _, elements = pid
-        return self._storage(kind, key, elements)
+        if not isinstance(kind, StorageType) or not isinstance(key, str):
+            raise ValueError(f"a storage {shown(key)} of type {shown(kind)}")
+        if type(elements) is not int or elements < 0:
+            raise ValueError(f"a storage of {shown(elements)} numbers")
+        record = self._archive.getinfo(f"{self._folder}data/{key}")
+        if elements * kind.dtype.itemsize > record.file_size:
+            raise ValueError(
+                f"a storage of {elements} numbers in {record.file_size} bytes ({record.filename})"
+            )
+        return Storage(kind.dtype, record.filename, elements)
 
-    def _check_class(self, module: str, name: str) -> None:
-        if not f"{module}.".startswith(KNOWN_MODULES):
-            why = "which is not among what a YOLOv5 checkpoint consists of; torch.load could run any program for it"
-        elif not (name.isidentifier() and name[0].isupper()):
-            why = "which is not named as a class is, and a checkpoint uses no other names"
-        else:
-            return
-        raise WeightsError(
-            f"{self._path}: its pickle wants {module}.{name}, {why}. Nothing of it was run; take the weights from their"
-            " publisher, or ask their author for the state dict only"
-        )
+
+def _why_refused(module: str, name: str) -> str:
+    """Empty if a checkpoint may name this class."""
+    if not f"{module}.".startswith(KNOWN_MODULES):
+        return "which is not among what a YOLOv5 checkpoint consists of; torch.load could run any program for it"
+    if not (name.isidentifier() and name[0].isupper()):
+        return "which is not named as a class is, and a checkpoint uses no other names"
+    return ""
 
 
 class _Call(NamedTuple):
