@@ -17,8 +17,7 @@ from yolo.data.image.letterbox import letterbox
 from yolo.data.loader.samples import EvaluationBatch
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merge
 from yolo.evaluation.evaluator import evaluate
-from yolo.evaluation.metrics import Metrics
-from yolo.evaluation.metrics_json import metrics_to_json
+from yolo.evaluation.metrics import Metrics, metrics_to_json
 from yolo.recipe.schema.evaluation import EvaluationSection
 
 CPU = torch.device("cpu")
