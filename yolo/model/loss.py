@@ -159,19 +159,13 @@ class DetectionLoss:
 
         objectness = logits[..., 4]
         targets = _scatter_max(objectness, cell, ciou.detach().clamp(min=0))
-        return (
-            (1 - ciou).sum(),
-            binary_cross_entropy(objectness, targets, reduction="sum"),
-            self._classes(matched[:, 5:], matches.category),
-        )
-
-    def _classes(self, logits: Tensor, category: Tensor) -> Tensor:
-        """Sum over matches and classes; 0 with one class, whose score is its objectness."""
-        if self.classes == 1:
-            return logits.new_zeros(())
-        targets = torch.full_like(logits, self.negative)
-        targets[torch.arange(len(category), device=category.device), category] = self.positive
-        return binary_cross_entropy(logits, targets, reduction="sum")
+        obj_sum = binary_cross_entropy(objectness, targets, reduction="sum")
+        if self.classes == 1:  # its score is the objectness
+            return (1 - ciou).sum(), obj_sum, logits.new_zeros(())
+        targets = torch.full_like(matched[:, 5:], self.negative)
+        targets.scatter_(1, matches.category[:, None], self.positive)
+        cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
+        return (1 - ciou).sum(), obj_sum, cls_sum
 
     def _check(self, targets: Tensor, images: int) -> None:
         if targets.ndim != 2 or targets.shape[1] != 6:

@@ -176,5 +176,4 @@ def _save_torchscript(detector: Detector, example: Tensor, path: Path) -> None:
 def _run_torchscript(path: Path, images: Tensor) -> Tensor:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", DeprecationWarning)
-        predictions: Tensor = torch.jit.load(str(path))(images)
-    return predictions
+        return torch.jit.load(str(path))(images)

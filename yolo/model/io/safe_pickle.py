@@ -92,13 +92,7 @@ class PickledDict(dict[Any, Any]):
         """Ignore a state dict's `_metadata`."""
 
 
-# The objects that a pickle gets from here are NamedTuples: they have no attribute that BUILD could set.
-
-
-class StorageType(NamedTuple):
-    """A class of torch's storages, or a dtype."""
-
-    dtype: torch.dtype
+# The objects that a pickle gets from here are NamedTuples or torch's dtypes: BUILD can set no attribute of either.
 
 
 class Storage(NamedTuple):
@@ -230,16 +224,16 @@ class _Unpickler(pickle.Unpickler):
         if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage":
             raise ValueError(f"a reference {shown(pid)} that is none to a storage")
         _, kind, key, _, elements = pid
-        if not isinstance(kind, StorageType) or not isinstance(key, str):
+        if not isinstance(kind, torch.dtype) or not isinstance(key, str):
             raise ValueError(f"a storage {shown(key)} of type {shown(kind)}")
         if type(elements) is not int or elements < 0:
             raise ValueError(f"a storage of {shown(elements)} numbers")
         record = self._archive.getinfo(f"{self._folder}data/{key}")
-        if elements * kind.dtype.itemsize > record.file_size:
+        if elements * kind.itemsize > record.file_size:
             raise ValueError(
                 f"a storage of {elements} numbers in {record.file_size} bytes ({record.filename})"
             )
-        return Storage(kind.dtype, record.filename, elements)
+        return Storage(kind, record.filename, elements)
 
 
 def _why_refused(module: str, name: str) -> str:
@@ -308,7 +302,7 @@ REPLACEMENTS: Mapping[str, Any] = {
     "_codecs.encode": _Call(_bytes),  # how pickles of protocol 2 hold bytes
     "torch._utils._rebuild_tensor_v2": _Call(_tensor),
     "torch._utils._rebuild_parameter": _Call(_parameter),
-    **{f"torch.{name}Storage": StorageType(dtype) for name, dtype in DTYPES.items()},
-    **{str(dtype): StorageType(dtype) for dtype in DTYPES.values()},
+    **{f"torch.{name}Storage": dtype for name, dtype in DTYPES.items()},
+    **{str(dtype): dtype for dtype in DTYPES.values()},
 }
 """By name. A pickle can call only these few functions and classes and the stubs' classes, and can change none of them."""
