@@ -46,7 +46,7 @@ def test_boxes_are_in_the_pixels_of_the_file(folder: Path) -> None:
     assert found[0].detections.classes.tolist() == [0]
 
 
-def test_an_unreadable_image_is_named_counted_and_passed_over(
+def test_an_unreadable_image_is_named_counted_and_skipped(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "broken.png").write_bytes(b"not an image")
@@ -81,7 +81,7 @@ def test_the_json_has_names_scores_and_boxes(folder: Path) -> None:
     assert 0.4 < entry["detections"][0]["score"] < 1
 
 
-def test_drawing_leaves_the_image_alone_and_marks_its_copy() -> None:
+def test_drawing_changes_a_copy_of_the_image() -> None:
     image = np.full((120, 160, 3), 128, dtype=np.uint8)
     box = np.array([[20, 40, 100, 110]], dtype=np.float32)
     detections = Detections(0, box, np.array([0.9]), np.array([3]))

@@ -1,7 +1,7 @@
 """COCO's average precision, by faster-coco-eval.
 
-Chosen by measurement against pycocotools, COCO's own: 2,000 generated images with 98,706 detections, fastest of 3 runs on
-a shared 2-core machine. `python -m tests.evaluation.compare_libraries` reproduces it; the tests hold both equal.
+Chosen by measurement against pycocotools, COCO's own: 2,000 generated images with 98,706 detections, fastest of 3 runs
+on a shared 2-core machine. `python -m tests.evaluation.compare_libraries` reproduces it; the tests hold both equal.
 
     classes   faster-coco-eval   pycocotools   largest difference of the 12 figures
           3              1.1 s        12.2 s   0
@@ -30,7 +30,7 @@ MOST_DETECTIONS = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassTables:
-    """COCO's tables of some classes, with up to 100 detections of each per image; -1 if there is nothing to measure by."""
+    """COCO's tables of some classes, with up to 100 detections of each per image; -1 if not measurable."""
 
     classes: np.ndarray
     """(C,) their indices."""
@@ -193,8 +193,8 @@ def _counts(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
 def _best_f1(precision: np.ndarray, scores: np.ndarray) -> tuple[float, float, float | None]:
     """Precision, recall and confidence at the best F1 of a P-R curve (101,); `scores` (101,) are its confidences.
 
-    The curve shows at each recall the best precision there or at a higher recall. F1 grows with recall, so its maximum is
-    at a precision that was really reached, not one from the smoothing.
+    The curve shows at each recall the best precision there or at a higher recall. F1 grows with recall, so its maximum
+    is at a precision that was really reached, not one from the smoothing.
     """
     f1 = 2 * precision * RECALLS / np.maximum(precision + RECALLS, np.finfo(np.float64).tiny)
     best = int(f1.argmax())

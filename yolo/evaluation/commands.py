@@ -36,8 +36,8 @@ def evaluate_weights(
 ) -> Iterator[str]:
     """Evaluate weights on a data set, with a recipe's default settings; yields the lines to print.
 
-    `data` is a COCO annotation file or a data.yaml. Unreadable images are skipped and counted. WeightsError, or DataError,
-    also if the classes differ.
+    `data` is a COCO annotation file or a data.yaml. Unreadable images are skipped and counted. WeightsError, or
+    DataError, also if the classes differ.
     """
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it

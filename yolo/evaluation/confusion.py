@@ -15,9 +15,9 @@ IOU = 0.45
 def confusion_matrix(detections: Sequence[Detections], truth: GroundTruth) -> ConfusionMatrix:
     """Count the classes that boxes were detected as, among detections of at least `CONFIDENCE`.
 
-    Boxes and detections with an IoU above `IOU` are paired, the largest first. A crowd's box is not counted, and neither
-    is an unpaired detection with more than the share `IOU` of its area in one. `detections`: one entry per image, in the
-    order of the truth's images.
+    Boxes and detections with an IoU above `IOU` are paired, the largest first. A crowd's box is not counted, and
+    neither is an unpaired detection with more than the share `IOU` of its area in one. `detections`: one entry per
+    image, in the order of the truth's images.
     """
     background = len(truth.class_names)
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)

@@ -41,7 +41,7 @@ def draw_detections(
 
 
 def pen_for(height: int, width: int) -> Pen:
-    """Lines of 2 pixels and capitals of 9 in an image of 640 pixels; scaled with the image, legible in small ones too."""
+    """Lines of 2 pixels and capitals of 9 for an image of 640; scaled with the image, but always legible."""
     side = max(height, width)
     scale = min(3.0, max(0.35, side / 1500))
     return Pen(max(1, round(side / 320)), max(1, round(scale * 1.6)), scale)

@@ -33,9 +33,9 @@ def evaluate(
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
 
-    `batches` are this rank's share. All shares together must hold each image of `truth` once, in any order, else the ranks
-    that evaluate classes raise ValueError. The metrics depend neither on the order nor on the number of ranks. `advance`
-    gets the number of images after each batch. The model's modes are restored.
+    `batches` are this rank's share. All shares together must hold each image of `truth` once, in any order, else the
+    ranks that evaluate classes raise ValueError. The metrics depend neither on the order nor on the number of ranks.
+    `advance` gets the number of images after each batch. The model's modes are restored.
     """
     found: list[Detections] = []
     with evaluation_mode(model), _AsyncNMS(settings, device) as nms:
@@ -51,7 +51,7 @@ def _evaluate_by_class(
 ) -> Metrics | None:
     """Each rank evaluates some classes in all images: a class's precision depends only on its own detections.
 
-    Every detection is sent once, to the rank that evaluates its class; that rank sends tables of a fixed size to the first.
+    Every detection is sent once, to the rank that evaluates its class; that rank sends fixed-size tables to the first.
     """
     classes = len(truth.class_names)
     evaluators = min(ranks.world_size, classes)

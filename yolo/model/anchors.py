@@ -41,7 +41,7 @@ class AnchorChoice:
 def choose_anchors(
     wh: npt.ArrayLike, variant: str, image_size: int, threshold: float, seed: int
 ) -> AnchorChoice:
-    """Keep the variant's COCO anchors if they fit the boxes (M, 2), in pixels at `image_size`; else fit, and take the better."""
+    """COCO's anchors if they fit the boxes (M, 2), in pixels at `image_size`; else fitted ones, if better."""
     default = np.array(family(variant).anchors)
     sizes = _sizes(wh)
     if len(sizes) == 0:
@@ -58,7 +58,7 @@ def choose_anchors(
 
 
 def best_possible_recall(wh: npt.ArrayLike, anchors: npt.ArrayLike, threshold: float) -> float:
-    """Share of the boxes (M, 2) that training can match: some anchor (..., 2) differs by less than `threshold` on both sides.
+    """Share of the boxes (M, 2) that training can match to an anchor (..., 2): both sides differ by less than `threshold`.
 
     Boxes and anchors are in the same unit. 1 if there are no boxes.
     """
@@ -74,8 +74,8 @@ def fit_anchors(
     """Fit three anchors per level to boxes (M, 2) in pixels at `image_size`: (levels, 3, 2), ascending by area.
 
     K-means, then random mutations; a mutation is kept if it raises the fitness: the mean similarity of each box and its
-    best anchor, 0 if they do not match. The same arguments give the same anchors. If there are fewer distinct boxes than
-    clusters, the mutations start from COCO's anchors, scaled to `image_size`.
+    best anchor, 0 if they do not match. The same arguments give the same anchors. If there are fewer distinct boxes
+    than clusters, the mutations start from COCO's anchors, scaled to `image_size`.
     """
     generator = np.random.default_rng(seed)
     sizes = _sizes(wh)

@@ -42,8 +42,8 @@ def match_level(
     targets (M, 6): image index, class, centre x, centre y, width, height, the last four in 0..1 of the image.
     anchors (3, 2): width and height in cells. grid: rows and columns of cells.
 
-    A box matches an anchor if each side differs by less than the factor `threshold`. It matches in the cell of its centre
-    and in the nearest neighbour on each axis, whose predictions can reach the centre: 0 to 9 matches per level.
+    A box matches an anchor if each side differs by less than the factor `threshold`. It matches in the cell of its
+    centre and in the nearest neighbour on each axis, whose predictions can reach the centre: 0 to 9 matches per level.
     (The public code counts a cell twice if the centre is exactly on a grid line; here each cell counts once.)
     """
     rows, columns = grid

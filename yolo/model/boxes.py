@@ -34,8 +34,8 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
 def complete_iou(first: Tensor, second: Tensor) -> Tensor:
     """CIoU of boxes (..., 4) in pairs, both xywh: (...) from about -1.5 to 1.
 
-    IoU, minus the squared distance of the centres relative to the enclosing box's diagonal, minus a penalty for different
-    proportions (Zheng et al., arXiv 1911.08287, equations 8 to 11).
+    IoU, minus the squared distance of the centres relative to the enclosing box's diagonal, minus a penalty for
+    different proportions (Zheng et al., arXiv 1911.08287, equations 8 to 11).
     """
     first_corners, second_corners = xywh_to_xyxy(first), xywh_to_xyxy(second)
     upper_left = torch.maximum(first_corners[..., :2], second_corners[..., :2])

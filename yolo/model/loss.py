@@ -76,9 +76,10 @@ class DetectionLoss:
     With a mean over one rank's matches, a box among few would weigh more than a box among many, and the gradient would
     depend on the number of ranks and accumulation steps. Here each sum over a shard is divided by the *global* batch's
     count (matches per level for box and class, cells for objectness). The sum over the shards is then what one process
-    would compute. Two factors follow: the images of the global batch, because the public YOLOv5 multiplies its mean loss
-    by the batch size; and the number of shards, because DeepSpeed averages gradients over ranks and divides by the
-    accumulation steps. `Assignment.matches` is known before the forward pass, so its small all-reduce can overlap with it.
+    would compute. Two factors follow: the images of the global batch, because the public YOLOv5 multiplies its mean
+    loss by the batch size; and the number of shards, because DeepSpeed averages gradients over ranks and divides by the
+    accumulation steps. `Assignment.matches` is known before the forward pass, so its small all-reduce can overlap with
+    it.
 
     If shards have images of different sizes, each image has the same share of the objectness.
     """
@@ -125,8 +126,8 @@ class DetectionLoss:
     ) -> tuple[Tensor, LossParts]:
         """The loss to call backward on, and its parts; in fp32 whatever the predictions' type and autocast.
 
-        predictions: raw logits, one tensor per level (B, 3, rows, columns, 5 + classes). Without matches the box and class
-        terms are empty sums, 0, and every output still has a (zero) gradient on every rank.
+        predictions: raw logits, one tensor per level (B, 3, rows, columns, 5 + classes). Without matches the box and
+        class terms are empty sums, 0, and every output still has a (zero) gradient on every rank.
         """
         box, obj, cls = [], [], []
         with torch.autocast(predictions[0].device.type, enabled=False):

@@ -56,8 +56,8 @@ class YOLOv5(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Raw logits while training, decoded predictions after `eval()`.
 
-        images: (B, 3, H, W) in 0..1, H and W multiples of the largest stride (else ValueError). Training: one tensor per
-        level, (B, 3, H / s, W / s, 5 + classes). Evaluation: see `decode`.
+        images: (B, 3, H, W) in 0..1, H and W multiples of the largest stride (else ValueError). Training: one tensor
+        per level, (B, 3, H / s, W / s, 5 + classes). Evaluation: see `decode`.
         """
         self._check(images)
         features: Any = images

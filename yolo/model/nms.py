@@ -22,12 +22,12 @@ def non_maximum_suppression(
 
     predictions (B, N, 5 + classes): centre x, y, width, height in pixels, objectness and class scores in 0..1. A
     candidate is a box and a class whose objectness and score (objectness times class score) exceed `confidence`: every
-    such class of a box with `multi_label`, else its best. In descending score, a candidate is kept unless its IoU with a
-    kept one of its class exceeds `iou`.
+    such class of a box with `multi_label`, else its best. In descending score, a candidate is kept unless its IoU with
+    a kept one of its class exceeds `iou`.
 
-    The result equals the plain greedy algorithm's; no time limit cuts it short. Equal scores keep the order of boxes, then
-    of classes. Candidates with non-finite box or score are dropped: a diverged network detects nothing, and the evaluation
-    does not stop. ValueError for arguments out of range.
+    The result equals the plain greedy algorithm's; no time limit cuts it short. Equal scores keep the order of boxes,
+    then of classes. Candidates with non-finite box or score are dropped: a diverged network detects nothing, and the
+    evaluation does not stop. ValueError for arguments out of range.
     """
     _check(predictions, confidence, iou, max_detections)
     image, candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
@@ -92,9 +92,9 @@ def _keep(
 def _stays(is_alive: Tensor, overlaps: Tensor) -> Tensor:
     """Which of each image's alive candidates (A, L), best first, the greedy algorithm keeps.
 
-    overlaps (A, L, L): whether the row's candidate, if it stays, suppresses the column's, which comes later. A candidate
-    depends only on earlier ones, so each round settles at least the first unsettled one, and the rounds end at the only
-    solution, the greedy one. They are few: the longest chain of "a suppresses b, so b does not suppress c".
+    overlaps (A, L, L): whether the row's candidate, if it stays, suppresses the column's, which comes later. A
+    candidate depends only on earlier ones, so each round settles at least the first unsettled one, and the rounds end
+    at the only solution, the greedy one. They are few: the longest chain of "a suppresses b, so b does not suppress c".
     """
     stays = is_alive
     while True:
@@ -110,7 +110,7 @@ def _is_suppressed(stays: Tensor, overlaps: Tensor) -> Tensor:
 
 
 def _overlaps(candidates: Tensor, first: Tensor, second: Tensor, iou: float) -> Tensor:
-    """Whether candidates (A, F) and (A, S), given as indices, are of one class and overlap by more than `iou`: (A, F, S)."""
+    """Whether candidates (A, F) and (A, S), given as indices, share a class and exceed `iou`: (A, F, S)."""
     box, category = candidates[:, :4], candidates[:, 5]
     is_same = category[first][:, :, None] == category[second][:, None]
     return is_same & (pairwise_iou(box[first], box[second]) > iou)

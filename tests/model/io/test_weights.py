@@ -58,7 +58,7 @@ def test_nothing_but_the_file_is_left_behind(file: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
-def test_a_failed_save_leaves_the_old_file_whole(network: YOLOv5, file: Path) -> None:
+def test_a_failed_save_keeps_the_old_file(network: YOLOv5, file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises((WeightsError, TypeError)):
         save_weights(file, network, {"image_size": 64})  # type: ignore[dict-item]

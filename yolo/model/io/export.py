@@ -19,7 +19,7 @@ from yolo.model.network import YOLOv5
 
 INPUT, OUTPUT = "images", "predictions"
 MAX_DIFFERENCE = 1e-4
-"""Between an exported network's output and torch's, relative to torch's largest number: an export beyond it is refused."""
+"""Between an exported network's output and torch's, relative to torch's largest number; beyond it, refused."""
 
 
 class Format(StrEnum):
@@ -40,15 +40,15 @@ def export_weights(
 ) -> str:
     """Write weights in another format, atomically, and return one line about the file.
 
-    `size` (height, width) in pixels is for ONNX and TorchScript, by default the weights' own; `batch` fixes the number of
-    images per call of an ONNX network. The network is run and compared with torch before the file gets its name.
+    `size` (height, width) in pixels is for ONNX and TorchScript, by default the weights' own; `batch` fixes the number
+    of images per call of an ONNX network. The network is run and compared with torch before the file gets its name.
     `advance` is called after each of three pieces of work. Folders of `out` are created. WeightsError for unreadable
     weights, a size that is no multiple of the network's largest stride, or an `out` that cannot be written.
 
     ultralytics: a dict of `torch.save` with `model` (the state dict, in fp32, with the public names; anchors in grid
-    units), `names`, `nc`, `anchors` (pixels), `stride`, `yaml` and `image_size`. The public code builds its network from
-    its own yaml, then loads them: `model.load_state_dict(torch.load(OUT)["model"])`. `read_published` reads the file back
-    bit for bit.
+    units), `names`, `nc`, `anchors` (pixels), `stride`, `yaml` and `image_size`. The public code builds its network
+    from its own yaml, then loads them: `model.load_state_dict(torch.load(OUT)["model"])`. `read_published` reads the
+    file back bit for bit.
 
     onnx, torchscript: images (B, 3, H, W) in 0..1, RGB, fp32, to decoded predictions (B, N, 5 + classes) as from
     `YOLOv5.decode`, before non-maximum suppression. TorchScript also takes other sizes; it runs on the CPU, the device
@@ -94,7 +94,7 @@ def export_weights(
 
 
 def _difference(model: YOLOv5, found: Tensor, images: Tensor) -> tuple[float, float]:
-    """Largest absolute difference of `found` from torch's output (infinite if the shapes differ), and torch's largest number."""
+    """Largest absolute difference from torch's output (infinite if the shapes differ), and torch's largest number."""
     with torch.no_grad():
         expected = model(images)
     is_alike = found.shape == expected.shape
@@ -166,7 +166,7 @@ def _run_onnx(path: Path, images: Tensor) -> Tensor:
 
 def _save_torchscript(detector: Detector, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # About constants in the trace (strides and the check of the image size are meant to be), and about torch.export.
+        # About constants in the trace (intended: strides, the check of the image size), and about torch.export.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(detector.model, example)
         metadata = json.dumps(_metadata(detector, example))

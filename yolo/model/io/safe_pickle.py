@@ -1,8 +1,8 @@
 """Read files of `torch.save` without running anything in them.
 
 A pickle is a program: it may call any function of any installed module with any arguments. So none of its names is
-looked up here. Tensors become descriptions of where their numbers are in the file, classes that a checkpoint consists of
-become inert stubs, and any other name is an error.
+looked up here. Tensors become descriptions of where their numbers are in the file, classes that a checkpoint consists
+of become inert stubs, and any other name is an error.
 """
 
 import io
@@ -181,7 +181,7 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
 
 
 def _folder(archive: zipfile.ZipFile) -> str:
-    """The pickle's folder in the archive, with its slash. ValueError unless there is exactly one, and nothing is compressed."""
+    """The pickle's folder in the archive, with its slash. ValueError unless there is one, and nothing is compressed."""
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"{len(pickles)} pickles (data.pkl) in it, expected 1")
@@ -305,4 +305,4 @@ REPLACEMENTS: Mapping[str, Any] = {
     **{f"torch.{name}Storage": dtype for name, dtype in DTYPES.items()},
     **{str(dtype): dtype for dtype in DTYPES.values()},
 }
-"""By name. A pickle can call only these few functions and classes and the stubs' classes, and can change none of them."""
+"""By name. A pickle can call only these functions and classes and the stubs, and can change none of them."""
