@@ -1,4 +1,4 @@
-"""How long faster-coco-eval and pycocotools take for the same figures, and whether they are the same.
+"""Compare the time of faster-coco-eval and pycocotools for the same figures, and the figures.
 
 `python -m tests.evaluation.compare_libraries`
 """
@@ -9,15 +9,15 @@ import numpy as np
 
 from yolo.bench.baseline.evaluation import coco_figures
 from yolo.bench.speed.generated import generate
-from yolo.evaluation import coco_ap as average_precision
+from yolo.evaluation import coco_ap
 from yolo.evaluation.detections import Detections, GroundTruth
 
 
 def faster_stats(truth: GroundTruth, detections: tuple[Detections, ...]) -> np.ndarray:
-    """COCO's 12 figures (12,) by the library that the evaluation uses."""
-    judge = average_precision.judged(detections, truth, range(len(truth.class_names)))
-    judge.summarize()
-    return np.array(judge.stats[:12])
+    """COCO's 12 figures (12,), by the evaluation's library."""
+    evaluator = coco_ap.run_coco_eval(detections, truth, range(len(truth.class_names)))
+    evaluator.summarize()
+    return np.array(evaluator.stats[:12])
 
 
 def main() -> None:

@@ -54,7 +54,7 @@ def test_weights_that_do_not_name_their_classes_are_refused(demo: Path, tmp_path
         list(evaluate_weights(path, demo, None, batch=4))
 
 
-def test_detecting_writes_pictures_and_a_listing(demo: Path, tmp_path: Path) -> None:
+def test_detecting_writes_images_and_a_listing(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     images = sorted((demo / "images").rglob("*val*")) or sorted((demo / "images").iterdir())
     lines = list(detect_and_draw(weights(tmp_path, CLASSES), images[:2], out, 0.25, 0.45))

@@ -16,7 +16,7 @@ def plain_iou(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def plain_matrix(detections: tuple[Detections, ...], truth: GroundTruth) -> np.ndarray:
-    """The matrix by the book: of all pairs left, take the one that overlaps most, until none is left. No crowds."""
+    """Reference: of the remaining pairs, take the one with the largest overlap, until none remains. No crowds."""
     background = len(truth.class_names)
     counts = np.zeros((background + 1, background + 1), dtype=np.int64)
     for found, image in zip(detections, truth.images, strict=True):

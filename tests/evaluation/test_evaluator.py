@@ -17,8 +17,7 @@ from yolo.data.image.letterbox import letterbox
 from yolo.data.loader.samples import EvaluationBatch
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merge
 from yolo.evaluation.evaluator import evaluate
-from yolo.evaluation.metrics import Metrics
-from yolo.evaluation.metrics_json import metrics_to_json
+from yolo.evaluation.metrics import Metrics, metrics_to_json
 from yolo.recipe.schema.outputs import EvaluationSection
 
 CPU = torch.device("cpu")
@@ -26,7 +25,7 @@ SIZE = 64
 
 
 class BrightSquareFinder(nn.Module):
-    """Sees the bright square of each image, as predictions (B, 2, 5 + 2): the square, and a faint wrong box."""
+    """Detects the bright square of each image; predictions (B, 2, 5 + 2): the square, and a wrong box of low score."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +73,7 @@ def batches(numbers: list[int], size: int = 3) -> Iterator[EvaluationBatch]:
 
 @dataclass
 class Gathering:
-    """What threads that play ranks have handed in."""
+    """Values gathered from threads that act as ranks."""
 
     world_size: int
     values: list[Any] = field(default_factory=list)
@@ -86,7 +85,7 @@ class Gathering:
 
 @dataclass
 class Thread:
-    """A thread that plays a rank."""
+    """A thread that acts as a rank."""
 
     rank: int
     gathering: Gathering
@@ -140,8 +139,8 @@ def test_boxes_come_back_in_the_pixels_of_the_original() -> None:
     ids=["2 ranks", "4 ranks, one idle, shuffled"],
 )
 def test_the_metrics_depend_on_neither_ranks_nor_order(shares: list[list[int]]) -> None:
-    alone = metrics_to_json(evaluated([list(range(10))]))
-    assert metrics_to_json(evaluated(shares, batch=2)) == alone
+    one_rank = metrics_to_json(evaluated([list(range(10))]))
+    assert metrics_to_json(evaluated(shares, batch=2)) == one_rank
 
 
 def test_an_image_that_no_rank_evaluated_is_an_error() -> None:
@@ -176,7 +175,7 @@ def test_the_mode_comes_back_after_an_error_too() -> None:
     assert model.training
 
 
-def test_progress_is_told_in_images() -> None:
+def test_progress_is_reported_in_images() -> None:
     counts: list[int] = []
     evaluate(
         BrightSquareFinder(),

@@ -1,4 +1,4 @@
-"""What would run what a file says, or a text as a command, is not in the package; but where a reason stands here."""
+"""Nothing in the package runs a file's content, or a text as a command, except for the reasons given here."""
 
 import ast
 from collections.abc import Iterator
@@ -22,9 +22,9 @@ FORBIDDEN = {
     *("gopen", "tarfile.extractall", "shutil.unpack_archive"),
 }
 ALLOWED = {
-    # Its command is what the recipe's author wrote; names put into it are quoted.
+    # The recipe's author wrote the command; names inserted into it are quoted.
     ("yolo/data/shards/pipe.py", "a shell"),
-    # Emulated hosts of the benchmarks, on this machine: a line that never changes, and what stands for another host's sshd.
+    # Emulated hosts of the benchmarks, on this machine: a constant line, and the stand-in for another host's sshd.
     ("yolo/emulation/host.py", "a shell"),
     ("yolo/emulation/remote/sshd.py", "a shell"),
 }
@@ -32,7 +32,7 @@ SHELLS = ("sh", "bash", "/bin/sh", "/bin/bash", "SHELL")
 
 
 def dangers(source: str) -> Iterator[str]:
-    """The forbidden calls of a Python source, each in a word or two."""
+    """The forbidden calls in a Python source, each as a short name."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.List | ast.Tuple):
             program, *rest = [ast.unparse(each).strip("'") for each in node.elts[:2]] or [""]

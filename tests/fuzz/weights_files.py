@@ -1,4 +1,4 @@
-"""Weights: safetensors that lie about themselves, and checkpoints that would run a program."""
+"""Weights: safetensors with false metadata, and checkpoints that try to run a program."""
 
 import io
 import json
@@ -73,7 +73,7 @@ def _shapes(path: Path) -> dict[str, torch.Size]:
 
 
 def _is_finite(path: Path, shapes: dict[str, torch.Size]) -> Oracle:
-    """Harmless are numbers, in the shapes of the network: which they were, a file without a checksum cannot tell."""
+    """Finite numbers in the network's shapes are harmless; without a checksum, changed numbers cannot be detected."""
 
     def compare(ended: Ended) -> Verdict:
         tensors = load_file(path)
@@ -117,7 +117,7 @@ def _bad_safetensors(sound: bytes, random: Random) -> Iterator[tuple[str, bytes]
     )
     for number in (b"\xff\xff\xff\xff", b"\x00\x00\x80\x7f"):
         start = entry["data_offsets"][0]
-        yield "what is no number", head + rest[:start] + number + rest[start + 4 :]
+        yield "a non-finite number", head + rest[:start] + number + rest[start + 4 :]
     yield "a pickle", pickle.dumps({"a": 1})
 
 
@@ -153,7 +153,7 @@ def _bad_checkpoints(published: bytes, random: Random) -> Iterator[tuple[str, by
         ("nothing", b""),
         ("a class for a network", pickle.dumps({"model": dict}, 2)),
         (
-            "a dict of what are no tensors",
+            "a dict without tensors",
             pickle.dumps({"model": {"model.0.conv.weight": 3, "model.0.bn.weight": "x"}}, 2),
         ),
         ("persistent references to nothing", b"\x80\x02U\x01xQ."),

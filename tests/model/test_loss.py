@@ -7,6 +7,7 @@ from torch import Tensor
 from yolo.architecture import COCO_ANCHORS, COCO_ANCHORS_P6, Anchors
 from yolo.model import YOLOv5
 from yolo.model.loss import Assignment, DetectionLoss, LossParts, Normaliser
+from yolo.recipe.schema.model import LossSection
 
 STRIDES = (8, 16, 32)
 HEIGHT, WIDTH, CLASSES = 64, 96, 3
@@ -25,7 +26,9 @@ TARGETS = torch.tensor(
 
 
 def _criterion(classes: int = CLASSES, label_smoothing: float = 0.1) -> DetectionLoss:
-    return DetectionLoss(ANCHORS, STRIDES, classes, 320, label_smoothing=label_smoothing)
+    return DetectionLoss(
+        ANCHORS, STRIDES, classes, 320, LossSection(label_smoothing=label_smoothing)
+    )
 
 
 def _predictions(images: int, classes: int = CLASSES) -> list[Tensor]:
@@ -106,7 +109,7 @@ def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
     ]
     fast, slow = ([level.clone().requires_grad_() for level in levels] for _ in range(2))
     criterion = DetectionLoss(
-        torch.tensor(anchors), strides, CLASSES, image_size=320, label_smoothing=0.1
+        torch.tensor(anchors), strides, CLASSES, 320, LossSection(label_smoothing=0.1)
     )
     assignment = criterion.assign(TARGETS, (4, 3, height, width))
     assert (assignment.matches > 0).sum() >= 3

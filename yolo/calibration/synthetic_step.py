@@ -12,9 +12,9 @@ from yolo.calibration.strategies import Strategy
 from yolo.communication.strategy import SyncStrategy
 from yolo.data.loader.samples import TrainingBatch
 from yolo.model import YOLOv5
+from yolo.model.loss import detection_loss
 from yolo.recipe import Recipe, prepare
 from yolo.training.checkpointing.train_state import TrainState
-from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import build_strategy, parameter_groups, start_engine
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.ema import ModelEMA

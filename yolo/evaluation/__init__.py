@@ -1,1 +1,1 @@
-"""How good a network is: its detections against the truth, in COCO's figures; and its detections in any image."""
+"""Evaluate a network's detections against the truth, in COCO's figures; detect in any image."""

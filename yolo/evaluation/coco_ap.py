@@ -1,7 +1,7 @@
 """COCO's average precision, by faster-coco-eval.
 
-Chosen by measurement against pycocotools, COCO's own: 2,000 generated images with 98,706 detections, fastest of 3 runs on
-a shared 2-core machine. `python -m tests.evaluation.compare_libraries` reproduces it; the tests hold both equal.
+Chosen by measurement against pycocotools, COCO's own: 2,000 generated images with 98,706 detections, fastest of 3 runs
+on a shared 2-core machine. `python -m tests.evaluation.compare_libraries` reproduces it; the tests hold both equal.
 
     classes   faster-coco-eval   pycocotools   largest difference of the 12 figures
           3              1.1 s        12.2 s   0
@@ -13,26 +13,24 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
 from yolo.evaluation.confusion import confusion_matrix
-from yolo.evaluation.detections import Detections, GroundTruth
-from yolo.evaluation.metrics import ClassMetrics, ConfusionMatrix, Curve, Metrics
-from yolo.evaluation.pr_curve import BestPoint, best_f1, mean_curve
+from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.evaluation.metrics import RECALLS, ClassMetrics, ConfusionMatrix, Curve, Metrics
 
 # COCO's tables: precision (IoU, recall, class, size, detections), recall (IoU, class, size, detections).
 IOU_50, IOU_75 = 0, 5
 ALL, SMALL, MEDIUM, LARGE = range(4)
 MOST_DETECTIONS = -1
-"""100 of a class in an image: COCO's limit."""
+"""100 of a class per image: COCO's limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClassTables:
-    """What COCO's evaluation leaves of some classes, with up to 100 detections of each in an image; -1 where the truth has nothing."""
+    """COCO's tables of some classes, with up to 100 detections of each per image; -1 if not measurable."""
 
     classes: np.ndarray
     """(C,) their indices."""
@@ -44,18 +42,8 @@ class ClassTables:
     """(101, C): the confidence at each recall, boxes matched at IoU 0.5."""
 
     @classmethod
-    def of_no_class(cls) -> "ClassTables":
-        """Of a rank that judges none."""
-        return cls(
-            np.zeros(0, np.int64),
-            np.zeros((10, 101, 0, 4)),
-            np.zeros((10, 0, 4)),
-            np.zeros((101, 0)),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence["ClassTables"]) -> "ClassTables":
-        """Those of all classes, in their order."""
+    def concatenate(cls, parts: Sequence["ClassTables"]) -> "ClassTables":
+        """The tables of all classes, in the order of their indices."""
         classes = np.concatenate([part.classes for part in parts])
         order = classes.argsort()
         return cls(
@@ -69,18 +57,17 @@ class ClassTables:
 def measure(detections: Sequence[Detections], truth: GroundTruth) -> Metrics:
     """COCO's figures, the P-R curves and the confusion matrix.
 
-    `detections`: one entry an image, in the order of the truth's images, as `merge` gives them.
+    `detections`: one entry per image, in the order of the truth's images, as from `merge`.
     """
-    tables = judge(detections, truth, range(len(truth.class_names)))
-    counts = confusion_matrix(detections, truth).counts
-    return summarise(tables, counts, sum(map(len, detections)), truth)
+    tables = evaluate_classes(detections, truth, range(len(truth.class_names)))
+    return summarise(tables, confusion_matrix(detections, truth), sum(map(len, detections)), truth)
 
 
-def judge(
+def evaluate_classes(
     detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
 ) -> ClassTables:
-    """COCO's tables of some classes; detections and boxes of others are passed over."""
-    tables = judged(detections, truth, classes).eval
+    """COCO's tables of some classes; detections and boxes of other classes are ignored."""
+    tables = run_coco_eval(detections, truth, classes).eval
     return ClassTables(
         np.array(classes, dtype=np.int64),
         tables["precision"][..., MOST_DETECTIONS],
@@ -90,26 +77,21 @@ def judge(
 
 
 def summarise(
-    tables: ClassTables, confusion: np.ndarray, detections: int, truth: GroundTruth
+    tables: ClassTables, confusion: ConfusionMatrix, detections: int, truth: GroundTruth
 ) -> Metrics:
-    """The figures that the tables of all classes hold; `confusion` (C + 1, C + 1) and `detections` are counts."""
+    """The figures from the tables of all classes; `detections` is their number."""
     precision = tables.precision
     boxes, images = _counts(truth)
-    per_class = tuple(
-        _class_metrics(
-            name,
-            precision[:, :, index, ALL],
-            tables.scores[:, index],
-            int(boxes[index]),
-            int(images[index]),
-        )
-        for index, name in enumerate(truth.class_names)
-    )
-    curves = tuple(
-        Curve(found.name, precision[IOU_50, :, index, ALL])
-        for index, found in enumerate(per_class)
-        if found.boxes
-    )
+    per_class, curves = [], []
+    for index, name in enumerate(truth.class_names):
+        own = precision[:, :, index, ALL]  # (IoU, recall)
+        best: tuple[float | None, float | None, float | None] = (None, None, None)
+        if boxes[index]:
+            best = _best_f1(own[IOU_50], tables.scores[:, index])
+            curves.append(Curve(name, own[IOU_50]))
+        counts = (int(images[index]), int(boxes[index]))
+        per_class.append(ClassMetrics(name, _mean(own), _mean(own[IOU_50]), *best, *counts))
+    mean_precision = np.mean([curve.precision for curve in curves], axis=0) if curves else None
     return Metrics(
         ap=_mean(precision[..., ALL]),
         ap50=_mean(precision[IOU_50, ..., ALL]),
@@ -121,28 +103,33 @@ def summarise(
         images=len(truth.images),
         boxes=int(boxes.sum()),
         detections=detections,
-        per_class=per_class,
-        curves=curves,
-        mean_curve=mean_curve(curves),
-        confusion=ConfusionMatrix((*truth.class_names, "background"), confusion),
+        per_class=tuple(per_class),
+        curves=tuple(curves),
+        mean_curve=None if mean_precision is None else Curve("all classes", mean_precision),
+        confusion=confusion,
     )
 
 
-def judged(
+def run_coco_eval(
     detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
 ) -> COCOeval_faster:
-    """The library's judge of some classes after its work; it prints nothing."""
-    with _without_collecting_garbage():
-        judge = COCOeval_faster(
-            _coco_truth(truth, classes), _coco_detections(detections, truth, classes), "bbox"
+    """The library's evaluator of some classes after it ran; prints nothing."""
+    with _garbage_collection_paused():
+        areas = [image.areas.astype(float) for image in truth.images]
+        crowd = [image.crowd.astype(int) for image in truth.images]
+        scores = [found.scores for found in detections]
+        evaluator = COCOeval_faster(
+            _coco(truth, classes, truth.images, area=areas, iscrowd=crowd),
+            _coco(truth, classes, detections, score=scores),
+            "bbox",
         )
-        judge.evaluate()
-    return judge
+        evaluator.evaluate()
+    return evaluator
 
 
 @contextmanager
-def _without_collecting_garbage() -> Iterator[None]:
-    """The library wants a dictionary a box: the collector would go over all of them again and again, for nothing."""
+def _garbage_collection_paused() -> Iterator[None]:
+    """The library needs one dictionary per box, and the collector would scan all of them repeatedly for nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -152,86 +139,33 @@ def _without_collecting_garbage() -> Iterator[None]:
             gc.enable()
 
 
-def _coco_truth(truth: GroundTruth, classes: Sequence[int]) -> COCO:
-    images = truth.images
-    rows = _rows(
-        [image.image_id for image in images],
-        [image.boxes for image in images],
-        [image.classes for image in images],
-        classes,
-    )
-    crowd = _joined([image.crowd for image in images]).astype(int)[rows.chosen].tolist()
-    areas = _joined([image.areas for image in images]).astype(float)[rows.chosen].tolist()
-    return _coco(
-        truth,
-        classes,
-        [
-            # 0 would mean "not matched"
-            {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": a, "iscrowd": k}
-            for n, (i, c, b, a, k) in enumerate(
-                zip(rows.image_ids, rows.classes, rows.boxes, areas, crowd, strict=True), start=1
-            )
-        ],
-    )
-
-
-def _coco_detections(
-    detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
-) -> COCO:
-    rows = _rows(
-        [found.image_id for found in detections],
-        [found.boxes for found in detections],
-        [found.classes for found in detections],
-        classes,
-    )
-    scores = _joined([found.scores for found in detections])[rows.chosen].tolist()
-    return _coco(
-        truth,
-        classes,
-        [
-            {
-                **{"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3]},
-                **{"iscrowd": 0, "score": s},
-            }
-            for n, (i, c, b, s) in enumerate(
-                zip(rows.image_ids, rows.classes, rows.boxes, scores, strict=True), start=1
-            )
-        ],
-    )
-
-
-class _Rows(NamedTuple):
-    """The boxes of some classes in all images, as the library takes them."""
-
-    chosen: np.ndarray
-    """Which of all boxes, (N,) bool."""
-    image_ids: list[int]
-    classes: list[int]
-    boxes: list[list[float]]
-    """Left, top, width, height, in double precision as the library computes."""
-
-
-def _rows(
-    image_ids: Sequence[int],
-    boxes: Sequence[np.ndarray],
-    kinds: Sequence[np.ndarray],
+def _coco(
+    truth: GroundTruth,
     classes: Sequence[int],
-) -> _Rows:
-    """`boxes` (M, 4) corners and `kinds` (M,) class indices, of each image."""
-    all_kinds = _joined(kinds).astype(np.int64)
-    chosen = np.isin(all_kinds, classes)
-    owners = np.repeat(np.array(image_ids, dtype=np.int64), [len(each) for each in kinds])
-    corners = _joined([each.reshape(-1, 4) for each in boxes]).astype(np.float64).reshape(-1, 4)
-    corners = corners[chosen]
-    corners[:, 2:] -= corners[:, :2]
-    return _Rows(chosen, owners[chosen].tolist(), all_kinds[chosen].tolist(), corners.tolist())
-
-
-def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros(0)
-
-
-def _coco(truth: GroundTruth, classes: Sequence[int], annotations: list[dict[str, object]]) -> COCO:
+    images: Sequence[ImageTruth] | Sequence[Detections],
+    **columns: Sequence[np.ndarray],
+) -> COCO:
+    """The boxes of some classes as the library takes them; `columns` are further values of them, an array per image."""
+    all_classes = _concatenate([image.classes for image in images]).astype(np.int64)
+    chosen = np.isin(all_classes, classes)
+    lengths = [len(image.classes) for image in images]
+    image_ids = np.repeat(np.array([image.image_id for image in images], np.int64), lengths)
+    # The library computes in double precision, with left, top, width and height.
+    boxes = _concatenate([image.boxes.reshape(-1, 4) for image in images]).astype(np.float64)
+    boxes = boxes.reshape(-1, 4)[chosen]
+    boxes[:, 2:] -= boxes[:, :2]
+    rows = zip(
+        image_ids[chosen].tolist(), all_classes[chosen].tolist(), boxes.tolist(), strict=True
+    )
+    annotations: list[dict[str, object]] = [
+        # Ids start at 1: 0 would mean "not matched".
+        {"id": n, "image_id": i, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
+        for n, (i, c, b) in enumerate(rows, start=1)
+    ]
+    for key, arrays in columns.items():
+        values = _concatenate(arrays)[chosen].tolist()
+        for annotation, value in zip(annotations, values, strict=True):
+            annotation[key] = value
     return COCO(
         {
             "images": [{"id": image.image_id} for image in truth.images],
@@ -241,8 +175,12 @@ def _coco(truth: GroundTruth, classes: Sequence[int], annotations: list[dict[str
     )
 
 
+def _concatenate(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0)
+
+
 def _counts(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
-    """Of each class, (C,): its boxes, and the images that have some; crowds are not counted."""
+    """Number of boxes, and of images with any, of each class, (C,); crowds are not counted."""
     classes = len(truth.class_names)
     boxes, images = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
     for image in truth.images:
@@ -252,21 +190,17 @@ def _counts(truth: GroundTruth) -> tuple[np.ndarray, np.ndarray]:
     return boxes, images
 
 
-def _class_metrics(
-    name: str, precision: np.ndarray, scores: np.ndarray, boxes: int, images: int
-) -> ClassMetrics:
-    """precision (IoU, recall) and scores (recall,) at IoU 0.5, both of this class."""
-    best = best_f1(precision[IOU_50], scores) if boxes else BestPoint(None, None, None)
-    return ClassMetrics(
-        name=name,
-        ap=_mean(precision),
-        ap50=_mean(precision[IOU_50]),
-        precision=best.precision,
-        recall=best.recall,
-        confidence=best.confidence,
-        images=images,
-        boxes=boxes,
-    )
+def _best_f1(precision: np.ndarray, scores: np.ndarray) -> tuple[float, float, float | None]:
+    """Precision, recall and confidence at the best F1 of a P-R curve (101,); `scores` (101,) are its confidences.
+
+    The curve shows at each recall the best precision there or at a higher recall. F1 grows with recall, so its maximum
+    is at a precision that was really reached, not one from the smoothing.
+    """
+    f1 = 2 * precision * RECALLS / np.maximum(precision + RECALLS, np.finfo(np.float64).tiny)
+    best = int(f1.argmax())
+    if f1[best] == 0:
+        return 0.0, 0.0, None
+    return float(precision[best]), float(RECALLS[best]), float(scores[best])
 
 
 def _mean(table: np.ndarray) -> float | None:

@@ -1,4 +1,4 @@
-"""The two sides of an evaluation in one typed form: what was detected, and what is there."""
+"""The two sides of an evaluation: the detections and the ground truth."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from yolo.data.dataset import DetectionDataset
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Detections:
-    """What a network sees in one image."""
+    """A network's detections in one image."""
 
     image_id: int
     boxes: np.ndarray
@@ -24,15 +24,15 @@ class Detections:
         return len(self.scores)
 
     def above(self, confidence: float) -> "Detections":
-        """Those with a score of at least `confidence`."""
+        """The detections with a score of at least `confidence`."""
         return self._at(self.scores >= confidence)
 
     def of_classes(self, classes: Sequence[int]) -> "Detections":
-        """Those of some classes."""
+        """The detections of some classes."""
         return self._at(np.isin(self.classes, classes))
 
     def ordered(self) -> "Detections":
-        """From the most certain down; ties in an order that depends on the boxes alone."""
+        """By descending score; the order of ties depends only on the boxes."""
         left, top, right, bottom = self.boxes.T
         return self._at(np.lexsort((bottom, right, top, left, self.classes, -self.scores)))
 
@@ -42,7 +42,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageTruth:
-    """What there is in one image."""
+    """The ground truth of one image."""
 
     image_id: int
     boxes: np.ndarray
@@ -50,14 +50,14 @@ class ImageTruth:
     classes: np.ndarray
     """(M,) int64: index into the class names."""
     crowd: np.ndarray
-    """(M,) bool: the box holds a crowd, so that detections in it are neither hits nor misses."""
+    """(M,) bool: the box holds a crowd; detections in it are neither hits nor misses."""
     areas: np.ndarray
-    """(M,) float32 square pixels, by which boxes count as small, medium or large."""
+    """(M,) float32 square pixels, which decide between small, medium and large."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroundTruth:
-    """What there is in each image of a data set, in ascending order of the image ids."""
+    """The ground truth of a data set, in ascending order of the image ids."""
 
     class_names: tuple[str, ...]
     images: tuple[ImageTruth, ...]
@@ -78,24 +78,24 @@ class GroundTruth:
 
 
 def merge(parts: Iterable[Sequence[Detections]], truth: GroundTruth) -> tuple[Detections, ...]:
-    """All ranks' detections in the order of the truth's images, each image's in a canonical order.
+    """All ranks' detections in the order of the truth's images, each image's `ordered`.
 
-    The result does not depend on how the images were shared out. ValueError for an image that no rank evaluated, that
-    was evaluated twice, or that the truth does not know.
+    The result does not depend on how the images were shared. ValueError for an image that no rank evaluated, that was
+    evaluated twice, or that the truth lacks.
     """
-    found_in = [found for part in parts for found in part]
-    by_image = {found.image_id: found for found in found_in}
-    wanted = [image.image_id for image in truth.images]
-    if len(found_in) > len(by_image):
+    images = [found for part in parts for found in part]
+    by_image = {found.image_id: found for found in images}
+    expected = [image.image_id for image in truth.images]
+    if len(images) > len(by_image):
         raise ValueError(
-            f"{len(found_in) - len(by_image)} images were evaluated more than once: expected each on one rank"
+            f"{len(images) - len(by_image)} images were evaluated more than once: expected each on one rank"
         )
-    if by_image.keys() != set(wanted):
-        missing = sorted(set(wanted) - by_image.keys())
-        unknown = sorted(by_image.keys() - set(wanted))
+    if by_image.keys() != set(expected):
+        missing = sorted(set(expected) - by_image.keys())
+        unknown = sorted(by_image.keys() - set(expected))
         raise ValueError(
             f"{len(missing)} images of the truth were not evaluated (ids {missing[:5]}), "
             f"{len(unknown)} evaluated images are not in it (ids {unknown[:5]}): "
-            "expected each image on at least one rank"
+            "expected each image on one rank"
         )
-    return tuple(by_image[image_id].ordered() for image_id in wanted)
+    return tuple(by_image[image_id].ordered() for image_id in expected)

@@ -1,20 +1,21 @@
-"""An evaluation from images to figures: each rank detects in its share of the images, then judges its share of the classes."""
+"""An evaluation from images to figures: each rank detects in its images, then evaluates its share of the classes."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from yolo.data.image.letterbox import Letterbox
 from yolo.data.loader.samples import EvaluationBatch, to_network
 from yolo.data.progress_protocol import Advance
-from yolo.evaluation.coco_ap import ClassTables, judge, summarise
+from yolo.evaluation.coco_ap import ClassTables, evaluate_classes, summarise
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.detections import Detections, GroundTruth, merge
 from yolo.evaluation.gather import Gather, LocalGather
-from yolo.evaluation.metrics import Metrics
+from yolo.evaluation.metrics import ConfusionMatrix, Metrics
 from yolo.model.nms import non_maximum_suppression
 from yolo.recipe.schema.outputs import EvaluationSection
 
@@ -27,58 +28,62 @@ def evaluate(
     truth: GroundTruth,
     settings: EvaluationSection,
     device: torch.device,
-    peers: Gather = LOCAL,
+    ranks: Gather = LOCAL,
     advance: Advance = lambda images: None,
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
 
-    `batches` are this rank's share; all shares together must hold each image of `truth` once (else ValueError on the
-    ranks that judge), in any order: the metrics depend neither on it nor on the number of ranks. `advance` is told
-    after each batch how many images it had. The model's modes are as before afterwards.
+    `batches` are this rank's share. All shares together must hold each image of `truth` once, in any order, else the
+    ranks that evaluate classes raise ValueError. The metrics depend neither on the order nor on the number of ranks.
+    `advance` gets the number of images after each batch. The model's modes are restored.
     """
-    mine: list[Detections] = []
-    with evaluation_mode(model), _Suppression(settings, device) as suppression:
+    found: list[Detections] = []
+    with evaluation_mode(model), _AsyncNMS(settings, device) as nms:
         for batch in batches:
-            mine += suppression.after(model(to_network(batch.images, device)), batch)
+            found += nms.submit(model(to_network(batch.images, device)), batch)
             advance(len(batch.image_ids))
-        mine += suppression.last()
-    return _judged_by_all(mine, truth, peers)
+        found += nms.result()
+    return _evaluate_by_class(found, truth, ranks)
 
 
-def _judged_by_all(mine: list[Detections], truth: GroundTruth, peers: Gather) -> Metrics | None:
-    """Each rank judges some classes in all images: a class's precision depends on its own detections alone.
+def _evaluate_by_class(
+    found: list[Detections], truth: GroundTruth, ranks: Gather
+) -> Metrics | None:
+    """Each rank evaluates some classes in all images: a class's precision depends only on its own detections.
 
-    Every detection travels once, to the rank that judges its class, and tables of a fixed size from there to the first.
+    Every detection is sent once, to the rank that evaluates its class; that rank sends fixed-size tables to the first.
     """
     classes = len(truth.class_names)
-    judges = min(peers.world_size, classes)
-    to_judge: list[list[Detections]] = []
-    for rank in range(judges):
-        its_classes = range(rank, classes, judges)
-        parts = peers.gather([found.of_classes(its_classes) for found in mine], rank)
-        to_judge = to_judge if parts is None else parts
-    # Only now: a rank that judged before the last had been served would hold up all that come after it.
-    tables = ClassTables.of_no_class()
-    if peers.rank < judges:
-        tables = judge(merge(to_judge, truth), truth, range(peers.rank, classes, judges))
-    mine.sort(key=lambda found: found.image_id)
-    seen = truth.only({found.image_id for found in mine})
-    confusion = confusion_matrix([found.ordered() for found in mine], seen)
-    shares = peers.gather((tables, confusion, sum(map(len, mine))), 0)
+    evaluators = min(ranks.world_size, classes)
+    own_parts: list[list[Detections]] = []
+    for rank in range(evaluators):
+        its_classes = range(rank, classes, evaluators)
+        parts = ranks.gather([image.of_classes(its_classes) for image in found], rank)
+        own_parts = own_parts if parts is None else parts
+    # Evaluate only after all gathers: a rank that starts earlier would hold up the gathers that follow.
+    tables: ClassTables | None = None
+    if ranks.rank < evaluators:
+        own_classes = range(ranks.rank, classes, evaluators)
+        tables = evaluate_classes(merge(own_parts, truth), truth, own_classes)
+    found.sort(key=lambda image: image.image_id)
+    own_truth = truth.only({image.image_id for image in found})
+    confusion = confusion_matrix([image.ordered() for image in found], own_truth)
+    shares = ranks.gather((tables, confusion.counts, sum(map(len, found))), 0)
     if shares is None:
         return None
+    all_tables, counts, detections = zip(*shares, strict=True)
     return summarise(
-        ClassTables.joined([share[0] for share in shares]),
-        sum((share[1].counts for share in shares[1:]), shares[0][1].counts),
-        sum(share[2] for share in shares),
+        ClassTables.concatenate([part for part in all_tables if part is not None]),
+        ConfusionMatrix(confusion.labels, np.sum(counts, axis=0)),
+        sum(detections),
         truth,
     )
 
 
-class _Suppression:
-    """Non-maximum suppression of a batch beside the network's work on the next one.
+class _AsyncNMS:
+    """Non-maximum suppression of one batch while the network computes the next.
 
-    A thread of its own, on a GPU with a stream of its own: what it waits for there does not hold up the network.
+    It runs in its own thread, and on a GPU in its own stream, so that its waits do not block the network.
     """
 
     def __init__(self, settings: EvaluationSection, device: torch.device) -> None:
@@ -87,23 +92,23 @@ class _Suppression:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[list[Detections]] | None = None
 
-    def __enter__(self) -> "_Suppression":
+    def __enter__(self) -> "_AsyncNMS":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def after(self, predictions: Tensor, batch: EvaluationBatch) -> list[Detections]:
-        """Begin with a batch's predictions; returns the detections of the batch before."""
-        before = self.last()
+    def submit(self, predictions: Tensor, batch: EvaluationBatch) -> list[Detections]:
+        """Start on a batch's predictions; returns the detections of the batch before."""
+        before = self.result()
         ready = None
         if self._stream is not None:
             ready = torch.cuda.current_stream(predictions.device).record_event()
         self._pending = self._thread.submit(self._suppress, predictions, batch, ready)
         return before
 
-    def last(self) -> list[Detections]:
-        """The detections of the batch last begun with, or none."""
+    def result(self) -> list[Detections]:
+        """The detections of the batch last submitted, if any."""
         pending, self._pending = self._pending, None
         return pending.result() if pending else []
 
@@ -115,24 +120,17 @@ class _Suppression:
                 assert ready is not None
                 self._stream.wait_event(ready)
                 predictions.record_stream(self._stream)
+            settings = self._settings
             per_image = non_maximum_suppression(
-                predictions,
-                self._settings.confidence,
-                self._settings.iou,
-                self._settings.max_detections,
-                multi_label=True,
+                predictions, settings.confidence, settings.iou, settings.max_detections
             )
-            return [
-                in_original(rows, letterbox, image_id)
-                for rows, letterbox, image_id in zip(
-                    per_image, batch.letterboxes, batch.image_ids, strict=True
-                )
-            ]
+            images = zip(per_image, batch.letterboxes, batch.image_ids, strict=True)
+            return [to_detections(*image) for image in images]
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for a while; each module's own mode is restored."""
+    """Evaluation mode without gradients; each module's own mode is restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -143,9 +141,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def in_original(rows: Tensor, letterbox: Letterbox, image_id: int) -> Detections:
-    """One image's rows (K, 6) of non-maximum suppression, its boxes back in the original's pixels."""
+def to_detections(rows: Tensor, letterbox: Letterbox, image_id: int) -> Detections:
+    """One image's rows (K, 6) of non-maximum suppression, with boxes in the original image's pixels."""
     found = rows.float().cpu().numpy()
-    return Detections(
-        image_id, letterbox.boxes_back(found[:, :4]), found[:, 4], found[:, 5].astype("int64")
-    )
+    boxes, scores, classes = letterbox.boxes_back(found[:, :4]), found[:, 4], found[:, 5]
+    return Detections(image_id, boxes, scores, classes.astype("int64"))

@@ -1,4 +1,4 @@
-"""The processes that share an evaluation."""
+"""Gather the parts of an evaluation from the ranks that share it."""
 
 from typing import Protocol, TypeVar
 
@@ -8,17 +8,17 @@ Value = TypeVar("Value")
 
 
 class Gather(Protocol):
-    """Processes that have each seen some of the images."""
+    """The ranks of an evaluation."""
 
     rank: int
     world_size: int
 
     def gather(self, value: Value, to: int) -> list[Value] | None:
-        """Every process's value, in the order of ranks, on the process `to`; None on the others. Collective."""
+        """Every rank's value, in the order of ranks, on rank `to`; None on the others. Collective."""
 
 
 class LocalGather:
-    """A process that has seen them all."""
+    """One process that evaluates all images."""
 
     rank = 0
     world_size = 1
@@ -29,16 +29,14 @@ class LocalGather:
 
 
 class ProcessGroup:
-    """The ranks of torch's default group. Right for gloo, and for nccl where each rank has set its CUDA device."""
+    """The ranks of torch's default group: gloo, or nccl if each rank has set its CUDA device."""
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
     def gather(self, value: Value, to: int) -> list[Value] | None:
-        """Collective: each sends its value, pickled, to `to` alone."""
-        values: list[Value] | None = None
-        if self.rank == to:
-            values = [value] * self.world_size  # replaced by what arrives
+        """Collective: each rank sends its value, pickled, only to rank `to`."""
+        values = [value] * self.world_size if self.rank == to else None  # replaced on arrival
         dist.gather_object(value, values, dst=to)
         return values

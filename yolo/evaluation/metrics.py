@@ -1,16 +1,16 @@
-"""What an evaluation finds, in COCO's terms. A figure is None where the truth has nothing to measure it by."""
+"""An evaluation's results, in COCO's terms. A figure is None if the truth has nothing to measure it by."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 RECALLS = np.linspace(0, 1, 101)
-"""Where COCO reads precision off."""
+"""The recalls at which COCO reads the precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """One class. All figures but the counts are None where the truth has none of its boxes."""
+    """One class. All figures but the counts are None if the truth has no box of it."""
 
     name: str
     ap: float | None
@@ -20,7 +20,7 @@ class ClassMetrics:
     recall: float | None
     """At the same confidence, to a hundredth."""
     confidence: float | None
-    """That confidence; None also where nothing was rightly detected."""
+    """That confidence; None also if no detection is right."""
     images: int
     """Images with such a box, crowds not counted."""
     boxes: int
@@ -33,18 +33,18 @@ class Curve:
 
     name: str
     precision: np.ndarray
-    """(101,) float64: at each recall, the best precision there or at a higher recall, as COCO has it."""
+    """(101,) float64: the best precision at each recall or a higher one, as COCO defines it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfusionMatrix:
-    """What was taken for what."""
+    """How often each class was detected as each class."""
 
     labels: tuple[str, ...]
     """The class names, then `background`."""
     counts: np.ndarray
-    """(C + 1, C + 1) int64: row = what it is, column = what it was detected as. The last column counts boxes that were
-    missed, the last row detections of nothing."""
+    """(C + 1, C + 1) int64: row = true class, column = predicted class. The last column counts missed boxes, the last row
+    detections of background."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,19 +56,41 @@ class Metrics:
     ap50: float | None
     ap75: float | None
     ap_small: float | None
-    """Of objects below 32 x 32 pixels in area, which COCO's files state for the outline; elsewhere it is the box's."""
+    """Objects below 32 x 32 pixels in area: the outline's area if the file is COCO's and states it, else the box's."""
     ap_medium: float | None
     ap_large: float | None
-    """Of objects from 96 x 96 pixels."""
+    """Objects from 96 x 96 pixels."""
     ar100: float | None
-    """The highest recall with 100 detections of a class in an image, mean over classes and IoU."""
+    """The highest recall with 100 detections of a class per image, mean over classes and IoU."""
     images: int
     boxes: int
     """Boxes in the truth, crowds not counted."""
     detections: int
     per_class: tuple[ClassMetrics, ...]
     curves: tuple[Curve, ...]
-    """One a class that the truth has."""
+    """One for each class with boxes in the truth."""
     mean_curve: Curve | None
     """The mean over those classes."""
     confusion: ConfusionMatrix
+
+
+def metrics_to_json(metrics: Metrics) -> dict[str, object]:
+    """All figures by name, for `yolo eval --json`; null if not measurable."""
+    figures = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
+    counts = ("images", "boxes", "detections")
+    return {
+        **{name: getattr(metrics, name) for name in (*figures, *counts)},
+        "per_class": [asdict(found) for found in metrics.per_class],
+        "pr_curve": {
+            "iou": 0.5,
+            "recall": RECALLS.round(2).tolist(),
+            "precision": {curve.name: curve.precision.tolist() for curve in metrics.curves},
+            "mean_precision": metrics.mean_curve.precision.tolist() if metrics.mean_curve else None,
+        },
+        "confusion_matrix": {
+            "labels": list(metrics.confusion.labels),
+            "rows": "true",
+            "columns": "predicted",
+            "counts": metrics.confusion.counts.tolist(),
+        },
+    }

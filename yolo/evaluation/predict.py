@@ -1,6 +1,7 @@
-"""Detecting in image files, for `yolo detect`."""
+"""Detect in image files, for `yolo detect`."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,25 +15,27 @@ from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.data.loader.samples import to_network
 from yolo.errors import DataError
 from yolo.evaluation.detections import Detections
-from yolo.evaluation.evaluator import evaluation_mode, in_original
+from yolo.evaluation.evaluator import evaluation_mode, to_detections
 from yolo.model.nms import non_maximum_suppression
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectedImage:
-    """An image file and what was seen in it."""
+    """An image file and what was detected in it."""
 
     path: Path
     image: np.ndarray
-    """(H, W, 3) uint8, blue green red."""
+    """(H, W, 3) uint8, BGR."""
     detections: Detections
-    """`image_id` is the file's number among those given."""
+    """`image_id` is the file's index among those given."""
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:
-    """The image files among files and folders (folders with all below them), each folder's sorted.
+    """The image files among files and folders, subfolders included; each folder's sorted.
 
-    DataError for a place that does not exist, and where no image is found at all.
+    DataError if a place does not exist, or if no image is found.
     """
     places = list(places)
     files: list[Path] = []
@@ -61,26 +64,25 @@ def detect_images(
     iou: float,
     max_detections: int,
     device: torch.device,
-    warn: Callable[[str], None],
 ) -> Iterator[DetectedImage]:
-    """Detect in image files, as `image_files` finds them, one after another.
+    """Detect in image files, one after another.
 
-    An unreadable image is told to `warn` and passed over. DataError where none can be read.
+    Unreadable images are skipped with a warning. DataError if none can be read.
     """
     unreadable = 0
-    for number, path in enumerate(files):
+    for index, path in enumerate(files):
         try:
             image = read_image(path)
         except UnusableImage as error:
             unreadable += 1
-            warn(str(error))
+            log.warning("%s", error)
             continue
-        found = detect(model, image, image_size, confidence, iou, max_detections, device, number)
+        found = detect(model, image, image_size, confidence, iou, max_detections, device, index)
         yield DetectedImage(path, image, found)
     if unreadable == len(files):
         raise DataError(f"none of {len(files)} images can be read")
     if unreadable:
-        warn(f"{unreadable} of {len(files)} images could not be read")
+        log.warning("%d of %d images could not be read", unreadable, len(files))
 
 
 def detect(
@@ -93,7 +95,7 @@ def detect(
     device: torch.device,
     image_id: int = 0,
 ) -> Detections:
-    """Detect in one image (H, W, 3) uint8, blue green red; boxes in its own pixels, one class each."""
+    """Detect in one image (H, W, 3) uint8, BGR; boxes in its own pixels, one class each."""
     square, placed = letterbox(image, image_size)
     pixels = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1).copy())
     with evaluation_mode(model):
@@ -101,27 +103,23 @@ def detect(
     (rows,) = non_maximum_suppression(
         predictions, confidence, iou, max_detections, multi_label=False
     )
-    return in_original(rows, placed, image_id)
+    return to_detections(rows, placed, image_id)
 
 
 def detections_to_json(entry: DetectedImage, class_names: tuple[str, ...]) -> dict[str, object]:
     """`image`, `width`, `height` and `detections` (`class`, `score`, `box` xyxy in pixels)."""
+    found = entry.detections
+    rows = zip(found.boxes, found.scores, found.classes.tolist(), strict=True)
     return {
         "image": str(entry.path),
         "width": entry.image.shape[1],
         "height": entry.image.shape[0],
-        "detections": _rows(entry.detections, class_names),
+        "detections": [
+            {
+                "class": class_names[category],
+                "score": round(float(score), 4),
+                "box": [round(float(value), 2) for value in box],
+            }
+            for box, score, category in rows
+        ],
     }
-
-
-def _rows(found: Detections, class_names: tuple[str, ...]) -> list[dict[str, object]]:
-    return [
-        {
-            "class": class_names[category],
-            "score": round(float(score), 4),
-            "box": [round(float(value), 2) for value in box],
-        }
-        for box, score, category in zip(
-            found.boxes, found.scores, found.classes.tolist(), strict=True
-        )
-    ]

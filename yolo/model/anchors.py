@@ -1,4 +1,4 @@
-"""AutoAnchor: do the anchors fit the boxes of a data set, and which would?"""
+"""AutoAnchor: check whether the anchors fit a data set's boxes, and fit better ones if not."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from yolo.architecture import ANCHORS_PER_LEVEL, family
 Array = npt.NDArray[np.float64]
 
 ENOUGH_RECALL = 0.98
-"""Share of boxes that must find an anchor before COCO's are kept: the public YOLOv5's."""
+"""COCO's anchors are kept if more than this share of the boxes matches one: the public YOLOv5's threshold."""
 
 SMALLEST_SIDE = 2.0
-"""Pixels; smaller boxes are noise, and are not fitted to."""
+"""Pixels; smaller boxes are noise and are not fitted."""
 
 FITTED_BOXES = 10_000
-"""Boxes drawn to fit to: a share of 98% is then known to 0.3% (two standard errors), in seconds whatever the data."""
+"""Sample size of the fit: a share of 98% is then known to 0.3% (two standard errors), in seconds for any data set."""
 
 KMEANS_RUNS = 30
 GENERATIONS = 1000
@@ -41,42 +41,41 @@ class AnchorChoice:
 def choose_anchors(
     wh: npt.ArrayLike, variant: str, image_size: int, threshold: float, seed: int
 ) -> AnchorChoice:
-    """The variant's anchors for COCO, unless too few boxes (M, 2), in pixels at `image_size`, find one and fitted ones do better."""
+    """COCO's anchors if they fit the boxes (M, 2), in pixels at `image_size`; else fitted ones, if better."""
     default = np.array(family(variant).anchors)
     sizes = _sizes(wh)
     if len(sizes) == 0:
         return AnchorChoice(default, 1.0, False, "no boxes to fit anchors to: COCO's")
     recall = best_possible_recall(sizes, default, threshold)
+    reason = f"COCO's anchors fit {recall:.2%} of the boxes"
     if recall > ENOUGH_RECALL:
-        return AnchorChoice(default, recall, False, f"COCO's anchors fit {recall:.2%} of the boxes")
+        return AnchorChoice(default, recall, False, reason)
     fitted = fit_anchors(sizes, variant, image_size, threshold, seed)
     fitted_recall = best_possible_recall(sizes, fitted, threshold)
     if fitted_recall <= recall:
-        reason = f"COCO's anchors fit {recall:.2%} of the boxes, and fitted ones no more"
-        return AnchorChoice(default, recall, False, reason)
-    reason = f"COCO's anchors fit {recall:.2%} of the boxes, fitted ones {fitted_recall:.2%}"
-    return AnchorChoice(fitted, fitted_recall, True, reason)
+        return AnchorChoice(default, recall, False, f"{reason}, and fitted ones no more")
+    return AnchorChoice(fitted, fitted_recall, True, f"{reason}, fitted ones {fitted_recall:.2%}")
 
 
 def best_possible_recall(wh: npt.ArrayLike, anchors: npt.ArrayLike, threshold: float) -> float:
-    """Share of boxes (M, 2) of which some anchor (..., 2) differs by less than the factor `threshold` on both sides.
+    """Share of the boxes (M, 2) that training can match to an anchor (..., 2): both sides differ by less than `threshold`.
 
-    The same unit for both. 1 where there are no boxes. It is the share that can be matched at all in training.
+    Boxes and anchors are in the same unit. 1 if there are no boxes.
     """
     sizes = _sizes(wh)
     if len(sizes) == 0:
         return 1.0
-    return float((_likeness(sizes, _sizes(anchors)) > 1 / threshold).mean())
+    return float((_similarity(sizes, _sizes(anchors)) > 1 / threshold).mean())
 
 
 def fit_anchors(
     wh: npt.ArrayLike, variant: str, image_size: int, threshold: float, seed: int
 ) -> Array:
-    """Three anchors a level of the variant for boxes (M, 2) in pixels at `image_size`: (levels, 3, 2), ascending by area.
+    """Fit three anchors per level to boxes (M, 2) in pixels at `image_size`: (levels, 3, 2), ascending by area.
 
-    K-means of the sides, then random mutations, each kept where the fitness grows: the mean over the boxes of the
-    likeness of their best anchor, 0 where that does not match. The same arguments give the same anchors. With too few
-    different boxes for as many clusters the mutations start from COCO's anchors, scaled to `image_size`.
+    K-means, then random mutations; a mutation is kept if it raises the fitness: the mean similarity of each box and its
+    best anchor, 0 if they do not match. The same arguments give the same anchors. If there are fewer distinct boxes
+    than clusters, the mutations start from COCO's anchors, scaled to `image_size`.
     """
     generator = np.random.default_rng(seed)
     sizes = _sizes(wh)
@@ -85,20 +84,19 @@ def fit_anchors(
         sizes = sizes[generator.choice(len(sizes), FITTED_BOXES, replace=False)]
     default = family(variant)
     count = len(default.anchors) * ANCHORS_PER_LEVEL
-    anchors = _clusters(sizes, count, generator)
+    anchors = _kmeans(sizes, count, generator)
     if anchors is None:
         anchors = _sizes(default.anchors) * image_size / default.image_size
     anchors = _mutated(anchors, sizes, float(image_size), threshold, generator)
     by_area = anchors.prod(axis=1).argsort(kind="stable")
-    fitted: Array = anchors[by_area].reshape(-1, ANCHORS_PER_LEVEL, 2)
-    return fitted
+    return anchors[by_area].reshape(-1, ANCHORS_PER_LEVEL, 2)
 
 
-def _clusters(sizes: Array, count: int, generator: np.random.Generator) -> Array | None:
-    """The centres (count, 2) of k-means, or None where the boxes do not have so many."""
+def _kmeans(sizes: Array, count: int, generator: np.random.Generator) -> Array | None:
+    """The centres (count, 2), or None if there are too few distinct boxes."""
     if len(np.unique(sizes, axis=0)) < count:
         return None
-    from scipy.cluster.vq import kmeans  # half a second of every start, and seldom wanted
+    from scipy.cluster.vq import kmeans  # takes half a second, and is seldom needed
 
     spread = sizes.std(axis=0)
     spread[spread == 0] = 1.0
@@ -128,12 +126,12 @@ def _mutated(
 
 
 def _fitness(sizes: Array, anchors: Array, threshold: float) -> float:
-    likeness = _likeness(sizes, anchors)
-    return float((likeness * (likeness > 1 / threshold)).mean())
+    similarity = _similarity(sizes, anchors)
+    return float((similarity * (similarity > 1 / threshold)).mean())
 
 
-def _likeness(sizes: Array, anchors: Array) -> Array:
-    """(M,) 0..1: by which factor the worse side of a box and its best anchor differ; 0 for a box without area."""
+def _similarity(sizes: Array, anchors: Array) -> Array:
+    """(M,) 0..1: ratio of the worse side of each box and its best anchor; 0 for a box without area."""
     best = np.zeros(len(sizes))
     for width, height in anchors:
         ratio_w, ratio_h = sizes[:, 0] / width, sizes[:, 1] / height

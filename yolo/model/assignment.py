@@ -1,4 +1,4 @@
-"""Which cells and anchors have to find which box: decided by the boxes' shapes and places alone, not by predictions."""
+"""Assign boxes to cells and anchors. Only the boxes' shapes and positions decide, not the predictions."""
 
 from dataclasses import dataclass, fields
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LevelMatches:
-    """K matches of boxes with an anchor of a cell, on one level; the unit is the cell (stride pixels)."""
+    """K matches of a box with an anchor of a cell, on one level; lengths are in cells (stride pixels)."""
 
     image: Tensor
     """(K,) index in the batch."""
@@ -19,9 +19,9 @@ class LevelMatches:
     column: Tensor
     """(K,) of the cell."""
     box: Tensor
-    """(K, 4) x and y of the centre from the cell's upper left corner, width, height; in cells."""
+    """(K, 4) centre x and y from the cell's upper left corner, width, height."""
     anchor_shape: Tensor
-    """(K, 2) width and height of the anchor, in cells."""
+    """(K, 2) width and height of the anchor."""
     category: Tensor
     """(K,) class index."""
 
@@ -37,15 +37,14 @@ class LevelMatches:
 def match_level(
     targets: Tensor, anchors: Tensor, grid: tuple[int, int], threshold: float
 ) -> LevelMatches:
-    """The matches on one level, in an order that depends only on the order of the targets.
+    """Match the boxes on one level; the order of the matches depends only on the order of the targets.
 
     targets (M, 6): image index, class, centre x, centre y, width, height, the last four in 0..1 of the image.
     anchors (3, 2): width and height in cells. grid: rows and columns of cells.
 
-    A box matches every anchor from which neither side differs by the factor `threshold` or more, and it does so in the
-    cell of its centre and in the nearest neighbour across and the nearest up or down: those whose predictions can reach
-    the centre. So it has up to 9 matches on a level, or none. (The public code counts the cell of a centre that lies
-    exactly on a grid line twice; here each cell counts once.)
+    A box matches an anchor if each side differs by less than the factor `threshold`. It matches in the cell of its
+    centre and in the nearest neighbour on each axis, whose predictions can reach the centre: 0 to 9 matches per level.
+    (The public code counts a cell twice if the centre is exactly on a grid line; here each cell counts once.)
     """
     rows, columns = grid
     size = torch.tensor((columns, rows), dtype=targets.dtype, device=targets.device)
@@ -57,9 +56,9 @@ def match_level(
     anchor, target = is_near.nonzero(as_tuple=True)
 
     centres = targets[target, 2:4] * size  # (L, 2)
-    step, match = _reaching_cells(centres, size)
+    offset, match = _cell_offsets(centres, size)
     anchor, target, centres = anchor[match], target[match], centres[match]
-    cells = (centres + step).floor().clamp(min=torch.zeros_like(size), max=size - 1)
+    cells = (centres + offset).floor().clamp(min=torch.zeros_like(size), max=size - 1)
     return LevelMatches(
         image=targets[target, 0].long(),
         anchor=anchor,
@@ -71,21 +70,13 @@ def match_level(
     )
 
 
-def _reaching_cells(centres: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """Half a cell's step (K, 2) from a centre into each cell that can reach it, and the index (K,) of the centre."""
+def _cell_offsets(centres: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets (K, 2) of half a cell from a centre into each cell that can reach it, and the centre's index (K,)."""
     fraction = centres - centres.floor()
-    # The neighbour on the nearer side, where the grid has one.
-    takes_before = (fraction < 0.5) & (centres > 1)  # (L, 2): left, up
-    takes_after = (fraction > 0.5) & (centres < size - 1)  # right, down
-    takes = torch.stack(
-        (
-            torch.ones_like(takes_before[:, 0]),
-            takes_before[:, 0],
-            takes_before[:, 1],
-            takes_after[:, 0],
-            takes_after[:, 1],
-        )
-    )  # (5, L)
-    steps = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
-    direction, match = takes.nonzero(as_tuple=True)
-    return torch.tensor(steps, dtype=centres.dtype, device=centres.device)[direction], match
+    # The neighbour on the nearer side, if the grid has one.
+    left, up = ((fraction < 0.5) & (centres > 1)).unbind(1)  # each (L,)
+    right, down = ((fraction > 0.5) & (centres < size - 1)).unbind(1)
+    is_reached = torch.stack((torch.ones_like(left), left, up, right, down))  # (5, L)
+    offsets = ((0.0, 0.0), (-0.5, 0.0), (0.0, -0.5), (0.5, 0.0), (0.0, 0.5))
+    direction, match = is_reached.nonzero(as_tuple=True)
+    return torch.tensor(offsets, dtype=centres.dtype, device=centres.device)[direction], match

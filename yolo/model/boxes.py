@@ -1,7 +1,7 @@
-"""Boxes: their two spellings, and how much two of them overlap.
+"""Box formats and overlaps.
 
-Every box is the last dimension of a tensor, 4 numbers in any one unit: `xywh` is centre, width and height, `xyxy` the
-upper left and the lower right corner.
+A box is the last dimension of a tensor, 4 numbers in one unit: `xywh` is centre, width and height; `xyxy` is the upper
+left and the lower right corner.
 """
 
 import math
@@ -10,22 +10,19 @@ import torch
 from torch import Tensor
 
 EPSILON = 1e-7
-"""Keeps CIoU and its gradient finite for a box without area; small against a cell, the unit of the loss."""
+"""Keeps CIoU and its gradient finite for a box without area; small relative to a cell, the unit of the loss."""
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre, width and height to two corners."""
+    """Convert (..., 4) from xywh to xyxy."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """Intersection over union of each of (..., N, 4) with each of (..., M, 4), both xyxy: (..., N, M) in 0..1.
-
-    A box without area overlaps nothing, not even itself: 0, never NaN.
-    """
+    """IoU of each of (..., N, 4) with each of (..., M, 4), both xyxy: (..., N, M) in 0..1; 0, not NaN, without area."""
     first, second = first.unsqueeze(-2), second.unsqueeze(-3)
-    # Coordinate by coordinate: a last dimension of two or four is slow to work on.
+    # One coordinate at a time: operations on a last dimension of two or four are slow.
     left, top = (torch.maximum(first[..., i], second[..., i]) for i in (0, 1))
     right, bottom = (torch.minimum(first[..., i], second[..., i]) for i in (2, 3))
     width, height = (right - left).clamp_(min=0), (bottom - top).clamp_(min=0)
@@ -35,9 +32,9 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
 
 
 def complete_iou(first: Tensor, second: Tensor) -> Tensor:
-    """CIoU of each of (..., 4) with its partner, both xywh: (...) from about -1.5 to 1.
+    """CIoU of boxes (..., 4) in pairs, both xywh: (...) from about -1.5 to 1.
 
-    IoU less the distance of the centres, squared and relative to the diagonal of the box around both, less a penalty for
+    IoU, minus the squared distance of the centres relative to the enclosing box's diagonal, minus a penalty for
     different proportions (Zheng et al., arXiv 1911.08287, equations 8 to 11).
     """
     first_corners, second_corners = xywh_to_xyxy(first), xywh_to_xyxy(second)
@@ -53,7 +50,7 @@ def complete_iou(first: Tensor, second: Tensor) -> Tensor:
     distance = (first[..., :2] - second[..., :2]).square().sum(dim=-1) / (diagonal + EPSILON)
 
     proportions = (_angle(first) - _angle(second)).square() * 4 / math.pi**2
-    with torch.no_grad():  # the paper's equation 12: the weight of the penalty is taken as given
+    with torch.no_grad():  # equation 12: the weight is a constant
         weight = proportions / (1 - iou + proportions + EPSILON)
     return iou - distance - weight * proportions
 
@@ -63,5 +60,5 @@ def _area(corners: Tensor) -> Tensor:
 
 
 def _angle(boxes: Tensor) -> Tensor:
-    """Of the diagonal with the vertical, in radians."""
+    """Angle between the diagonal and the vertical, in radians."""
     return torch.atan(boxes[..., 2] / boxes[..., 3].clamp(min=EPSILON))

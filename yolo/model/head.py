@@ -1,4 +1,4 @@
-"""The detection head: what the feature maps say in numbers, and what those numbers mean in pixels."""
+"""The detection head: feature maps to logits, and logits to boxes in pixels."""
 
 import math
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from yolo.architecture import ANCHORS_PER_LEVEL
 
 EXPECTED_OBJECTS = 8
-"""Objects per image at 640 pixels from which the objectness bias starts (focal loss paper, 3.3; arXiv 1708.02002)."""
+"""Objects per image at 640 pixels; sets the initial objectness bias (focal loss paper, 3.3; arXiv 1708.02002)."""
 
 
 class Detect(nn.Module):
-    """One 1x1 convolution a level: for each cell and anchor 4 numbers of the box, objectness and a logit a class.
+    """One 1x1 convolution per level: 4 box numbers, objectness and one logit per class for each cell and anchor.
 
-    `anchors` is a buffer (levels, 3, 2) in grid units (pixels / stride), because public weights hold it so.
+    `anchors` is a buffer (levels, 3, 2) in grid units (pixels / stride), as in public weights.
     """
 
     anchors: Tensor
@@ -29,11 +29,11 @@ class Detect(nn.Module):
         self.register_buffer("anchors", anchors / _column(strides, anchors.device))
         outputs = ANCHORS_PER_LEVEL * (5 + classes)
         self.m = nn.ModuleList(nn.Conv2d(channels, outputs, 1) for channels in in_channels)
-        self._start_from_rare_objects()
+        self._initialize_biases()
 
     @property
     def anchors_pixels(self) -> Tensor:
-        """Anchor widths and heights, (levels, 3, 2), in pixels, fp32 or finer."""
+        """Anchor widths and heights, (levels, 3, 2), in pixels, at least fp32."""
         anchors = at_least_fp32(self.anchors)
         return anchors * _column(self.strides, anchors.device)
 
@@ -47,18 +47,15 @@ class Detect(nn.Module):
     def decode(self, raw_levels: Sequence[Tensor]) -> Tensor:
         """Raw logits to predictions (B, N, 5 + classes): centre x, centre y, width, height in pixels, scores in 0..1.
 
-        N counts the levels one after another, within a level the anchors, within an anchor the cells row by row.
+        N runs over the levels, within a level over the anchors, within an anchor over the cells row by row.
         """
         decoded = []
         levels = zip(raw_levels, self.strides, self.anchors_pixels, strict=True)
         for raw, stride, anchors in levels:  # (B, 3, rows, columns, 5 + classes), pixels, (3, 2)
-            rows, columns = raw.shape[2:4]
-            y, x = torch.meshgrid(
-                torch.arange(rows, device=raw.device),
-                torch.arange(columns, device=raw.device),
-                indexing="ij",
-            )
-            corner = torch.stack((x, y), dim=-1)  # (rows, columns, 2)
+            y, x = (torch.arange(length, device=raw.device) for length in raw.shape[2:4])
+            corner = torch.stack(
+                torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1
+            )  # (rows, columns, 2)
             sigmoid = at_least_fp32(raw).sigmoid()
             centre = (cell_offset(sigmoid[..., 0:2]) + corner) * stride
             size = box_shape(sigmoid[..., 2:4], anchors[:, None, None])
@@ -66,10 +63,10 @@ class Detect(nn.Module):
         return torch.cat(decoded, dim=1)
 
     @torch.no_grad()
-    def _start_from_rare_objects(self) -> None:
-        """Shift the score biases to what is rare in an image, so that the first steps do not have to unlearn it.
+    def _initialize_biases(self) -> None:
+        """Shift the score biases to rare objects, so that the first steps need not learn this.
 
-        With one class its logit is not trained and shifts by 11: its score stays 1 and objectness alone decides.
+        With one class, its logit is not trained and shifts by 11: the score stays 1 and objectness decides.
         """
         for convolution, stride in zip(self.m, self.strides, strict=True):
             assert isinstance(convolution.bias, Tensor)
@@ -79,17 +76,17 @@ class Detect(nn.Module):
 
 
 def cell_offset(sigmoid: Tensor) -> Tensor:
-    """The box's centre from its cell's upper left corner, in cells: -0.5..1.5, so that two neighbours can reach it too."""
+    """Box centre from its cell's upper left corner, in cells: -0.5..1.5, so that two neighbours can reach it too."""
     return 2 * sigmoid - 0.5
 
 
 def box_shape(sigmoid: Tensor, anchors: Tensor) -> Tensor:
-    """The box's width and height in the anchors' unit: 0..4 times the anchor, hence the matching threshold of 4."""
+    """Box width and height in the anchors' unit: 0..4 times the anchor, hence the matching threshold of 4."""
     return (2 * sigmoid) ** 2 * anchors
 
 
 def at_least_fp32(tensor: Tensor) -> Tensor:
-    """Half precision becomes fp32; anything finer stays as it is."""
+    """Convert half precision to fp32; finer types are unchanged."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""The blocks YOLOv5 is made of. Attribute names are part of the weights format: `model.2.m.0.cv1.conv.weight`."""
+"""YOLOv5's blocks. Attribute names are part of the weights format: `model.2.m.0.cv1.conv.weight`."""
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +13,20 @@ class Conv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1):
         super().__init__()
-        # Rounded down, so that the even kernel of the first layer halves the image exactly too.
-        padding = (kernel - 1) // 2
+        padding = (
+            kernel - 1
+        ) // 2  # rounded down: the first layer's even kernel halves the image exactly
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, BATCHNORM_EPSILON, BATCHNORM_MOMENTUM)
         # Not in place: the backward hooks of ZeRO-3 reject a module that overwrites its input.
         self.act = nn.SiLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        activated: Tensor = self.act(self.bn(self.conv(features)))
-        return activated
+        return self.act(self.bn(self.conv(features)))
 
 
 class Bottleneck(nn.Module):
-    """A 1x1 and a 3x3 convolution, with the input added where `has_shortcut`; shape unchanged."""
+    """A 1x1 and a 3x3 convolution, plus the input if `has_shortcut`; shape unchanged."""
 
     def __init__(self, channels: int, has_shortcut: bool):
         super().__init__()
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
 
 
 class C3(nn.Module):
-    """Cross-stage partial block: half of the channels pass the bottlenecks, half go around them (arXiv 1911.11929)."""
+    """Cross-stage partial block: half of the channels pass the bottlenecks, half skip them (arXiv 1911.11929)."""
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, has_shortcut: bool):
         super().__init__()
@@ -52,12 +52,11 @@ class C3(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         halves = (self.m(self.cv1(features)), self.cv2(features))
-        merged: Tensor = self.cv3(torch.cat(halves, dim=1))
-        return merged
+        return self.cv3(torch.cat(halves, dim=1))
 
 
 class SPPF(nn.Module):
-    """Spatial pyramid pooling: one max-pooling three times in a row sees 5, 9 and 13 cells; shape unchanged but channels."""
+    """Spatial pyramid pooling: max-pooling applied three times sees 5, 9 and 13 cells; only the channels change."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int):
         super().__init__()
@@ -70,12 +69,11 @@ class SPPF(nn.Module):
         scales = [self.cv1(features)]
         for _ in range(3):
             scales.append(self.m(scales[-1]))
-        merged: Tensor = self.cv2(torch.cat(scales, dim=1))
-        return merged
+        return self.cv2(torch.cat(scales, dim=1))
 
 
 class Concat(nn.Module):
-    """Several feature maps of one size, one after another along the channels."""
+    """Concatenate feature maps of one size along the channels."""
 
     def forward(self, *features: Tensor) -> Tensor:
         return torch.cat(features, dim=1)

@@ -1,4 +1,4 @@
-"""YOLOv5's loss, normalised so that it does not matter how a global batch is cut into shards."""
+"""YOLOv5's loss, normalised so that its gradient does not depend on how a global batch is sharded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,19 @@ from yolo.architecture import ANCHORS_PER_LEVEL
 from yolo.model.assignment import LevelMatches, match_level
 from yolo.model.boxes import complete_iou
 from yolo.model.head import at_least_fp32, box_shape, cell_offset
+from yolo.model.network import YOLOv5
+from yolo.recipe.schema.model import LossSection
+from yolo.recipe.schema.recipe import Recipe
 
 OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
-"""By number of levels: weight of each one's objectness, from stride 8 on: the public YOLOv5's."""
+"""By number of levels: the weight of each level's objectness, from stride 8 on: the public YOLOv5's."""
 GAINS_LEVELS = 3
-"""For which the gains are stated; with more levels each one's share is less."""
+"""Number of levels that the gains are stated for; with more levels each level's share is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What one micro batch's predictions are to find, known before the network has seen it."""
+    """The targets of one micro batch's predictions, known before the forward pass."""
 
     levels: tuple[LevelMatches, ...]
     images: int
@@ -30,7 +33,7 @@ class Assignment:
 
     @property
     def matches(self) -> Tensor:
-        """Number of matches on each level, (levels,) int64: to be added up over the micro batches and the ranks."""
+        """Number of matches on each level, (levels,) int64; the caller sums it over micro batches and ranks."""
         device = self.levels[0].image.device
         return torch.tensor([len(level) for level in self.levels], device=device)
 
@@ -42,21 +45,20 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Normaliser:
-    """What a shard must know of the whole global batch."""
+    """Counts of the full global batch, which every shard divides by."""
 
     matches: Tensor
-    """Number of matches on each level, (levels,), in the whole global batch."""
+    """Number of matches on each level, (levels,)."""
     images: int
-    """In the whole global batch."""
     shards: int
-    """Micro batches the global batch is cut into: ranks times accumulation steps."""
+    """Micro batches in the global batch: ranks times accumulation steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """One shard's share of the logged loss, each a detached scalar: their sum over the shards is the global batch's.
+    """One shard's share of the logged loss, detached scalars: their sum over the shards is the global batch's loss.
 
-    As the public YOLOv5 logs them: with the gains, without the factor of the batch.
+    As the public YOLOv5 logs them: with the gains, without the batch size factor.
     """
 
     box: Tensor
@@ -69,17 +71,17 @@ class LossParts:
 
 
 class DetectionLoss:
-    """CIoU of the boxes, cross-entropy of objectness and of classes, summed over the levels.
+    """CIoU of the boxes plus cross-entropy of objectness and classes, summed over the levels.
 
-    A mean over one rank's matches would give a box among few more weight than a box among many, so that the gradient
-    changed with the number of ranks and accumulation steps. Here every sum over a shard is divided by the *global*
-    batch's count (its matches a level for box and class, its cells for objectness), which makes the sum over the shards
-    what one process would have computed. Two factors follow: the images of the global batch, because the public YOLOv5
-    multiplies its mean loss by the batch, and the number of shards, because DeepSpeed averages gradients over ranks and
-    divides by the accumulation steps. `Assignment.matches` is known before the forward pass, so that the one small
-    all-reduce it needs can travel meanwhile.
+    With a mean over one rank's matches, a box among few would weigh more than a box among many, and the gradient would
+    depend on the number of ranks and accumulation steps. Here each sum over a shard is divided by the *global* batch's
+    count (matches per level for box and class, cells for objectness). The sum over the shards is then what one process
+    would compute. Two factors follow: the images of the global batch, because the public YOLOv5 multiplies its mean
+    loss by the batch size; and the number of shards, because DeepSpeed averages gradients over ranks and divides by the
+    accumulation steps. `Assignment.matches` is known before the forward pass, so its small all-reduce can overlap with
+    it.
 
-    Where shards have images of different sizes, each image has the same share of the objectness.
+    If shards have images of different sizes, each image has the same share of the objectness.
     """
 
     def __init__(
@@ -88,31 +90,24 @@ class DetectionLoss:
         strides: Sequence[int],
         classes: int,
         image_size: int,
-        *,
-        box: float = 0.05,
-        obj: float = 1.0,
-        cls: float = 0.5,
+        loss: LossSection = LossSection(),  # noqa: B008  frozen
         anchor_threshold: float = 4.0,
-        label_smoothing: float = 0.0,
     ):
-        """anchors (levels, 3, 2) and image_size in pixels; classes counts them, and strides are pixels per cell.
-
-        box, obj and cls are the gains as the public code states them: for 3 levels, 80 classes and 640 pixels.
-        """
+        """anchors (levels, 3, 2) and image_size are in pixels, strides in pixels per cell."""
         self.strides = tuple(strides)
         self.classes = classes
         self.anchors = anchors.detach().cpu() / torch.tensor(self.strides).view(-1, 1, 1)  # cells
         self.balance = OBJECTNESS_BALANCE[len(self.strides)]
         share = GAINS_LEVELS / len(self.strides)
-        self.box_gain = box * share
-        self.obj_gain = obj * share * (image_size / 640) ** 2
-        self.cls_gain = cls * share * classes / 80
+        self.box_gain = loss.box * share
+        self.obj_gain = loss.obj * share * (image_size / 640) ** 2
+        self.cls_gain = loss.cls * share * classes / 80
         self.anchor_threshold = anchor_threshold
-        self.positive = 1 - label_smoothing / 2
-        self.negative = label_smoothing / 2
+        self.positive = 1 - loss.label_smoothing / 2
+        self.negative = loss.label_smoothing / 2
 
     def assign(self, targets: Tensor, shape: Sequence[int]) -> Assignment:
-        """Match a micro batch's boxes with cells and anchors; waits for the device, if the targets are on one.
+        """Match a micro batch's boxes with cells and anchors; synchronises with the device if the targets are on one.
 
         targets (M, 6): image index in the micro batch, class, centre x, centre y, width, height, the last four in 0..1.
         shape: of the images, (B, 3, H, W). ValueError for an image or class index out of range.
@@ -129,10 +124,10 @@ class DetectionLoss:
     def __call__(
         self, predictions: Sequence[Tensor], assignment: Assignment, normaliser: Normaliser
     ) -> tuple[Tensor, LossParts]:
-        """The loss to call backward on, and its parts; fp32 whatever the predictions' type and autocast.
+        """The loss to call backward on, and its parts; in fp32 whatever the predictions' type and autocast.
 
-        predictions: the network's raw logits, a level (B, 3, rows, columns, 5 + classes). Without any match box and
-        class terms are sums over nothing: 0, and every output still has its (zero) gradient on every rank.
+        predictions: raw logits, one tensor per level (B, 3, rows, columns, 5 + classes). Without matches the box and
+        class terms are empty sums, 0, and every output still has a (zero) gradient on every rank.
         """
         box, obj, cls = [], [], []
         with torch.autocast(predictions[0].device.type, enabled=False):
@@ -154,7 +149,7 @@ class DetectionLoss:
         return total, LossParts(box_loss.detach(), obj_loss.detach(), cls_loss.detach())
 
     def _level(self, logits: Tensor, matches: LevelMatches) -> tuple[Tensor, Tensor, Tensor]:
-        """Box, objectness and class: one level's sums over this shard's matches, cells and matches."""
+        """One level's sums: box over this shard's matches, objectness over its cells, class over its matches."""
         cell = (matches.image, matches.anchor, matches.row, matches.column)
         matched = logits[cell]  # (K, 5 + classes)
         sigmoid = matched[:, :4].sigmoid()
@@ -164,20 +159,14 @@ class DetectionLoss:
         ciou = complete_iou(boxes, matches.box.to(logits.dtype))  # (K,)
 
         objectness = logits[..., 4]
-        targets = _highest(objectness, cell, ciou.detach().clamp(min=0))
-        return (
-            (1 - ciou).sum(),
-            binary_cross_entropy(objectness, targets, reduction="sum"),
-            self._classes(matched[:, 5:], matches.category),
-        )
-
-    def _classes(self, logits: Tensor, category: Tensor) -> Tensor:
-        """Summed over matches and classes; one class is no question, and objectness alone is its score."""
-        if self.classes == 1:
-            return logits.new_zeros(())
-        targets = torch.full_like(logits, self.negative)
-        targets[torch.arange(len(category), device=category.device), category] = self.positive
-        return binary_cross_entropy(logits, targets, reduction="sum")
+        targets = _scatter_max(objectness, cell, ciou.detach().clamp(min=0))
+        obj_sum = binary_cross_entropy(objectness, targets, reduction="sum")
+        if self.classes == 1:  # its score is the objectness
+            return (1 - ciou).sum(), obj_sum, logits.new_zeros(())
+        targets = torch.full_like(matched[:, 5:], self.negative)
+        targets.scatter_(1, matches.category[:, None], self.positive)
+        cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
+        return (1 - ciou).sum(), obj_sum, cls_sum
 
     def _check(self, targets: Tensor, images: int) -> None:
         if targets.ndim != 2 or targets.shape[1] != 6:
@@ -187,10 +176,16 @@ class DetectionLoss:
                 raise ValueError(f"a target has {what} index outside 0..{limit - 1}")
 
 
-def _highest(like: Tensor, cell: tuple[Tensor, ...], values: Tensor) -> Tensor:
-    """0 everywhere but in the cells, which get the highest of their values.
+def detection_loss(model: YOLOv5, recipe: Recipe) -> DetectionLoss:
+    """A recipe's loss. `model` is the plain network: a wrapped or sharded one no longer has its anchors."""
+    size, threshold = recipe.model.image_size, recipe.model.anchor_threshold
+    return DetectionLoss(model.anchors, model.stride, model.classes, size, recipe.loss, threshold)
 
-    The public code lets the last of several boxes win, which on a GPU may be any; the highest does not depend on order.
+
+def _scatter_max(like: Tensor, cell: tuple[Tensor, ...], values: Tensor) -> Tensor:
+    """Each cell gets the highest of its values; the rest is 0.
+
+    In the public code the last of several boxes wins, on a GPU any of them; the maximum does not depend on the order.
     """
     image, anchor, row, column = cell
     _, anchors, rows, columns = like.shape

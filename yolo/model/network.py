@@ -1,4 +1,4 @@
-"""YOLOv5 from its table."""
+"""YOLOv5, built from its table of layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +14,10 @@ Anchors = Sequence[Sequence[Sequence[float]]]
 
 
 class YOLOv5(nn.Module):
-    """The detector; its state dict has the public code's names and shapes, `model.0.conv.weight` to `model.24.m.2.bias`.
+    """The detector. Its state dict has the public code's names and shapes, `model.0.conv.weight` to `model.24.m.2.bias`.
 
-    `variant` is n, s, m, l or x, with three levels of strides 8, 16 and 32, or n6 to x6, with a fourth of stride 64;
-    `anchors` (levels, 3, 2) are widths and heights in pixels, COCO's where None. ValueError for an unknown variant, no
+    `variant` is n, s, m, l or x (three levels, strides 8, 16 and 32) or n6 to x6 (a fourth level, stride 64).
+    `anchors` (levels, 3, 2) are widths and heights in pixels, by default COCO's. ValueError for an unknown variant, no
     classes or anchors of another shape.
     """
 
@@ -31,9 +31,9 @@ class YOLOv5(nn.Module):
         self._layers = layers(variant)
         self._read_later = {
             source
-            for index, layer in enumerate(self._layers)
+            for i, layer in enumerate(self._layers)
             for source in layer.sources
-            if source != index - 1
+            if source < i - 1
         }
         sizes = torch.as_tensor(
             family(variant).anchors if anchors is None else anchors, dtype=torch.float32
@@ -41,7 +41,7 @@ class YOLOv5(nn.Module):
         expected = (len(self.stride), ANCHORS_PER_LEVEL, 2)
         if sizes.shape != expected:
             raise ValueError(
-                f"anchors of shape {tuple(sizes.shape)}: expected {expected}, a width and a height in pixels for each of"
+                f"anchors of shape {tuple(sizes.shape)}: expected {expected}, width and height in pixels of"
                 f" {ANCHORS_PER_LEVEL} anchors on each of yolov5{variant}'s {len(self.stride)} levels"
             )
         *body, head = self._layers
@@ -54,27 +54,26 @@ class YOLOv5(nn.Module):
         return self._detect.anchors_pixels
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """Raw logits a level while training, decoded predictions after `eval()`.
+        """Raw logits while training, decoded predictions after `eval()`.
 
-        images: (B, 3, H, W) in 0..1, H and W multiples of the largest stride (else ValueError). Training: a tensor a level,
-        (B, 3, H / s, W / s, 5 + classes). Evaluation: as `decode` gives them.
+        images: (B, 3, H, W) in 0..1, H and W multiples of the largest stride (else ValueError). Training: one tensor
+        per level, (B, 3, H / s, W / s, 5 + classes). Evaluation: see `decode`.
         """
         self._check(images)
         features: Any = images
-        kept: dict[int, Tensor] = {}
+        saved: dict[int, Tensor] = {}
         for index, (layer, module) in enumerate(zip(self._layers, self.model, strict=True)):
             before = index - 1
-            features = module(*(features if s == before else kept[s] for s in layer.sources))
+            features = module(*(features if s == before else saved[s] for s in layer.sources))
             if index in self._read_later:
-                kept[index] = features
-        raw_levels: tuple[Tensor, ...] = features
-        return raw_levels if self.training else self.decode(raw_levels)
+                saved[index] = features
+        return features if self.training else self.decode(features)
 
     def decode(self, raw_levels: Sequence[Tensor]) -> Tensor:
-        """What training returns, as predictions (B, N, 5 + classes) in fp32.
+        """Decode training's output to predictions (B, N, 5 + classes) in fp32.
 
-        Centre x, centre y, width and height in pixels of the images, then objectness and class scores in 0..1;
-        N is 3 times the cells of all levels, with three levels 25,200 at 640 x 640.
+        Centre x, centre y, width and height in pixels of the images, then objectness and class scores in 0..1.
+        N is 3 times the cells of all levels: 25,200 for three levels at 640 x 640.
         """
         return self._detect.decode(raw_levels)
 

@@ -1,6 +1,4 @@
-"""Non-maximum suppression: of detections that overlap, the best scored one stays."""
-
-from dataclasses import dataclass
+"""Non-maximum suppression: of overlapping detections, keep the one with the highest score."""
 
 import torch
 from torch import Tensor
@@ -9,21 +7,7 @@ from yolo.model.boxes import pairwise_iou, xywh_to_xyxy
 from yolo.model.head import at_least_fp32
 
 BLOCK = {"cpu": 32, "cuda": 256}
-"""Candidates of an image looked at together: a GPU wants few rounds of many, a processor what its cache holds."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidates:
-    """K detections of all images, image by image, in each from the highest score down."""
-
-    image: Tensor
-    """(K,)"""
-    box: Tensor
-    """(K, 4) xyxy, pixels."""
-    score: Tensor
-    """(K,)"""
-    category: Tensor
-    """(K,) class index."""
+"""Candidates per image in one round: few large rounds suit a GPU, what fits in the cache suits a CPU."""
 
 
 @torch.no_grad()
@@ -37,26 +21,25 @@ def non_maximum_suppression(
     """Each image's detections (K, 6): x1, y1, x2, y2 in pixels, score, class; highest score first, K <= max_detections.
 
     predictions (B, N, 5 + classes): centre x, y, width, height in pixels, objectness and class scores in 0..1. A
-    candidate is a box and a class whose objectness and score (objectness times class score) exceed `confidence`; with
-    `multi_label` a box is a candidate for every such class, else for its best. Going down the scores, a candidate
-    stays unless it overlaps one of its class that stays by more than `iou`.
+    candidate is a box and a class whose objectness and score (objectness times class score) exceed `confidence`: every
+    such class of a box with `multi_label`, else its best. In descending score, a candidate is kept unless its IoU with
+    a kept one of its class exceeds `iou`.
 
-    The result is exactly that of the plain greedy algorithm, however long it takes. Equal scores keep the order of the
-    boxes, and within a box of the classes. Candidates with NaN or infinity in box or score are dropped: a diverged
-    network detects nothing rather than stop an evaluation. ValueError for arguments out of range.
+    The result equals the plain greedy algorithm's; no time limit cuts it short. Equal scores keep the order of boxes,
+    then of classes. Candidates with non-finite box or score are dropped: a diverged network detects nothing, and the
+    evaluation does not stop. ValueError for arguments out of range.
     """
     _check(predictions, confidence, iou, max_detections)
-    candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
-    kept, counts = _keep(candidates, len(predictions), iou, max_detections)
-    rows = torch.cat(
-        (candidates.box, candidates.score[:, None], candidates.category[:, None]), dim=1
-    )
-    return [rows[indices[:count]] for indices, count in zip(kept, counts.tolist(), strict=True)]
+    image, candidates = _candidates(at_least_fp32(predictions), confidence, multi_label)
+    sizes = torch.bincount(image, minlength=len(predictions))
+    kept, counts = _keep(candidates, sizes, iou, max_detections)
+    return [candidates[row[:count]] for row, count in zip(kept, counts.tolist(), strict=True)]
 
 
-def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> _Candidates:
-    image, place = (predictions[..., 4] > confidence).nonzero(as_tuple=True)
-    rows = predictions[image, place]  # (L, 5 + classes)
+def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> tuple[Tensor, Tensor]:
+    """Image (K,) and box xyxy, score and class (K, 6) of all candidates, by image, then by descending score."""
+    image, index = (predictions[..., 4] > confidence).nonzero(as_tuple=True)
+    rows = predictions[image, index]  # (L, 5 + classes)
     scores = rows[:, 5:] * rows[:, 4:5]
     if multi_label:
         row, category = (scores > confidence).nonzero(as_tuple=True)
@@ -66,31 +49,34 @@ def _candidates(predictions: Tensor, confidence: float, multi_label: bool) -> _C
         category = categories[row]
     image, box, score = image[row], xywh_to_xyxy(rows[row, :4]), scores[row, category]
     is_finite = box.isfinite().all(dim=1) & score.isfinite()
-    # Two stable sorts: by score, then by image; ties stay in the order of boxes and classes.
+    # Two stable sorts, by score, then by image: ties keep the order of boxes and classes.
     order = is_finite.nonzero().squeeze(1)
     order = order[score[order].argsort(descending=True, stable=True)]
     order = order[image[order].argsort(stable=True)]
-    return _Candidates(image[order], box[order], score[order], category[order])
+    candidates = torch.cat((box, score[:, None], category[:, None]), dim=1)
+    return image[order], candidates[order]
 
 
 def _keep(
-    candidates: _Candidates, images: int, iou: float, max_detections: int
+    candidates: Tensor, sizes: Tensor, iou: float, max_detections: int
 ) -> tuple[Tensor, Tensor]:
-    """Indices of the candidates that stay, (images, max_detections), and how many of them are valid, (images,)."""
-    device = candidates.box.device
+    """Indices of the kept candidates, (images, max_detections), and how many are valid, (images,).
+
+    sizes (images,): number of each image's candidates.
+    """
+    device = candidates.device
     length = BLOCK[device.type]
-    sizes = torch.bincount(candidates.image, minlength=images)
     starts = sizes.cumsum(0) - sizes
-    kept = torch.zeros(images, max_detections, dtype=torch.long, device=device)
-    counts = torch.zeros(images, dtype=torch.long, device=device)
+    kept = torch.zeros(len(sizes), max_detections, dtype=torch.long, device=device)
+    counts = torch.zeros_like(sizes)
     for first in range(0, max(sizes.tolist(), default=0), length):
-        # Scores fall: once an image has max_detections, none of the rest can be among them.
+        # Scores descend: an image with max_detections kept needs no more of its candidates.
         active = ((first < sizes) & (counts < max_detections)).nonzero().squeeze(1)  # (A,)
         if len(active) == 0:
             break
         positions = first + torch.arange(length, device=device)
         is_alive = positions < sizes[active, None]  # (A, L)
-        block = (starts[active, None] + positions).clamp(max=len(candidates.image) - 1)
+        block = (starts[active, None] + positions).clamp(max=len(candidates) - 1)
         most = int(counts.max())
         is_kept = torch.arange(most, device=device) < counts[active, None]  # (A, most)
         before = kept[active, :most]
@@ -106,10 +92,9 @@ def _keep(
 def _stays(is_alive: Tensor, overlaps: Tensor) -> Tensor:
     """Which of each image's alive candidates (A, L), best first, the greedy algorithm keeps.
 
-    overlaps (A, L, L): whether the row's candidate, where it stays, suppresses the column's, which comes later.
-    Each round settles at least the first unsettled candidate, because it depends only on earlier ones; so the rounds
-    end, at the one solution there is, and that is greedy's. Few are needed: as many as the longest chain of "a
-    suppresses b, so that b does not suppress c".
+    overlaps (A, L, L): whether the row's candidate, if it stays, suppresses the column's, which comes later. A
+    candidate depends only on earlier ones, so each round settles at least the first unsettled one, and the rounds end
+    at the only solution, the greedy one. They are few: the longest chain of "a suppresses b, so b does not suppress c".
     """
     stays = is_alive
     while True:
@@ -120,14 +105,15 @@ def _stays(is_alive: Tensor, overlaps: Tensor) -> Tensor:
 
 
 def _is_suppressed(stays: Tensor, overlaps: Tensor) -> Tensor:
-    """Which columns of (A, rows, columns) overlap with a row that stays (A, rows)."""
+    """Which columns of `overlaps` (A, rows, columns) overlap a row that stays (A, rows)."""
     return (stays[..., None] & overlaps).any(dim=1)
 
 
-def _overlaps(candidates: _Candidates, first: Tensor, second: Tensor, iou: float) -> Tensor:
-    """Whether candidates (A, F) and (A, S), given as indices, are of one class and overlap too much: (A, F, S)."""
-    is_same = candidates.category[first][:, :, None] == candidates.category[second][:, None]
-    return is_same & (pairwise_iou(candidates.box[first], candidates.box[second]) > iou)
+def _overlaps(candidates: Tensor, first: Tensor, second: Tensor, iou: float) -> Tensor:
+    """Whether candidates (A, F) and (A, S), given as indices, share a class and exceed `iou`: (A, F, S)."""
+    box, category = candidates[:, :4], candidates[:, 5]
+    is_same = category[first][:, :, None] == category[second][:, None]
+    return is_same & (pairwise_iou(box[first], box[second]) > iou)
 
 
 def _check(predictions: Tensor, confidence: float, iou: float, max_detections: int) -> None:

@@ -1,4 +1,4 @@
-"""Weights for other programs: what they read is what torch computes here."""
+"""Weights for other programs: these compute what torch computes here."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ANCHORS = tuple(((8.0 * s, 9.0), (16.5 * s, 7.3), (20.0, 31.0 * s)) for s in (1,
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with weights of yolov5n for 64 pixels and of yolov5n6 for 128, whose anchors are its own."""
+    """A folder with weights of yolov5n for 64 pixels, and of yolov5n6 for 128 with other anchors than COCO's."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     for variant, size, anchors in (("n", 64, None), ("n6", 128, ANCHORS)):
@@ -47,7 +47,7 @@ def predictions(weights: Path, images: Tensor) -> np.ndarray:
 
 
 def assert_alike(found: np.ndarray, expected: np.ndarray) -> None:
-    """To a ten-thousandth of the largest number; and neither is all one number."""
+    """To a ten-thousandth of the largest number; and they are not constant."""
     assert found.shape == expected.shape
     assert expected[..., 4].std() > 1e-4
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()

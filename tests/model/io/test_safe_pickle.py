@@ -1,4 +1,4 @@
-"""Nothing in a checkpoint runs: pickles made to do harm, each refused with its reason."""
+"""Nothing in a checkpoint runs: malicious pickles, each refused with its reason."""
 
 import codecs
 import pickle
@@ -52,7 +52,7 @@ def written(path: Path, body: bytes, records: dict[str, bytes] | None = None) ->
 
 @pytest.fixture
 def refusal(tmp_path: Path) -> Callable[..., str]:
-    """Why a pickle is refused; and it has done nothing: no file, no module, no other answer than an error."""
+    """Why a pickle is refused. It has no effect: no file, no module, only an error."""
 
     def refuse(body: bytes, records: dict[str, bytes] | None = None) -> str:
         path = written(tmp_path / "bad.pt", said({}))
@@ -143,7 +143,7 @@ def test_a_reduce_of_pythons_own_pickle_is_refused(refusal: Callable[..., str]) 
 def test_a_known_class_is_neither_imported_nor_set_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its module lies on the path, and would tell."""
+    """Its module is on the path, and would leave a file."""
     (tmp_path / "models").mkdir()
     harm = f"open({str(tmp_path / STOWED)!r}, 'w')"
     (tmp_path / "models" / "__init__.py").write_text(
@@ -238,7 +238,7 @@ def test_hooks_of_tensors_and_parameters_are_refused(refusal: Callable[..., str]
 def test_what_a_name_stands_for_cannot_be_changed(
     refusal: Callable[..., str], tmp_path: Path, victim: bytes, state: Any
 ) -> None:
-    assert "not a sound checkpoint" in refusal(victim + said(state) + pickle.BUILD, NUMBERS)
+    assert "not a valid checkpoint" in refusal(victim + said(state) + pickle.BUILD, NUMBERS)
     with open_pickled(written(tmp_path / "x.pt", tensor(), NUMBERS)) as file:
         assert isinstance(file.content, PickledTensor)
         assert file.tensor(file.content).shape == (2, 3)

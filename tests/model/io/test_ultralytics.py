@@ -1,4 +1,4 @@
-"""Checkpoints of the public YOLOv5: stand-ins for its pickled modules, written by a process that knows nothing of ours."""
+"""Checkpoints of the public YOLOv5: stand-ins for its pickled modules, written by a process without our package."""
 
 import json
 import os

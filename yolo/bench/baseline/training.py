@@ -24,10 +24,9 @@ from yolo.data.dataset import DetectionDataset
 from yolo.errors import BenchError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model import YOLOv5
-from yolo.model.loss import Normaliser
+from yolo.model.loss import Normaliser, detection_loss
 from yolo.recipe.deepspeed.config import deepspeed_config
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import parameter_groups
 from yolo.training.loop.lr_schedule import LRSchedule
 

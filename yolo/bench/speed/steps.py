@@ -17,10 +17,9 @@ from yolo.calibration.synthetic_step import synthetic_targets
 from yolo.data.loader.samples import to_network
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
-from yolo.model.loss import Normaliser
+from yolo.model.loss import Normaliser, detection_loss
 from yolo.recipe import prepare
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,

@@ -21,7 +21,7 @@ from yolo.communication.reducers.powersgd import PowerSGDReducer
 from yolo.communication.strategy import SyncStrategy
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
-from yolo.recipe.schema.communication import CommunicationSection
+from yolo.recipe.schema.distributed import CommunicationSection
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.cpu_adam import compile_cpu_adam

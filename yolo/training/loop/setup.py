@@ -10,6 +10,7 @@ from yolo.data.shards.stream import training_loader
 from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.io.weights import load_weights
+from yolo.model.loss import detection_loss
 from yolo.planner.auto_strategy import choose
 from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
@@ -20,7 +21,6 @@ from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.metadata import latest_valid
 from yolo.training.checkpointing.run_directory import RunDirectory, choose_run, named_run
 from yolo.training.checkpointing.train_state import TrainState
-from yolo.training.criterion import detection_loss
 from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
