@@ -21,9 +21,8 @@ from yolo.communication.reducers.powersgd import PowerSGDReducer
 from yolo.communication.strategy import SyncStrategy
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
-from yolo.recipe.schema.distributed import CommunicationSection
 from yolo.recipe.schema.optimizer import ONE_BIT
-from yolo.recipe.schema.recipe import Recipe
+from yolo.recipe.schema.recipe import Recipe, ResolvedCommunication
 from yolo.training.engine.cpu_adam import compile_cpu_adam
 from yolo.training.engine.distributed import DistributedContext
 
@@ -84,7 +83,7 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
     return engine
 
 
-STRATEGIES: dict[str, Callable[[Any, CommunicationSection], SyncStrategy]] = {
+STRATEGIES: dict[str, Callable[[Any, ResolvedCommunication], SyncStrategy]] = {
     "deepspeed": lambda engine, settings: SyncStrategy(),
     "overlapped": lambda engine, settings: OverlappedReducer(
         engine, settings.bucket_size, settings.data_type
