@@ -155,22 +155,24 @@ def layers(variant: str) -> tuple[Layer, ...]:
     for index, row in enumerate(scale.family.rows):
         sources = tuple(index - 1 if source == -1 else source for source in row.sources)
         in_channels = tuple(built[source].out_channels if source >= 0 else 3 for source in sources)
-        out_channels = _round_up_to_eight(row.channels * scale.width) or sum(in_channels)
+        scaled = math.ceil(row.channels * scale.width / 8) * 8
         reduction = built[sources[0]].reduction * row.stride if index else row.stride
         if row.block is Block.UPSAMPLE:
             reduction //= 2
-        layer = Layer(
-            block=row.block,
-            sources=sources,
-            in_channels=in_channels,
-            out_channels=0 if row.block is Block.DETECT else out_channels,
-            kernel=row.kernel,
-            stride=row.stride,
-            repeats=max(round(row.repeats * scale.depth), 1),
-            has_shortcut=row.has_shortcut,
-            reduction=0 if row.block is Block.DETECT else reduction,
+        is_detect = row.block is Block.DETECT
+        built.append(
+            Layer(
+                block=row.block,
+                sources=sources,
+                in_channels=in_channels,
+                out_channels=0 if is_detect else scaled or sum(in_channels),
+                kernel=row.kernel,
+                stride=row.stride,
+                repeats=max(round(row.repeats * scale.depth), 1),
+                has_shortcut=row.has_shortcut,
+                reduction=0 if is_detect else reduction,
+            )
         )
-        built.append(layer)
     return tuple(built)
 
 
@@ -199,10 +201,6 @@ def _variant(name: str) -> Variant:
     if name not in VARIANTS:
         raise ValueError(f"unknown variant {name!r}: expected one of {', '.join(VARIANTS)}")
     return VARIANTS[name]
-
-
-def _round_up_to_eight(channels: float) -> int:
-    return math.ceil(channels / 8) * 8
 
 
 def _parameters(layer: Layer, classes: int) -> int:

@@ -1,11 +1,9 @@
 """Bandwidth, round trip and clock offset between a host and the first one, over plain TCP as the ranks use it.
 
 `python -m yolo.preflight.bandwidth serve SECONDS` on the first host prints the port it listens on, and ends with its
-standard input or after SECONDS; `... measure ADDRESS PORT` on another host measures and prints JSON.
-
-It is one TCP stream, 30 Gbit/s over the loopback of one core: enough to distinguish a slow network from a fast one, not to
-measure a fast one. If a round trip takes more than about 50 ms, TCP has not reached its rate yet. NCCL's own traffic over
-InfiniBand is not measured.
+standard input or after SECONDS; `... measure ADDRESS PORT` on another host measures and prints JSON. It is one TCP
+stream, 30 Gbit/s over the loopback of one core: it tells a slow network from a fast one, but does not measure a fast one.
+If a round trip takes more than about 50 ms, TCP has not reached its rate yet. NCCL's own InfiniBand path is not measured.
 """
 
 import contextlib
@@ -35,8 +33,7 @@ CLOCK, UPLOAD, DOWNLOAD = b"c", b"u", b"d"
 """First byte of a connection: what is requested of the first host."""
 RATE = struct.Struct("!d")
 TIMES = struct.Struct("!dd")
-DROP_UNSENT = struct.pack("ii", 1, 0)
-"""For SO_LINGER."""
+DROP_UNSENT = struct.pack("ii", 1, 0)  # for SO_LINGER
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""

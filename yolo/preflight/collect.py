@@ -11,13 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from yolo.data.progress_protocol import Counting
 from yolo.data.shards.index import INDEX, shard_location
 from yolo.preflight.data_digest import digest_of, digest_of_source
-from yolo.preflight.host_info import (
-    HostFacts,
-    HostReport,
-    Interface,
-    LinkMeasurement,
-    ProbeRequest,
-)
+from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
 from yolo.preflight.local import ListedHost, listed_hosts
 from yolo.preflight.probe import PACKAGE_FOLDER
 from yolo.preflight.ssh import NoAnswer, answer_from, running
@@ -47,7 +41,7 @@ class Inspection:
         if host.facts is None:
             return None
         address = host.link.local_address if host.link else host.facts.address
-        return host.facts.interface(address)
+        return next((each for each in host.facts.interfaces if each.address == address), None)
 
 
 def inspect(resolved: ResolvedRecipe, seconds: int, counting: Counting) -> Inspection:

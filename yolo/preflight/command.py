@@ -51,8 +51,8 @@ def check_hosts(resolved: ResolvedRecipe, seconds: int, as_json: bool, counting:
         print(json.dumps(shown, indent=2))
     else:
         bad = [name for finding in errors for name in finding.hosts]
-        width = None if sys.stdout.isatty() else FILE_WIDTH
-        Console(width=width).print(_host_table(inspection, bad))
+        console = Console(width=None if sys.stdout.isatty() else FILE_WIDTH)
+        console.print(_host_table(inspection, bad))
         for finding in findings[len(errors) :]:
             print(f"warning: {finding.text}")
     if errors:
@@ -71,9 +71,7 @@ def _host_table(inspection: Inspection, bad: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in HEADINGS:
         table.add_column(
-            heading,
-            justify="right" if heading in RIGHT else "left",
-            no_wrap=heading == "host",
+            heading, justify="right" if heading in RIGHT else "left", no_wrap=heading == "host"
         )
     for host in inspection.hosts:
         style = "red" if host.name in bad else None

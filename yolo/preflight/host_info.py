@@ -81,10 +81,6 @@ class HostFacts:
     interfaces: tuple[Interface, ...]
     content: Content
 
-    def interface(self, address: str) -> Interface | None:
-        """The interface with an address."""
-        return next((each for each in self.interfaces if each.address == address), None)
-
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasurement:

@@ -13,16 +13,16 @@ from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.cluster import ClusterSection
 
 
-def missing_here(resolved: ResolvedRecipe, goes_on: bool = False) -> Iterator[str]:
+def missing_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[str]:
     """One line per folder and file that the recipe names and that is not on this machine.
 
-    A run that resumes from a checkpoint (`goes_on`) needs no weights to start from. These are no rules: the recipe is
+    A run that resumes from a checkpoint (`resumes`) needs no weights to start from. These are no rules: the recipe is
     valid, and other machines may have the files.
     """
     recipe = resolved.recipe
     yield from missing_files(recipe.data)
     weights = recipe.model.weights
-    if not goes_on and weights is not None and not Path(weights).is_file():
+    if not resumes and weights is not None and not Path(weights).is_file():
         yield f"model.weights: {weights}: no such file; expected a .safetensors file"
 
 

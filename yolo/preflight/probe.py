@@ -38,7 +38,10 @@ def main() -> None:
     signal.alarm(request.seconds)  # the requesting process may be gone
     facts = HostFacts(
         code=_code(),
-        versions=_versions(),
+        versions={
+            "Python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
         torch_is_for=_torch_is_for(),
         gpus=tuple(_gpus()),
         free_bytes=shutil.disk_usage("runs" if Path("runs").is_dir() else ".").free,
@@ -60,11 +63,6 @@ def _code() -> Code:
         message = getattr(error, "stderr", None) or str(error)
         return Code(None, 0, source, message.strip().splitlines()[0])
     return Code(commit, changed, source)
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"Python": platform.python_version()}
-    return found | {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str | None:

@@ -29,6 +29,7 @@ class RuleContext:
     processes: int
     """Per host."""
     backend: str
+    """`nccl` needs GPUs; `gloo` runs on CPUs."""
     checkpoint_bytes: int
     """Approximate size of one checkpoint."""
     checkpoints: int
@@ -36,11 +37,6 @@ class RuleContext:
     hostfile: str | None = None
     folder: str = ""
     """The repository's folder, the same on all hosts."""
-
-    @property
-    def needs_gpus(self) -> bool:
-        """NCCL runs on GPUs only."""
-        return self.backend == "nccl"
 
     def answered(self) -> Iterator[tuple[str, HostFacts]]:
         """Hosts that have facts, in order."""

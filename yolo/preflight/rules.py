@@ -8,13 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 
 from yolo.preflight.host_info import Content, HostFacts
-from yolo.preflight.rule_context import (
-    RuleContext,
-    differences,
-    join_names,
-    most_common,
-    outliers,
-)
+from yolo.preflight.rule_context import RuleContext, differences, join_names, most_common, outliers
 from yolo.recipe.rules.engine import Finding, RuleSet, error, warning
 
 HOST_RULES: RuleSet[RuleContext] = RuleSet()
@@ -25,8 +19,6 @@ MIN_FREE_BYTES = 2**30
 MAX_SKEW_SECONDS = 0.5
 SLOW_LINK_RATIO = 0.5
 """To the other links' median: less than half is no noise of the measurement, which takes a second."""
-
-# --- do all hosts answer ----------------------------------------------------------------------------------------
 
 
 @rule
@@ -49,12 +41,8 @@ def every_host_reaches_the_first(context: RuleContext) -> Iterator[Finding]:
 @rule
 def the_launcher_needs_pdsh(context: RuleContext) -> Iterator[Finding]:
     if context.nodes > 1 and shutil.which("pdsh") is None:
-        yield warning(
-            "pdsh: no such program on this machine; `yolo train` starts several hosts with it: install the package pdsh"
-        )
-
-
-# --- the same program -------------------------------------------------------------------------------------------
+        text = "pdsh: no such program on this machine; `yolo train` starts several hosts with it: install pdsh"
+        yield warning(text)
 
 
 @rule
@@ -142,40 +130,25 @@ def one_build_of_torch(context: RuleContext) -> Iterator[Finding]:
     for library in context.names(lambda facts: facts.torch_is_for):
         builds = {host: facts.torch_is_for.get(library) for host, facts in context.answered()}
         if found := differences(builds):
-            yield error(
-                f"{library} that torch was built for: {found}; install the same torch on each",
-                hosts=outliers(builds),
-            )
-
-
-# --- the same data ----------------------------------------------------------------------------------------------
+            text = f"{library} that torch was built for: {found}; install the same torch on each"
+            yield error(text, hosts=outliers(builds))
 
 
 @rule
-def one_recipe(context: RuleContext) -> Iterator[Finding]:
-    """Each host reads the recipe from its own disk."""
-    for file, digest in context.inspection.recipes.items():
-        here = context.here(digest)
-        yield from _same_file(context, file, here, "copy it to all, or commit and pull")
-
-
-@rule
-def one_copy_of_annotations(context: RuleContext) -> Iterator[Finding]:
+def one_copy_of_each_file(context: RuleContext) -> Iterator[Finding]:
+    """Each host reads the recipe, annotations and weights from its own disk."""
+    recipes = context.inspection.recipes
     for file in context.names(lambda facts: facts.content.digests):
-        if file not in context.inspection.recipes:
-            advice = "copy it from one host to all, or set data.root, data.train, data.val, model.weights"
-            yield from _same_file(context, file, {}, advice)
-
-
-def _same_file(
-    context: RuleContext, file: str, here: dict[str, str | None], advice: str
-) -> Iterator[Finding]:
-    digests = context.values(lambda facts: facts.content.digests.get(file)) | here
-    return _same_on_all(
-        *(file, digests, "one content", "another"),
-        missing=("cannot be read on ", advice),
-        different=("its content differs: ", advice),
-    )
+        digests = {host: facts.content.digests.get(file) for host, facts in context.answered()}
+        advice = "copy it to all, or set data.root, data.train, data.val, model.weights"
+        if file in recipes:
+            digests |= context.here(recipes[file])
+            advice = "copy it to all, or commit and pull"
+        yield from _same_on_all(
+            *(file, digests, "one content", "another"),
+            missing=("cannot be read on ", advice),
+            different=("its content differs: ", advice),
+        )
 
 
 @rule
@@ -201,12 +174,9 @@ def splits_can_be_listed(context: RuleContext) -> Iterator[Finding]:
             yield error(f"{host}: {facts.content.problem}", hosts=[host])
 
 
-# --- the hardware -----------------------------------------------------------------------------------------------
-
-
 @rule
 def enough_gpus(context: RuleContext) -> Iterator[Finding]:
-    if not context.needs_gpus:
+    if context.backend != "nccl":
         return
     for host, facts in context.answered():
         if len(facts.gpus) < context.processes:
@@ -223,7 +193,7 @@ def enough_gpus(context: RuleContext) -> Iterator[Finding]:
 @rule
 def gpus_are_used(context: RuleContext) -> Iterator[Finding]:
     having = [host for host, facts in context.answered() if facts.gpus]
-    if having and not context.needs_gpus:
+    if having and context.backend != "nccl":
         yield warning(
             f"{join_names(having)}: GPUs are not used: cluster.backend is {context.backend}, which `auto` becomes if this "
             "machine has none; start from a host with GPUs, or set cluster.backend and cluster.processes_per_node"
@@ -233,7 +203,7 @@ def gpus_are_used(context: RuleContext) -> Iterator[Finding]:
 @rule
 def gpus_are_alike(context: RuleContext) -> Iterator[Finding]:
     kinds = context.values(gpu_names)
-    if context.needs_gpus and (found := differences(kinds)):
+    if context.backend == "nccl" and (found := differences(kinds)):
         text = f"GPUs differ: {found}; each step waits for the slowest"
         yield warning(text, hosts=outliers(kinds))
 
@@ -264,9 +234,6 @@ def enough_disk(context: RuleContext) -> Iterator[Finding]:
             )
 
 
-# --- the network and the clocks ---------------------------------------------------------------------------------
-
-
 @rule
 def one_mtu(context: RuleContext) -> Iterator[Finding]:
     sizes = {
@@ -275,10 +242,8 @@ def one_mtu(context: RuleContext) -> Iterator[Finding]:
         if (interface := context.inspection.interface_of(host)) is not None
     }
     if context.nodes > 1 and (found := differences(sizes)):
-        yield warning(
-            f"MTU: {found}; large packets may be dropped or cut: `ip link set DEVICE mtu N` alike on all",
-            hosts=outliers(sizes),
-        )
+        text = f"MTU: {found}; large packets may be dropped or cut: `ip link set DEVICE mtu N` alike on all"
+        yield warning(text, hosts=outliers(sizes))
 
 
 @rule

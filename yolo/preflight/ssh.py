@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from yolo.errors import ClusterError
 
@@ -90,9 +89,9 @@ def running(host: str, module: str, *arguments: str, seconds: int) -> Iterator[s
         stderr=subprocess.PIPE,
         bufsize=0,  # so that select sees what was not read yet
     ) as process:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
         try:
-            yield _first_json_line(process, process.stdout, host, seconds)
+            yield _first_json_line(process, host, seconds)
             process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(CONNECT_SECONDS)
@@ -100,12 +99,11 @@ def running(host: str, module: str, *arguments: str, seconds: int) -> Iterator[s
             process.kill()
 
 
-def _first_json_line(
-    process: "subprocess.Popen[bytes]", output: IO[bytes], host: str, seconds: int
-) -> str:
+def _first_json_line(process: "subprocess.Popen[bytes]", host: str, seconds: int) -> str:
+    assert process.stdout is not None
     deadline = time.monotonic() + seconds
-    while select.select([output], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        line = output.readline().decode(errors="replace")
+    while select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        line = process.stdout.readline().decode(errors="replace")
         if not line:
             _, error = process.communicate()
             raise NoAnswer(_failure(host, process.returncode, error))

@@ -34,11 +34,8 @@ def one_bit_needs_an_unscaled_loss(resolved: ResolvedRecipe) -> Iterator[Finding
 def local_steps_exclude_sync_batchnorm(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.model.sync_batchnorm and takes_steps_alone(recipe):
-        yield error(
-            "it synchronises statistics in every layer of every step, also in the local steps of "
-            "communication.sync_every and ZeroOneAdam; set it to false",
-            key="model.sync_batchnorm",
-        )
+        text = "it synchronises in every layer, also in local steps (communication.sync_every, ZeroOneAdam); set false"
+        yield error(text, key="model.sync_batchnorm")
 
 
 @rule
@@ -57,10 +54,8 @@ def one_bit_excludes_other_strategies(resolved: ResolvedRecipe) -> Iterator[Find
     kind = recipe.optimizer.type
     if kind in ONE_BIT:
         if recipe.communication.sync_every > 1:
-            yield error(
-                f"{kind} decides itself when ranks synchronise; set it to 1, or optimizer.type to AdamW",
-                key="communication.sync_every",
-            )
+            text = f"{kind} decides itself when ranks synchronise; set it to 1, or optimizer.type to AdamW"
+            yield error(text, key="communication.sync_every")
         why = f"{kind} synchronises momentum itself"
         yield from without_effect(resolved, why, "communication.reducer")
 
@@ -83,11 +78,8 @@ def local_steps_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if recipe.communication.sync_every == 1:
         return
     if recipe.zero.stage > 0:
-        yield error(
-            f"above 1 each rank trains full weights by itself, and zero.stage {recipe.zero.stage} shards them; set "
-            "zero.stage to 0",
-            key="communication.sync_every",
-        )
+        text = f"above 1 each rank trains full weights, and zero.stage {recipe.zero.stage} shards them; set zero.stage 0"
+        yield error(text, key="communication.sync_every")
     if recipe.precision.dtype == "fp16":
         yield error(
             "fp16 skips steps whose gradients overflow; under communication.sync_every that may be on one rank and not on "
@@ -171,11 +163,8 @@ def one_rank_has_nothing_to_synchronise(resolved: ResolvedRecipe) -> Iterator[Fi
     yield from without_effect(resolved, "there is one rank", *keys)
     kind = resolved.recipe.optimizer.type
     if kind in ONE_BIT:
-        yield warning(
-            f"{kind} compresses on one rank too, although nothing is sent: it shows the method's cost in accuracy, and "
-            "saves nothing",
-            key="optimizer.type",
-        )
+        text = f"{kind} compresses although nothing is sent: it shows the cost in accuracy, and saves nothing"
+        yield warning(text, key="optimizer.type")
 
 
 @rule

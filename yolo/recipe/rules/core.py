@@ -12,8 +12,6 @@ from yolo.recipe.rules.communication import oversized_bucket
 from yolo.recipe.rules.engine import Finding, error, rule, warning, without_effect
 from yolo.recipe.schema.optimizer import ONE_BIT
 
-# --- the network ------------------------------------------------------------------------------------------------
-
 
 @rule
 def image_size_is_a_multiple_of_the_largest_stride(resolved: ResolvedRecipe) -> Iterator[Finding]:
@@ -22,10 +20,8 @@ def image_size_is_a_multiple_of_the_largest_stride(resolved: ResolvedRecipe) -> 
     if model.image_size % largest:
         below = model.image_size // largest * largest
         near = " or ".join(str(size) for size in (below, below + largest) if size)
-        yield error(
-            f"{model.image_size} is no multiple of {largest}, the largest stride of yolov5{model.variant}; set it to {near}",
-            key="model.image_size",
-        )
+        text = f"{model.image_size} is no multiple of {largest}, the largest stride of yolov5{model.variant}; set it to {near}"
+        yield error(text, key="model.image_size")
 
 
 @rule
@@ -38,9 +34,6 @@ def every_level_has_anchors(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "height] per level, or set auto",
             key="model.anchors",
         )
-
-
-# --- the cluster ------------------------------------------------------------------------------------------------
 
 
 @rule
@@ -56,10 +49,8 @@ def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Fi
     if cluster.least_nodes == "auto":
         return
     if cluster.least_nodes > cluster.nodes:
-        yield error(
-            f"{cluster.least_nodes} is more than cluster.nodes {cluster.nodes}; expected as many or fewer",
-            key="cluster.least_nodes",
-        )
+        text = f"{cluster.least_nodes} is more than cluster.nodes {cluster.nodes}; expected as many or fewer"
+        yield error(text, key="cluster.least_nodes")
     elif cluster.nodes == 1 or cluster.restarts == 0:
         why = "cluster.nodes is 1" if cluster.nodes == 1 else "cluster.restarts is 0"
         yield from without_effect(resolved, why, "cluster.least_nodes")
@@ -104,22 +95,13 @@ def an_automatic_strategy_needs_a_profile(resolved: ResolvedRecipe) -> Iterator[
         )
 
 
-# --- ZeRO -------------------------------------------------------------------------------------------------------
-
-
 @rule
 def stage_0_has_no_buckets(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.zero.stage == 0:
-        yield from without_effect(
-            resolved,
-            "at zero.stage 0 DeepSpeed reduces all gradients at once after backward; communication.reducer overlapped "
-            "reduces them bucket by bucket",
-            "zero.overlap_comm",
-            "zero.reduce_bucket_size",
-            "zero.contiguous_gradients",
-            "zero.use_multi_rank_bucket_allreduce",
-            "zero.round_robin_gradients",
-        )
+        why = "at zero.stage 0 all gradients are reduced after backward; communication.reducer overlapped has buckets"
+        keys = ("zero.overlap_comm", "zero.reduce_bucket_size", "zero.contiguous_gradients")
+        further = ("zero.use_multi_rank_bucket_allreduce", "zero.round_robin_gradients")
+        yield from without_effect(resolved, why, *keys, *further)
 
 
 @rule
@@ -152,11 +134,8 @@ def stages_2_and_3_reduce_every_micro_batch(resolved: ResolvedRecipe) -> Iterato
     steps = recipe.train.gradient_accumulation_steps
     assert steps != "auto"
     if recipe.zero.stage >= 2 and steps > 1:
-        yield warning(
-            f"at stage {recipe.zero.stage} each of the {steps} accumulation steps reduces gradients: {steps} times the "
-            "bytes of stages 0 and 1",
-            key="zero.stage",
-        )
+        text = f"each of the {steps} accumulation steps reduces gradients: {steps} times the bytes of stages 0 and 1"
+        yield warning(text, key="zero.stage")
 
 
 @rule
@@ -187,9 +166,6 @@ def offloading_is_fast_with_adamw_only(resolved: ResolvedRecipe) -> Iterator[Fin
         yield warning(text, key="zero.offload_optimizer")
 
 
-# --- precision and the communication data type ------------------------------------------------------------------
-
-
 @rule
 def autocast_sets_the_data_type_under_zero(resolved: ResolvedRecipe) -> Iterator[Finding]:
     dtype = resolved.recipe.precision.dtype
@@ -213,14 +189,8 @@ def one_rank_sends_nothing(resolved: ResolvedRecipe) -> Iterator[Finding]:
 def fp16_gradients_overflow(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.zero.stage == 0 and recipe.communication.data_type == "fp16":
-        yield warning(
-            "gradients above 65504 become infinite in fp16, and their step is skipped; bf16 costs the same bytes and has "
-            "fp32's range",
-            key="communication.data_type",
-        )
-
-
-# --- training ---------------------------------------------------------------------------------------------------
+        text = "gradients above 65504 become infinite, and the step is skipped; bf16 has fp32's range at the same bytes"
+        yield warning(text, key="communication.data_type")
 
 
 @rule
@@ -262,10 +232,8 @@ def adam_has_no_momentum_to_warm_up(resolved: ResolvedRecipe) -> Iterator[Findin
 def warm_up_must_end(resolved: ResolvedRecipe) -> Iterator[Finding]:
     train = resolved.recipe.train
     if resolved.is_set(("train", "warmup_epochs")) and train.warmup_epochs > train.epochs / 2:
-        yield warning(
-            f"{train.warmup_epochs:g} of {train.epochs} epochs is more than half of the run; warm-up is cut there",
-            key="train.warmup_epochs",
-        )
+        text = f"{train.warmup_epochs:g} of {train.epochs} epochs is more than half of the run; warm-up is cut there"
+        yield warning(text, key="train.warmup_epochs")
 
 
 @rule
@@ -302,15 +270,9 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
             yield warning(text, key=f"{section}.every_epochs")
 
 
-# --- data and tracking ------------------------------------------------------------------------------------------
-
-
 @rule
 def only_coco_has_image_folders(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    reasons = {
-        "yolo": "data.yaml says where the images are",
-        "shards": "shards hold the images",
-    }
+    reasons = {"yolo": "data.yaml says where the images are", "shards": "shards hold the images"}
     if why := reasons.get(resolved.recipe.data.format):
         yield from without_effect(resolved, why, "data.images", "data.val_images")
 

@@ -98,19 +98,15 @@ def quantised_weights_exclude_autocast(resolved: ResolvedRecipe) -> Iterator[Fin
     recipe = resolved.recipe
     is_requested = _zero(resolved, "zero_quantized_weights") is True
     if is_requested and recipe.zero.stage == 3 and recipe.precision.dtype != "fp32":
-        yield error(
-            f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {recipe.precision.dtype}; remove it",
-            key=f"{ZERO}.zero_quantized_weights",
-        )
+        text = f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {recipe.precision.dtype}; remove it"
+        yield error(text, key=f"{ZERO}.zero_quantized_weights")
 
 
 @rule
 def the_comms_logger_blocks(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if _passed(resolved, "comms_logger") is not None:
-        yield warning(
-            "makes every collective wait for its end, so nothing overlaps; bytes and seconds are measured without it",
-            key="deepspeed.comms_logger",
-        )
+        text = "makes every collective wait for its end, so nothing overlaps; bytes and seconds are measured without it"
+        yield warning(text, key="deepspeed.comms_logger")
 
 
 @rule
