@@ -1,26 +1,27 @@
-"""YOLOv5 as data: a table a family, from which the network is built and its parameters are counted. Never imports torch.
+"""YOLOv5 as data: one table per family, to build the network from and to count its parameters. Never imports torch.
 
-It lives with the recipes because checking a recipe needs the parameter count (gradient bytes, buckets, memory) and must
-not wait for torch; `yolo.model.network` builds the same rows as modules.
+Checking a recipe needs the parameter count (gradient bytes, buckets, memory) and must not wait for torch;
+`yolo.model.network` builds modules from the same rows.
 """
 
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 ANCHORS_PER_LEVEL = 3
 BATCHNORM_MOMENTUM = 0.03
-"""The public YOLOv5's; torch's own is 0.1."""
+"""As in the public YOLOv5; torch's default is 0.1."""
 
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
-"""Widths and heights in pixels, three on each level, fine to coarse."""
+"""Widths and heights in pixels, three per level, fine to coarse."""
 
 COCO_ANCHORS = (
     ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
     ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
     ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
 )
-"""Of the P5 family: three for each of the strides 8, 16 and 32."""
+"""P5 family: three per stride 8, 16 and 32."""
 
 COCO_ANCHORS_P6 = (
     ((19.0, 27.0), (44.0, 40.0), (38.0, 94.0)),
@@ -28,7 +29,7 @@ COCO_ANCHORS_P6 = (
     ((140.0, 301.0), (303.0, 264.0), (238.0, 542.0)),
     ((436.0, 615.0), (739.0, 380.0), (925.0, 792.0)),
 )
-"""Of the P6 family: three for each of the strides 8, 16, 32 and 64."""
+"""P6 family: three per stride 8, 16, 32 and 64."""
 
 
 class Block(StrEnum):
@@ -44,11 +45,11 @@ class Block(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer as the design states it: at width 1 and depth 1."""
+    """One layer of the table, at width 1 and depth 1."""
 
     block: Block
     channels: int = 0
-    """Output channels at width 1; 0 where they follow from the input."""
+    """Output channels at width 1; 0 if they follow from the input."""
     kernel: int = 1
     stride: int = 1
     repeats: int = 1
@@ -56,99 +57,56 @@ class LayerSpec:
     has_shortcut: bool = True
     """Whether the bottlenecks of a C3 add their input; those of the head do not."""
     sources: tuple[int, ...] = (-1,)
-    """Layers whose outputs it reads; -1 is the one before."""
+    """Layers whose outputs it reads; -1 is the previous layer."""
 
 
-P5_ROWS = (
-    # Backbone
-    LayerSpec(Block.CONV, 64, kernel=6, stride=2),
-    LayerSpec(Block.CONV, 128, kernel=3, stride=2),
-    LayerSpec(Block.C3, 128, repeats=3),
-    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
-    LayerSpec(Block.C3, 256, repeats=6),
-    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
-    LayerSpec(Block.C3, 512, repeats=9),
-    LayerSpec(Block.CONV, 1024, kernel=3, stride=2),
-    LayerSpec(Block.C3, 1024, repeats=3),
-    LayerSpec(Block.SPPF, 1024, kernel=5),
-    # Head, from coarse to fine
-    LayerSpec(Block.CONV, 512),
-    LayerSpec(Block.UPSAMPLE),
-    LayerSpec(Block.CONCAT, sources=(-1, 6)),
-    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 256),
-    LayerSpec(Block.UPSAMPLE),
-    LayerSpec(Block.CONCAT, sources=(-1, 4)),
-    LayerSpec(Block.C3, 256, repeats=3, has_shortcut=False),
-    # and back from fine to coarse
-    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
-    LayerSpec(Block.CONCAT, sources=(-1, 14)),
-    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
-    LayerSpec(Block.CONCAT, sources=(-1, 10)),
-    LayerSpec(Block.C3, 1024, repeats=3, has_shortcut=False),
-    LayerSpec(Block.DETECT, sources=(17, 20, 23)),
-)
+def _rows(*stages: tuple[int, int]) -> tuple[LayerSpec, ...]:
+    """The table of a family, from (channels, C3 repeats) of each backbone stage, fine to coarse.
 
-P6_ROWS = (
-    # Backbone
-    LayerSpec(Block.CONV, 64, kernel=6, stride=2),
-    LayerSpec(Block.CONV, 128, kernel=3, stride=2),
-    LayerSpec(Block.C3, 128, repeats=3),
-    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
-    LayerSpec(Block.C3, 256, repeats=6),
-    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
-    LayerSpec(Block.C3, 512, repeats=9),
-    LayerSpec(Block.CONV, 768, kernel=3, stride=2),
-    LayerSpec(Block.C3, 768, repeats=3),
-    LayerSpec(Block.CONV, 1024, kernel=3, stride=2),
-    LayerSpec(Block.C3, 1024, repeats=3),
-    LayerSpec(Block.SPPF, 1024, kernel=5),
-    # Head, from coarse to fine
-    LayerSpec(Block.CONV, 768),
-    LayerSpec(Block.UPSAMPLE),
-    LayerSpec(Block.CONCAT, sources=(-1, 8)),
-    LayerSpec(Block.C3, 768, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 512),
-    LayerSpec(Block.UPSAMPLE),
-    LayerSpec(Block.CONCAT, sources=(-1, 6)),
-    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 256),
-    LayerSpec(Block.UPSAMPLE),
-    LayerSpec(Block.CONCAT, sources=(-1, 4)),
-    LayerSpec(Block.C3, 256, repeats=3, has_shortcut=False),
-    # and back from fine to coarse
-    LayerSpec(Block.CONV, 256, kernel=3, stride=2),
-    LayerSpec(Block.CONCAT, sources=(-1, 20)),
-    LayerSpec(Block.C3, 512, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 512, kernel=3, stride=2),
-    LayerSpec(Block.CONCAT, sources=(-1, 16)),
-    LayerSpec(Block.C3, 768, repeats=3, has_shortcut=False),
-    LayerSpec(Block.CONV, 768, kernel=3, stride=2),
-    LayerSpec(Block.CONCAT, sources=(-1, 12)),
-    LayerSpec(Block.C3, 1024, repeats=3, has_shortcut=False),
-    LayerSpec(Block.DETECT, sources=(23, 26, 29, 32)),
-)
+    The head goes from the coarsest stage to the second, and back. It reads the C3 of each stage on its way up.
+    """
+    rows = [LayerSpec(Block.CONV, 64, kernel=6, stride=2)]
+    for channels, repeats in stages:
+        rows.append(LayerSpec(Block.CONV, channels, kernel=3, stride=2))
+        rows.append(LayerSpec(Block.C3, channels, repeats=repeats))
+    rows.append(LayerSpec(Block.SPPF, stages[-1][0], kernel=5))
+    laterals: list[int] = []
+    for stage in range(len(stages) - 2, 0, -1):  # from coarse to fine
+        laterals.append(len(rows))
+        channels = stages[stage][0]
+        rows.append(LayerSpec(Block.CONV, channels))
+        rows.append(LayerSpec(Block.UPSAMPLE))
+        rows.append(LayerSpec(Block.CONCAT, sources=(-1, 2 * stage + 2)))
+        rows.append(LayerSpec(Block.C3, channels, repeats=3, has_shortcut=False))
+    outputs = [len(rows) - 1]
+    for (channels, _), (coarser, _) in pairwise(stages[1:]):  # and back from fine to coarse
+        rows.append(LayerSpec(Block.CONV, channels, kernel=3, stride=2))
+        rows.append(LayerSpec(Block.CONCAT, sources=(-1, laterals.pop())))
+        rows.append(LayerSpec(Block.C3, coarser, repeats=3, has_shortcut=False))
+        outputs.append(len(rows) - 1)
+    return (*rows, LayerSpec(Block.DETECT, sources=tuple(outputs)))
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Variants that share a table."""
+    """Variants that share a table and its anchors."""
 
     rows: tuple[LayerSpec, ...]
     anchors: Anchors
     """COCO's, at `image_size`."""
     image_size: int
-    """Pixels, at which the public weights were trained."""
+    """Pixels; the public weights were trained at it."""
 
 
-P5 = Family(P5_ROWS, COCO_ANCHORS, image_size=640)
-P6 = Family(P6_ROWS, COCO_ANCHORS_P6, image_size=1280)
+P5 = Family(_rows((128, 3), (256, 6), (512, 9), (1024, 3)), COCO_ANCHORS, image_size=640)
+P6 = Family(
+    _rows((128, 3), (256, 6), (512, 9), (768, 3), (1024, 3)), COCO_ANCHORS_P6, image_size=1280
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A table, and how it is scaled."""
+    """A family, and how its table is scaled."""
 
     family: Family
     depth: float
@@ -173,7 +131,7 @@ VARIANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer of one variant, with every number it is built from."""
+    """One layer of one variant, with all numbers needed to build it."""
 
     block: Block
     sources: tuple[int, ...]
@@ -187,72 +145,62 @@ class Layer:
     repeats: int
     has_shortcut: bool
     reduction: int
-    """Pixels of the image along one side of an output cell; 0 for Detect."""
+    """Image pixels along one side of an output cell; 0 for Detect."""
 
 
 def layers(variant: str) -> tuple[Layer, ...]:
-    """The layers of a variant, from the images to Detect. ValueError for a name that is none of VARIANTS."""
+    """The layers of a variant, from the images to Detect. Raises ValueError for an unknown variant."""
     scale = _variant(variant)
     built: list[Layer] = []
     for index, row in enumerate(scale.family.rows):
         sources = tuple(index - 1 if source == -1 else source for source in row.sources)
         in_channels = tuple(built[source].out_channels if source >= 0 else 3 for source in sources)
-        out_channels = _round_up_to_eight(row.channels * scale.width) or sum(in_channels)
+        scaled = math.ceil(row.channels * scale.width / 8) * 8
         reduction = built[sources[0]].reduction * row.stride if index else row.stride
-        layer = Layer(
-            block=row.block,
-            sources=sources,
-            in_channels=in_channels,
-            out_channels=0 if row.block is Block.DETECT else out_channels,
-            kernel=row.kernel,
-            stride=row.stride,
-            repeats=max(round(row.repeats * scale.depth), 1),
-            has_shortcut=row.has_shortcut,
-            reduction=_reduction(row.block, reduction),
+        if row.block is Block.UPSAMPLE:
+            reduction //= 2
+        is_detect = row.block is Block.DETECT
+        built.append(
+            Layer(
+                block=row.block,
+                sources=sources,
+                in_channels=in_channels,
+                out_channels=0 if is_detect else scaled or sum(in_channels),
+                kernel=row.kernel,
+                stride=row.stride,
+                repeats=max(round(row.repeats * scale.depth), 1),
+                has_shortcut=row.has_shortcut,
+                reduction=0 if is_detect else reduction,
+            )
         )
-        built.append(layer)
     return tuple(built)
 
 
 def strides(variant: str) -> tuple[int, ...]:
-    """Pixels along one side of a cell, for each level that Detect reads: (8, 16, 32), and 64 in the P6 family."""
+    """Pixels along one side of a cell, per level of Detect: (8, 16, 32), and 64 in the P6 family."""
     table = layers(variant)
     return tuple(table[source].reduction for source in table[-1].sources)
 
 
 def family(variant: str) -> Family:
-    """What a variant shares with its like. ValueError for an unknown one."""
+    """The family of a variant. Raises ValueError for an unknown variant."""
     return _variant(variant).family
 
 
 def parameter_count(variant: str, classes: int) -> int:
-    """Trainable numbers in the network (BatchNorm's running statistics are not among them)."""
+    """Trainable numbers in the network, without BatchNorm's running statistics."""
     return sum(layer_parameter_counts(variant, classes))
 
 
 def layer_parameter_counts(variant: str, classes: int) -> tuple[int, ...]:
-    """Trainable numbers in each layer, by arithmetic on the table."""
+    """Trainable numbers per layer, computed from the table."""
     return tuple(_parameters(layer, classes) for layer in layers(variant))
 
 
 def _variant(name: str) -> Variant:
     if name not in VARIANTS:
-        raise ValueError(f"no variant {name!r}: expected one of {', '.join(VARIANTS)}")
+        raise ValueError(f"unknown variant {name!r}: expected one of {', '.join(VARIANTS)}")
     return VARIANTS[name]
-
-
-def _round_up_to_eight(channels: float) -> int:
-    return math.ceil(channels / 8) * 8
-
-
-def _reduction(block: Block, reduction: int) -> int:
-    match block:
-        case Block.UPSAMPLE:
-            return reduction // 2
-        case Block.DETECT:
-            return 0
-        case _:
-            return reduction
 
 
 def _parameters(layer: Layer, classes: int) -> int:

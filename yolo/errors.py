@@ -1,11 +1,11 @@
-"""The few errors that a user can put right: the command line prints them in one line, never as a traceback."""
+"""Errors that a user can fix: the command line prints one line, never a traceback."""
 
 import sys
 from collections.abc import Callable
 
 
 class YoloError(Exception):
-    """What was found, what was expected and what to do; ends the program with `exit_code`."""
+    """What was found, what was expected and what to do. The program exits with `exit_code`."""
 
     exit_code = 2
 
@@ -23,11 +23,11 @@ class WeightsError(YoloError):
 
 
 class CheckpointError(YoloError):
-    """A checkpoint that is missing, torn or of another run."""
+    """A checkpoint that is missing, incomplete or from another run."""
 
 
 class LaunchError(YoloError):
-    """The launcher could not start, or a run ended without reaching its end."""
+    """The launcher could not start, or a run ended before its last epoch."""
 
 
 class ClusterError(YoloError):
@@ -35,19 +35,19 @@ class ClusterError(YoloError):
 
 
 class BenchError(YoloError):
-    """The emulated cluster cannot be built on this machine, is not as slow as asked for, or a host of it failed."""
+    """The emulated cluster cannot be built on this machine, is not as slow as requested, or one of its hosts failed."""
 
 
 class PlanError(YoloError):
-    """A cluster's profile that cannot be read, or a question that it holds no answer to."""
+    """A cluster profile that cannot be read, or lacks what a plan needs."""
 
 
 LONGEST_LINE = 1000
-"""Characters of a message's line: what was found may be a file's whole content."""
+"""Characters per line of a message: what was found may be the full content of a file."""
 
 
 def readable(message: object) -> str:
-    """A message as a terminal may show it: what would steer it is escaped, and a line too long to read lacks its middle."""
+    """Make a message safe for a terminal: escape control characters, and cut the middle of very long lines."""
     lines = []
     for line in str(message).split("\n"):
         if len(line) > LONGEST_LINE:
@@ -59,9 +59,10 @@ def readable(message: object) -> str:
 
 
 def exit_code_of(work: Callable[[], None], name: str, stopped: str = "stopped") -> int:
-    """Do a command's work, and say in one line why it could not be done.
+    """Run a command's work; if it fails, print the reason in one line.
 
-    `name` stands where the system names no file. Returns 0, the error's `exit_code` (2: the user has something to put right), 130 after Ctrl-C.
+    `name` begins the line if the system names no file. Returns 0, the error's `exit_code` (2: the user can fix it), or 130
+    after Ctrl-C.
     """
     try:
         work()

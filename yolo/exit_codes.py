@@ -1,10 +1,10 @@
-"""Exit codes of a rank, which the launcher hands on to `yolo train`. Needs no torch."""
+"""Exit codes of a rank, which the launcher passes to `yolo train`. Needs no torch."""
 
 REFUSED = 2
-"""The user has something to put right: never started again."""
+"""The user has to fix something: the run is never restarted."""
 LEFT = 75
-"""Asked to leave, left in order, with a checkpoint (EX_TEMPFAIL of sysexits.h)."""
+"""Preempted: stopped gracefully, with a checkpoint (EX_TEMPFAIL of sysexits.h)."""
 RANKS_LOST = 76
-"""Other ranks are missing or a collective did not finish: worth another start."""
+"""Other ranks are missing or a collective did not finish: the run may be restarted."""
 STOPPED = 130
-"""Ctrl-C a second time: at once, as shells call it (128 + SIGINT)."""
+"""A second Ctrl-C stops at once; shells use the same code (128 + SIGINT)."""

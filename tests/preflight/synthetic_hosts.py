@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from yolo.preflight import rules  # noqa: F401  adds its rules
 from yolo.preflight.collect import Inspection
 from yolo.preflight.host_info import (
     Code,
@@ -15,7 +14,9 @@ from yolo.preflight.host_info import (
     Interface,
     LinkMeasurement,
 )
-from yolo.preflight.rule_engine import Finding, RuleContext, findings_of
+from yolo.preflight.rule_context import RuleContext
+from yolo.preflight.rules import HOST_RULES
+from yolo.recipe.rules.engine import Finding
 
 ANNOTATIONS, IMAGES, RECIPE = "data/instances_train.json", "data/images", "recipes/mine.yaml"
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559)
@@ -56,7 +57,7 @@ def hosts(*changed: HostFacts) -> list[HostReport]:
 
 def found(reports: Sequence[HostReport], **changes: Any) -> list[Finding]:
     inspection = Inspection(tuple(reports), "source", {RECIPE: "r"})
-    case = RuleContext(
+    context = RuleContext(
         *(inspection, len(reports), 2, "nccl"),
         checkpoint_bytes=2_500_000_000,
         checkpoints=3,
@@ -65,6 +66,6 @@ def found(reports: Sequence[HostReport], **changes: Any) -> list[Finding]:
     )
     return [
         finding
-        for finding in findings_of(replace(case, **changes))
+        for finding in HOST_RULES.check(replace(context, **changes))
         if not finding.text.startswith("pdsh")  # of the machine that the tests run on
     ]

@@ -17,7 +17,7 @@ from tests.preflight.synthetic_hosts import (
 )
 from yolo.preflight.collect import Inspection
 from yolo.preflight.host_info import Gpu, HostFacts, HostReport, Interface, LinkMeasurement
-from yolo.preflight.rule_engine import case_of, named
+from yolo.preflight.rule_context import join_names, rule_context
 from yolo.recipe import prepare
 from yolo.recipe.rules.engine import Severity
 
@@ -99,7 +99,7 @@ def test_a_host_without_git_is_told_and_compared_by_its_source() -> None:
     without = facts(code=code(commit=None, problem="not a git repository"))
     findings = found(hosts(without))
     assert [finding.text for finding in findings] == [
-        "node2: no commit can be told: not a git repository"
+        "node2: the commit is unknown: not a git repository"
     ]
     other = facts(code=code(commit=None, source="other"))
     first, *_ = found(hosts(other))
@@ -146,7 +146,7 @@ def test_two_hosts_have_one_link_and_nothing_to_compare_it_with() -> None:
 
 def test_on_processors_gpus_are_not_wanted_but_unused_ones_told() -> None:
     text = the_only_one(hosts(), Severity.WARNING, backend="gloo")
-    assert text.startswith("node0, node1, node2: GPUs that stay unused, as cluster.backend is gloo")
+    assert text.startswith("node0, node1, node2: GPUs are not used: cluster.backend is gloo")
     none = facts(gpus=(), torch_is_for={"CUDA": None, "NCCL": None})
     assert found(hosts(none, none, none), backend="gloo") == []
 
@@ -155,7 +155,7 @@ def test_gpus_want_a_torch_for_cuda() -> None:
     none = facts(torch_is_for={"CUDA": None, "NCCL": None})
     texts = [finding.text for finding in found(hosts(none, none, none))]
     assert texts == [
-        f"node{n}: its torch is for processors; install one for CUDA" for n in range(3)
+        f"node{n}: its torch is built for CPUs only; install one for CUDA" for n in range(3)
     ]
 
 
@@ -178,7 +178,7 @@ def test_a_small_network_wants_a_disk_all_the_same() -> None:
 
 
 def test_a_hundred_hosts_are_named_in_one_short_line() -> None:
-    assert named([f"n{number}" for number in range(100)]) == "n0, n1, n2, n3 and 96 more"
+    assert join_names([f"n{number}" for number in range(100)]) == "n0, n1, n2, n3 and 96 more"
 
 
 @pytest.mark.parametrize(
@@ -187,5 +187,5 @@ def test_a_hundred_hosts_are_named_in_one_short_line() -> None:
 def test_a_checkpoint_is_taken_for_no_smaller_than_it_is(optimizer: str, megabytes: float) -> None:
     """Sizes of the demo's own, found on disk."""
     resolved = prepare("recipes/demo.yaml", [f"optimizer.type={optimizer}"]).resolved
-    size = case_of(resolved, Inspection((), "", {})).checkpoint_bytes / 1e6
+    size = rule_context(resolved, Inspection((), "", {})).checkpoint_bytes / 1e6
     assert megabytes <= size < 1.5 * megabytes

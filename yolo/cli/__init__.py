@@ -245,7 +245,7 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(launch_of(resolved, recipe, overrides, run))
         return
-    missing = list(missing_here(resolved, goes_on=run.newest_checkpoint is not None))
+    missing = list(missing_here(resolved, resumes=run.newest_checkpoint is not None))
     if resolved.recipe.cluster.nodes == 1:
         missing += unfit_here(resolved)
         if missing:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yolo.preflight.hosts import ListedHost, listed_hosts
+from yolo.preflight.local import ListedHost, listed_hosts
 from yolo.preflight.ssh import why_silent
 from yolo.recipe.schema.distributed import ClusterSection
 

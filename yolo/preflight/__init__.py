@@ -1,1 +1,1 @@
-"""The hosts of a cluster, looked at before a run is started on them. Never imports torch."""
+"""Check the hosts of a cluster before a run is started on them. Never imports torch."""

@@ -1,9 +1,9 @@
-"""Bandwidth, round trip and clock between a host and the first one, over plain TCP as the ranks use it.
+"""Bandwidth, round trip and clock offset between a host and the first one, over plain TCP as the ranks use it.
 
-`python -m yolo.preflight.bandwidth answer SECONDS` on the first host prints the port it listens on, and ends with its
-standard input or after so long; `... ask ADDRESS PORT` on another measures and prints JSON. It is one TCP stream, 30
-Gbit/s over the loopback of one core: a faster network is told from a slow one, not measured. Where a round trip takes
-more than about 50 ms, TCP is still finding its rate. What NCCL moves by InfiniBand's own means does not pass here.
+`python -m yolo.preflight.bandwidth serve SECONDS` on the first host prints the port it listens on, and ends with its
+standard input or after SECONDS; `... measure ADDRESS PORT` on another host measures and prints JSON. It is one TCP
+stream, 30 Gbit/s over the loopback of one core: it tells a slow network from a fast one, but does not measure a fast one.
+If a round trip takes more than about 50 ms, TCP has not reached its rate yet. NCCL's own InfiniBand path is not measured.
 """
 
 import contextlib
@@ -18,68 +18,67 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from yolo.preflight.host_info import LinkMeasurement
-from yolo.preflight.ssh import TOLD
+from yolo.preflight.ssh import EXPLAINED
 
-WARM_SECONDS = 0.4
-"""Before the rate is taken, for TCP to find it."""
+WARM_UP_SECONDS = 0.4
+"""Before the measurement, for TCP to reach its rate."""
 MEASURE_SECONDS = 0.6
 CONNECT_SECONDS = 5.0
-"""TCP's first packet is sent again after 1 s, and after 3: a firewall that drops it is known by then."""
-PATIENCE_SECONDS = 10.0
-"""For the other side to say anything."""
+"""TCP repeats its first packet after 1 s and 3 s: by then, a firewall that drops it is detected."""
+SILENCE_SECONDS = 10.0
+"""Timeout for the other side to send anything."""
 BLOCK_BYTES = 2**18
 PINGS = 20
-TELL_CLOCK, TAKE, GIVE = b"c", b"t", b"g"
-"""What the first byte of a connection asks of the first host."""
-FIGURE = struct.Struct("!d")
-CLOCK = struct.Struct("!dd")
-DROP = struct.pack("ii", 1, 0)
-"""SO_LINGER's: forget what was not sent yet."""
+CLOCK, UPLOAD, DOWNLOAD = b"c", b"u", b"d"
+"""First byte of a connection: what is requested of the first host."""
+RATE = struct.Struct("!d")
+TIMES = struct.Struct("!dd")
+DROP_UNSENT = struct.pack("ii", 1, 0)  # for SO_LINGER
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
 
 
-def answer(listener: socket.socket, until: int, clock: Clock = time.time) -> None:
+def serve(listener: socket.socket, until: int, clock: Clock = time.time) -> None:
     """Serve one connection after another until the file descriptor `until` ends."""
     watched: list[socket.socket | int] = [listener, until]
     while until not in select.select(watched, [], [])[0]:
         connection, _ = listener.accept()
-        # Whoever hangs up or is silent is the other side's to tell.
+        # The other side reports a lost or silent connection.
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(PATIENCE_SECONDS)
-            match connection.recv(1):
-                case b"c":
-                    _tell_clock(connection, clock)
-                case b"t":
-                    measure_incoming(connection)
-                case b"g":
-                    send_until_told(connection)
+            connection.settimeout(SILENCE_SECONDS)
+            request = connection.recv(1)
+            if request == CLOCK:
+                _send_times(connection, clock)
+            elif request == UPLOAD:
+                receive_and_measure(connection)
+            elif request == DOWNLOAD:
+                send_until_measured(connection)
 
 
-def ask(address: str, port: int) -> LinkMeasurement:
-    """Measure the link to a host that answers. Raises OSError."""
-    with _connect(address, port, TELL_CLOCK) as connection:
+def measure_link(address: str, port: int) -> LinkMeasurement:
+    """Measure the link to a host that serves. Raises OSError."""
+    with _connect(address, port, CLOCK) as connection:
         local_address = connection.getsockname()[0]
         round_trip, offset = compare_clocks(connection)
-    with _connect(address, port, TAKE) as connection:
-        to_first = send_until_told(connection)
-    with _connect(address, port, GIVE) as connection:
-        broadcast_object = measure_incoming(connection)
-    return LinkMeasurement(local_address, to_first, broadcast_object, round_trip, offset)
+    with _connect(address, port, UPLOAD) as connection:
+        to_first = send_until_measured(connection)
+    with _connect(address, port, DOWNLOAD) as connection:
+        from_first = receive_and_measure(connection)
+    return LinkMeasurement(local_address, to_first, from_first, round_trip, offset)
 
 
 def compare_clocks(connection: socket.socket, clock: Clock = time.time) -> tuple[float, float]:
-    """The shortest round trip in seconds, and how far this clock is ahead of the answering one (RFC 5905, section 8).
+    """The shortest round trip in seconds, and how far this clock is ahead of the server's (RFC 5905, section 8).
 
-    The error is at most half the round trip, and 0 where both ways take equally long.
+    The error is at most half the round trip, and 0 if both directions take equally long.
     """
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     samples = []
     for _ in range(PINGS):
         sent = clock()
-        connection.sendall(TELL_CLOCK)
-        there_received, there_sent = CLOCK.unpack(_receive(connection, CLOCK.size))
+        connection.sendall(CLOCK)
+        there_received, there_sent = TIMES.unpack(_receive(connection, TIMES.size))
         received = clock()
         round_trip = (received - sent) - (there_sent - there_received)
         ahead = ((sent - there_received) + (received - there_sent)) / 2
@@ -87,21 +86,21 @@ def compare_clocks(connection: socket.socket, clock: Clock = time.time) -> tuple
     return min(samples)
 
 
-def _tell_clock(connection: socket.socket, clock: Clock) -> None:
+def _send_times(connection: socket.socket, clock: Clock) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     while connection.recv(1):
         received = clock()
-        connection.sendall(CLOCK.pack(received, clock()))
+        connection.sendall(TIMES.pack(received, clock()))
 
 
-def measure_incoming(connection: socket.socket) -> float:
-    """Take what comes for a second, and tell the sender how fast it came: 10^6 bits a second.
+def receive_and_measure(connection: socket.socket) -> float:
+    """Receive for a second, and report the rate to the sender: 10^6 bits per second.
 
     The receiver measures, because the sender only sees how fast its own buffers take the bytes.
     """
     buffer = bytearray(BLOCK_BYTES)
 
-    def take_until(end: float) -> tuple[int, float]:
+    def receive_until(end: float) -> tuple[int, float]:
         total, now = 0, time.perf_counter()
         while now < end:
             got = connection.recv_into(buffer)
@@ -111,30 +110,29 @@ def measure_incoming(connection: socket.socket) -> float:
             now = time.perf_counter()
         return total, now
 
-    _, began = take_until(time.perf_counter() + WARM_SECONDS)
-    total, ended = take_until(began + MEASURE_SECONDS)
+    _, began = receive_until(time.perf_counter() + WARM_UP_SECONDS)
+    total, ended = receive_until(began + MEASURE_SECONDS)
     mbps = total * 8 / (ended - began) / 1e6
-    connection.sendall(FIGURE.pack(mbps))
-    with contextlib.suppress(
-        OSError
-    ):  # closed at once, the kernel might reset the line before the figure is read
+    connection.sendall(RATE.pack(mbps))
+    # If the connection were closed at once, the kernel might reset it before the rate is read.
+    with contextlib.suppress(OSError):
         while connection.recv_into(buffer):
             pass
     return mbps
 
 
-def send_until_told(connection: socket.socket) -> float:
-    """Send as fast as it goes until the receiver says how fast it came."""
+def send_until_measured(connection: socket.socket) -> float:
+    """Send as fast as possible until the receiver reports the rate."""
     block = bytes(BLOCK_BYTES)
     while True:
-        readable, writable, _ = select.select([connection], [connection], [], PATIENCE_SECONDS)
+        readable, writable, _ = select.select([connection], [connection], [], SILENCE_SECONDS)
         if readable:
-            figure: float = FIGURE.unpack(_receive(connection, FIGURE.size))[0]
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP)
-            return figure
+            rate: float = RATE.unpack(_receive(connection, RATE.size))[0]
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, DROP_UNSENT)
+            return rate
         if not writable:
-            raise TimeoutError(f"nothing got through in {PATIENCE_SECONDS:g} s")
-        connection.send(block)  # as much as there is room for: the socket has a timeout
+            raise TimeoutError(f"nothing was sent within {SILENCE_SECONDS:g} s")
+        connection.send(block)  # as much as fits: the socket has a timeout
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
@@ -147,31 +145,31 @@ def _receive(connection: socket.socket, size: int) -> bytes:
     return message
 
 
-def _connect(address: str, port: int, wish: bytes) -> socket.socket:
+def _connect(address: str, port: int, request: bytes) -> socket.socket:
     connection = socket.create_connection((address, port), timeout=CONNECT_SECONDS)
-    connection.settimeout(PATIENCE_SECONDS)
-    connection.sendall(wish)
+    connection.settimeout(SILENCE_SECONDS)
+    connection.sendall(request)
     return connection
 
 
 def main() -> int:
-    """Answer or ask; returns the exit code."""
-    if sys.argv[1] == "answer":
+    """Serve or measure; returns the exit code."""
+    if sys.argv[1] == "serve":
         signal.alarm(int(sys.argv[2]))
         with socket.create_server(("", 0)) as listener:
             print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-            answer(listener, sys.stdin.fileno())
+            serve(listener, sys.stdin.fileno())
         return 0
     address, port = sys.argv[2], int(sys.argv[3])
     try:
-        print(json.dumps(asdict(ask(address, port))))
+        print(json.dumps(asdict(measure_link(address, port))))
     except OSError as error:
         print(
-            f"{address}:{port}: {error.strerror or error}; ranks meet at that address, the first of `hostname -I` there: "
-            "expected one in the network that the hosts share, and no firewall between them",
+            f"{address}:{port}: {error.strerror or error}; ranks rendezvous at that address, the first of `hostname -I` "
+            "there: expected one in the network that the hosts share, and no firewall between them",
             file=sys.stderr,
         )
-        return TOLD
+        return EXPLAINED
     return 0
 
 

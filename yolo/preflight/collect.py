@@ -1,4 +1,4 @@
-"""Ask all hosts at once what they are, then measure one link after another."""
+"""Probe all hosts at once, then measure one link after another."""
 
 import json
 from collections.abc import Iterator
@@ -9,103 +9,132 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from yolo.data.progress_protocol import Counting
+from yolo.data.shards.index import INDEX, shard_location
 from yolo.preflight.data_digest import digest_of, digest_of_source
-from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement
-from yolo.preflight.hosts import ListedHost, listed_hosts
+from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
+from yolo.preflight.local import ListedHost, listed_hosts
 from yolo.preflight.probe import PACKAGE_FOLDER
-from yolo.preflight.request import question_of, recipe_files
 from yolo.preflight.ssh import NoAnswer, answer_from, running
+from yolo.recipe.load.merge import Source
 from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.data import is_url
 
 PROBE, BANDWIDTH = "yolo.preflight.probe", "yolo.preflight.bandwidth"
-LINK_SECONDS = 20
-"""At least, for a link: longer than its sockets wait, so that they can say what was in the way."""
+MIN_LINK_SECONDS = 20
+"""Timeout of a link's measurement: longer than its sockets', so that they can report what is wrong."""
 FACTS, LINK = TypeAdapter(HostFacts), TypeAdapter(LinkMeasurement)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """All that was found out."""
+    """All that was found on the hosts and on this machine."""
 
     hosts: tuple[HostReport, ...]
-    """In the list's order: ranks meet on the first."""
+    """In the hostfile's order: ranks rendezvous on the first."""
     source: str
     """Digest of the package's Python files on this machine, which need not be one of the hosts."""
     recipes: dict[str, str | None]
     """sha256 of the recipe and its parents on this machine."""
 
     def interface_of(self, host: HostReport) -> Interface | None:
-        """The interface that a host's link to the first was measured over; the first's, that it is met on."""
+        """The interface of a host's link to the first host; for the first, the one with its rendezvous address."""
         if host.facts is None:
             return None
         address = host.link.local_address if host.link else host.facts.address
-        return host.facts.interface(address)
+        return next((each for each in host.facts.interfaces if each.address == address), None)
 
 
 def inspect(resolved: ResolvedRecipe, seconds: int, counting: Counting) -> Inspection:
-    """Look at the hosts of a recipe; each answer may take `seconds`.
+    """Inspect the hosts of a recipe; each answer may take `seconds`.
 
-    A host that does not answer is no error here. Raises ClusterError where the list of hosts cannot be read.
+    A host that does not answer is no error here. Raises ClusterError if the list of hosts cannot be read.
     """
     listed = listed_hosts(resolved.recipe.cluster)
-    question = json.dumps(asdict(question_of(resolved, seconds)))
+    request = json.dumps(asdict(probe_request(resolved, seconds)))
     with (
         counting("asking hosts", len(listed)) as advance,
         ThreadPoolExecutor(len(listed)) as threads,
     ):
-        asked = [threads.submit(_report, host, question, seconds) for host in listed]
-        for _ in as_completed(asked):
+        pending = [threads.submit(_probe, host, request, seconds) for host in listed]
+        for _ in as_completed(pending):
             advance(1)
-    reports = [each.result() for each in asked]
+    reports = [each.result() for each in pending]
     if len(reports) > 1:
         with counting("measuring links", len(reports) - 1) as advance:
             for number, report in enumerate(_with_links(reports, seconds), start=1):
                 reports[number] = report
                 advance(1)
-    return Inspection(
-        tuple(reports),
-        digest_of_source(PACKAGE_FOLDER),
-        {file: digest_of(Path(file)) for file in recipe_files(resolved)},
+    recipes = {file: digest_of(Path(file)) for file in recipe_files(resolved)}
+    return Inspection(tuple(reports), digest_of_source(PACKAGE_FOLDER), recipes)
+
+
+def probe_request(resolved: ResolvedRecipe, seconds: int) -> ProbeRequest:
+    """What each host is to report: the files that every rank reads, and the folders of images."""
+    recipe, root = resolved.recipe, Path(resolved.recipe.data.root)
+    files = [str(root / recipe.data.train), str(root / recipe.data.val)]
+    folders, splits = [], []
+    if recipe.data.format == "shards":
+        places = [shard_location(recipe.data, split) for split in ("train", "val")]
+        files = [f"{place}/{INDEX}" for place in places if not is_url(place)]
+    elif recipe.data.format == "yolo":
+        splits = [(files[0], "train"), (files[1], "val")]
+    else:
+        folders = [str(root / recipe.data.images), str(root / recipe.data.val_images)]
+    if recipe.model.weights is not None:
+        files.append(recipe.model.weights)
+    return ProbeRequest(
+        files=list(dict.fromkeys([*recipe_files(resolved), *files])),
+        folders=list(dict.fromkeys(folders)),
+        splits=splits,
+        seconds=seconds,
     )
 
 
-def _report(host: ListedHost, question: str, seconds: int) -> HostReport:
+def recipe_files(resolved: ResolvedRecipe) -> list[str]:
+    """The recipe, its parents, and the profile of the cluster if that is a file."""
+    parents = {
+        origin.place.rpartition(":")[0]
+        for origin in resolved.loaded.origins.values()
+        if origin.source is Source.PARENT
+    }
+    profile = resolved.recipe.cluster.profile
+    profiles = [profile] if profile is not None and Path(profile).is_file() else []
+    return [str(resolved.loaded.path), *sorted(parents), *profiles]
+
+
+def _probe(host: ListedHost, request: str, seconds: int) -> HostReport:
     try:
-        facts = FACTS.validate_json(answer_from(host.over_ssh, PROBE, question, seconds=seconds))
+        line = answer_from(host.over_ssh, PROBE, request, seconds=seconds)
+        return HostReport(host.name, host.slots, FACTS.validate_json(line))
     except NoAnswer as error:
-        return HostReport(host.name, host.slots, None, str(error))
+        problem = str(error)
     except ValidationError:
-        return HostReport(
-            host.name,
-            host.slots,
-            None,
-            "its answer has another form; expected this repository there at the same commit",
-        )
-    return HostReport(host.name, host.slots, facts)
+        problem = "its answer has another form; expected this repository there at the same commit"
+    return HostReport(host.name, host.slots, None, problem)
 
 
 def _with_links(reports: list[HostReport], seconds: int) -> Iterator[HostReport]:
-    """All but the first, with what was measured between them and the first."""
+    """Yield all reports but the first, each with its link to the first host."""
     first, *others = reports
-    if first.facts is None:  # which is told already
+    if first.facts is None:  # which is reported already
         yield from others
         return
     address = first.facts.address or first.name
+    timeout = max(seconds, MIN_LINK_SECONDS)
+    # The first host serves all the others, one after another.
+    lifetime = str(timeout * len(reports))
     try:
-        # It serves all the others, one after another.
-        most = str(max(seconds, LINK_SECONDS) * len(reports))
-        with running(first.name, BANDWIDTH, "answer", most, seconds=seconds) as line:
+        with running(first.name, BANDWIDTH, "serve", lifetime, seconds=seconds) as line:
             port = str(json.loads(line)["port"])
             for each in others:
-                yield _measured(each, address, port, seconds) if each.facts else each
+                yield _measured(each, address, port, timeout) if each.facts else each
     except NoAnswer as error:
         yield from (replace(each, link_problem=f"{first.name}: {error}") for each in others)
 
 
 def _measured(report: HostReport, address: str, port: str, seconds: int) -> HostReport:
-    patient = max(seconds, LINK_SECONDS)
     try:
-        line = answer_from(report.name, BANDWIDTH, "ask", address, port, seconds=patient)
+        line = answer_from(report.name, BANDWIDTH, "measure", address, port, seconds=seconds)
     except NoAnswer as error:
         return replace(report, link_problem=str(error))
     return replace(report, link=LINK.validate_json(line))

@@ -1,4 +1,4 @@
-"""Data on this host, told apart from another copy without reading every image."""
+"""Compare copies of a data set across hosts without reading every image."""
 
 import hashlib
 import os
@@ -11,18 +11,19 @@ from yolo.errors import DataError
 from yolo.preflight.host_info import Content, ProbeRequest
 
 
-def content_of(question: ProbeRequest) -> Content:
-    """Digests of the files, number and bytes of the images in the folders and of the splits."""
-    digests = {file: digest_of(Path(file)) for file in question.files}
+def content_of(request: ProbeRequest) -> Content:
+    """Digests of the files; number and bytes of the images in the folders and of the splits."""
+    digests = {file: digest_of(Path(file)) for file in request.files}
     totals: dict[str, tuple[int, int]] = {}
-    for folder in question.folders:
+    for folder in request.folders:
         totals[folder] = _total(_images_below(folder)) if Path(folder).is_dir() else (-1, 0)
     problems = []
-    for data_yaml, split in question.splits:
+    for data_yaml, split in request.splits:
+        place = f"{data_yaml} ({split})"
         try:
-            totals[f"{data_yaml} ({split})"] = _total(_files_of_split(Path(data_yaml), split))
+            totals[place] = _total(_files_of_split(Path(data_yaml), split))
         except (DataError, ImportError) as error:
-            totals[f"{data_yaml} ({split})"] = -1, 0
+            totals[place] = -1, 0
             problems.append(str(error))
     files = {place: count for place, (count, _) in totals.items()}
     sizes = {place: size for place, (_, size) in totals.items()}
@@ -30,7 +31,7 @@ def content_of(question: ProbeRequest) -> Content:
 
 
 def digest_of(path: Path) -> str | None:
-    """sha256 of a file; None where it cannot be read."""
+    """sha256 of a file; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -47,7 +48,10 @@ def digest_of_source(folder: Path) -> str:
 
 
 def _images_below(folder: str) -> Iterable[str]:
-    """A file browser's own files, or a cache beside the images, make no other data set. Links are followed: the folders of a data set often are such."""
+    """Images only: a file browser's own files, or a cache beside the images, make no other data set.
+
+    Links are followed: folders of a data set often are links.
+    """
     seen = set()
     for place, folders, names in os.walk(folder, followlinks=True):
         status = os.stat(place)
@@ -60,18 +64,15 @@ def _images_below(folder: str) -> Iterable[str]:
 
 
 def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
-    """Images and labels; raises DataError."""
-    from yolo.data.yolo_txt import (
-        images_of_split,
-        label_path,
-    )  # needs packages that a host may lack
+    """Images and labels. Raises DataError."""
+    from yolo.data import yolo_txt  # needs packages that a host may lack
 
-    images = images_of_split(data_yaml, split)
-    return [*images, *map(label_path, images)]
+    images = yolo_txt.images_of_split(data_yaml, split)
+    return [*images, *map(yolo_txt.label_path, images)]
 
 
 def _total(paths: Iterable[str | Path]) -> tuple[int, int]:
-    """Number and bytes of those that are there."""
+    """Number and bytes of the files that exist."""
     count = size = 0
     for path in paths:
         with suppress(OSError):

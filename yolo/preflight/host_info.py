@@ -1,4 +1,4 @@
-"""What is asked of a host and what it answers. The standard library alone, so that also a host that lacks packages can say so."""
+"""What is requested of a host, and what it reports. Standard library only, so that a host that lacks packages can answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """What a host is to look at; paths are relative to the repository's folder."""
+    """What a host is to inspect; paths are relative to the repository's folder."""
 
     files: Sequence[str]
-    """To be compared by their content: the recipe, annotations, weights."""
+    """Compared by content: the recipe, annotations, weights."""
     folders: Sequence[str]
-    """To be compared by the number and size of the images in them."""
+    """Compared by the number and size of their images."""
     splits: Sequence[Sequence[str]]
-    """Pairs of a data.yaml and a split in it, whose images and labels are compared likewise."""
+    """Pairs of a data.yaml and one of its splits, whose images and labels are compared likewise."""
     seconds: int
-    """After which the host gives up."""
+    """Timeout, after which the host gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,12 @@ class Gpu:
 
     name: str
     memory_mib: int
-    """0 where the driver's tool does not tell."""
+    """0 if the driver's tool does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network interface that has an IPv4 address."""
+    """One network interface with an IPv4 address."""
 
     name: str
     address: str
@@ -39,14 +39,14 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """The repository as it lies on a host."""
+    """The repository on a host."""
 
     commit: str | None
-    """None where git does not answer; `problem` is what it said."""
+    """None if git fails; `problem` is its message."""
     changed: int
     """Files that differ from the commit or are not in it."""
     source: str
-    """Digest of the package's Python files, whatever git says."""
+    """Digest of the package's Python files, whatever git reports."""
     problem: str = ""
 
 
@@ -55,9 +55,9 @@ class Content:
     """The data that the recipe names."""
 
     digests: dict[str, str | None]
-    """sha256 by file; None where there is no such file."""
+    """sha256 by file; None if there is no such file."""
     files: dict[str, int]
-    """Images in each folder, or images and labels of each split; -1 where there is none."""
+    """Images per folder, or images and labels per split; -1 if there is none."""
     sizes: dict[str, int]
     """Their bytes."""
     problem: str = ""
@@ -66,49 +66,45 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What a host says of itself."""
+    """What a host reports about itself."""
 
     code: Code
     versions: dict[str, str | None]
-    """Of Python and the packages that ranks must agree on; None where one is not installed."""
+    """Python and the packages that ranks must agree on; None if one is not installed."""
     torch_is_for: dict[str, str | None]
-    """Versions of CUDA and NCCL that torch was built for; None for a torch of processors."""
+    """Versions of CUDA and NCCL that torch was built for; None if it was built for CPUs only."""
     gpus: tuple[Gpu, ...]
     free_bytes: int
     """On the disk that runs are written to."""
     address: str
-    """The first that `hostname -I` names: on the first host, DeepSpeed has the ranks meet there."""
+    """The first of `hostname -I`: on the first host, DeepSpeed's rendezvous address."""
     interfaces: tuple[Interface, ...]
     content: Content
-
-    def interface(self, address: str) -> Interface | None:
-        """The one that has an address."""
-        return next((each for each in self.interfaces if each.address == address), None)
 
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasurement:
-    """What one host measured to the first one. Rates are of one TCP stream's payload, in 10^6 bits a second."""
+    """A host's link to the first host. Rates are one TCP stream's payload, in 10^6 bits per second."""
 
     local_address: str
-    """By which this host reaches the first."""
+    """This host's address on the link."""
     to_first_mbps: float
     from_first_mbps: float
     round_trip_seconds: float
     clock_offset_seconds: float
-    """How far this host's clock is ahead of the first host's, known to half a round trip."""
+    """How far this host's clock is ahead of the first host's, to within half a round trip."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """One host of the list, and what could be found out about it."""
+    """One listed host, and what was found out about it."""
 
     name: str
     slots: int | None
-    """As the list of hosts says; None for this machine alone."""
+    """From the hostfile; None for this machine, which needs none."""
     facts: HostFacts | None
     problem: str = ""
     """Why there are no facts."""
     link: LinkMeasurement | None = None
-    """None for the first host, and where it could not be measured."""
+    """None for the first host, and if it could not be measured."""
     link_problem: str = ""

@@ -1,6 +1,6 @@
-"""What a host says of itself: `python -m yolo.preflight.probe QUESTION`, run on it in the repository's folder.
+"""Report what a host has: `python -m yolo.preflight.probe REQUEST`, run there in the repository's folder.
 
-The question is JSON, and so is the one line that is printed. Nothing is imported that a host may lack.
+The request is JSON, and so is the one line that is printed. Nothing is imported that a host may lack.
 """
 
 import fcntl
@@ -27,48 +27,42 @@ PACKAGES = ("torch", "deepspeed", "numpy")
 PACKAGE_FOLDER = Path(__file__).parents[1]
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 SIOCGIFADDR = 0x8915
-"""Asks the kernel for an interface's IPv4 address (netdevice(7))."""
+"""ioctl for an interface's IPv4 address (netdevice(7))."""
 TOOL_SECONDS = 30
-"""nvidia-smi takes about 10 s on a host of eight GPUs whose driver has to wake them."""
+"""nvidia-smi takes about 10 s on a host with eight GPUs if its driver has to wake them."""
 
 
 def main() -> None:
     """Print this host's facts."""
-    question = ProbeRequest(**json.loads(sys.argv[1]))
-    signal.alarm(question.seconds)  # who asked may be gone
-    print(json.dumps(asdict(facts_of_this_host(question))))
-
-
-def facts_of_this_host(question: ProbeRequest) -> HostFacts:
-    """Of the folder that this process runs in."""
-    return HostFacts(
+    request = ProbeRequest(**json.loads(sys.argv[1]))
+    signal.alarm(request.seconds)  # the requesting process may be gone
+    facts = HostFacts(
         code=_code(),
-        versions=_versions(),
+        versions={
+            "Python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
         torch_is_for=_torch_is_for(),
         gpus=tuple(_gpus()),
         free_bytes=shutil.disk_usage("runs" if Path("runs").is_dir() else ".").free,
         address=_address(),
         interfaces=tuple(_interfaces()),
-        content=content_of(question),
+        content=content_of(request),
     )
+    print(json.dumps(asdict(facts)))
 
 
 def _code() -> Code:
     source = digest_of_source(PACKAGE_FOLDER)
-    # Without the lock, a run that commits at the same moment is not disturbed.
+    # Without the lock, a commit at the same moment is not disturbed.
     git = ["git", "--no-optional-locks"]
     try:
-        commit = _said([*git, "rev-parse", "HEAD"]).strip()
-        changed = len(_said([*git, "status", "--porcelain"]).splitlines())
+        commit = _output([*git, "rev-parse", "HEAD"]).strip()
+        changed = len(_output([*git, "status", "--porcelain"]).splitlines())
     except (OSError, subprocess.SubprocessError) as error:
-        words = getattr(error, "stderr", None) or str(error)
-        return Code(None, 0, source, words.strip().splitlines()[0])
+        message = getattr(error, "stderr", None) or str(error)
+        return Code(None, 0, source, message.strip().splitlines()[0])
     return Code(commit, changed, source)
-
-
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"Python": platform.python_version()}
-    return found | {package: _version(package) for package in PACKAGES}
 
 
 def _version(package: str) -> str | None:
@@ -79,7 +73,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch_is_for() -> dict[str, str | None]:
-    """Read from torch's files: to import it takes seconds."""
+    """Read torch's files: importing it takes seconds."""
     found: dict[str, str | None] = {"CUDA": None, "NCCL": None}
     with suppress(PackageNotFoundError, OSError):
         torch = distribution("torch")
@@ -94,7 +88,7 @@ def _torch_is_for() -> dict[str, str | None]:
 
 def _address() -> str:
     try:
-        return next(iter(_said(["hostname", "-I"]).split()), "")
+        return next(iter(_output(["hostname", "-I"]).split()), "")
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -110,8 +104,8 @@ def _gpus() -> Iterator[Gpu]:
             yield Gpu(file.read_text().partition("Model:")[2].partition("\n")[0].strip(), 0)
         return
     try:
-        lines = _said([*query, *chosen]).splitlines()
-    except subprocess.SubprocessError:  # a driver that does not answer has no GPU to offer
+        lines = _output([*query, *chosen]).splitlines()
+    except subprocess.SubprocessError:  # a driver that fails offers no GPU
         return
     for line in lines:
         name, _, memory = line.rpartition(",")
@@ -119,17 +113,17 @@ def _gpus() -> Iterator[Gpu]:
 
 
 def _interfaces() -> Iterator[Interface]:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as kernel:
         for _, name in socket.if_nameindex():
             try:
-                answer = fcntl.ioctl(asking, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                answer = fcntl.ioctl(kernel, SIOCGIFADDR, struct.pack("256s", name.encode()))
                 mtu = int(Path(f"/sys/class/net/{name}/mtu").read_text())
             except OSError:  # has no such address
                 continue
             yield Interface(name, socket.inet_ntoa(answer[20:24]), mtu)
 
 
-def _said(command: Sequence[str]) -> str:
+def _output(command: Sequence[str]) -> str:
     ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=TOOL_SECONDS)
     return ran.stdout
 

@@ -12,12 +12,15 @@ Write = Callable[..., Path]
 WARNINGS = [
     ("zero: {stage: 0, overlap_comm: true}", "zero.overlap_comm: has no effect: at zero.stage 0"),
     ("zero: {reduce_bucket_size: 1000}", "zero.reduce_bucket_size: has no effect"),
-    ("zero: {stage: 3, round_robin_gradients: true}", "it concerns stages 1 and 2"),
+    ("zero: {stage: 3, round_robin_gradients: true}", "it applies to stages 1 and 2"),
     ("zero: {stage: 1, stage3_prefetch_bucket_size: 9}", "has no effect: zero.stage is 1"),
     ("zero: {stage: 1, reduce_bucket_size: 5e8}", "more than half of yolov5n's 1,872,157"),
     ("zero: {stage: 2}\ntrain: {gradient_accumulation_steps: 4}", "4 times the bytes"),
-    ("zero: {stage: 3}", "stage 3 gathers the parameters anew in every micro step"),
-    ("zero: {stage: 1}\nprecision: {dtype: bf16}\ncommunication: {data_type: fp32}", "sends what"),
+    ("zero: {stage: 3}", "stage 3 gathers the parameters in every micro step"),
+    (
+        "zero: {stage: 1}\nprecision: {dtype: bf16}\ncommunication: {data_type: fp32}",
+        "sends gradients in precision",
+    ),
     ("cluster: {hostfile: hosts}", "cluster.hostfile: has no effect: cluster.nodes is 1"),
     ("optimizer: {type: AdamW}\ntrain: {warmup_momentum: 0.5}", "AdamW has no momentum"),
     ("train: {epochs: 4, warmup_epochs: 3}", "more than half of the run"),
@@ -25,11 +28,11 @@ WARNINGS = [
     ("train: {epochs: 3}\nevaluation: {every_epochs: 5}", "only after the last"),
     (
         "train: {epochs: 3}\ndata: {augmentation: {mosaic: 0.5, mosaic_off_epochs: 3}}",
-        "mosaic_off_epochs covers the whole run",
+        "mosaic_off_epochs covers the full run",
     ),
     ("data: {format: yolo, images: x}", "data.yaml says where the images are"),
     ("data: {format: shards, images: x}", "data.images: has no effect: shards hold the images"),
-    ("data: {shuffle_buffer: 9}", "images of data.format coco are drawn from the whole data set"),
+    ("data: {shuffle_buffer: 9}", "images of data.format coco are drawn from the full data set"),
     ("tracking: {wandb: {mode: disabled, project: x}}", "tracking.wandb.mode is disabled"),
     ("deepspeed: {zero_optimization: {sub_group_size: 9}}", "has no effect: zero.stage is 0"),
     (
@@ -43,10 +46,10 @@ WARNINGS = [
     ("zero: {stage: 1}\ndeepspeed: {prescale_gradients: true}", "divides by the world size first"),
     (
         "tracking: {wandb: {mode: online}}\ncluster: {nodes: 2, hostfile: hosts}",
-        "hands WANDB_API_KEY to no other machine",
+        "passes WANDB_API_KEY to no other machine",
     ),
     ("communication: {data_type: fp16}", "gradients above 65504 become infinite"),
-    ("train: {gradient_clipping: 0}", "ruins the weights unseen"),
+    ("train: {gradient_clipping: 0}", "ruins the weights unnoticed"),
     ("train: {warmup_epochs: 0, warmup_momentum: 0.5}", "train.warmup_epochs is 0"),
     (
         "data: {augmentation: {mosaic: 0, mixup: 0.5}}",
@@ -54,11 +57,11 @@ WARNINGS = [
     ),
     (
         "optimizer: {type: OneBitAdam}\ncommunication: {reducer: overlapped}",
-        "communication.reducer: has no effect: OneBitAdam exchanges momentum itself",
+        "communication.reducer: has no effect: OneBitAdam synchronises momentum itself",
     ),
     (
         "communication: {sync_every: 8, reducer: powersgd}",
-        "weights are exchanged, not gradients",
+        "weights are synchronised, not gradients",
     ),
     ("communication: {bucket_size: 9}", "communication.reducer deepspeed is chosen"),
     (
@@ -91,15 +94,15 @@ ERRORS = [
     ),
     (
         "model: {variant: s6, anchors: [[[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]], [[1, 2], [3, 4], [5, 6]]]}",
-        "model.anchors: they are for 3 levels, and yolov5s6 has 4",
+        "model.anchors: found anchors for 3 levels, but yolov5s6 has 4",
     ),
-    ("optimizer: {momentum: 0}", "nothing to look ahead by"),
+    ("optimizer: {momentum: 0}", "needs a momentum above 0"),
     (
         "zero: {stage: 3}\nprecision: {dtype: bf16}\n"
         "deepspeed: {zero_optimization: {zero_quantized_weights: true}}",
         "refuses it with torch_autocast",
     ),
-    ("model: {sync_batchnorm: true}\ncluster: {backend: gloo}", "no form for processors"),
+    ("model: {sync_batchnorm: true}\ncluster: {backend: gloo}", "does not run on CPUs"),
     ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
     (
         "zero: {stage: 2}\ndeepspeed: {gradient_predivide_factor: 0, zero_optimization: {reduce_scatter: false}}",
@@ -116,16 +119,16 @@ ERRORS = [
     ),
     (
         "optimizer: {type: OneBitAdam}\ncommunication: {sync_every: 4}",
-        "decides itself when ranks exchange",
+        "decides itself when ranks synchronise",
     ),
     (
         "zero: {stage: 1}\ncommunication: {reducer: overlapped}",
         "set zero.stage to 0 for overlapped",
     ),
-    ("zero: {stage: 2}\ncommunication: {sync_every: 4}", "trains whole weights by itself"),
+    ("zero: {stage: 2}\ncommunication: {sync_every: 4}", "trains full weights"),
     (
         "model: {sync_batchnorm: true}\ncluster: {backend: nccl}\noptimizer: {type: ZeroOneAdam}",
-        "also of those that ranks take alone",
+        "also in local steps",
     ),
     ("optimizer: {type: OneBitLamb, min_coeff: 5, max_coeff: 1}", "5 is above max_coeff 1"),
     ("optimizer: {type: OneBitLamb, factor_min: 5}", "5 is above factor_max 4"),

@@ -1,7 +1,4 @@
-"""Rules on how ranks exchange what they computed: strategies that exclude each other, and settings of one not chosen.
-
-Written as those in rules.py.
-"""
+"""Rules for gradient and weight synchronisation: strategies that exclude each other, and settings of one not chosen."""
 
 from collections.abc import Iterator
 
@@ -12,118 +9,99 @@ from yolo.recipe.schema.optimizer import ONE_BIT
 
 
 @rule
-def one_bit_wants_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def one_bit_needs_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.optimizer.type in ONE_BIT and recipe.zero.stage > 0:
         yield error(
-            "optimizer.type",
-            f"{recipe.optimizer.type} exchanges whole momenta itself, and zero.stage {recipe.zero.stage} shards what they "
-            "are made of; set zero.stage to 0, or optimizer.type to AdamW",
+            f"{recipe.optimizer.type} synchronises full momenta itself, and zero.stage {recipe.zero.stage} shards the "
+            "gradients they are computed from; set zero.stage to 0, or optimizer.type to AdamW",
+            key="optimizer.type",
         )
 
 
 @rule
-def one_bit_wants_a_loss_that_is_not_scaled(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def one_bit_needs_an_unscaled_loss(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.optimizer.type in ONE_BIT and recipe.precision.dtype == "fp16":
         yield error(
-            "precision.dtype",
-            "fp16 scales the loss on each rank by its own gradients once they are not averaged any more, and ranks would "
-            f"part; set bf16 or fp32 for {recipe.optimizer.type}",
+            "once gradients are no longer averaged, fp16 scales the loss on each rank by its own gradients, and ranks would "
+            f"diverge; set bf16 or fp32 for {recipe.optimizer.type}",
+            key="precision.dtype",
         )
 
 
 @rule
-def steps_taken_alone_and_sync_batchnorm_exclude_each_other(
-    resolved: ResolvedRecipe,
-) -> Iterator[Finding]:
+def local_steps_exclude_sync_batchnorm(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.model.sync_batchnorm and takes_local_steps(recipe):
-        yield error(
-            "model.sync_batchnorm",
-            "it exchanges statistics in every layer of every step, also of those that ranks take alone under "
-            "communication.sync_every and ZeroOneAdam; set it to false",
-        )
+        text = "it synchronises in every layer, also in local steps (communication.sync_every, ZeroOneAdam); set false"
+        yield error(text, key="model.sync_batchnorm")
 
 
 @rule
 def lamb_bounds_are_in_order(resolved: ResolvedRecipe) -> Iterator[Finding]:
     optimizer = resolved.recipe.optimizer
     if optimizer.type == "OneBitLamb":
-        if optimizer.min_coeff > optimizer.max_coeff:
-            yield error(
-                "optimizer.min_coeff",
-                f"{optimizer.min_coeff:g} is above max_coeff {optimizer.max_coeff:g}",
-            )
-        if optimizer.factor_min > optimizer.factor_max:
-            yield error(
-                "optimizer.factor_min",
-                f"{optimizer.factor_min:g} is above factor_max {optimizer.factor_max:g}",
-            )
+        for low, high in (("min_coeff", "max_coeff"), ("factor_min", "factor_max")):
+            lower, upper = getattr(optimizer, low), getattr(optimizer, high)
+            if lower > upper:
+                yield error(f"{lower:g} is above {high} {upper:g}", key=f"optimizer.{low}")
 
 
 @rule
-def one_bit_leaves_no_other_exchange(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def one_bit_excludes_other_strategies(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
-    if recipe.optimizer.type in ONE_BIT:
+    kind = recipe.optimizer.type
+    if kind in ONE_BIT:
         if recipe.communication.sync_every > 1:
-            yield error(
-                "communication.sync_every",
-                f"{recipe.optimizer.type} decides itself when ranks exchange; set it to 1, or optimizer.type to AdamW",
-            )
-        why = f"{recipe.optimizer.type} exchanges momentum itself"
-        yield from without_effect(resolved, ("communication.reducer",), why)
+            text = f"{kind} decides itself when ranks synchronise; set it to 1, or optimizer.type to AdamW"
+            yield error(text, key="communication.sync_every")
+        why = f"{kind} synchronises momentum itself"
+        yield from without_effect(resolved, why, "communication.reducer")
 
 
 @rule
-def reducers_want_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def reducers_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     reducer = recipe.communication.reducer
     if reducer != "deepspeed" and recipe.zero.stage > 0:
         yield error(
-            "communication.reducer",
-            f"at zero.stage {recipe.zero.stage} DeepSpeed exchanges gradients as it shards them; set zero.stage to 0 for "
-            f"{reducer}, or leave the reducer at deepspeed",
+            f"at zero.stage {recipe.zero.stage} DeepSpeed reduces gradients as it shards them; set zero.stage to 0 for "
+            f"{reducer}, or communication.reducer to deepspeed",
+            key="communication.reducer",
         )
 
 
 @rule
-def local_steps_want_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def local_steps_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     if recipe.communication.sync_every == 1:
         return
     if recipe.zero.stage > 0:
-        yield error(
-            "communication.sync_every",
-            f"above 1 each rank trains whole weights by itself, and zero.stage {recipe.zero.stage} shards them; set "
-            "zero.stage to 0",
-        )
+        text = f"above 1 each rank trains full weights, and zero.stage {recipe.zero.stage} shards them; set zero.stage 0"
+        yield error(text, key="communication.sync_every")
     if recipe.precision.dtype == "fp16":
         yield error(
-            "precision.dtype",
-            "fp16 leaves out steps whose gradients overflow, under communication.sync_every on one rank and not on "
+            "fp16 skips steps whose gradients overflow; under communication.sync_every that may be on one rank and not on "
             "another; set bf16 or fp32",
+            key="precision.dtype",
         )
-    why = "communication.sync_every is above 1: weights are exchanged, not gradients"
-    yield from without_effect(resolved, ("communication.reducer",), why)
+    why = "communication.sync_every is above 1: weights are synchronised, not gradients"
+    yield from without_effect(resolved, why, "communication.reducer")
 
 
 @rule
-def settings_want_their_strategy(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    at_work = _strategy(resolved)
-    communication = resolved.recipe.communication
+def settings_need_their_strategy(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    active = _strategy(resolved)
     for strategy, words in SETTINGS.items():
-        if strategy != at_work:
-            keys = tuple(f"communication.{word}" for word in words)
-            yield from without_effect(
-                resolved, keys, f"it is for {strategy}, and {at_work} is chosen"
-            )
-    if at_work == POWERSGD:
+        if strategy != active:
+            why = f"it is for {strategy}, and {active} is chosen"
+            yield from without_effect(resolved, why, *(f"communication.{word}" for word in words))
+    if active == POWERSGD:
         why = "PowerSGD sends its factors in the gradients' own type"
-        yield from without_effect(resolved, ("communication.data_type",), why)
-    if at_work == LOCAL_STEPS and communication.outer_one_bit:
-        why = "outer_one_bit sends signs"
-        yield from without_effect(resolved, ("communication.data_type",), why)
+        yield from without_effect(resolved, why, "communication.data_type")
+    if active == LOCAL_STEPS and resolved.recipe.communication.outer_one_bit:
+        yield from without_effect(resolved, "outer_one_bit sends signs", "communication.data_type")
 
 
 OVERLAPPED, POWERSGD = "communication.reducer overlapped", "communication.reducer powersgd"
@@ -136,7 +114,7 @@ SETTINGS = {
 
 
 def _strategy(resolved: ResolvedRecipe) -> str:
-    """Which one is at work where several are asked for, in a message's words."""
+    """Name the strategy that takes effect, for messages, even if several are set."""
     recipe = resolved.recipe
     if recipe.optimizer.type in ONE_BIT:
         return f"optimizer.type {recipe.optimizer.type}"
@@ -147,46 +125,49 @@ def _strategy(resolved: ResolvedRecipe) -> str:
 
 @rule
 def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _strategy(resolved) in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
+    active = _strategy(resolved)
+    if active in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
         for word in ("prescale_gradients", "gradient_predivide_factor"):
             if word in resolved.recipe.deepspeed:
-                yield warning(
-                    f"deepspeed.{word}",
-                    f"has no effect: DeepSpeed averages nothing under {_strategy(resolved)}",
-                )
+                text = f"has no effect: DeepSpeed averages nothing under {active}"
+                yield warning(text, key=f"deepspeed.{word}")
+
+
+def oversized_bucket(resolved: ResolvedRecipe, bucket: int, key: str) -> Iterator[Finding]:
+    """Warn if a bucket (elements) holds more than half of the network's parameters."""
+    variant = resolved.recipe.model.variant
+    parameters = parameter_count(variant, 80)
+    if bucket > parameters // 2:
+        yield warning(
+            f"{bucket:,} elements are more than half of yolov5{variant}'s {parameters:,} parameters, so one bucket at most "
+            "fills before backward ends, and little communication is overlapped; set it to auto",
+            key=key,
+        )
 
 
 @rule
 def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
     bucket = recipe.communication.bucket_size
-    parameters = parameter_count(recipe.model.variant, 80)
-    if recipe.communication.reducer == "overlapped" and bucket > parameters // 2:
-        yield warning(
-            "communication.bucket_size",
-            f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} parameters, so one "
-            "bucket at most fills before backward is over; leave it at auto",
-        )
+    if recipe.communication.reducer == "overlapped":
+        yield from oversized_bucket(resolved, bucket, "communication.bucket_size")
 
 
 @rule
-def one_rank_has_nobody_to_exchange_with(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def one_rank_has_nothing_to_synchronise(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.world_size > 1:
         return
     words = ("reducer", "sync_every", "check_weights_every")
-    keys = tuple(f"communication.{word}" for word in words)
-    yield from without_effect(resolved, keys, "there is one rank")
+    keys = (f"communication.{word}" for word in words)
+    yield from without_effect(resolved, "there is one rank", *keys)
     kind = resolved.recipe.optimizer.type
     if kind in ONE_BIT:
-        yield warning(
-            "optimizer.type",
-            f"{kind} compresses on one rank too, where nothing is sent: it shows what the method costs in accuracy, and saves "
-            "nothing",
-        )
+        text = f"{kind} compresses although nothing is sent: it shows the cost in accuracy, and saves nothing"
+        yield warning(text, key="optimizer.type")
 
 
 @rule
-def stage_3_has_no_whole_weights_to_compare(resolved: ResolvedRecipe) -> Iterator[Finding]:
+def stage_3_has_no_full_weights_to_compare(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.recipe.zero.stage == 3:
-        keys = ("communication.check_weights_every",)
-        yield from without_effect(resolved, keys, "at zero.stage 3 ranks hold shards")
+        why = "at zero.stage 3 ranks hold shards"
+        yield from without_effect(resolved, why, "communication.check_weights_every")

@@ -1,15 +1,19 @@
-"""What a rule finds in a recipe, and the list of all rules."""
+"""The rule engine: small named functions look at a context and yield findings; they never change it.
 
-from collections.abc import Callable, Iterator
+The context is a resolved recipe for the rules of this package, and the inspected hosts for those of `yolo.preflight`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 
 
 class Severity(StrEnum):
-    """Whether a finding stops the run."""
+    """Whether a finding stops the run before it is launched."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -17,35 +21,55 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong or without effect, where, and what to do."""
+    """One thing that is wrong or has no effect, and what to do."""
 
     severity: Severity
-    key: Key
     text: str
+    key: Key = ()
+    """The recipe key concerned, if there is one."""
+    hosts: tuple[str, ...] = ()
+    """The hosts concerned, if not all are."""
 
 
-Rule = Callable[[ResolvedRecipe], Iterator[Finding]]
-RULES: list[Rule] = []
+def error(text: str, *, key: str = "", hosts: Iterable[str] = ()) -> Finding:
+    """A finding that cannot work."""
+    return Finding(Severity.ERROR, text, split_key(key), tuple(hosts))
 
 
-def rule(function: Rule) -> Rule:
-    """Add a function to the rules."""
-    RULES.append(function)
-    return function
+def warning(text: str, *, key: str = "", hosts: Iterable[str] = ()) -> Finding:
+    """A finding that costs speed, is doubtful, or has no effect."""
+    return Finding(Severity.WARNING, text, split_key(key), tuple(hosts))
 
 
-def error(key: str, text: str) -> Finding:
-    """What cannot work."""
-    return Finding(Severity.ERROR, tuple(key.split(".")), text)
+def split_key(key: str) -> Key:
+    """Split a dotted key: `train.epochs` becomes ("train", "epochs")."""
+    return tuple(key.split(".")) if key else ()
 
 
-def warning(key: str, text: str) -> Finding:
-    """What costs speed or does nothing."""
-    return Finding(Severity.WARNING, tuple(key.split(".")), text)
+Context = TypeVar("Context")
+Rule = Callable[[Context], Iterator[Finding]]
 
 
-def without_effect(resolved: ResolvedRecipe, keys: tuple[str, ...], why: str) -> Iterator[Finding]:
-    """A warning for each of the keys that somebody wrote down."""
+class RuleSet(list[Rule[Context]]):
+    """All rules for one type of context, in the order in which they were added."""
+
+    def add(self, rule: Rule[Context]) -> Rule[Context]:
+        """Add a rule; use it as a decorator."""
+        self.append(rule)
+        return rule
+
+    def check(self, context: Context) -> list[Finding]:
+        """The findings of all rules, errors first."""
+        findings = [finding for rule in self for finding in rule(context)]
+        return sorted(findings, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+RULES: RuleSet[ResolvedRecipe] = RuleSet()
+rule = RULES.add
+
+
+def without_effect(resolved: ResolvedRecipe, why: str, *keys: str) -> Iterator[Finding]:
+    """Yield a warning for each key that the user has set."""
     for key in keys:
-        if resolved.is_set(tuple(key.split("."))):
-            yield warning(key, f"has no effect: {why}")
+        if resolved.is_set(split_key(key)):
+            yield warning(f"has no effect: {why}", key=key)

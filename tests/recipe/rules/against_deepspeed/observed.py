@@ -72,7 +72,7 @@ def every_micro_batch(number: int) -> Evidence:
         at_stage_1 = sent(ranks(Case((*stage(1), *four))), *gradients)
         assert at_stage_1 == pytest.approx(sent(ranks(Case((*stage(1), *one))), *gradients))
 
-    return shown("stages_2_and_3_exchange_every_micro_batch", (*stage(number), *four), holds)
+    return shown("stages_2_and_3_reduce_every_micro_batch", (*stage(number), *four), holds)
 
 
 def stage_3_gathers_in_each_micro_step(ranks: RanksOfTest) -> None:

@@ -57,14 +57,14 @@ OF_DEEPSPEED: list[Evidence] = [
         )
     ),
     *(
-        ignored("stage_3_has_its_own_exchange", zero_setting(key, value), stage(3), works)
+        ignored("stage_3_has_its_own_reduction", zero_setting(key, value), stage(3), works)
         for key, value, works in (
             ("use_multi_rank_bucket_allreduce", False, stage(1)),
             ("round_robin_gradients", True, None),
         )
     ),
     *(
-        ignored("stage_3_keys_want_stage_3", zero_setting(key, value), stage(2), works=stage(3))
+        ignored("stage_3_keys_need_stage_3", zero_setting(key, value), stage(2), works=stage(3))
         for key, value in (
             ("stage3_param_persistence_threshold", 0),
             ("stage3_prefetch_bucket_size", 0),
@@ -79,16 +79,16 @@ OF_DEEPSPEED: list[Evidence] = [
     every_micro_batch(3),
     shown("stage_3_gathers_parameters", stage(3), stage_3_gathers_in_each_micro_step),
     shown(
-        "offloading_wants_a_stage", ("zero.offload_optimizer=cpu",), offload_is_ignored_at_stage_0
+        "offloading_needs_a_stage", ("zero.offload_optimizer=cpu",), offload_is_ignored_at_stage_0
     ),
     shown(
-        "offloading_is_made_for_adamw",
+        "offloading_is_fast_with_adamw_only",
         (*SGD, *stage(1), "zero.offload_optimizer=cpu"),
         sgd_steps_by_torch,
     ),
     # --- precision and what is on the wire
     shown(
-        "autocast_decides_the_wire_under_zero",
+        "autocast_sets_the_data_type_under_zero",
         (*stage(1), "precision.dtype=bf16", "communication.data_type=fp32"),
         autocast_decides,
     ),
@@ -100,43 +100,41 @@ OF_DEEPSPEED: list[Evidence] = [
         ),
         ranks=1,
     ),
-    shown(
-        "fp16_on_the_wire_overflows", ("communication.data_type=fp16",), fp16_overflows_on_the_way
-    ),
-    refused("sync_batchnorm_wants_gpus", ("model.sync_batchnorm=true",), "SyncBatchNorm.*GPU"),
+    shown("fp16_gradients_overflow", ("communication.data_type=fp16",), fp16_overflows_on_the_way),
+    refused("sync_batchnorm_needs_gpus", ("model.sync_batchnorm=true",), "SyncBatchNorm.*GPU"),
     # --- the optimizer
     refused(
-        "nesterov_wants_momentum",
+        "nesterov_needs_momentum",
         (*SGD, "optimizer.momentum=0.0"),
         "Nesterov momentum requires a momentum",
     ),
     shown(
-        "unclipped_gradients_are_not_looked_at",
+        "unclipped_gradients_are_not_checked",
         ("train.gradient_clipping=0",),
         a_nan_ruins_what_nobody_looks_at,
     ),
     # --- communication
     *(
-        refused("one_bit_wants_stage_0", (*stage(number), f"optimizer.type={kind}"), ".")
+        refused("one_bit_needs_stage_0", (*stage(number), f"optimizer.type={kind}"), ".")
         for number, kind in ((1, "OneBitAdam"), (2, "OneBitLamb"), (3, "ZeroOneAdam"))
     ),
     hangs(
-        "one_bit_wants_a_loss_that_is_not_scaled",
+        "one_bit_needs_an_unscaled_loss",
         (*ONE_BIT_ADAM, "precision.dtype=fp16"),
         Case((*ONE_BIT_ADAM, "precision.dtype=fp16", CLIPPED), steps=4, factors=((1, 3, 1e9),)),
     ),
     shown(
-        "local_steps_want_stage_0",
+        "local_steps_need_stage_0",
         (*LOCAL_STEPS, "precision.dtype=fp16"),
         one_rank_leaves_its_step_out,
     ),
     *(
-        refused("local_steps_want_stage_0", (*stage(number), *LOCAL_STEPS), ".")
+        refused("local_steps_need_stage_0", (*stage(number), *LOCAL_STEPS), ".")
         for number in (1, 2, 3)
     ),
-    ignored("local_steps_want_stage_0", OVERLAPPED, LOCAL_STEPS, works=()),
+    ignored("local_steps_need_stage_0", OVERLAPPED, LOCAL_STEPS, works=()),
     *(
-        refused("reducers_want_stage_0", (*stage(number), *reducer), ".")
+        refused("reducers_need_stage_0", (*stage(number), *reducer), ".")
         for number in (1, 2, 3)
         for reducer in (OVERLAPPED, POWERSGD)
     ),
@@ -150,11 +148,11 @@ OF_DEEPSPEED: list[Evidence] = [
         ("optimizer.type=OneBitLamb", "optimizer.factor_min=2.0", "optimizer.factor_max=0.5"),
         lower_bound_above_upper("factor_min", "factor_max"),
     ),
-    ignored("one_bit_leaves_no_other_exchange", LOCAL_STEPS, ONE_BIT_ADAM, works=()),
-    ignored("one_bit_leaves_no_other_exchange", OVERLAPPED, ONE_BIT_ADAM, works=()),
+    ignored("one_bit_excludes_other_strategies", LOCAL_STEPS, ONE_BIT_ADAM, works=()),
+    ignored("one_bit_excludes_other_strategies", OVERLAPPED, ONE_BIT_ADAM, works=()),
     *(
         ignored(
-            "settings_want_their_strategy", (f"communication.{setting}",), where, works, steps=4
+            "settings_need_their_strategy", (f"communication.{setting}",), where, works, steps=4
         )
         for setting, where, works in (
             ("bucket_size=100000", (), OVERLAPPED),
@@ -179,23 +177,23 @@ OF_DEEPSPEED: list[Evidence] = [
         buckets_that_fill_late(our_bucket),
     ),
     *(
-        ignored("one_rank_has_nobody_to_exchange_with", setting, ranks=1)
+        ignored("one_rank_has_nothing_to_synchronise", setting, ranks=1)
         for setting in (OVERLAPPED, POWERSGD[:1], LOCAL_STEPS)
     ),
-    replace(shown("one_rank_has_nobody_to_exchange_with", ONE_BIT_ADAM, compresses_alone), ranks=1),
+    replace(shown("one_rank_has_nothing_to_synchronise", ONE_BIT_ADAM, compresses_alone), ranks=1),
     shown(
-        "stage_3_has_no_whole_weights_to_compare",
+        "stage_3_has_no_full_weights_to_compare",
         (*stage(3), "communication.check_weights_every=1"),
         stage_3_keeps_shards,
     ),
     # --- keys handed through
     *(
-        ignored("prescaling_wants_no_reduce_scatter", setting, stage(1), works)
+        ignored("prescaling_excludes_reduce_scatter", setting, stage(1), works)
         for setting, works in ((passed("prescale_gradients", True), None), (predivide(3), ()))
     ),
     *(
         refused(
-            "prescaling_wants_no_reduce_scatter",
+            "prescaling_excludes_reduce_scatter",
             (*stage(number), *setting.recipe),
             "not yet supported with ZeRO-. with reduce scatter enabled",
         )
@@ -211,7 +209,7 @@ OF_DEEPSPEED: list[Evidence] = [
         for number in (0, 1, 2, 3)
     ),
     *(
-        ignored("zero_keys_want_a_stage", passed(f"zero_optimization.{key}", value), works=works)
+        ignored("zero_keys_need_a_stage", passed(f"zero_optimization.{key}", value), works=works)
         for key, value, works in (
             ("sub_group_size", 100_000, None),
             ("allgather_bucket_size", 100_000, None),
@@ -246,7 +244,7 @@ OF_DEEPSPEED: list[Evidence] = [
     ),
     *(
         ignored(
-            "quantised_exchange_wants_stage_3",
+            "quantised_communication_needs_stage_3",
             passed(f"zero_optimization.{key}", value),
             stage(number),
         )
@@ -267,7 +265,7 @@ OF_DEEPSPEED: list[Evidence] = [
         waits(passed("comms_logger.enabled", True)),
     ),
     *(
-        shown("breakdowns_wait_for_the_device", setting.recipe, waits(setting))
+        shown("breakdowns_synchronise_the_device", setting.recipe, waits(setting))
         for setting in (
             passed("wall_clock_breakdown", True),
             passed("flops_profiler.enabled", True),

@@ -71,7 +71,7 @@ def test_a_rule_says_what_happens(
     started: Callable[[int], RanksOfTest], evidence: Evidence
 ) -> None:
     assert findings(evidence.name, evidence.settings, evidence.ranks)
-    if evidence.name == "offloading_is_made_for_adamw" and not HAS_CPU_ADAM:
+    if evidence.name == "offloading_is_fast_with_adamw_only" and not HAS_CPU_ADAM:
         pytest.skip("torch builds no C++ extension in a path with a space")
     evidence.holds(started(evidence.ranks))
 
@@ -100,13 +100,13 @@ PLAIN = (
     *("train.warmup_epochs=0", "evaluation.every_epochs=2", "checkpoint.every_epochs=2"),
 )
 WITHOUT_EFFECT = {
-    "a_hostfile_wants_several_nodes": ("cluster.hostfile=no_such_file",),
+    "a_hostfile_needs_several_nodes": ("cluster.hostfile=no_such_file",),
     "only_several_nodes_can_become_fewer": ("cluster.least_nodes=1",),
-    "no_warm_up_has_no_start": (
+    "warm_up_settings_need_warm_up": (
         *("train.warmup_min_steps=3", "train.warmup_momentum=0.5", "train.warmup_bias_lr=0.1"),
     ),
     "adam_has_no_momentum_to_warm_up": ("train.warmup_momentum=0.5",),
-    "the_average_needs_its_switch": ("train.ema_decay=0.5", "train.ema_ramp_steps=1"),
+    "ema_settings_need_ema": ("train.ema_decay=0.5", "train.ema_ramp_steps=1"),
     "mixup_blends_mosaics": ("data.augmentation.mixup=1.0",),
     "disabled_wandb_writes_nothing": (
         "tracking.wandb.project=elsewhere",
@@ -116,8 +116,8 @@ WITHOUT_EFFECT = {
         "evaluation.every_epochs=5",
         "checkpoint.every_epochs=5",
     ),
-    "only_coco_has_folders_of_images": ("data.images=no_such_folder", "data.val_images=none"),
-    "only_shards_are_shuffled_in_a_buffer": ("data.shuffle_buffer=1",),
+    "only_coco_has_image_folders": ("data.images=no_such_folder", "data.val_images=none"),
+    "only_shards_have_a_shuffle_buffer": ("data.shuffle_buffer=1",),
 }
 MOSAIC_OFF = "data.augmentation.mosaic_off_epochs=2"
 
@@ -194,9 +194,9 @@ def test_sync_batchnorm_exchanges_in_every_layer_unless_a_rank_is_alone(
     launch_worker: Callable[..., Any],
 ) -> None:
     asked = ("model.sync_batchnorm=true", "cluster.backend=nccl")
-    assert findings("sync_batchnorm_needs_company", asked, world_size=1)
+    assert findings("sync_batchnorm_needs_several_ranks", asked, world_size=1)
     for alone in ("communication.sync_every=4", "optimizer.type=ZeroOneAdam"):
-        name = "steps_taken_alone_and_sync_batchnorm_exclude_each_other"
+        name = "local_steps_exclude_sync_batchnorm"
         assert findings(name, (*asked, alone))
     found = launch_worker("sync_batchnorm")
     assert found["layers"] > 50
@@ -213,7 +213,7 @@ def test_the_launcher_hands_the_key_to_no_other_machine_unless_a_file_says_so(
         *("cluster.nodes=2", "cluster.processes_per_node=1", "cluster.hostfile=hosts"),
         "tracking.wandb.mode=online",
     )
-    assert findings("the_launcher_forwards_no_key", settings)
+    assert findings("the_launcher_forwards_no_api_key", settings)
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, does in (("ssh", "echo 10.0.0.1"), ("pdsh", f'echo "$@" > {tmp_path}/asked')):
@@ -243,19 +243,20 @@ def test_the_launcher_hands_the_key_to_no_other_machine_unless_a_file_says_so(
 
 
 def test_nothing_can_be_chosen_without_a_profile() -> None:
-    assert findings("an_automatic_strategy_wants_a_profile", ("strategy=auto",))
+    assert findings("an_automatic_strategy_needs_a_profile", ("strategy=auto",))
     with pytest.raises(AssertionError):
         choose(Case().recipe, Case().overrides, unruled(("strategy=auto",)))
 
 
 def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
     assert findings(
-        "images_must_fill_the_largest_cells", ("model.variant=n6", "model.image_size=96")
+        "image_size_is_a_multiple_of_the_largest_stride",
+        ("model.variant=n6", "model.image_size=96"),
     )
     with pytest.raises(ValueError, match="multiples of 64"):
         YOLOv5("n6", 3)(torch.rand(1, 3, 96, 96))
     anchors = f"model.anchors={json.dumps(COCO_ANCHORS)}"
-    assert findings("anchors_must_be_for_every_level", ("model.variant=n6", anchors))
+    assert findings("every_level_has_anchors", ("model.variant=n6", anchors))
     with pytest.raises(ValueError, match=r"expected \(4, 3, 2\)"):
         YOLOv5("n6", 3, COCO_ANCHORS)
 
@@ -263,10 +264,10 @@ def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
 def test_no_rule_is_without_evidence() -> None:
     shown = {each.name for each in OF_DEEPSPEED} | set(WITHOUT_EFFECT)
     shown |= {
-        *("mosaic_must_have_epochs_left", "warm_up_must_end", "sync_batchnorm_needs_company"),
-        "steps_taken_alone_and_sync_batchnorm_exclude_each_other",
-        *("the_launcher_forwards_no_key", "an_automatic_strategy_wants_a_profile"),
-        *("images_must_fill_the_largest_cells", "anchors_must_be_for_every_level"),
+        *("mosaic_must_have_epochs_left", "warm_up_must_end", "sync_batchnorm_needs_several_ranks"),
+        "local_steps_exclude_sync_batchnorm",
+        *("the_launcher_forwards_no_api_key", "an_automatic_strategy_needs_a_profile"),
+        *("image_size_is_a_multiple_of_the_largest_stride", "every_level_has_anchors"),
     }
     assert shown == set(BY_NAME)
     assert len(shown) >= 40

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from yolo.preflight.collect import probe_request, recipe_files
 from yolo.preflight.host_info import ProbeRequest
-from yolo.preflight.request import question_of, recipe_files
 from yolo.recipe import prepare
 
 
 def asked(*overrides: str, recipe: str = "recipes/demo.yaml") -> ProbeRequest:
-    return question_of(prepare(recipe, overrides).resolved, 10)
+    return probe_request(prepare(recipe, overrides).resolved, 10)
 
 
 def test_recipes_are_asked_for_with_all_their_parents() -> None:

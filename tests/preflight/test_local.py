@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from yolo.errors import ClusterError
-from yolo.preflight.hosts import ListedHost, listed_hosts
+from yolo.preflight.local import ListedHost, listed_hosts
 from yolo.recipe.schema.distributed import ClusterSection
 
 GOOD = "# ours\n\nnode0 slots=8\n  user@node1\tslots=4 # the old one\nnode2 slots=8\n"
