@@ -1,4 +1,4 @@
-"""The baseline's images: read, altered and put together one after another."""
+"""The baseline's images: read, augmented and collated one after another."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from yolo.recipe.schema.recipe import Recipe
 Labels = np.ndarray
 """(M, 5): class and corners in pixels."""
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images (B, 3, S, S) uint8 and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
+"""Images (B, 3, S, S) uint8, and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
 
 
 class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -35,14 +35,14 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         settings = self.settings
         is_mosaic = self.has_mosaic and random.random() < settings.mosaic
-        image, labels = self._altered(index, is_mosaic, random)
+        image, labels = self._warped(index, is_mosaic, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(self)))
-            other_image, other_labels = self._altered(other, is_mosaic, random)
+            other_image, other_labels = self._warped(other, is_mosaic, random)
             share = random.beta(32, 32)
             image = (image * share + other_image * (1 - share)).astype(np.uint8)
             labels = np.concatenate([labels, other_labels])
-        image = self._recoloured(image, random)
+        image = self._jittered(image, random)
         if random.random() < settings.flipud:
             image = np.flipud(image)
             labels[:, [2, 4]] = self.size - labels[:, [4, 2]]
@@ -57,7 +57,7 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(pixels), torch.from_numpy(targets)
 
     def read(self, index: int) -> tuple[np.ndarray, Labels]:
-        """An image (H, W, 3) with its long side at the network's size, and its labels."""
+        """Read an image (H, W, 3), its long side at the network's size, and its labels."""
         record = self.records[index]
         image = cv2.imread(str(record.path))
         if image is None:
@@ -65,15 +65,18 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         scale = self.size / max(image.shape[:2])
         sides = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
         resized = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
-        is_single = ~record.crowd
+        is_object = ~record.crowd
         return resized, np.column_stack(
-            [record.classes[is_single], record.boxes[is_single] * scale]
+            [record.classes[is_object], record.boxes[is_object] * scale]
         ).astype(np.float32)
 
-    def _altered(
+    def _warped(
         self, index: int, is_mosaic: bool, random: np.random.Generator
     ) -> tuple[np.ndarray, Labels]:
-        canvas, labels = self._mosaic(index, random) if is_mosaic else self._single(index)
+        if is_mosaic:
+            canvas, labels = self._mosaic(index, random)
+        else:
+            canvas, labels = _padded(*self.read(index), self.size)
         view = random_view(canvas.shape[0], self.size, self.settings, random)
         sides = (self.size, self.size)
         grey = (GREY, GREY, GREY)
@@ -98,11 +101,11 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         canvas = np.full((2 * size, 2 * size, 3), GREY, dtype=np.uint8)
         all_labels = []
         indices = [index, *(int(other) for other in random.integers(len(self), size=3))]
-        for place, chosen in enumerate(indices):
+        for tile, chosen in enumerate(indices):
             image, labels = self.read(chosen)
             height, width = image.shape[:2]
-            left = middle_x - width if place % 2 == 0 else middle_x
-            top = middle_y - height if place < 2 else middle_y
+            left = middle_x - width if tile % 2 == 0 else middle_x
+            top = middle_y - height if tile < 2 else middle_y
             x1, y1 = max(left, 0), max(top, 0)
             x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
             canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
@@ -111,13 +114,9 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             all_labels.append(labels)
         return canvas, np.concatenate(all_labels)
 
-    def _single(self, index: int) -> tuple[np.ndarray, Labels]:
-        image, labels = self.read(index)
-        return _in_square(image, labels, self.size)
-
-    def _recoloured(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        reach = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
-        gains = 1 + random.uniform(-1, 1, 3) * reach
+    def _jittered(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        limits = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
+        gains = 1 + random.uniform(-1, 1, 3) * limits
         levels = np.arange(256)
         hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
         hue = cv2.LUT(hue, (levels * gains[0] % 180).astype(np.uint8))
@@ -128,10 +127,10 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 @dataclass(frozen=True, slots=True)
 class SquareImage:
-    """An image to be judged."""
+    """An image to evaluate."""
 
     pixels: torch.Tensor
-    """(3, S, S) uint8, red green blue."""
+    """(3, S, S) uint8, RGB."""
     scale: float
     left: int
     top: int
@@ -139,7 +138,7 @@ class SquareImage:
 
 
 class PlainSquares(Dataset[SquareImage]):
-    """The validation images, each in the middle of a square."""
+    """The validation images, each padded to a square around its centre."""
 
     def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
         self.samples = PlainSamples(records, recipe)
@@ -150,7 +149,7 @@ class PlainSquares(Dataset[SquareImage]):
     def __getitem__(self, index: int) -> SquareImage:
         image, labels = self.samples.read(index)
         size, record = self.samples.size, self.samples.records[index]
-        square, _ = _in_square(image, labels, size)
+        square, _ = _padded(image, labels, size)
         pixels = np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))
         return SquareImage(
             torch.from_numpy(pixels),
@@ -168,19 +167,19 @@ def plain_loader(samples: PlainSamples, batch: int, workers: int) -> "DataLoader
         batch_size=batch,
         shuffle=True,
         num_workers=workers,
-        collate_fn=_together,
+        collate_fn=_collate,
         worker_init_fn=one_thread,
     )
 
 
-def _together(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+def _collate(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
     for number, (_, targets) in enumerate(samples):
         targets[:, 0] = number
     images = torch.stack([pixels for pixels, _ in samples])
     return images, torch.cat([targets for _, targets in samples])
 
 
-def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
+def _padded(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
     square = np.full((size, size, 3), GREY, dtype=np.uint8)
     height, width = image.shape[:2]
     left, top = (size - width) // 2, (size - height) // 2
@@ -190,5 +189,5 @@ def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray
 
 
 def one_thread(_: int) -> None:
-    """OpenCV's, in a worker of a loader."""
+    """Limit OpenCV to one thread in a loader's worker."""
     cv2.setNumThreads(0)

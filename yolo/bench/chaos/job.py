@@ -1,4 +1,4 @@
-"""A small run on an emulated cluster, started as a user would, and what is left of it."""
+"""Start a small run on an emulated cluster with `yolo train`, and look at its processes and checkpoints."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from yolo.emulation.cluster import REPOSITORY, EmulatedCluster
 from yolo.errors import BenchError
-from yolo.training.checkpointing.atomic_dir import verify
+from yolo.training.checkpointing.atomic_dir import PART, verify
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 RUN_SECONDS = 600.0
@@ -24,32 +24,44 @@ RECIPE = REPOSITORY / "recipes" / "demo.yaml"
 
 
 @dataclass(slots=True)
-class ChaosRun:
-    """What is trained: a recipe with overrides, on all hosts of a cluster, in a folder that holds `runs`."""
+class ChaosJob:
+    """A recipe with overrides, trained on all hosts of a cluster, in a folder that holds `runs`."""
 
     cluster: EmulatedCluster
     folder: Path
     overrides: tuple[str, ...]
     environment: Mapping[str, str]
     recipe: Path = RECIPE
-    _alone: dict[int, "Started"] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+    _undisturbed: dict[int, "StartedRun"] = field(default_factory=dict)
 
-    def left_alone(self, seed: int = 0, seconds: float = RUN_SECONDS) -> "Started":
-        """The run with a `train.seed` that nothing happens to, made where it is first asked for."""
-        if seed not in self._alone:
-            alone = self.start(f"alone-{seed}", f"train.seed={seed}")
-            alone.wait(seconds)
-            if alone.run is None or not alone.run.finished.exists():
-                raise BenchError(f"the run that is left alone failed: {alone.said[-3000:]}")
-            self._alone[seed] = alone
-        return self._alone[seed]
+    @property
+    def seconds(self) -> float:
+        """Seconds since the benchmark began."""
+        return time.monotonic() - self._began
+
+    def log(self, text: str) -> None:
+        """Print a line with its time."""
+        print(f"{self.seconds:6.1f} s  {text}", flush=True)
+
+    def undisturbed(self, seed: int = 0, seconds: float = RUN_SECONDS) -> "StartedRun":
+        """The run with a `train.seed` and without faults, trained at the first request."""
+        if seed not in self._undisturbed:
+            started = self.start(f"undisturbed-{seed}", f"train.seed={seed}")
+            started.wait(seconds)
+            if not started.is_finished:
+                raise BenchError(f"the undisturbed run failed: {started.output[-3000:]}")
+            self._undisturbed[seed] = started
+        return self._undisturbed[seed]
 
     def expected_weights(self) -> dict[str, bytes]:
-        """Those of the run that is left alone."""
-        return self.left_alone().weights()
+        """The final weights of the undisturbed run."""
+        return self.undisturbed().weights()
 
-    def start(self, name: str, *further: str, added: Mapping[str, str] | None = None) -> "Started":
-        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>.log`, on no disk that a fault fills."""
+    def start(
+        self, name: str, *further: str, added: Mapping[str, str] | None = None
+    ) -> "StartedRun":
+        """Start `yolo train` on the first host; its output goes to `<folder>/<name>.log`, which no fault's disk holds."""
         resume = f"checkpoint.resume={'auto' if (self.folder / name).exists() else 'never'}"
         work = self.folder / name
         work.mkdir(parents=True, exist_ok=True)
@@ -57,7 +69,7 @@ class ChaosRun:
             *(sys.executable, "-m", "yolo", "train", str(self.recipe)),
             *(*self.overrides, f"cluster.nodes={len(self.cluster.hosts)}"),
             *("cluster.hostfile=/dev/shm/hostfile", "cluster.processes_per_node=1", resume),
-            "cluster.threads_per_process=1",  # each host takes the machine's cores for its own
+            "cluster.threads_per_process=1",  # each host counts all of the machine's cores
             *further,
         ]
         log = self.folder / f"{name}.log"
@@ -69,12 +81,12 @@ class ChaosRun:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        return Started(process, work, log)
+        return StartedRun(process, work, log)
 
 
 @dataclass(slots=True)
-class Started:
-    """A run that was started, its processes and its folder."""
+class StartedRun:
+    """A run that was started: its processes and its folder."""
 
     process: "subprocess.Popen[bytes]"
     work: Path
@@ -87,8 +99,8 @@ class Started:
         return RunDirectory(runs[0]) if runs else None
 
     @property
-    def said(self) -> str:
-        """What was printed so far."""
+    def output(self) -> str:
+        """Everything printed so far."""
         return self.log.read_text(errors="replace").replace("\r", "\n")
 
     @property
@@ -96,8 +108,14 @@ class Started:
         """Whether `yolo train` has ended."""
         return self.process.poll() is not None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training reached its end."""
+        run = self.run
+        return run is not None and run.finished.exists()
+
     def wait(self, seconds: float = RUN_SECONDS) -> None:
-        """Until `yolo train` has ended; it is killed after so many."""
+        """Wait until `yolo train` has ended; kill it after `seconds`."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,15 +123,15 @@ class Started:
             self.process.wait()
 
     def wait_for_a_checkpoint(self) -> None:
-        """Until the run has one that is whole, or is over."""
+        """Wait until the run has a valid one, or is over."""
         end = time.monotonic() + RUN_SECONDS
-        while not self.whole_checkpoints() and not self.is_over and time.monotonic() < end:
+        while not self.valid_checkpoints() and not self.is_over and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
     def victims(self) -> dict[str, list[psutil.Process]]:
-        """The processes at hand that may be killed, by what they are: ranks, their workers, the launcher's parts."""
+        """The processes that may be killed, by kind: ranks, their workers, the launcher's parts."""
         found: dict[str, list[psutil.Process]] = {}
-        for process in processes_of(self.work):
+        for process in processes_in(self.work):
             try:
                 words, parent = process.cmdline(), process.parent()
                 above = parent.cmdline() if parent else []
@@ -123,7 +141,7 @@ class Started:
                 continue
             rank = next((w for w in words if w.startswith("--local_rank")), None)
             if rank is None:
-                kind = "launcher"  # `deepspeed` itself, and what it reaches the hosts with
+                kind = "launcher"  # `deepspeed` itself, and its pdsh and ssh
             elif "deepspeed.launcher.launch" in words:
                 kind = "launcher on a host"
             elif "deepspeed.launcher.launch" in above:
@@ -140,16 +158,21 @@ class Started:
         with safe_open(run.last_weights, framework="numpy") as file:
             return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
 
-    def whole_checkpoints(self) -> set[str]:
-        """Names of the checkpoints that are what was written."""
+    def valid_checkpoints(self) -> set[str]:
+        """Names of the checkpoints that are complete and undamaged."""
         run = self.run
         if run is None:
             return set()
         return {folder.name for folder in run.published() if verify(folder) is None}
 
+    def unfinished_checkpoints(self) -> list[Path]:
+        """Folders of checkpoints that are being written."""
+        run = self.run
+        return list(run.checkpoints.glob(f".*{PART}")) if run else []
 
-def processes_of(work: Path) -> list[psutil.Process]:
-    """Whatever runs with a folder as its working folder, on any of the hosts."""
+
+def processes_in(work: Path) -> list[psutil.Process]:
+    """All processes with this working folder, on any host."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -161,7 +184,7 @@ def processes_of(work: Path) -> list[psutil.Process]:
 
 
 def kill(process: psutil.Process) -> bool:
-    """SIGKILL; whether there was anything left to kill."""
+    """Send SIGKILL; returns whether the process still existed."""
     try:
         os.kill(process.pid, signal.SIGKILL)
     except ProcessLookupError:
