@@ -1,4 +1,4 @@
-"""How many images a rank's data loader delivers while all ranks load at once."""
+"""Images/s of a rank's data loader while all ranks load at once."""
 
 import time
 from collections.abc import Callable
@@ -18,27 +18,27 @@ from yolo.training.loop.dataset_cache import open_cache
 from yolo.training.loop.datasets import SHARE_OF_CACHE
 
 SECONDS = 5.0
-"""At most, of each of two passes."""
+"""Longest duration of each of two passes."""
 
 
 def loader_images_per_second(
-    recipe: Recipe, ranks: DistributedContext, tell: Callable[[str], None]
+    recipe: Recipe, ranks: DistributedContext, log: Callable[[str], None]
 ) -> float | None:
-    """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
+    """The mean over the ranks, with nothing computing; logs a line and returns None if a rank has no data. Collective."""
     dataset: DetectionDataset | Shards | str
     try:
         is_streamed = recipe.data.format == "shards"
         dataset = (open_shards if is_streamed else load_split)(recipe.data, "train")
     except DataError as error:
         dataset = str(error)
-    lack = dataset if isinstance(dataset, str) else ""
-    if lacks := [each for each in all_gather_object(ranks, lack) if each]:
-        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+    problem = dataset if isinstance(dataset, str) else ""
+    if problems := [each for each in all_gather_object(ranks, problem) if each]:
+        log(f"no data to load, so no wait for it is predicted: {problems[0]}")
         return None
     images: ResizedImages | Shards
     if isinstance(dataset, DetectionDataset):
-        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, tell)
-        images = ResizedImages(dataset.records, recipe.model.image_size, kept)
+        cache = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks, log)
+        images = ResizedImages(dataset.records, recipe.model.image_size, cache)
     else:
         assert isinstance(dataset, Shards)
         images = dataset
@@ -46,20 +46,20 @@ def loader_images_per_second(
     dist.barrier()
     rate: float | str
     try:
-        _pass(loader)  # what it reads is kept
+        _pass(loader)  # fills caches
         dist.barrier()
         rate = _pass(loader)
     except DataError as error:
         rate = str(error)
     rates = all_gather_object(ranks, rate)
-    if lacks := [each for each in rates if isinstance(each, str)]:
-        tell(f"no data to load, so no wait for it is predicted: {lacks[0]}")
+    if problems := [each for each in rates if isinstance(each, str)]:
+        log(f"no data to load, so no wait for it is predicted: {problems[0]}")
         return None
     return sum(rates) / len(rates)
 
 
 def _pass(loader: TrainingLoader | StreamingLoader) -> float:
-    """Images a second, from the first step's arrival on where there are more: workers start before it."""
+    """Images/s from the first step's arrival on, if there are more steps: workers start before it."""
     begun = time.perf_counter()
     arrivals: list[tuple[float, int]] = []
     for micro_batches in loader.epoch(0):

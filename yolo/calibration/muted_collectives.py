@@ -1,7 +1,7 @@
-"""Collectives that send nothing: what is left of a step is what a rank does by itself.
+"""Collectives that send nothing, so that only a rank's local work remains of a step.
 
-Each collective is over at once, whether it is waited for or not. What a strategy computes, packs and copies around it is
-done as ever; ranks go their own ways meanwhile.
+Each collective completes at once, whether it is waited for or not. A strategy still computes, packs and copies around it;
+meanwhile the ranks diverge.
 """
 
 import inspect
@@ -20,12 +20,12 @@ from yolo.communication.metering.meter import COLLECTIVES
 
 @contextmanager
 def hushed_collectives() -> Iterator[None]:
-    """Within, torch's collectives fill their outputs from this rank's own inputs.
+    """Within the context, torch's collectives fill their outputs from this rank's own inputs.
 
-    What they make is finite and of the right shape, and otherwise nothing to train with. C++ reducers go past it.
+    Outputs are finite and of the right shape, but useless for training. C++ reducers bypass it: see `hand_back`.
     """
     muted = {
-        id(original): _hushed(original)
+        id(original): _muted(original)
         for name in COLLECTIVES
         if (original := getattr(distributed_c10d, name, None)) is not None
     }
@@ -43,50 +43,50 @@ def hushed_collectives() -> Iterator[None]:
 
 
 def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The same for DistributedDataParallel: a communication hook."""
+    """A communication hook that does the same for DistributedDataParallel."""
     return _done(bucket.buffer())
 
 
-def _hushed(original: Callable[..., Any]) -> Callable[..., Any]:
+def _muted(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @wraps(original)
-    def muted(*args: Any, **kwargs: Any) -> Any:
+    def fill_outputs(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         output = given.get("output_tensor", given.get("output"))
         source = given.get("input_tensor", given.get("input"))
         if isinstance(output, torch.Tensor) and isinstance(source, torch.Tensor):
             _fill(output.view(-1), source.reshape(-1))
         result = output if isinstance(output, torch.Tensor) else given["tensor"]
-        return _Hushed(result) if given.get("async_op") else None
+        return _CompletedWork(result) if given.get("async_op") else None
 
-    return muted
+    return fill_outputs
 
 
 def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
-    """A gathered output holds the own part again and again; a scattered one is the first part of the input."""
+    """A gathered output repeats the rank's own part; a scattered one is the first part of the input."""
     if len(output) > len(source):
         output.view(-1, len(source)).copy_(source.expand(len(output) // len(source), -1))
     else:
         output.copy_(source[: len(output)])
 
 
-class _Hushed:
-    """A collective under way that is over."""
+class _CompletedWork:
+    """The handle of an asynchronous collective that has completed."""
 
     def __init__(self, result: torch.Tensor) -> None:
         self._result = result
 
     def wait(self, *_: Any) -> bool:
-        """Of nothing."""
+        """Return at once."""
         return True
 
     def is_completed(self) -> bool:
-        """From the start."""
+        """Always."""
         return True
 
     def get_future(self) -> Any:
-        """Of what the collective would have made."""
+        """A future with the result."""
         return _done([self._result])
 
 

@@ -7,7 +7,7 @@ import torch
 
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.bench.speed.generated import generate
-from yolo.bench.speed.results import SpeedRatio
+from yolo.bench.speed.speed_ratios import SpeedRatio
 from yolo.errors import BenchError
 from yolo.evaluation.coco_ap import measure
 from yolo.evaluation.detections import Detections, GroundTruth
