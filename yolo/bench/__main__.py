@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 
 from rich.console import Console
@@ -28,19 +27,6 @@ ONE_RANK_PER_HOST = ("cluster.processes_per_node=1", "cluster.threads_per_proces
 WIRE_BYTES = "communication/wire_bytes_per_step"
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceReading:
-    """The hosts' interfaces right after a line of the run's log was written."""
-
-    step: int
-    is_after_steps: bool
-    """Whether there were only training steps since the reading before it."""
-    metered_bytes_per_step: float
-    """Sent per rank: mean over the ranks and over the steps since the line before."""
-    sent_bytes: float
-    """Sent by a host so far, mean over the hosts."""
-
-
 class StepTraffic:
     """Compares the bytes of training steps by the meter and by the interfaces; skips evaluations between them."""
 
@@ -48,7 +34,10 @@ class StepTraffic:
         self._cluster = cluster
         self._run = run
         self._lines = 0
-        self._readings: list[InterfaceReading] = []
+        self._last: tuple[int, float] | None = None
+        """The step of the log's last line, and the bytes that a host had sent then, mean over the hosts."""
+        self._steps, self._metered, self._sent = 0, 0.0, 0.0
+        """Compared steps, and their bytes per rank by the meter and by the interfaces."""
 
     def look(self) -> None:
         """Read the interfaces if the log has a new line; call this often while the training runs."""
@@ -59,30 +48,24 @@ class StepTraffic:
         if not new:
             return
         record = json.loads(new[-1])
-        self._readings.append(
-            InterfaceReading(
-                step=record["step"],
-                is_after_steps=len(new) == 1 and record["kind"] == "step",
-                metered_bytes_per_step=record.get(WIRE_BYTES, 0.0),
-                sent_bytes=fmean(host.counters().sent_bytes for host in self._cluster.hosts),
-            )
-        )
+        sent = fmean(host.counters().sent_bytes for host in self._cluster.hosts)
+        is_after_steps = len(new) == 1 and record["kind"] == "step"
+        if is_after_steps and self._last is not None:
+            step, sent_before = self._last
+            self._steps += record["step"] - step
+            self._metered += record.get(WIRE_BYTES, 0.0) * (record["step"] - step)
+            self._sent += sent - sent_before
+        self._last = record["step"], sent
 
     def rows(self) -> list[tuple[str, str]]:
         """The meter's and the interfaces' bytes for a table; none if too few lines were logged to compare."""
-        steps, metered, sent = 0, 0.0, 0.0
-        for before, after in zip(self._readings, self._readings[1:], strict=False):
-            if after.is_after_steps:
-                between = after.step - before.step
-                steps += between
-                metered += after.metered_bytes_per_step * between
-                sent += after.sent_bytes - before.sent_bytes
-        if not metered:
+        if not self._metered:
             return []
-        ratio = f"over {steps} steps: {sent / metered:.3f} times the meter's"
+        metered, sent = (each / self._steps / 1e6 for each in (self._metered, self._sent))
+        ratio = f"over {self._steps} steps: {self._sent / self._metered:.3f} times the meter's"
         return [
-            ("meter, sent", f"{metered / steps / 1e6:.3f} MB per step per rank"),
-            ("eth0, sent", f"{sent / steps / 1e6:.3f} MB per step per rank, {ratio}"),
+            ("meter, sent", f"{metered:.3f} MB per step per rank"),
+            ("eth0, sent", f"{sent:.3f} MB per step per rank, {ratio}"),
         ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yolo.bench import results
-from yolo.bench.command_line import add_out, check_files, recipe_parser
+from yolo.bench.command_line import add_out, check_files, numbers, recipe_parser
 from yolo.errors import BenchError, exit_code_of
 from yolo.launch.supervisor import run_with_restarts
 from yolo.recipe import ResolvedRecipe, prepare
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench(options: argparse.Namespace) -> None:
     jobs = [
         (*QUIET, *options.overrides, f"train.global_batch={batch}", f"train.seed={seed}")
-        for batch in _numbers("--batches", options.batches)
-        for seed in _numbers("--seeds", options.seeds)
+        for batch in numbers("--batches", options.batches, int)
+        for seed in numbers("--seeds", options.seeds, int)
     ]
     prepared = [prepare(options.recipe, settings).resolved for settings in jobs]
     if prepared[0].loaded.recipe.train.base_batch is None:
@@ -72,13 +72,6 @@ def _bench(options: argparse.Namespace) -> None:
         written = results.write_results(options.out, "batches", content, markdown(rows))
     print(markdown(rows))
     print("wrote", ", ".join(map(str, written)))
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise BenchError(f"{option} {text}: expected whole numbers such as 16,32") from None
 
 
 def _train(recipe: Path, settings: Sequence[str], resolved: ResolvedRecipe) -> BatchRow:

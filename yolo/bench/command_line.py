@@ -3,31 +3,22 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich import progress
 
 from yolo.errors import BenchError
 from yolo.preflight.local import missing_here
 from yolo.recipe import ResolvedRecipe
 
-
-def bench_parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser for `python -m NAME`."""
-    return argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+Number = TypeVar("Number", int, float)
 
 
 def recipe_parser(
     name: str, description: str | None, overrides_help: str | None = None
 ) -> argparse.ArgumentParser:
     """A parser for `python -m NAME RECIPE [section.key=value ...]`."""
-    parser = bench_parser(name, description)
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
     parser.add_argument("recipe", type=Path, help="the recipe's YAML file")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=overrides_help)
     return parser
@@ -38,14 +29,13 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"), help="default %(default)s")
 
 
-def numbers(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
-    """An argparse type for a list such as 100,300."""
-
-    def parse(text: str) -> list[float]:
+def numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Number]:
+    """The numbers of an option's list; raises BenchError for other text."""
+    try:
         return [kind(word) for word in text.split(",")]
-
-    parse.__name__ = f"list of {kind.__name__}"  # argparse's name for it in an error
-    return parse
+    except ValueError:
+        name = "whole numbers" if kind is int else "numbers"
+        raise BenchError(f"{option} {text}: expected {name} such as 16,32") from None
 
 
 def check_files(resolved: ResolvedRecipe) -> None:
@@ -54,13 +44,7 @@ def check_files(resolved: ResolvedRecipe) -> None:
         raise BenchError("\n".join(missing))
 
 
-def bench_progress() -> Progress:
+def bench_progress() -> progress.Progress:
     """A bar with the current measurement, the count, the time taken and the time left."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeElapsedColumn())
+    return progress.Progress("{task.description}", *columns, "left", progress.TimeRemainingColumn())

@@ -110,12 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = recipe_parser("yolo.bench.streaming", __doc__)
     parser.add_argument("--ranks", type=int, default=RANKS, help="default %(default)s")
     options = parser.parse_args(arguments)
-
-    def measure() -> None:
-        figures = measure_streaming(options.recipe, options.overrides, options.ranks)
-        print("\n".join(figures.lines()))
-
-    return exit_code_of(measure, "streaming")
+    job = options.recipe, options.overrides, options.ranks
+    return exit_code_of(lambda: print(*measure_streaming(*job).lines(), sep="\n"), "streaming")
 
 
 if __name__ == "__main__":

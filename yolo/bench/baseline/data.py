@@ -1,7 +1,7 @@
 """The baseline's images: read, augmented and collated one after another."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +15,8 @@ from yolo.recipe.schema.recipe import Recipe
 
 Labels = np.ndarray
 """(M, 5): class and corners in pixels."""
+SquareImage = tuple[torch.Tensor, tuple[int, int], float, ImageRecord]
+"""An image (3, S, S) uint8, RGB; the left and top padding; the scale of what is between."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Images (B, 3, S, S) uint8, and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
 
@@ -125,54 +127,39 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2BGR)
 
 
-@dataclass(frozen=True, slots=True)
-class SquareImage:
-    """An image to evaluate."""
+class PlainSquares(PlainSamples):
+    """The validation images, not augmented, each padded to a square around its centre."""
 
-    pixels: torch.Tensor
-    """(3, S, S) uint8, RGB."""
-    scale: float
-    left: int
-    top: int
-    record: ImageRecord
-
-
-class PlainSquares(Dataset[SquareImage]):
-    """The validation images, each padded to a square around its centre."""
-
-    def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
-        self.samples = PlainSamples(records, recipe)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> SquareImage:
-        image, labels = self.samples.read(index)
-        size, record = self.samples.size, self.samples.records[index]
+    def __getitem__(self, index: int) -> SquareImage:  # type: ignore[override]
+        image, labels = self.read(index)
+        size, record = self.size, self.records[index]
         square, _ = _padded(image, labels, size)
         pixels = np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))
-        return SquareImage(
-            torch.from_numpy(pixels),
-            size / max(record.width, record.height),
-            (size - image.shape[1]) // 2,
-            (size - image.shape[0]) // 2,
-            record,
-        )
+        padding = (size - image.shape[1]) // 2, (size - image.shape[0]) // 2
+        scale = size / max(record.width, record.height)
+        return torch.from_numpy(pixels), padding, scale, record
 
 
-def plain_loader(samples: PlainSamples, batch: int, workers: int) -> "DataLoader[Batch]":
-    """Shuffled batches; the last of an epoch may be smaller."""
+def plain_loader(
+    samples: PlainSamples,
+    batch: int,
+    workers: int,
+    collate: Callable[[Sequence[Any]], Any],
+    shuffle: bool = False,
+) -> "DataLoader[Any]":
+    """Batches, the last of an epoch may be smaller; OpenCV has one thread per worker."""
     return DataLoader(
         samples,
         batch_size=batch,
-        shuffle=True,
+        shuffle=shuffle,
         num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=one_thread,
+        collate_fn=collate,
+        worker_init_fn=_use_one_thread,
     )
 
 
-def _collate(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+def collate_batch(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+    """Stack images, and number their targets."""
     for number, (_, targets) in enumerate(samples):
         targets[:, 0] = number
     images = torch.stack([pixels for pixels, _ in samples])
@@ -188,6 +175,5 @@ def _padded(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, L
     return square, labels
 
 
-def one_thread(_: int) -> None:
-    """Limit OpenCV to one thread in a loader's worker."""
+def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(0)

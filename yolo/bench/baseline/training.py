@@ -8,16 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from yolo.architecture import Anchors
-from yolo.bench.baseline.data import (
-    PlainSamples,
-    PlainSquares,
-    SquareImage,
-    one_thread,
-    plain_loader,
-)
+from yolo.bench.baseline.data import PlainSamples, PlainSquares, collate_batch, plain_loader
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.calibration.stopwatch import Stopwatch
 from yolo.data.dataset import DetectionDataset
@@ -119,7 +112,7 @@ def train_plainly(
     torch.manual_seed(recipe.train.seed)
     step = PlainStep(recipe, len(train.class_names), anchors, device)
     samples = PlainSamples(train.records, recipe)
-    loader = plain_loader(samples, batch, workers)
+    loader = plain_loader(samples, batch, workers, collate_batch, shuffle=True)
     squares = PlainSquares(val.records, recipe)
     truth = GroundTruth.of(val)
     schedule = LRSchedule(recipe, len(loader))
@@ -149,27 +142,19 @@ def _evaluate(
     model: YOLOv5, squares: PlainSquares, truth: GroundTruth, recipe: Recipe, workers: int
 ) -> tuple[float, float]:
     """Evaluate; returns AP and AP50."""
-    loader: DataLoader[list[SquareImage]] = DataLoader(
-        squares,  # type: ignore[arg-type]  # its batches are lists
-        batch_size=recipe.train.global_batch,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=one_thread,
-    )
+    loader = plain_loader(squares, recipe.train.global_batch, workers, list)
     settings = recipe.evaluation
+    limits = settings.confidence, settings.iou, settings.max_detections
     device = next(model.parameters()).device
     found: dict[int, Detections] = {}
     for images in loader:
-        pixels = torch.stack([image.pixels for image in images]).to(device).float() / 255
+        pixels = torch.stack([image for image, *_ in images]).to(device).float() / 255
         with torch.no_grad():
             predictions = model(pixels).cpu().numpy()
-        for image, rows in zip(images, predictions, strict=True):
-            kept = greedy_suppression(
-                rows, settings.confidence, settings.iou, settings.max_detections
-            )
-            record = image.record
-            offset, most = [image.left, image.top] * 2, [record.width, record.height] * 2
-            corners = ((kept[:, :4] - offset) / image.scale).clip(0, most)
+        for (_, padding, scale, record), rows in zip(images, predictions, strict=True):
+            kept = greedy_suppression(rows, *limits)
+            most = [record.width, record.height] * 2
+            corners = ((kept[:, :4] - [*padding, *padding]) / scale).clip(0, most)
             number = record.image_id
             found[number] = Detections(number, corners, kept[:, 4], kept[:, 5].astype(int))
     figures = coco_figures(truth, [found[image.image_id] for image in truth.images])

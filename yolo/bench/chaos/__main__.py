@@ -13,7 +13,6 @@ from typing import Any
 from yolo.bench.chaos.faults import cut_for_a_while, cut_for_good, feed_nan, fill_disk, small_disk
 from yolo.bench.chaos.job import ChaosJob, processes_in
 from yolo.bench.chaos.kills import kill_at_random
-from yolo.bench.command_line import bench_parser
 from yolo.bench.results import write_json
 from yolo.data.demo import DemoSettings, generate_demo
 from yolo.emulation.cluster import EmulatedCluster, check_rights
@@ -34,7 +33,7 @@ SMALL = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Inject the requested faults; returns 1 if a promise is broken."""
-    parser = bench_parser("yolo.bench.chaos", __doc__)
+    parser = argparse.ArgumentParser(prog="python -m yolo.bench.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=5, help="how many (default 5)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", default=",".join(FAULTS), help="some of " + ", ".join(FAULTS))

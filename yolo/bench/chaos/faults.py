@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yolo.bench.chaos.job import POLL_SECONDS, RUN_SECONDS, ChaosJob, StartedRun
+from yolo.emulation.host import Host
 from yolo.errors import BenchError
 
 CUT_SECONDS = 20.0
@@ -32,12 +33,8 @@ POISON = Path(__file__).parent / "poison"
 
 def cut_for_a_while(job: ChaosJob) -> dict[str, Any]:
     """Cut the second host off for 20 s in the middle of a run."""
-    started = job.start("cut-for-a-while", f"communication.timeout_seconds={TIMEOUT_SECONDS:g}")
-    host = job.cluster.hosts[1]
-    started.wait_for_a_checkpoint()
-    job.cluster.cut(host)
-    time.sleep(CUT_SECONDS)
-    job.cluster.restore(host)
+    with _cut_run(job, "cut-for-a-while") as (started, host):
+        time.sleep(CUT_SECONDS)
     job.log(f"{host.name} was cut off for {CUT_SECONDS:g} s")
     started.wait()
     return {
@@ -51,15 +48,10 @@ def cut_for_a_while(job: ChaosJob) -> dict[str, Any]:
 
 def cut_for_good(job: ChaosJob) -> dict[str, Any]:
     """Cut the second host off for good; measures how long the run takes to end, and whether it names the host."""
-    settings = (f"communication.timeout_seconds={TIMEOUT_SECONDS:g}", "cluster.restarts=0")
-    started = job.start("cut-for-good", *settings)
-    host = job.cluster.hosts[1]
-    started.wait_for_a_checkpoint()
-    job.cluster.cut(host)
-    cut = time.monotonic()
-    started.wait()
-    seconds = time.monotonic() - cut
-    job.cluster.restore(host)
+    with _cut_run(job, "cut-for-good", "cluster.restarts=0") as (started, host):
+        cut = time.monotonic()
+        started.wait()
+        seconds = time.monotonic() - cut
     job.log(f"{host.name} was cut off for good; the run ended after {seconds:.1f} s")
     last = "\n".join(started.output.splitlines()[-12:])
     return {
@@ -69,6 +61,18 @@ def cut_for_good(job: ChaosJob) -> dict[str, Any]:
         "names_the_host": host.name in last,
         "last_words": last,
     }
+
+
+@contextmanager
+def _cut_run(job: ChaosJob, name: str, *settings: str) -> Iterator[tuple[StartedRun, Host]]:
+    """Start a run; its second host is cut off within the context."""
+    timeout = f"communication.timeout_seconds={TIMEOUT_SECONDS:g}"
+    started = job.start(name, timeout, *settings)
+    host = job.cluster.hosts[1]
+    started.wait_for_a_checkpoint()
+    job.cluster.cut(host)
+    yield started, host
+    job.cluster.restore(host)
 
 
 @contextmanager

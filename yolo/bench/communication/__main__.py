@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from yolo.architecture import parameter_count
 from yolo.bench.command_line import bench_progress
-from yolo.bench.communication.cell import Line, cell_parser, emulated_cell, run_cell
+from yolo.bench.communication.cell import Line, cell_parser, cells_of, emulated_cell, run_cell
 from yolo.bench.communication.strategy_rows import StrategyRow, write_rows
 from yolo.calibration.strategies import COMPUTE, Workload, chosen
 from yolo.emulation import link_check
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> None:
     strategies = chosen(options.strategies)
-    cells = [(n, mbps) for n in options.hosts for mbps in sorted(options.bandwidths)]
+    cells = cells_of(options)
     rows: list[StrategyRow] = []
     with bench_progress() as progress:
         task = progress.add_task("strategies", total=len(cells) * len(strategies))

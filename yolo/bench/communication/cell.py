@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.command_line import add_out, bench_parser, numbers
+from yolo.bench.command_line import add_out, numbers
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload
 from yolo.emulation import link_check
 from yolo.emulation.cluster import EmulatedCluster
@@ -41,15 +41,19 @@ def emulated_cell(hosts: int, mbps: float) -> Iterator[EmulatedCell]:
 
 def cell_parser(name: str, description: str | None, hosts: str) -> argparse.ArgumentParser:
     """A parser with the options that choose cells and strategies."""
-    parser = bench_parser(name, description)
-    parser.add_argument("--hosts", type=numbers(int), default=hosts, help=f"such as {hosts}")
-    parser.add_argument(
-        "--bandwidths", type=numbers(float), default="100,300,1000", help="Mbit/s per link"
-    )
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument("--hosts", default=hosts, help="default %(default)s")
+    parser.add_argument("--bandwidths", default="100,300,1000", help="Mbit/s per link")
     parser.add_argument("--strategies", default="all", help="names, or all that are compared")
     parser.add_argument("--steps", type=int, default=10, help="timed per strategy")
     add_out(parser)
     return parser
+
+
+def cells_of(options: argparse.Namespace) -> list[tuple[int, float]]:
+    """Numbers of hosts and bandwidths: every combination, low bandwidths first."""
+    bandwidths = sorted(numbers("--bandwidths", options.bandwidths, float))
+    return [(n, mbps) for n in numbers("--hosts", options.hosts, int) for mbps in bandwidths]
 
 
 def run_cell(

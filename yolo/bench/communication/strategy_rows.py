@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from yolo.bench import results
 from yolo.calibration.strategies import STRATEGIES
+from yolo.calibration.strategy_timing import StrategyTiming
 
 MACHINE = results.machine_facts("gloo over emulated links, one rank a host")
 EMPHASISED = {
@@ -30,35 +31,15 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class StrategyRow:
+class StrategyRow(StrategyTiming):
     """One strategy at one number of hosts and one bandwidth."""
 
-    strategy: str
     hosts: int
     bandwidth_mbps: float
-    images: int
-    """Per step per rank."""
-    image_size: int
     compute_seconds: float
     """Per step without any exchange, all hosts computing at once: median."""
-    step_seconds: float
-    """Median."""
-    step_seconds_low: float
-    """First quartile."""
-    step_seconds_high: float
-    """Third quartile."""
     exposed_communication_seconds: float
     """step_seconds - compute_seconds: added by the exchange, its packing and waiting; noise can make it negative."""
-    wire_bytes_per_rank_per_step: float
-    """Sent by a host's interface, headers and acknowledgements included."""
-    sent_bytes_per_rank_per_step: float
-    """The same without headers and acknowledgements."""
-    metered_bytes_per_rank_per_step: float
-    collectives_per_step: float
-    parameter_bytes: int
-    """In a rank's memory."""
-    gradient_bytes: int
-    optimizer_bytes: int
 
 
 def write_rows(rows: Sequence[StrategyRow], folder: Path) -> list[Path]:

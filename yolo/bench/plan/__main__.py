@@ -9,7 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from yolo.bench.command_line import bench_progress
-from yolo.bench.communication.cell import EmulatedCell, Line, cell_parser, emulated_cell, run_cell
+from yolo.bench.communication.cell import (
+    EmulatedCell,
+    Line,
+    cell_parser,
+    cells_of,
+    emulated_cell,
+    run_cell,
+)
 from yolo.bench.plan.plan_scores import PlanRow, write_plan
 from yolo.calibration.calibrate import MODULE as CALIBRATION
 from yolo.calibration.calibrate import add_measurement, new_profile
@@ -52,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bench(options: argparse.Namespace) -> None:
     workload = options.images, options.pixels
     calibrated = [_cell_of(text) for text in options.calibrate.split(",")]
-    cells = sorted(
-        {*calibrated, *((n, mbps) for n in options.hosts for mbps in options.bandwidths)}
-    )
+    cells = sorted({*calibrated, *cells_of(options)})
     known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
     names = list(known) if options.strategies == "all" else options.strategies.split(",")
     strategies = [known[name] for name in names]

@@ -35,14 +35,13 @@ class TrainingRuns:
         aps = [", ".join(f"{run['ap']:.3f}" for run in side) for side in (self.ours, self.baseline)]
         note = f"AP {aps[0]}; the baseline's {aps[1]}"
         return [
-            self._ratio("training, loader included", "images/s", "images_per_second", ""),
+            self._ratio("training, loader included", "images/s", "images_per_second"),
             self._ratio("a full run, from start to end", "s", "process_seconds", note),
         ]
 
-    def _ratio(self, name: str, unit: str, key: str, note: str) -> SpeedRatio:
-        ours, baseline = (
-            tuple(float(run[key]) for run in side) for side in (self.ours, self.baseline)
-        )
+    def _ratio(self, name: str, unit: str, key: str, note: str = "") -> SpeedRatio:
+        sides = self.ours, self.baseline
+        ours, baseline = (tuple(float(run[key]) for run in side) for side in sides)
         return SpeedRatio(name, unit, unit != "s", ours, baseline, note)
 
 
