@@ -81,16 +81,13 @@ class Holder:
 
     def close(self) -> None:
         """End the holder and everything in its process namespace, and wait until they are gone."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            assert stream is not None
-            stream.close()
+        with self._process as process:  # closes the other pipes, and waits
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def configure(self, program: str, lines: Sequence[str]) -> None:
         """Run commands of `ip` or `tc` in the network namespace. Raises BenchError with the program's message."""
@@ -120,11 +117,8 @@ class Host:
         self.address = address
         flags = ("--net", "--uts", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child")
         self.holder = Holder(flags, SET_UP, name, hostfile, hosts)
-
-    @property
-    def pid(self) -> int:
+        self.pid = self.holder.pid
         """Process ID of the host's init, as seen by this process."""
-        return self.holder.pid
 
     def run(
         self,

@@ -80,13 +80,6 @@ def wire_bytes(payload: int) -> int:
     return payload + math.ceil(payload / PAYLOAD_BYTES) * (FRAME_BYTES - PAYLOAD_BYTES)
 
 
-def sizes_at(bandwidth_mbps: float) -> list[int]:
-    """Message sizes to try, in bytes."""
-    most = LONGEST_MESSAGE_SECONDS * bandwidth_mbps * 1e6 / 8 * PAYLOAD_BYTES / FRAME_BYTES
-    growth = max(1.0, bandwidth_mbps / SIZES_MBPS)
-    return sorted({min(int(size * growth), int(most)) for size in SIZES})
-
-
 def measure(cluster: EmulatedCluster) -> list[LinkCheckRow]:
     """Time messages between the first host and each other, in both directions; no rows if links are not shaped."""
     if cluster.bandwidth_mbps is None:
@@ -119,7 +112,9 @@ def check(cluster: EmulatedCluster) -> list[LinkCheckRow]:
 
 
 def _between(first: Host, other: Host, bandwidth_mbps: float) -> list[LinkCheckRow]:
-    sizes = sizes_at(bandwidth_mbps)
+    most = LONGEST_MESSAGE_SECONDS * bandwidth_mbps * 1e6 / 8 * PAYLOAD_BYTES / FRAME_BYTES
+    growth = max(1.0, bandwidth_mbps / SIZES_MBPS)
+    sizes = sorted({min(int(size * growth), int(most)) for size in SIZES})
     program = [sys.executable, "-m", "yolo.emulation.link_check"]
     server = first.run([*program, "answer", first.address], folder=REPOSITORY)
     client = other.run(

@@ -1,7 +1,5 @@
 """Start a small run on an emulated cluster with `yolo train`, and look at its processes and checkpoints."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from yolo.emulation.cluster import REPOSITORY, EmulatedCluster
 from yolo.errors import BenchError
@@ -155,8 +153,7 @@ class StartedRun:
         """The final averaged weights, as bytes by name."""
         run = self.run
         assert run is not None
-        with safe_open(run.last_weights, framework="numpy") as file:
-            return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+        return {name: values.tobytes() for name, values in load_file(run.last_weights).items()}
 
     def valid_checkpoints(self) -> set[str]:
         """Names of the checkpoints that are complete and undamaged."""
@@ -181,12 +178,3 @@ def processes_in(work: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def kill(process: psutil.Process) -> bool:
-    """Send SIGKILL; returns whether the process still existed."""
-    try:
-        os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True

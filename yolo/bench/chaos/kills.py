@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from yolo.bench.chaos.job import RUN_SECONDS, ChaosJob, StartedRun, kill
+import psutil
+
+from yolo.bench.chaos.job import RUN_SECONDS, ChaosJob, StartedRun
 from yolo.errors import BenchError
 
 POLL_SECONDS = 0.02
@@ -66,16 +68,15 @@ def _kill_one_run(
         if found.kills == number:
             time.sleep(0.1)
             continue
-        if not _wait_for_a_moment(started, chance):
-            continue
-        victims = started.victims()
-        if not victims:
+        if not _wait_for_a_moment(started, chance) or not (victims := started.victims()):
             continue
         kind = chance.choice(sorted(victims))
         valid = started.valid_checkpoints()
         newest = max(valid, default=None)
         is_writing = bool(started.unfinished_checkpoints())
-        if not kill(chance.choice(victims[kind])):
+        try:
+            chance.choice(victims[kind]).kill()
+        except psutil.NoSuchProcess:
             continue
         found.kills += 1
         found.while_writing += is_writing

@@ -16,7 +16,8 @@ from yolo.recipe.schema.evaluation import EvaluationSection
 
 CLASSES = 20
 BATCH = 32
-MAX_DETECTIONS = 300
+LIMITS = (EvaluationSection().confidence, EvaluationSection().iou, 300)
+"""Confidence, IoU, and detections per image."""
 ROWS = 400
 """Predictions per image with a score: some hundred more than suppression keeps."""
 SAME_AP = 1e-6
@@ -55,11 +56,10 @@ def _predictions(found: Detections) -> np.ndarray:
 
 
 def _ours(predictions: list[np.ndarray], truth: GroundTruth) -> tuple[float, int]:
-    settings = EvaluationSection()
     found = []
     for first in range(0, len(predictions), BATCH):
         batch = torch.from_numpy(np.stack(predictions[first : first + BATCH]))
-        kept = non_maximum_suppression(batch, settings.confidence, settings.iou, MAX_DETECTIONS)
+        kept = non_maximum_suppression(batch, *LIMITS)
         found += [_detections(rows.numpy(), truth, first + n) for n, rows in enumerate(kept)]
     metrics = measure([each.ordered() for each in found], truth)
     assert metrics.ap is not None
@@ -67,11 +67,10 @@ def _ours(predictions: list[np.ndarray], truth: GroundTruth) -> tuple[float, int
 
 
 def _baseline(predictions: list[np.ndarray], truth: GroundTruth) -> tuple[float, int]:
-    settings = EvaluationSection()
-    found = []
-    for number, rows in enumerate(predictions):
-        kept = greedy_suppression(rows, settings.confidence, settings.iou, MAX_DETECTIONS)
-        found.append(_detections(kept, truth, number))
+    found = [
+        _detections(greedy_suppression(rows, *LIMITS), truth, number)
+        for number, rows in enumerate(predictions)
+    ]
     return float(coco_figures(truth, found)[0]), sum(map(len, found))
 
 

@@ -59,10 +59,11 @@ class SpeedResults:
 
     def write(self, folder: Path) -> list[Path]:
         """Write speed.json, and speed.png if a step's parts were measured; returns the files."""
-        rows = []
-        for each in self.comparisons:
-            low, high = min(each.ratios), max(each.ratios)
-            rows.append(asdict(each) | {"ratio": each.ratio, "ratio_low": low, "ratio_high": high})
+        rows = [
+            asdict(each)
+            | {"ratio": each.ratio, "ratio_low": min(each.ratios), "ratio_high": max(each.ratios)}
+            for each in self.comparisons
+        ]
         content = {
             "machine": self.machine,
             "comparisons": rows,
