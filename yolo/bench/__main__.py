@@ -17,10 +17,8 @@ from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 BRIEF = (
-    "train.epochs=1",
-    "model.image_size=64",
-    "tracking.log_every_steps=5",
-    "tracking.wandb.mode=disabled",
+    *("train.epochs=1", "model.image_size=64"),
+    *("tracking.log_every_steps=5", "tracking.wandb.mode=disabled"),
 )
 """Enough for a step time; the user's overrides come after these and win."""
 ONE_RANK_PER_HOST = ("cluster.processes_per_node=1", "cluster.threads_per_process=1")

@@ -41,7 +41,7 @@ class StreamingFigures:
     bytes_read: tuple[int, ...]
     """From shards by each rank, per epoch."""
     bytes_in_shards: int
-    """Of all samples."""
+    """The sum over all samples."""
 
     def lines(self) -> list[str]:
         """The figures for the console."""

@@ -43,7 +43,12 @@ class NetworkCalibration:
     def __init__(self, job: TimingJob, ranks: DistributedContext) -> None:
         self.job = job
         self.ranks = ranks
-        self._ranks_here = self._ranks_on_this_machine()
+        # Emulated hosts share one kernel, hence one boot ID.
+        boot_file = Path("/proc/sys/kernel/random/boot_id")
+        boot = boot_file.read_text() if boot_file.exists() else str(ranks.rank)
+        self._ranks_here = all_gather_object(ranks, boot).count(boot)
+        # Several ranks of a machine send through one interface.
+        self._has_own_counter = ranks.local_world_size == 1
         self._other_work = torch.zeros(OTHER_ELEMENTS, device=ranks.device)
 
     def collectives(self, elements: int) -> dict[str, list[Point]]:
@@ -108,9 +113,8 @@ class NetworkCalibration:
 
     def behind(self) -> dict[str, float]:
         """Seconds of a small collective queued behind others in flight, by kind."""
-        if self.ranks.world_size == 1:
-            return {}
-        return {kind: self._seconds_queued(kind) for kind in QUEUED}
+        kinds = QUEUED if self.ranks.world_size > 1 else ()
+        return {kind: self._seconds_queued(kind) for kind in kinds}
 
     def _seconds_queued(self, kind: str) -> float:
         calls = [self._call(kind, SMALL_BYTES, is_async=True)[0] for _ in range(SMALL_CALLS)]
@@ -123,12 +127,6 @@ class NetworkCalibration:
             self._synchronise()
             seconds.append((time.perf_counter() - started) / SMALL_CALLS)
         return self._mean(statistics.median(seconds))
-
-    def _ranks_on_this_machine(self) -> int:
-        """Count the ranks with this rank's boot ID; emulated hosts share one kernel."""
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        own = boot.read_text() if boot.exists() else str(self.ranks.rank)
-        return all_gather_object(self.ranks, own).count(own)
 
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
         """A function that runs the collective once, and its payload in bytes: `size`, rounded to a multiple of the ranks."""
@@ -164,11 +162,6 @@ class NetworkCalibration:
         if not self._has_own_counter or not 1.0 <= factor <= 1.5:
             factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
         return factor, payload * factor * 8e-9 / seconds
-
-    @property
-    def _has_own_counter(self) -> bool:
-        """False if several ranks of a machine send through one interface."""
-        return self.ranks.local_world_size == 1
 
     def bytes_beside(self, kinds: Iterable[str], factor: float) -> dict[str, float]:
         """Interface bytes of a collective in addition to its payload's, from messages that fit in one frame."""

@@ -64,7 +64,7 @@ class LinkCheckRow:
 
     @property
     def deviation(self) -> float:
-        """Of the fastest try from the ideal; 0.05 is 5% slower."""
+        """The fastest try's deviation from the ideal; 0.05 is 5% slower."""
         return self.seconds / self.ideal_seconds - 1
 
     def or_faster(self, other: "LinkCheckRow") -> "LinkCheckRow":

@@ -27,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = prepare(options.recipe, options.overrides, 1, 1).resolved.recipe
-    assert recipe.data.workers != "auto" and recipe.cluster.threads_per_process != "auto"
+    assert recipe.cluster.threads_per_process != "auto"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(recipe.cluster.threads_per_process)
     train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
     anchors, _ = settled_anchors(recipe, train)
-    run = train_plainly(recipe, train, val, anchors, recipe.data.workers, device)
+    run = train_plainly(recipe, train, val, anchors, device)
     write_json(options.out, asdict(run))
 
 

@@ -142,17 +142,17 @@ class PlainSquares(PlainSamples):
 
 def plain_loader(
     samples: PlainSamples,
-    batch: int,
-    workers: int,
+    recipe: Recipe,
     collate: Callable[[Sequence[Any]], Any],
     shuffle: bool = False,
 ) -> "DataLoader[Any]":
     """Batches, the last of an epoch may be smaller; OpenCV has one thread per worker."""
+    assert recipe.data.workers != "auto"
     return DataLoader(
         samples,
-        batch_size=batch,
+        batch_size=recipe.train.global_batch,
         shuffle=shuffle,
-        num_workers=workers,
+        num_workers=recipe.data.workers,
         collate_fn=collate,
         worker_init_fn=_use_one_thread,
     )

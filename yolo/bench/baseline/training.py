@@ -104,15 +104,14 @@ def train_plainly(
     train: DetectionDataset,
     val: DetectionDataset,
     anchors: Anchors,
-    workers: int,
     device: torch.device,
 ) -> PlainRun:
     """Train a recipe's epochs in this process; evaluate as often as the recipe says."""
-    batch, epochs = recipe.train.global_batch, recipe.train.epochs
+    epochs = recipe.train.epochs
     torch.manual_seed(recipe.train.seed)
     step = PlainStep(recipe, len(train.class_names), anchors, device)
     samples = PlainSamples(train.records, recipe)
-    loader = plain_loader(samples, batch, workers, collate_batch, shuffle=True)
+    loader = plain_loader(samples, recipe, collate_batch, shuffle=True)
     squares = PlainSquares(val.records, recipe)
     truth = GroundTruth.of(val)
     schedule = LRSchedule(recipe, len(loader))
@@ -130,7 +129,7 @@ def train_plainly(
             run.images += len(images)
         if (epoch + 1) % recipe.evaluation.every_epochs == 0 or epoch + 1 == epochs:
             evaluation_began = time.perf_counter()
-            run.ap, run.ap50 = _evaluate(step.average, squares, truth, recipe, workers)
+            run.ap, run.ap50 = _evaluate(step.average, squares, truth, recipe)
             run.evaluation_seconds += time.perf_counter() - evaluation_began
     run.wall_seconds = time.perf_counter() - begun
     run.seconds = watch.seconds
@@ -139,10 +138,10 @@ def train_plainly(
 
 
 def _evaluate(
-    model: YOLOv5, squares: PlainSquares, truth: GroundTruth, recipe: Recipe, workers: int
+    model: YOLOv5, squares: PlainSquares, truth: GroundTruth, recipe: Recipe
 ) -> tuple[float, float]:
     """Evaluate; returns AP and AP50."""
-    loader = plain_loader(squares, recipe.train.global_batch, workers, list)
+    loader = plain_loader(squares, recipe, list)
     settings = recipe.evaluation
     limits = settings.confidence, settings.iou, settings.max_detections
     device = next(model.parameters()).device

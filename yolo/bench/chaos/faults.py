@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +98,17 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
     if run is None:
         raise BenchError(f"the run on the small disk did not start: {started.output[-3000:]}")
     end = time.monotonic() + RUN_SECONDS
-    while not started.unfinished_checkpoints() and not started.is_over:
-        if time.monotonic() > end:
-            break
+
+    def may_wait() -> bool:
+        return not started.is_over and time.monotonic() < end
+
+    while may_wait() and not started.unfinished_checkpoints():
         time.sleep(0.001)
     filler = started.work / "filler"
     _fill(filler)
     job.log("the disk is full")
     time.sleep(FULL_SECONDS)
-    while NOT_SAVED not in started.output and not started.is_over and time.monotonic() < end:
+    while may_wait() and NOT_SAVED not in started.output:
         time.sleep(POLL_SECONDS)
     valid, output = started.valid_checkpoints(), started.output
     is_running = not started.is_over
@@ -124,12 +126,9 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
 
 def _fill(path: Path) -> None:
     block = b"\0" * 2**16
-    with path.open("wb", buffering=0) as file:
-        try:
-            while file.write(block) == len(block):
-                pass
-        except OSError:
-            return
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(block) == len(block):
+            pass
 
 
 def feed_nan(job: ChaosJob, share: float, seed: int, train_seeds: Sequence[int]) -> dict[str, Any]:

@@ -157,10 +157,8 @@ class StartedRun:
 
     def valid_checkpoints(self) -> set[str]:
         """Names of the checkpoints that are complete and undamaged."""
-        run = self.run
-        if run is None:
-            return set()
-        return {folder.name for folder in run.published() if verify(folder) is None}
+        checkpoints = self.run.published() if self.run else ()
+        return {folder.name for folder in checkpoints if verify(folder) is None}
 
     def unfinished_checkpoints(self) -> list[Path]:
         """Folders of checkpoints that are being written."""

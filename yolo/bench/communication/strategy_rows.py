@@ -12,7 +12,7 @@ from yolo.bench import results
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import StrategyTiming
 
-MACHINE = results.machine_facts("gloo over emulated links, one rank a host")
+MACHINE = results.machine_facts("gloo over emulated links, one rank per host")
 EMPHASISED = {
     "zero0": results.INK,
     "zero1": "#8a4fd0",

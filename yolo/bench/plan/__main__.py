@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bench(options: argparse.Namespace) -> None:
     workload = options.images, options.pixels
-    calibrated = [_cell_of(text) for text in options.calibrate.split(",")]
+    pairs = (text.partition(":") for text in options.calibrate.split(","))
+    calibrated = [(int(hosts), float(mbps)) for hosts, _, mbps in pairs]
     cells = sorted({*calibrated, *cells_of(options)})
     known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
     names = list(known) if options.strategies == "all" else options.strategies.split(",")
@@ -71,11 +72,6 @@ def _bench(options: argparse.Namespace) -> None:
         if line["strategy"] != COMPUTE.name
     ]
     print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
-
-
-def _cell_of(text: str) -> Cell:
-    hosts, _, mbps = text.partition(":")
-    return int(hosts), float(mbps)
 
 
 def _measure(
@@ -113,7 +109,12 @@ def _calibrate(
 ) -> Measurement:
     out = cell.folder / "calibration.json"
     job = job_of(workload, len(cell.cluster.hosts))
-    names = [name for name in ALL_STRATEGIES if _has_work_of(strategies, name)]
+    # A strategy's local work is calibrated under the name without its bucket size.
+    names = [
+        name
+        for name in ALL_STRATEGIES
+        if any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
+    ]
     arguments = [
         *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
         *("--strategies", ",".join(names)),
@@ -122,11 +123,6 @@ def _calibrate(
     processes = cell.cluster.launch(arguments, cell.folder / "calibration")
     cell.cluster.wait(processes, CALIBRATION_SECONDS)
     return Measurement.model_validate_json(out.read_text())
-
-
-def _has_work_of(strategies: Sequence[Strategy], name: str) -> bool:
-    """Whether one of these strategies does the local work of the named one; its buckets may differ."""
-    return any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
 
 
 def _row(

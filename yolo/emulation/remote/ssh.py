@@ -41,12 +41,9 @@ def receive(connection: socket.socket) -> tuple[Kind, bytes]:
 
 
 def _exactly(connection: socket.socket, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        piece = connection.recv(length - len(data))
-        if not piece:
-            raise ConnectionError("Connection closed by remote host")
-        data += piece
+    data = connection.recv(length, socket.MSG_WAITALL)
+    if len(data) < length:
+        raise ConnectionError("Connection closed by remote host")
     return data
 
 
