@@ -20,7 +20,7 @@ from yolo.recipe import ResolvedRecipe, prepare
 from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 BATCHES = "16,32,64,128"
-QUIET = ("tracking.wandb.mode=disabled",)
+QUIET = "tracking.wandb.mode=disabled"
 COLUMNS = ("global batch", "learning rate", "steps", "AP", "AP50", "MB sent by a rank", "seconds")
 
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bench(options: argparse.Namespace) -> None:
     jobs = [
-        (*QUIET, *options.overrides, f"train.global_batch={batch}", f"train.seed={seed}")
+        (QUIET, *options.overrides, f"train.global_batch={batch}", f"train.seed={seed}")
         for batch in numbers("--batches", options.batches, int)
         for seed in numbers("--seeds", options.seeds, int)
     ]

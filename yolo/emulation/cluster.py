@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 from yolo.emulation.host import WITHOUT_IPV6, Holder, Host
-from yolo.emulation.remote import PROGRAMS
 from yolo.errors import BenchError
 
 NETWORK = "10.77.0"
@@ -20,11 +19,9 @@ MASTER_PORT = 29500
 """The deepspeed launcher's default; each host has its own ports."""
 MOST_HOSTS = 64
 REPOSITORY = Path(__file__).parents[2]
-ENVIRONMENT = {
-    "DS_ACCELERATOR": "cpu",
-    "GLOO_SOCKET_IFNAME": "eth0",
-    "PYTHONPATH": str(REPOSITORY),
-}
+PROGRAMS = Path(__file__).parent / "remote" / "bin"
+"""The hosts' `ssh` and `pdsh`, to be first on PATH."""
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0", "PYTHONPATH": str(REPOSITORY)}
 
 BURST_SECONDS = 0.2e-3
 """Traffic that the shaper passes at once after an idle time, in seconds at its rate. With much more, every message would
@@ -82,9 +79,8 @@ class EmulatedCluster:
         names = "".join(f"{address} {name}\n" for name, address in addresses.items())
         switch = self._switch = Holder(["--net"], WITHOUT_IPV6)
         stack.callback(switch.close)
-        switch.configure(
-            "ip", ["link add bridge0 type bridge mcast_snooping 0", "link set bridge0 up"]
-        )
+        bridge = ["link add bridge0 type bridge mcast_snooping 0", "link set bridge0 up"]
+        switch.configure("ip", bridge)
         for number, (name, address) in enumerate(addresses.items()):
             host = Host(name, address, hostfile, f"127.0.0.1 localhost\n{names}")
             stack.callback(host.holder.close)

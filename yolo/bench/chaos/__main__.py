@@ -18,7 +18,6 @@ from yolo.data.demo import DemoSettings, generate_demo
 from yolo.emulation.cluster import EmulatedCluster, check_rights
 from yolo.errors import exit_code_of
 
-RESULTS = Path("results/chaos.json")
 AP_BOUND = 0.01
 """Largest mean change of the AP by NaN over the seeds, for a recipe given by --nan-recipe."""
 FAULTS = ("kills", "links", "disk", "nan")
@@ -51,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="SEED",
         help="train.seed of the runs for `nan`, a clean one and one with NaN each; overrides --nan-recipe (default 0)",
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="default %(default)s")
+    parser.add_argument(
+        "--out", type=Path, default="results/chaos.json", help="default %(default)s"
+    )
     options = parser.parse_args(arguments)
     options.faults = options.faults.split(",")
     if not 0 <= options.nan <= 1 or options.kills < 0 or not set(options.faults) <= set(FAULTS):
@@ -94,14 +95,9 @@ def _inject_faults(job: ChaosJob, options: argparse.Namespace) -> dict[str, Any]
         found["disk_full"] = fill_disk(job)
     if "nan" in options.faults:
         if options.nan_recipe:
-            recipe, *overrides = options.nan_recipe
-            job = replace(
-                job,
-                folder=job.folder / "nan",
-                overrides=tuple(overrides),
-                recipe=Path(recipe).resolve(),
-                _undisturbed={},
-            )
+            folder, (recipe, *overrides) = job.folder / "nan", options.nan_recipe
+            job = replace(job, folder=folder, overrides=tuple(overrides), _undisturbed={})
+            job.recipe = Path(recipe).resolve()
         found["nan"] = feed_nan(job, options.nan, options.seed, options.nan_seeds)
         if options.nan_recipe:  # not for the small run, whose AP depends on every step
             found["nan"]["ap_bound"] = AP_BOUND

@@ -109,8 +109,7 @@ class StartedRun:
     @property
     def is_finished(self) -> bool:
         """Whether the training reached its end."""
-        run = self.run
-        return run is not None and run.finished.exists()
+        return self.run is not None and self.run.finished.exists()
 
     def wait(self, seconds: float = RUN_SECONDS) -> None:
         """Wait until `yolo train` has ended; kill it after `seconds`."""
@@ -151,9 +150,9 @@ class StartedRun:
 
     def weights(self) -> dict[str, bytes]:
         """The final averaged weights, as bytes by name."""
-        run = self.run
-        assert run is not None
-        return {name: values.tobytes() for name, values in load_file(run.last_weights).items()}
+        assert self.run is not None
+        weights = load_file(self.run.last_weights)
+        return {name: values.tobytes() for name, values in weights.items()}
 
     def valid_checkpoints(self) -> set[str]:
         """Names of the checkpoints that are complete and undamaged."""
@@ -162,8 +161,7 @@ class StartedRun:
 
     def unfinished_checkpoints(self) -> list[Path]:
         """Folders of checkpoints that are being written."""
-        run = self.run
-        return list(run.checkpoints.glob(f".*{PART}")) if run else []
+        return list(self.run.checkpoints.glob(f".*{PART}")) if self.run else []
 
 
 def processes_in(work: Path) -> list[psutil.Process]:

@@ -121,9 +121,8 @@ def _steps_logged(started: StartedRun) -> int:
 
 def _tear(started: StartedRun, name: str, chance: random.Random) -> None:
     """Cut a random file of a checkpoint in half, or invert one of its bytes."""
-    run = started.run
-    assert run is not None
-    path = chance.choice(sorted((run.checkpoints / name).glob("*.*")))
+    assert started.run is not None
+    path = chance.choice(sorted((started.run.checkpoints / name).glob("*.*")))
     content = bytearray(path.read_bytes())
     if chance.random() < 0.5:
         del content[len(content) // 2 :]

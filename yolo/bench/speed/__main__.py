@@ -15,7 +15,7 @@ from yolo.bench.results import machine_facts
 from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
 from yolo.bench.speed.speed_ratios import SpeedRatio, SpeedResults
-from yolo.bench.speed.training import ONE_PROCESS, TrainingRuns, call, compare_training
+from yolo.bench.speed.training import ONE_PROCESS, call, compare_training
 from yolo.data.open import load_split
 from yolo.errors import BenchError, exit_code_of
 from yolo.launch.command import launch_module
@@ -72,7 +72,8 @@ def _bench(options: argparse.Namespace) -> None:
                 short = [f"train.epochs={options.epochs}"] if options.epochs else []
                 settings = [*short, *options.overrides]
                 runs = compare_training(options.recipe, settings, options.rounds, advance)
-                _add_waits(results, runs)
+                for side, parts in results.step_seconds.items():  # for the figure
+                    parts["waiting for images"] = runs.waits()[side]
                 found = runs.comparisons()
             results.comparisons += found
             for ratio in found:
@@ -99,19 +100,6 @@ def _compare_steps(
     recipe = resolved.recipe
     name = f"a step: yolov5{recipe.model.variant}, {recipe.train.global_batch} x {recipe.model.image_size} px"
     return SpeedRatio(name, "images/s", True, ours, baseline, found["precision"])
-
-
-def _add_waits(results: SpeedResults, runs: TrainingRuns) -> None:
-    """Add to the figure how long a step of the last run waited for its images."""
-    if not results.step_seconds:
-        return
-    ours, baseline = runs.ours[-1], runs.baseline[-1]
-    waits = {
-        "ours": ours["data_wait_seconds_per_step"],
-        "baseline": baseline["seconds"]["waiting for images"] / baseline["steps"],
-    }
-    for side, parts in results.step_seconds.items():
-        parts["waiting for images"] = waits[side]
 
 
 if __name__ == "__main__":

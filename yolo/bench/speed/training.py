@@ -39,6 +39,12 @@ class TrainingRuns:
             self._ratio("a full run, from start to end", "s", "process_seconds", note),
         ]
 
+    def waits(self) -> dict[str, float]:
+        """Seconds per step that the last run of each side waited for its images."""
+        ours, baseline = self.ours[-1], self.baseline[-1]
+        seconds = baseline["seconds"]["waiting for images"] / baseline["steps"]
+        return {"ours": ours["data_wait_seconds_per_step"], "baseline": seconds}
+
     def _ratio(self, name: str, unit: str, key: str, note: str = "") -> SpeedRatio:
         sides = self.ours, self.baseline
         ours, baseline = (tuple(float(run[key]) for run in side) for side in sides)

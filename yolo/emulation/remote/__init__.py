@@ -3,8 +3,3 @@
 There is no encryption and no authentication, since nothing outside reaches these hosts. A cut link has the same effect on a
 connection as with OpenSSH.
 """
-
-from pathlib import Path
-
-PROGRAMS = Path(__file__).parent / "bin"
-"""To be first on PATH."""
