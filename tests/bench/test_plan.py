@@ -9,9 +9,11 @@ import pytest
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
-from yolo.bench.plan.__main__ import predicted_under, profile_in
-from yolo.bench.plan.results import read_plan_rows, scores
+from yolo.bench.plan.__main__ import predicted_under
+from yolo.bench.plan.plan_scores import PlanRow, scores
+from yolo.bench.results import read_rows
 from yolo.calibration.strategies import STRATEGIES
+from yolo.planner.profile import ClusterProfile
 
 pytestmark = [pytest.mark.slow(20), needs_a_cluster]
 MEASURED = ("zero0", "onebit_adam")
@@ -47,7 +49,7 @@ def test_each_strategy_is_predicted_and_measured_in_each_cell(results: Path) -> 
 
 
 def test_bytes_and_memory_are_exact(results: Path) -> None:
-    for row in read_plan_rows(results / "plan.json"):
+    for row in read_rows(results / "plan.json", PlanRow):
         assert row.predicted_wire_bytes == pytest.approx(row.measured_wire_bytes, rel=0.01)
         for what in ("parameter_bytes", "gradient_bytes", "optimizer_bytes"):
             assert abs(row.error(what)) < 0.05, (row.strategy, what)
@@ -56,10 +58,10 @@ def test_bytes_and_memory_are_exact(results: Path) -> None:
 def test_the_slow_strategy_is_ranked_last_and_a_profile_predicts_its_own_rows_again(
     results: Path,
 ) -> None:
-    rows = read_plan_rows(results / "plan.json")
+    rows = read_rows(results / "plan.json", PlanRow)
     assert all(cell.kendall_tau == 1.0 and cell.regret == 0.0 for cell in scores(rows).cells)
     row = next(row for row in rows if row.strategy == "zero0" and not row.calibrated)
-    again = predicted_under(
-        profile_in(results / "plan.json"), (2, 400.0), STRATEGIES["zero0"], (1, 64)
-    )
+    saved = json.loads((results / "plan.json").read_text())["profile"]
+    profile = ClusterProfile.model_validate_json(json.dumps(saved))
+    again = predicted_under(profile, (2, 400.0), STRATEGIES["zero0"], (1, 64))
     assert again.step_seconds == pytest.approx(row.predicted_step_seconds)

@@ -13,7 +13,7 @@ from tests.conftest import ON_A_PROCESSOR, REPOSITORY
 from tests.forking.server import run_forked
 from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.baseline.evaluation import greedy_suppression
-from yolo.bench.speed.results import SpeedRatio
+from yolo.bench.speed.speed_ratios import SpeedRatio
 from yolo.data.dataset import ImageRecord
 from yolo.data.demo import DemoSettings, generate_demo
 from yolo.model.nms import non_maximum_suppression

@@ -32,7 +32,10 @@ def test_a_list_is_read_as_deepspeeds_launcher_reads_it(tmp_path: Path) -> None:
     [
         ("node0 slots=8\nnode1\n", "hosts:2: 'node1': expected a line `hostname slots=GPUs`"),
         ("node0 slots=8\nnode0 slots=4\n", "hosts:2: node0 is listed twice"),
-        ("node0 slots=8\n", "hosts: lists 1 hosts, and cluster.nodes is 2; expected as many"),
+        (
+            "node0 slots=8\n",
+            "hosts: lists 1 hosts, and cluster.nodes is 2; add hosts or lower cluster.nodes",
+        ),
         ("", "lists 0 hosts"),
         ("-oProxyCommand=touch slots=1\nb slots=1\n", "hosts:1: '-oProxyCommand=touch slots=1'"),
     ],

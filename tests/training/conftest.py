@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port, let_ctrl_c_end_it
 from tests.forking.server import UNDRAWN, ForkedProcess
-from yolo.bench.chaos.nan import POISON
+from yolo.bench.chaos.faults import POISON
 from yolo.data.demo import DemoSettings, generate_demo
 
 DEMO = "recipes/demo.yaml"

@@ -1,1 +1,1 @@
-"""A cluster on one machine: hosts of namespaces, slow links between them, and what a training costs there."""
+"""Benchmarks, most of them on a cluster emulated on one machine. No product code imports this package."""

@@ -4,45 +4,79 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 
-from yolo.bench.communication.interface_traffic import StepTraffic
-from yolo.emulation import link_check as gate
+from yolo.bench.command_line import check_files, recipe_parser
+from yolo.emulation import link_check
 from yolo.emulation.cluster import EmulatedCluster, check_rights
 from yolo.errors import BenchError, exit_code_of
-from yolo.preflight.local import missing_here
 from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 BRIEF = (
-    "train.epochs=1",
-    "model.image_size=64",
-    "tracking.log_every_steps=5",
-    "tracking.wandb.mode=disabled",
+    *("train.epochs=1", "model.image_size=64"),
+    *("tracking.log_every_steps=5", "tracking.wandb.mode=disabled"),
 )
 """Enough for a step time; the user's overrides come after these and win."""
-ONE_RANK_A_HOST = ("cluster.processes_per_node=1", "cluster.threads_per_process=1")
+ONE_RANK_PER_HOST = ("cluster.processes_per_node=1", "cluster.threads_per_process=1")
+WIRE_BYTES = "communication/wire_bytes_per_step"
+
+
+class StepTraffic:
+    """Compares the bytes of training steps by the meter and by the interfaces; skips evaluations between them."""
+
+    def __init__(self, cluster: EmulatedCluster, run: RunDirectory) -> None:
+        self._cluster = cluster
+        self._run = run
+        self._lines = 0
+        self._last: tuple[int, float] | None = None
+        """The step of the log's last line, and the bytes that a host had sent then, mean over the hosts."""
+        self._steps, self._metered, self._sent = 0, 0.0, 0.0
+        """Compared steps, and their bytes per rank by the meter and by the interfaces."""
+
+    def look(self) -> None:
+        """Read the interfaces if the log has a new line; call this often while the training runs."""
+        if not self._run.metrics.is_file():
+            return
+        *lines, _ = self._run.metrics.read_text().split("\n")  # the last one is incomplete
+        new, self._lines = lines[self._lines :], len(lines)
+        if not new:
+            return
+        record = json.loads(new[-1])
+        sent = fmean(host.counters().sent_bytes for host in self._cluster.hosts)
+        is_after_steps = len(new) == 1 and record["kind"] == "step"
+        if is_after_steps and self._last is not None:
+            step, sent_before = self._last
+            self._steps += record["step"] - step
+            self._metered += record.get(WIRE_BYTES, 0.0) * (record["step"] - step)
+            self._sent += sent - sent_before
+        self._last = record["step"], sent
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The meter's and the interfaces' bytes for a table; none if too few lines were logged to compare."""
+        if not self._metered:
+            return []
+        metered, sent = (each / self._steps / 1e6 for each in (self._metered, self._sent))
+        ratio = f"over {self._steps} steps: {self._sent / self._metered:.3f} times the meter's"
+        return [
+            ("meter, sent", f"{metered:.3f} MB per step per rank"),
+            ("eth0, sent", f"{sent:.3f} MB per step per rank, {ratio}"),
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build a cluster, check its links, train on it; returns the exit code, 2 where the user has to put something right."""
-    parser = argparse.ArgumentParser(prog="python -m yolo.bench", description=__doc__)
-    parser.add_argument("recipe", type=Path, help="the recipe's YAML file")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="section.key=value",
-        help=f"after the benchmark's own: {' '.join(BRIEF)}",
-    )
+    """Build a cluster, check its links, train on it; returns the exit code, 2 for an error that the user can fix."""
+    added = f"after the benchmark's own: {' '.join(BRIEF)}"
+    parser = recipe_parser("yolo.bench", __doc__, overrides_help=added)
     parser.add_argument("--hosts", type=int, default=2, metavar="N", help="default 2")
     parser.add_argument(
         "--bandwidth",
         type=float,
         metavar="MBPS",
-        help="of every link and direction, in Mbit/s (default: not shaped)",
+        help="per link and direction, in Mbit/s (default: not shaped)",
     )
     parser.add_argument(
         "--timeout", type=float, default=1800, metavar="SECONDS", help="for the training"
@@ -53,54 +87,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _bench(options: argparse.Namespace) -> None:
     check_rights()
-    overrides = [*BRIEF, f"cluster.nodes={options.hosts}", *ONE_RANK_A_HOST, *options.overrides]
-    resolved = prepare(options.recipe, overrides, options.hosts, 1).resolved
-    if lack := list(missing_here(resolved)):
-        raise BenchError("\n".join(lack))
+    overrides = [*BRIEF, f"cluster.nodes={options.hosts}", *ONE_RANK_PER_HOST, *options.overrides]
+    check_files(prepare(options.recipe, overrides, options.hosts, 1).resolved)
     run = RunDirectory(new_run("bench").path.resolve())
+    arguments = ["--module", "yolo.train", "--recipe", str(options.recipe)]
     with EmulatedCluster(options.hosts, options.bandwidth) as cluster:
-        _print_gate(gate.check(cluster))
+        _print_link_check(link_check.check(cluster))
         traffic = StepTraffic(cluster, run)
         before = [host.counters() for host in cluster.hosts]
         processes = cluster.launch(
-            [
-                *("--module", "yolo.train", "--recipe", str(options.recipe)),
-                *("--run", str(run.path), *overrides),
-            ],
-            run.path / "hosts",
+            [*arguments, "--run", str(run.path), *overrides], run.path / "hosts"
         )
-        print(f"training on {len(cluster.hosts)} hosts; they print to {run.path / 'hosts'}")
+        print(f"training on {len(cluster.hosts)} hosts; their output is in {run.path / 'hosts'}")
         cluster.wait(processes, options.timeout, traffic.look)
-        total = [
-            host.counters() - earlier for host, earlier in zip(cluster.hosts, before, strict=True)
-        ]
+        sent = fmean(
+            (host.counters() - earlier).sent_bytes
+            for host, earlier in zip(cluster.hosts, before, strict=True)
+        )
     if not run.finished.exists():
         raise BenchError(f"the hosts ended without an error, but {run.finished} is missing")
     summary = json.loads(run.summary.read_text())
+    waiting = summary["exposed_communication_seconds_per_step"]
     rows = [
         ("step", f"{summary['step_seconds'] * 1e3:.0f} ms, {summary['steps']} steps"),
-        (
-            "waiting for collectives",
-            f"{summary['exposed_communication_seconds_per_step'] * 1e3:.0f} ms a step",
-        ),
+        ("waiting for collectives", f"{waiting * 1e3:.0f} ms per step"),
         *traffic.rows(),
-        (
-            "whole run, eth0 sent",
-            f"{_mean([counters.sent_bytes for counters in total]) / 1e6:.1f} MB a rank, start and evaluation included",
-        ),
+        ("full run, eth0 sent", f"{sent / 1e6:.1f} MB per rank, start and evaluation included"),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
 
 
-def _print_gate(rows: Sequence[gate.LinkCheckRow]) -> None:
+def _print_link_check(rows: Sequence[link_check.LinkCheckRow]) -> None:
     if not rows:
         return
-    print(f"messages at the asked-for rate: the fastest of some tries, within {gate.TOLERANCE:.0%}")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("from")
-    table.add_column("to")
+    print(f"messages at the requested rate: the fastest try, within {link_check.TOLERANCE:.0%}")
+    table = Table("from", "to", box=None, pad_edge=False)
     for heading in ("bytes", "expected ms", "measured ms", "deviation"):
         table.add_column(heading, justify="right")
     for row in rows:
@@ -113,10 +136,6 @@ def _print_gate(rows: Sequence[gate.LinkCheckRow]) -> None:
             f"{row.deviation:+.1%}",
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 if __name__ == "__main__":

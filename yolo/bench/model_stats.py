@@ -1,7 +1,7 @@
-"""Write down what the planner must know of each network and cannot read off its table: measured on a fake device.
+"""Measure what the planner needs to know of each network and cannot read off its table, on a fake device.
 
-The order in which backward completes gradients, the bytes that autograd keeps for it, and the work of a forward pass.
-Nothing is computed: tensors have shapes and types only, so yolov5x at 16 images needs no memory.
+These are the order in which backward completes gradients, the bytes that autograd keeps for it, and the work of a forward
+pass. Nothing is computed: tensors have shapes and types only, so yolov5x at 16 images needs no memory.
 
 Run `python -m yolo.bench.model_stats` after a change to the network; a test fails while the snapshot is out of date.
 """
@@ -19,15 +19,11 @@ from yolo.model import YOLOv5
 from yolo.planner.cost.model_stats import CLASSES, IMAGE_SIZE, SNAPSHOT
 from yolo.training.engine.build import parameter_groups
 
-IMAGES = 2
-"""BatchNorm's statistics are kept once a batch, whatever its size: two batches tell them from what grows with the images."""
-
 
 def measure(variant: str) -> dict[str, Any]:
-    """The facts of one variant, as they stand in the snapshot."""
+    """The statistics of one variant, with the snapshot's keys."""
     with FakeTensorMode():
         model = YOLOv5(variant, CLASSES)
-        names = [name for name, _ in model.named_parameters()]
         group_of = {
             id(parameter): group["name"]
             for group in parameter_groups(model)
@@ -37,9 +33,10 @@ def measure(variant: str) -> dict[str, Any]:
         tensors = [
             [list(p.shape), group_of[id(p)], outputs.get(id(p), 0)] for p in model.parameters()
         ]
-        order = _ready_order(model, names)
+        order = _ready_order(model)
+        # BatchNorm keeps its statistics once per batch of any size: two batches separate them from bytes per image.
         kept = {
-            dtype: [_kept_bytes(model, images, dtype) for images in (1, IMAGES)]
+            dtype: _kept_bytes(model, 2, dtype) - _kept_bytes(model, 1, dtype)
             for dtype in ("fp32", "bf16")
         }
         with FlopCounterMode(display=False) as counter:
@@ -47,9 +44,7 @@ def measure(variant: str) -> dict[str, Any]:
     return {
         "tensors": tensors,
         "ready_order": order,
-        "kept_bytes_per_image": {
-            name: (two - one) // (IMAGES - 1) for name, (one, two) in kept.items()
-        },
+        "kept_bytes_per_image": kept,
         "forward_flops_per_image": counter.get_total_flops(),
     }
 
@@ -59,21 +54,21 @@ def _images(images: int) -> torch.Tensor:
 
 
 def _output_elements(model: nn.Module) -> dict[int, int]:
-    """What each convolution writes for one image, by the identity of its weight."""
-    written: dict[int, int] = {}
+    """Elements of each convolution's output for one image, by the identity of its weight."""
+    elements: dict[int, int] = {}
 
     def note(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        written[id(module.weight)] = output.numel()
+        elements[id(module.weight)] = output.numel()
 
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     hooks = [module.register_forward_hook(note) for module in convolutions]
     model(_images(1))
     for hook in hooks:
         hook.remove()
-    return written
+    return elements
 
 
-def _ready_order(model: nn.Module, names: list[str]) -> list[int]:
+def _ready_order(model: nn.Module) -> list[int]:
     """Indices of the parameters in the order in which their gradients are complete."""
     order: list[int] = []
     hooks = [
@@ -84,14 +79,14 @@ def _ready_order(model: nn.Module, names: list[str]) -> list[int]:
     for hook in hooks:
         hook.remove()
     model.zero_grad()
-    assert sorted(order) == list(range(len(names)))
+    assert sorted(order) == list(range(len(hooks)))
     return order
 
 
 def _kept_bytes(model: nn.Module, images: int, dtype: str) -> int:
-    """Bytes that autograd keeps between forward and backward, the network's own tensors left out.
+    """Bytes that autograd keeps between forward and backward, without the network's own tensors.
 
-    On a processor's autocast, whose types are those of a GPU's for all that YOLOv5 consists of.
+    Uses the CPU's autocast: its types are those of the GPU's for every layer of YOLOv5.
     """
     own = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -99,7 +94,7 @@ def _kept_bytes(model: nn.Module, images: int, dtype: str) -> int:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no other takes its address
+            kept[storage._cdata] = storage  # keeps it alive, so that no other takes its address
         return tensor
 
     is_autocast = dtype != "fp32"
@@ -114,8 +109,7 @@ def _kept_bytes(model: nn.Module, images: int, dtype: str) -> int:
 
 def main() -> None:
     """Write the snapshot."""
-    facts = {variant: measure(variant) for variant in VARIANTS}
-    lines = [f'"{variant}": {json.dumps(found)}' for variant, found in facts.items()]
+    lines = [f'"{variant}": {json.dumps(measure(variant))}' for variant in VARIANTS]
     SNAPSHOT.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
     print(SNAPSHOT)
 

@@ -1,9 +1,8 @@
-"""Streaming from shards against loading files: images a second, and what each rank reads.
+"""Streaming from shards against loading files: images/s, and the bytes that each rank reads.
 
-`python -m yolo.bench.streaming recipes/bccd.yaml data.root=/path/to/bccd`; a local folder stands for the object storage.
+`python -m yolo.bench.streaming recipes/bccd.yaml data.root=/path/to/bccd`; a local folder stands in for the object storage.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from yolo.bench.command_line import recipe_parser
 from yolo.data.image.cache import ImageCache, memory_budget
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import TrainingLoader
@@ -22,36 +22,35 @@ from yolo.errors import exit_code_of
 from yolo.recipe import Recipe, prepare
 
 RANKS = 2
-SHARDS_A_WORKER = 2
+SHARDS_PER_WORKER = 2
 EPOCHS = 2
-"""Timed, after one in which workers start and what is kept is read."""
-Loader = TrainingLoader | StreamingLoader
+"""Timed, after one epoch in which workers start and caches are filled."""
 
 
 @dataclass(frozen=True, slots=True)
 class StreamingFigures:
-    """Of ranks one after the other, each with nothing beside it; images a second are their mean."""
+    """Rates are means over the ranks, which load one after the other with nothing beside them."""
 
     images: int
     streamed: float
-    """Images a second from shards."""
+    """Images/s from shards."""
     from_files: float
-    """From files that are decoded each time."""
+    """Images/s from files that are decoded each time."""
     from_memory: float
-    """From images that are kept decoded, as `data.cache: ram` does."""
+    """Images/s from decoded images in memory, as with `data.cache: ram`."""
     bytes_read: tuple[int, ...]
-    """By each rank in one epoch, of shards."""
+    """From shards by each rank, per epoch."""
     bytes_in_shards: int
-    """Of all samples."""
+    """The sum over all samples."""
 
     def lines(self) -> list[str]:
-        """For the console."""
+        """The figures for the console."""
         share = sum(self.bytes_read) / self.bytes_in_shards
         each = ", ".join(f"{read / 1e6:.2f}" for read in self.bytes_read)
         return [
-            f"images/s of a rank: {self.streamed:.0f} streamed, {self.from_files:.0f} from files, "
-            f"{self.from_memory:.0f} kept in memory",
-            f"MB read in an epoch by {len(self.bytes_read)} ranks: {each}; together {share:.1%} of the "
+            f"images/s per rank: {self.streamed:.0f} streamed, {self.from_files:.0f} from files, "
+            f"{self.from_memory:.0f} cached in memory",
+            f"MB read per epoch by {len(self.bytes_read)} ranks: {each}; together {share:.1%} of the "
             f"{self.bytes_in_shards / 1e6:.2f} MB of {self.images} images",
         ]
 
@@ -61,42 +60,40 @@ def measure_streaming(
 ) -> StreamingFigures:
     """Shard a recipe's training split into a temporary folder and load it in both ways.
 
-    Raises DataError where its data cannot be read.
+    Raises DataError if its data cannot be read.
     """
     recipe = prepare(recipe_path, overrides, ranks, ranks).resolved.recipe
     workers = recipe.data.workers
     with tempfile.TemporaryDirectory() as folder:
-        shards = SHARDS_A_WORKER * ranks * max(1, workers)
+        shards = SHARDS_PER_WORKER * ranks * max(1, workers)
         shard_split(recipe, "train", Path(folder), shard_mb=1, shards=shards)
         places = ("data.format=shards", f"data.root={folder}", "data.train=train")
         streamed = prepare(recipe_path, [*overrides, *places], ranks, ranks).resolved.recipe
         opened = open_shards(streamed.data, "train")
         loaders = [StreamingLoader(opened, streamed, rank, ranks) for rank in range(ranks)]
-        rates, read = [], []
-        for loader in loaders:
-            rates.append(_images_per_second(loader))
-            read.append(loader.bytes_read // (1 + EPOCHS))
-    files, memory = (_from_files(recipe, ranks, is_kept) for is_kept in (False, True))
+        rates = [_images_per_second(loader) for loader in loaders]
+        read = tuple(loader.bytes_read // (1 + EPOCHS) for loader in loaders)
+    files, memory = (_from_files(recipe, ranks, is_cached) for is_cached in (False, True))
     return StreamingFigures(
         images=len(opened),
         streamed=sum(rates) / ranks,
         from_files=files,
         from_memory=memory,
-        bytes_read=tuple(read),
+        bytes_read=read,
         bytes_in_shards=sum(int(offsets[-1]) for offsets in opened.offsets),
     )
 
 
-def _from_files(recipe: Recipe, ranks: int, is_kept: bool) -> float:
+def _from_files(recipe: Recipe, ranks: int, is_cached: bool) -> float:
     records = load_split(recipe.data, "train").records
     size = recipe.model.image_size
-    kept = ImageCache.in_memory(records, size, memory_budget()) if is_kept else None
-    images = ResizedImages(records, size, kept)
+    cache = ImageCache.in_memory(records, size, memory_budget()) if is_cached else None
+    images = ResizedImages(records, size, cache)
     loaders = (TrainingLoader(images, recipe, rank, ranks) for rank in range(ranks))
     return sum(map(_images_per_second, loaders)) / ranks
 
 
-def _images_per_second(loader: Loader) -> float:
+def _images_per_second(loader: TrainingLoader | StreamingLoader) -> float:
     for _ in loader.epoch(0):
         pass
     started = time.perf_counter()
@@ -107,19 +104,13 @@ def _images_per_second(loader: Loader) -> float:
     return images / (time.perf_counter() - started)
 
 
-def main() -> int:
-    """Measure, and print; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    parser.add_argument("--ranks", type=int, default=RANKS)
-    options = parser.parse_args()
-
-    def measure() -> None:
-        figures = measure_streaming(options.recipe, options.overrides, options.ranks)
-        print("\n".join(figures.lines()))
-
-    return exit_code_of(measure, "streaming")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print; returns the exit code."""
+    parser = recipe_parser("yolo.bench.streaming", __doc__)
+    parser.add_argument("--ranks", type=int, default=RANKS, help="default %(default)s")
+    options = parser.parse_args(arguments)
+    job = options.recipe, options.overrides, options.ranks
+    return exit_code_of(lambda: print(*measure_streaming(*job).lines(), sep="\n"), "streaming")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`yolo calibrate`: measure a cluster, through the launcher, and write what the planner wants to know as a profile."""
+"""`yolo calibrate`: measure a cluster through the launcher, and write a profile for the planner."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from yolo.calibration.launch_worker import ask_ranks
+from yolo.calibration.launch_worker import run_worker
 from yolo.planner.cost.compute import BACKWARD
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.dataset_size import data_of
@@ -19,6 +19,9 @@ from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.resolve.hardware import count_cores
 
 MODULE = "yolo.calibration.worker"
+SOURCE = "measured by yolo calibrate"
+UPDATE_PASSES = 9
+"""Passes of the optimizer's step over memory; its time then gives the memory's bandwidth."""
 
 
 def calibrate(
@@ -28,9 +31,9 @@ def calibrate(
     bandwidth_gbps: float | None,
     classes: int | None = None,
 ) -> ClusterProfile:
-    """Measure on the machines of the recipe; a profile that is there already gets one more measurement.
+    """Measure on the machines of the recipe; an existing profile gets one more measurement.
 
-    Raises LaunchError where the ranks fail, PlanError for a file that is no profile.
+    Raises LaunchError if the ranks fail, PlanError if the file is no profile.
     """
     before = read_profile(out) if out.exists() else None
     resolved = prepare(path, overrides).resolved
@@ -38,11 +41,11 @@ def calibrate(
     arguments = ["--recipe", str(path), "--classes", str(data.classes), "--loads-data"]
     if bandwidth_gbps:
         arguments += ["--bandwidth-gbps", str(bandwidth_gbps)]
-    measured = ask_ranks(
+    measured = run_worker(
         resolved,
         MODULE,
         [*arguments, *overrides],
-        lambda answer: Measurement.model_validate_json(answer.read_text()),
+        lambda result: Measurement.model_validate_json(result.read_text()),
     )
     profile = add_measurement(before or new_profile(out.stem, resolved, measured), measured)
     write_profile(profile, out)
@@ -50,7 +53,7 @@ def calibrate(
 
 
 def add_measurement(profile: ClusterProfile, measured: Measurement) -> ClusterProfile:
-    """A newer one takes the place of an older one at the same ranks and bandwidth."""
+    """Add a measurement; it replaces an older one at the same ranks and bandwidth."""
     others = [
         each
         for each in profile.measured
@@ -63,33 +66,20 @@ def add_measurement(profile: ClusterProfile, measured: Measurement) -> ClusterPr
 def new_profile(
     name: str, resolved: ResolvedRecipe, measured: Measurement, shared_cores: int | None = None
 ) -> ClusterProfile:
-    """A profile whose formulae are as near as one measurement can tell; what was measured goes before them."""
+    """A profile with formulas fitted to one measurement; the planner prefers measured values to formulas."""
     recipe = resolved.recipe
-    each = recipe.cluster.processes_per_node
-    work = measured.workload
-    network = yolov5(work.variant, work.classes, work.image_size)
-    operations = (1 + BACKWARD) * network.forward_flops * work.micro_batch
-    seconds = measured.forward_seconds + measured.backward_seconds
-    tflops = operations / seconds / 1e12
-    measured_here = "measured by yolo calibrate"
+    ranks_per_node = recipe.cluster.processes_per_node
     link = Link(
         name=f"{measured.bandwidth_gbps:.3g} Gbit/s",
         bandwidth_gbps=measured.bandwidth_gbps,
         latency_us=_latency_us(measured),
-        source=measured_here,
+        source=SOURCE,
     )
     return ClusterProfile(
         name=name,
-        nodes=max(1, resolved.world_size // each),
-        gpus_per_node=each,
-        accelerator=Accelerator(
-            name=_accelerator(),
-            sustained_tflops=tflops if work.dtype != "fp32" else 2 * tflops,
-            fp32_factor=2.0 if _has_gpu() else 1.0,
-            memory_gb=_memory_gb(each),
-            memory_gbps=network.elements * 4 * UPDATE_PASSES / measured.update_seconds / 1e9,
-            source=measured_here,
-        ),
+        nodes=max(1, resolved.world_size // ranks_per_node),
+        gpus_per_node=ranks_per_node,
+        accelerator=_accelerator(measured, ranks_per_node),
         within=link,
         between=link,
         backend=recipe.cluster.backend,
@@ -99,34 +89,32 @@ def new_profile(
     )
 
 
-UPDATE_PASSES = 9
-"""Over memory, of the optimizer's step: what its time says of the memory's bandwidth."""
-
-
 def _latency_us(measured: Measurement) -> float:
     points = measured.collectives.get("all_reduce", [])
     steps = 2 * max(1, measured.ranks - 1)
     return points[0].seconds / steps * 1e6 if points else 50.0
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
-def _accelerator() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return f"{count_cores()} cores"
-
-
-def _memory_gb(ranks_here: int) -> float:
+def _accelerator(measured: Measurement, ranks_per_node: int) -> Accelerator:
+    """This machine's GPU, or a rank's share of its processor."""
     import psutil
     import torch
 
-    if torch.cuda.is_available():
-        return float(torch.cuda.get_device_properties(0).total_memory) / 1e9
-    return float(psutil.virtual_memory().total) / 1e9 / ranks_here
+    if has_gpu := torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        memory = float(torch.cuda.get_device_properties(0).total_memory)
+    else:
+        name = f"{count_cores()} cores"
+        memory = float(psutil.virtual_memory().total) / ranks_per_node
+    work = measured.workload
+    network = yolov5(work.variant, work.classes, work.image_size)
+    operations = (1 + BACKWARD) * network.forward_flops * work.micro_batch
+    tflops = operations / (measured.forward_seconds + measured.backward_seconds) / 1e12
+    return Accelerator(
+        name=name,
+        sustained_tflops=tflops if work.dtype != "fp32" else 2 * tflops,
+        fp32_factor=2.0 if has_gpu else 1.0,
+        memory_gb=memory / 1e9,
+        memory_gbps=network.elements * 4 * UPDATE_PASSES / measured.update_seconds / 1e9,
+        source=SOURCE,
+    )

@@ -1,4 +1,4 @@
-"""Collectives timed as training steps meet them, and what a network adds to their bytes: a part of a calibration."""
+"""The network's part of a calibration: collectives timed as in training steps, and the bytes that the network adds."""
 
 import gc
 import statistics
@@ -28,52 +28,54 @@ GROWTH = 4
 LONGEST_CALL_SECONDS = 4.0
 """A collective of a size that takes longer ends the series."""
 OTHER_ELEMENTS = 2**24
-"""64 MiB, more than caches hold."""
+"""64 MiB, more than fits in caches."""
 BUSY_SECONDS = 0.2
-"""To watch the cores, whose clock ticks every 10 ms."""
+"""To observe how busy the cores are; their counters tick every 10 ms."""
 LARGE_STEPS = 3
 SMALL_CALLS = 20
 SMALL_BYTES = 1024
 SETTLED_SECONDS = 0.1
-BEHIND = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
-"""Kinds that strategies have many of under way at once."""
+QUEUED = ("all_reduce", "all_gather", "reduce_scatter", "reduce")
+"""Kinds of which strategies have many in flight at once."""
 ROUNDS = 5
 
 
 class NetworkCalibration:
-    """The network as one rank finds it; all methods are collective."""
+    """Measures the network from one rank; all methods are collective."""
 
     def __init__(self, job: TimingJob, ranks: DistributedContext) -> None:
         self.job = job
         self.ranks = ranks
-        self._ranks_here = self._ranks_on_this_machine()
+        # Emulated hosts share one kernel, hence one boot ID.
+        boot_file = Path("/proc/sys/kernel/random/boot_id")
+        boot = boot_file.read_text() if boot_file.exists() else str(ranks.rank)
+        self._ranks_here = all_gather_object(ranks, boot).count(boot)
+        # Several ranks of a machine send through one interface.
+        self._has_own_counter = ranks.local_world_size == 1
         self._other_work = torch.zeros(OTHER_ELEMENTS, device=ranks.device)
 
     def collectives(self, elements: int) -> dict[str, list[Point]]:
-        """Each kind at sizes up to what it has to carry of a network of so many parameters."""
+        """Time each kind at sizes up to the largest that a model of `elements` parameters needs."""
         if self.ranks.world_size == 1:
             return {}
-        whole = 4 * elements
-        most = {
-            "all_reduce": whole,
-            f"all_reduce{BF16}": whole // 2,
-            "all_gather": whole,
-            "reduce_scatter": whole // 2,
-            "reduce": whole // 2,
-            "all_to_all": whole // 16,
-            "broadcast": whole // 64,
+        model_bytes = 4 * elements
+        largest = {
+            "all_reduce": model_bytes,
+            f"all_reduce{BF16}": model_bytes // 2,
+            "all_gather": model_bytes,
+            "reduce_scatter": model_bytes // 2,
+            "reduce": model_bytes // 2,
+            "all_to_all": model_bytes // 16,
+            "broadcast": model_bytes // 64,
         }
-        return {kind: self._curve(kind, size) for kind, size in most.items()}
+        return {kind: self._curve(kind, size) for kind, size in largest.items()}
 
-    def _curve(self, kind: str, most_bytes: int) -> list[Point]:
-        """A collective at sizes up to `most_bytes`."""
-        sizes = []
-        size = SMALLEST_BYTES
-        while size < most_bytes:
-            sizes.append(size)
-            size *= GROWTH
+    def _curve(self, kind: str, largest_bytes: int) -> list[Point]:
+        sizes = [min(SMALLEST_BYTES, largest_bytes)]
+        while sizes[-1] < largest_bytes:
+            sizes.append(min(largest_bytes, sizes[-1] * GROWTH))
         points: list[Point] = []
-        for size in [*sizes, most_bytes]:
+        for size in sizes:
             call, payload = self._call(kind, size)
             seconds, share = self._timed(call)
             points.append(Point(payload_bytes=payload, seconds=seconds, core_share=share))
@@ -82,10 +84,10 @@ class NetworkCalibration:
         return points
 
     def _timed(self, call: Callable[[], None]) -> tuple[float, float]:
-        """Mean seconds of a call as steps meet it, and the share of a rank's core that was busy.
+        """Mean seconds of a call as in a step, and the share of a rank's core that was busy.
 
-        A step has computed before, so that what it sends lies in no cache. No barrier stands before it: gloo's ranks fall
-        into a rhythm in which the one that begins first sends first, and ends up to twice as late as with one.
+        A step has computed before, so its data is in no cache. There is no barrier before the call: gloo's ranks then fall
+        into a rhythm in which the first to begin sends first, and ends up to twice as late as with a barrier.
         """
         started = time.perf_counter()
         call()
@@ -102,9 +104,8 @@ class NetworkCalibration:
             seconds.append(time.perf_counter() - started)
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
-        for _ in range(
-            broadcast_object(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))
-        ):
+        repeats = broadcast_object(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))
+        for _ in range(repeats):
             call()
         self._synchronise()
         elapsed = time.perf_counter() - begun
@@ -114,12 +115,11 @@ class NetworkCalibration:
         return self._mean(_without_extremes(seconds)), share
 
     def behind(self) -> dict[str, float]:
-        """Seconds that a small collective takes behind others that are under way, by kind."""
-        if self.ranks.world_size == 1:
-            return {}
-        return {kind: self._behind(kind) for kind in BEHIND}
+        """Seconds of a small collective queued behind others in flight, by kind."""
+        kinds = QUEUED if self.ranks.world_size > 1 else ()
+        return {kind: self._seconds_queued(kind) for kind in kinds}
 
-    def _behind(self, kind: str) -> float:
+    def _seconds_queued(self, kind: str) -> float:
         calls = [self._call(kind, SMALL_BYTES, is_async=True)[0] for _ in range(SMALL_CALLS)]
         seconds = []
         for _ in range(ROUNDS):
@@ -131,54 +131,43 @@ class NetworkCalibration:
             seconds.append((time.perf_counter() - started) / SMALL_CALLS)
         return self._mean(statistics.median(seconds))
 
-    def _ranks_on_this_machine(self) -> int:
-        """Emulated hosts share one kernel: their boot is the same."""
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        own = boot.read_text() if boot.exists() else str(self.ranks.rank)
-        return all_gather_object(self.ranks, own).count(own)
-
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
-        """A function that runs the collective once, and the payload's bytes: `size`, rounded so that ranks share it."""
+        """A function that runs the collective once, and its payload in bytes: `size`, rounded to a multiple of the ranks."""
         ranks, device = self.ranks.world_size, self.ranks.device
         dtype = torch.bfloat16 if kind.endswith(BF16) else torch.float32
         width = torch.finfo(dtype).bits // 8
         count = max(1, size // width // ranks) * ranks
-        whole = torch.ones(count, dtype=dtype, device=device)
+        full = torch.ones(count, dtype=dtype, device=device)
         part = torch.ones(count // ranks, dtype=dtype, device=device)
-        result = torch.ones_like(whole)
+        result = torch.ones_like(full)
         calls: dict[str, Callable[[], Any]] = {
-            "all_reduce": lambda: dist.all_reduce(whole, async_op=is_async),
-            "all_gather": lambda: dist.all_gather_into_tensor(whole, part, async_op=is_async),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, whole, async_op=is_async),
-            "reduce": lambda: dist.reduce(whole, 0, async_op=is_async),
-            "all_to_all": lambda: dist.all_to_all_single(result, whole, async_op=is_async),
-            "broadcast": lambda: dist.broadcast(whole, 0, async_op=is_async),
+            "all_reduce": lambda: dist.all_reduce(full, async_op=is_async),
+            "all_gather": lambda: dist.all_gather_into_tensor(full, part, async_op=is_async),
+            "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, full, async_op=is_async),
+            "reduce": lambda: dist.reduce(full, 0, async_op=is_async),
+            "all_to_all": lambda: dist.all_to_all_single(result, full, async_op=is_async),
+            "broadcast": lambda: dist.broadcast(full, 0, async_op=is_async),
         }
         return calls[kind.removesuffix(BF16)], count * width
 
     def framing(self, elements: int) -> tuple[float, float]:
-        """Interface bytes for each payload byte sent, and Gbit/s on the link, of real steps that send whole gradients."""
+        """Interface bytes per payload byte sent, and Gbit/s on the link, of real steps that send full gradients."""
         if self.ranks.world_size == 1:
             return 1.0, 1.0
         is_gloo = torch.distributed.get_backend() == "gloo"
-        whole = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, is_gloo)
+        payload = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, is_gloo)
         trainer = SyntheticTraining(STRATEGIES["zero0"], self.job, self.ranks)
         trainer.step()
         sent, seconds = self._sent(trainer.step, LARGE_STEPS)
         del trainer
         gc.collect()
-        factor = sent / whole
+        factor = sent / payload
         if not self._has_own_counter or not 1.0 <= factor <= 1.5:
             factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
-        return factor, whole * factor * 8e-9 / seconds
-
-    @property
-    def _has_own_counter(self) -> bool:
-        """Not where several ranks of a machine send through one interface."""
-        return self.ranks.local_world_size == 1
+        return factor, payload * factor * 8e-9 / seconds
 
     def bytes_beside(self, kinds: Iterable[str], factor: float) -> dict[str, float]:
-        """Interface bytes of a collective beside those of its payload: from messages that one frame holds."""
+        """Interface bytes of a collective in addition to its payload's, from messages that fit in one frame."""
         if not self._has_own_counter:
             return {}
         is_gloo = torch.distributed.get_backend() == "gloo"
@@ -187,23 +176,22 @@ class NetworkCalibration:
             call, payload = self._call(kind, SMALL_BYTES)
             call()
             sent, _ = self._sent(call, SMALL_CALLS)
-            handed_over = sent_bytes(
-                kind.removesuffix(BF16), payload, self.ranks.world_size, is_gloo
-            )
-            found[kind] = max(0.0, sent - handed_over * factor)
+            name = kind.removesuffix(BF16)
+            expected = sent_bytes(name, payload, self.ranks.world_size, is_gloo)
+            found[kind] = max(0.0, sent - expected * factor)
         return found
 
     def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:
-        """Bytes that a rank's interface sends in a call, and the seconds that it takes; means over the ranks."""
-        counter = _sent_bytes_of(gloo_interface())
+        """Bytes that a rank's interface sends per call, and the seconds per call; means over the ranks."""
+        counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
         dist.barrier()
-        before, started = counter(), time.perf_counter()
+        before, started = _read_counter(counter), time.perf_counter()
         for _ in range(times):
             call()
         self._synchronise()
         seconds = (time.perf_counter() - started) / times
         time.sleep(SETTLED_SECONDS)  # the last acknowledgements
-        sent = (counter() - before) / times
+        sent = (_read_counter(counter) - before) / times
         return self._mean(sent), self._mean(seconds)
 
     def _mean(self, value: float) -> float:
@@ -215,19 +203,17 @@ class NetworkCalibration:
 
 
 def _without_extremes(seconds: Sequence[float]) -> float:
-    """The mean of the middle four fifths."""
+    """The mean without the lowest and the highest tenth."""
     cut = len(seconds) // 10
     return statistics.mean(sorted(seconds)[cut : len(seconds) - cut])
 
 
 def _busy_seconds() -> float:
-    """Of all cores of the machine, in whatever process: the network's work is done in the kernel."""
+    """Busy seconds of all the machine's cores, in all processes: the kernel does the network's work."""
     times = psutil.cpu_times()
-    return float(
-        sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
-    )
+    not_busy = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
+    return float(sum(times) - not_busy)
 
 
-def _sent_bytes_of(interface: str | None) -> Callable[[], int]:
-    path = Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
-    return lambda: int(path.read_text()) if path.exists() else 0
+def _read_counter(path: Path) -> int:
+    return int(path.read_text()) if path.exists() else 0

@@ -1,4 +1,4 @@
-"""Run a worker of this package on the machines that a recipe names, through the launcher, and read what it wrote."""
+"""Run a worker of this package on the machines of a recipe, through the launcher, and read its result."""
 
 import os
 import signal
@@ -13,18 +13,15 @@ from yolo.errors import LaunchError
 from yolo.launch.command import launch_module
 from yolo.recipe import ResolvedRecipe
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def ask_ranks(
-    resolved: ResolvedRecipe,
-    module: str,
-    arguments: Sequence[str],
-    read: Callable[[Path], Answer],
-) -> Answer:
-    """Start a module whose first rank writes to the file behind `--out`, wait for it, and read the file.
+def run_worker(
+    resolved: ResolvedRecipe, module: str, arguments: Sequence[str], read: Callable[[Path], Result]
+) -> Result:
+    """Start a module whose first rank writes the file given by `--out`, wait for it, and read the file.
 
-    Raises LaunchError where it ends without an answer.
+    Raises LaunchError if it ends without a result.
     """
     with tempfile.TemporaryDirectory(prefix="yolo-ranks-") as folder:
         out = Path(folder) / "answer.json"
@@ -41,5 +38,5 @@ def ask_ranks(
                 each.terminate()
             raise
         if code != 0 or not out.exists():
-            raise LaunchError(f"{module} ended with exit code {code}; the lines above say why")
+            raise LaunchError(f"{module} ended with exit code {code}; see its output above")
         return read(out)

@@ -1,4 +1,4 @@
-"""How many images a rank's data loader delivers while all ranks load at once."""
+"""Images/s of a rank's data loader while all ranks load at once."""
 
 import logging
 import time
@@ -20,11 +20,11 @@ from yolo.training.loop.datasets import SHARE_OF_CACHE
 logger = logging.getLogger(__name__)
 
 SECONDS = 5.0
-"""At most, of each of two passes."""
+"""Longest duration of each of two passes."""
 
 
 def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float | None:
-    """The mean over the ranks, nothing computing beside; None, and a line, where a rank has no data. Collective."""
+    """The mean over the ranks, with nothing computing; logs a line and returns None if a rank has no data. Collective."""
     dataset: DetectionDataset | Shards | str
     try:
         is_streamed = recipe.data.format == "shards"
@@ -46,7 +46,7 @@ def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float
     dist.barrier()
     rate: float | str
     try:
-        _pass(loader)  # what it reads is kept
+        _pass(loader)  # fills caches
         dist.barrier()
         rate = _pass(loader)
     except DataError as error:
@@ -59,7 +59,7 @@ def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float
 
 
 def _pass(loader: TrainingLoader | StreamingLoader) -> float:
-    """Images a second, from the first step's arrival on where there are more: workers start before it."""
+    """Images/s from the first step's arrival on, if there are more steps: workers start before it."""
     begun = time.perf_counter()
     arrivals: list[tuple[float, int]] = []
     for micro_batches in loader.epoch(0):

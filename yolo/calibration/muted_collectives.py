@@ -1,7 +1,7 @@
-"""Collectives that send nothing: what is left of a step is what a rank does by itself.
+"""Collectives that send nothing, so that only a rank's local work remains of a step.
 
-Each collective is over at once, whether it is waited for or not. What a strategy computes, packs and copies around it is
-done as ever; ranks go their own ways meanwhile.
+Each collective completes at once, whether it is waited for or not. A strategy still computes, packs and copies around it;
+meanwhile the ranks diverge.
 """
 
 import inspect
@@ -20,9 +20,9 @@ from yolo.communication.metering.meter import COLLECTIVES
 
 @contextmanager
 def muted_collectives() -> Iterator[None]:
-    """Within, torch's collectives fill their outputs from this rank's own inputs.
+    """Within the context, torch's collectives fill their outputs from this rank's own inputs.
 
-    What they make is finite and of the right shape, and otherwise nothing to train with. C++ reducers go past it.
+    Outputs are finite and of the right shape, but useless for training. C++ reducers bypass it: see `hand_back`.
     """
     muted = {
         id(original): _muted(original)
@@ -43,7 +43,7 @@ def muted_collectives() -> Iterator[None]:
 
 
 def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The same for DistributedDataParallel: a communication hook."""
+    """A communication hook that does the same for DistributedDataParallel."""
     return _done(bucket.buffer())
 
 
@@ -51,7 +51,7 @@ def _muted(original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @wraps(original)
-    def muted(*args: Any, **kwargs: Any) -> Any:
+    def fill_outputs(*args: Any, **kwargs: Any) -> Any:
         given = signature.bind(*args, **kwargs).arguments
         output = given.get("output_tensor", given.get("output"))
         source = given.get("input_tensor", given.get("input"))
@@ -60,11 +60,11 @@ def _muted(original: Callable[..., Any]) -> Callable[..., Any]:
         result = output if isinstance(output, torch.Tensor) else given["tensor"]
         return _MutedWork(result) if given.get("async_op") else None
 
-    return muted
+    return fill_outputs
 
 
 def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
-    """A gathered output holds the own part again and again; a scattered one is the first part of the input."""
+    """A gathered output repeats the rank's own part; a scattered one is the first part of the input."""
     if len(output) > len(source):
         output.view(-1, len(source)).copy_(source.expand(len(output) // len(source), -1))
     else:
@@ -72,21 +72,21 @@ def _fill(output: torch.Tensor, source: torch.Tensor) -> None:
 
 
 class _MutedWork:
-    """A collective under way that is over."""
+    """The handle of an asynchronous collective that has completed."""
 
     def __init__(self, result: torch.Tensor) -> None:
         self._result = result
 
     def wait(self, *_: Any) -> bool:
-        """Of nothing."""
+        """Return at once."""
         return True
 
     def is_completed(self) -> bool:
-        """From the start."""
+        """Always."""
         return True
 
     def get_future(self) -> Any:
-        """Of what the collective would have made."""
+        """A future with the result."""
         return _done([self._result])
 
 

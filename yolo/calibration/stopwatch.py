@@ -1,4 +1,4 @@
-"""Where a step's time goes."""
+"""Time the parts of a step."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import torch
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds of a step by part, summed up over steps."""
+    """Seconds of a step by part, summed over steps."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -19,7 +19,7 @@ class Stopwatch:
         self._last = self._now()
 
     def stop(self, part: str) -> None:
-        """A part is over."""
+        """End a part: add the time since the last `start` or `stop`, after the GPU has finished."""
         now = self._now()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
         self._last = now

@@ -1,34 +1,34 @@
-"""The strategies that the benchmark compares: a recipe's overrides each."""
+"""The strategies that the benchmarks compare, each as overrides of a recipe."""
 
 from dataclasses import dataclass
 
 from yolo.errors import BenchError
 
 Workload = tuple[int, int]
-"""Images a rank and step, and their size in pixels."""
+"""Images per step per rank, and their size in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """One way to exchange what ranks computed."""
+    """One way to synchronise the ranks."""
 
     name: str
     label: str
     """For tables and figures."""
     overrides: tuple[str, ...] = ()
     settle_steps: int = 3
-    """Not timed: memory is touched for the first time, buckets and error feedback come into their stride."""
+    """Steps before timing: memory is touched first, and buckets and error feedback become steady."""
     period: int = 1
     """Steps after which its traffic repeats."""
     exchanges: bool = True
-    """False for the measure of computing alone."""
+    """False to measure computing only."""
     ddp_bucket_mb: float | None = None
-    """MiB of a bucket where torch's DistributedDataParallel is used instead of DeepSpeed."""
+    """MiB per bucket, to use torch's DistributedDataParallel instead of DeepSpeed."""
 
 
-COMPUTE = Strategy("compute", "computing alone", exchanges=False)
+COMPUTE = Strategy("compute", "computing only", exchanges=False)
 LOCAL = 16
-"""Steps between exchanges in the strategies that have some."""
+"""Steps between exchanges, for strategies with local steps."""
 
 
 def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ _ALL = (
             "ZeroOneAdam",
             *("var_freeze_step=1", "local_step_scaler=1", f"local_step_clipper={LOCAL}"),
         ),
-        settle_steps=12,  # its intervals are 1, 2, 8 and from then on LOCAL
+        settle_steps=12,  # its intervals are 1, 2, 8, then LOCAL
         period=LOCAL,
     ),
     Strategy("onebit_lamb", "1-bit LAMB, after freeze", _one_bit("OneBitLamb", "freeze_step=1")),
@@ -104,34 +104,30 @@ _ALL = (
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
 
 
-def _buckets(kind: str, label: str, elements: int, *overrides: str) -> Strategy:
-    return Strategy(f"{kind}_{elements}", f"{label}, buckets of {elements:,}", overrides)
-
-
 VARIANTS = tuple(
-    each
+    Strategy(
+        f"{name}_{size}",
+        f"{STRATEGIES[name].label}, buckets of {size:,}",
+        (*STRATEGIES[name].overrides, f"{key}={size}"),
+    )
     for size in (100_000, 900_000)
-    for each in (
-        _buckets(
-            *("overlapped", "overlapped", size),
-            *("communication.reducer=overlapped", f"communication.bucket_size={size}"),
-        ),
-        _buckets("zero1", "ZeRO-1", size, "zero.stage=1", f"zero.reduce_bucket_size={size}"),
+    for name, key in (
+        ("overlapped", "communication.bucket_size"),
+        ("zero1", "zero.reduce_bucket_size"),
     )
 )
-"""Bucket sizes that nobody calibrates: what a plan says of them is foretold."""
+"""Bucket sizes that are never calibrated, only predicted."""
 
 
 def chosen(names: str) -> list[Strategy]:
     """The strategies of a list such as `zero0,ddp`; `all` for every one.
 
-    Raises BenchError for a name that is none.
+    Raises BenchError for an unknown name.
     """
     if names == "all":
         return list(_ALL)
     known = STRATEGIES | {strategy.name: strategy for strategy in VARIANTS}
-    unknown = [name for name in names.split(",") if name not in known]
-    if unknown:
+    if unknown := [name for name in names.split(",") if name not in known]:
         raise BenchError(
             f"{', '.join(unknown)}: no such strategy; expected some of {', '.join(STRATEGIES)}, or all"
         )

@@ -1,4 +1,4 @@
-"""`yolo plan --verify`: run a plan's first strategies and the recipe as it is, and set prediction beside measurement."""
+"""`yolo plan --verify`: run a plan's first strategies and the recipe as written, and compare prediction and measurement."""
 
 import base64
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from yolo.calibration.launch_worker import ask_ranks
+from yolo.calibration.launch_worker import run_worker
 from yolo.errors import PlanError
 from yolo.planner.plan import Plan, Ranked
 from yolo.recipe import prepare
@@ -27,44 +27,47 @@ class Verified:
     measured_step_seconds: float
     predicted_wire_bytes: float
     measured_wire_bytes: float
-    """By the traffic meter."""
+    """By the meter."""
 
     @property
     def error(self) -> float:
-        """Signed, of the step's seconds."""
+        """Signed error of the step's seconds."""
         return self.predicted_step_seconds / self.measured_step_seconds - 1
 
     @property
     def bytes_error(self) -> float:
-        """Signed, of the bytes."""
+        """Signed error of the bytes."""
         if not self.measured_wire_bytes:
             return 0.0
         return self.predicted_wire_bytes / self.measured_wire_bytes - 1
 
 
 def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list[Verified]:
-    """Run the first strategies of a plan and the recipe as it is written on the machines that the recipe names.
+    """Run the first strategies of a plan and the recipe as written, on the machines of the recipe.
 
-    Raises PlanError where those are not as many as the plan is for, LaunchError where the ranks fail.
+    Raises PlanError if the plan is for another number of ranks, LaunchError if the ranks fail.
     """
     resolved = prepare(path, overrides).resolved
     if resolved.world_size != plan.profile.ranks:
         raise PlanError(
-            f"--verify runs on the recipe's own {resolved.world_size} ranks, and the plan is for {plan.profile.ranks}; set "
+            f"--verify runs on the recipe's {resolved.world_size} ranks, but the plan is for {plan.profile.ranks}; set "
             "cluster.nodes and cluster.processes_per_node, or --nodes and --gpus-per-node"
         )
     chosen = list(dict.fromkeys([*plan.ranked[:first], plan.as_written]))
-    # One word without quotes or blanks, which launchers hand on in different ways.
-    wanted = base64.b64encode(json.dumps([_strategy(each) for each in chosen]).encode()).decode()
+    # One word without quotes and blanks: launchers pass those on in different ways.
+    strategies = base64.b64encode(
+        json.dumps([_strategy(each) for each in chosen]).encode()
+    ).decode()
     arguments = ["--recipe", str(path), "--classes", str(plan.data.classes)]
-    arguments += ["--strategies", wanted, "--steps", str(STEPS), *overrides]
-    measured: list[Any] = ask_ranks(
-        resolved, MODULE, arguments, lambda answer: json.loads(answer.read_text())
+    arguments += ["--strategies", strategies, "--steps", str(STEPS), *overrides]
+    measured: list[Any] = run_worker(
+        resolved, MODULE, arguments, lambda result: json.loads(result.read_text())
     )
     return [
         Verified(
             each.label,
-            each.prediction.step_seconds - each.prediction.data_wait_seconds,  # on made-up images
+            each.prediction.step_seconds
+            - each.prediction.data_wait_seconds,  # with synthetic images
             found["step_seconds"],
             each.prediction.wire_bytes,
             found["metered_bytes_per_rank_per_step"],
@@ -74,37 +77,23 @@ def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list
 
 
 def _strategy(ranked: Ranked) -> dict[str, Any]:
-    """In the phase that a run stays in: compression is at work from the first steps on."""
+    """A strategy in its final phase: with compression from the first steps on."""
     overrides = list(ranked.overrides)
     if "optimizer.type=OneBitAdam" in overrides or "optimizer.type=OneBitLamb" in overrides:
         overrides.append("optimizer.freeze_step=1")
     if "communication.reducer=powersgd" in overrides:
         overrides.append("communication.powersgd_start_step=2")
-    period = next(
-        (
-            int(text.split("=")[1])
-            for text in overrides
-            if text.startswith("communication.sync_every")
-        ),
-        1,
-    )
+    keys = dict(text.split("=", 1) for text in overrides)
+    period = int(keys.get("communication.sync_every", 1))
     return {"name": ranked.label, "overrides": overrides, "period": period, "settle_steps": 6}
 
 
 def verified_table(found: Sequence[Verified]) -> Table:
-    """Predicted, measured and the signed error of each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    headings = (
-        "strategy",
-        "predicted ms",
-        "measured ms",
-        "error",
-        "predicted MB",
-        "measured MB",
-        "error",
-    )
-    for number, name in enumerate(headings):
-        table.add_column(name, justify="right" if number else "left")
+    """A table with predicted and measured values, and their signed error."""
+    table = Table("strategy", box=None, pad_edge=False, header_style="bold")
+    for unit in ("ms", "MB"):
+        for heading in (f"predicted {unit}", f"measured {unit}", "error"):
+            table.add_column(heading, justify="right")
     for each in found:
         table.add_row(
             each.label,

@@ -1,6 +1,6 @@
-"""What one rank does for `yolo plan --verify`: the strategies of a list, timed one after the other.
+"""One rank of `yolo plan --verify`: time a list of strategies.
 
-Started by the launcher; the first rank writes what was measured as one JSON file.
+Started by the launcher; the first rank writes the measurements as one JSON file.
 """
 
 import argparse
@@ -34,25 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
     job = TimingJob(options.recipe, tuple(options.overrides), options.classes)
-    local = local_world_size_from_launcher()
-    ranks = init_distributed(
-        prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
-    )
-    found = []
+    sizes = world_size_from_launcher(), local_world_size_from_launcher()
+    ranks = init_distributed(prepare(job.recipe, job.overrides, *sizes).resolved.recipe)
+    timings = []
     for each in json.loads(base64.b64decode(options.strategies)):
-        strategy = Strategy(
-            each["name"],
-            each["name"],
-            tuple(each["overrides"]),
-            settle_steps=each["settle_steps"],
-            period=each["period"],
-        )
+        strategy = Strategy(label=each["name"], **each | {"overrides": tuple(each["overrides"])})
         if ranks.is_main:
             print(f"measuring: {strategy.label}", flush=True)
-        found.append(asdict(measure(strategy, job, options.steps, ranks)))
+        timings.append(asdict(measure(strategy, job, options.steps, ranks)))
     if ranks.is_main:
         temporary = options.out.with_name(f".{options.out.name}.part")
-        temporary.write_text(json.dumps(found), encoding="utf-8")
+        temporary.write_text(json.dumps(timings), encoding="utf-8")
         temporary.replace(options.out)
     shutdown_distributed()
 

@@ -1,8 +1,8 @@
-"""Make TCP's big segments become single frames before they reach an interface: `python -m yolo.emulation.disable_tso eth0`.
+"""Turn off an interface's TCP segmentation offload: `python -m yolo.emulation.disable_tso eth0`.
 
-A veth pair hands over segments of up to 64 KB whole, and counts one header for each. With the offload off, the kernel
-cuts them as late as it can: after the shaper, which is told of every frame's header, and before the counters. (Asking
-TCP for single frames by `gso_max_segs 1` gives the same bytes, and costs 8 times the processor time.)
+A veth pair passes on segments of up to 64 KB, and counts one header for each. Without the offload, the kernel cuts them
+into frames as late as it can: after the shaper, which counts every frame's header, and before the counters. (Requesting
+single frames from TCP by `gso_max_segs 1` gives the same bytes, and costs 8 times the CPU time.)
 """
 
 import array
@@ -17,7 +17,7 @@ ETHTOOL_SET_TCP_SEGMENTATION = 0x1F
 
 
 def turn_off(interface: str) -> None:
-    """Turn TCP segmentation offload off. Raises OSError where the kernel refuses."""
+    """Turn TCP segmentation offload off. Raises OSError if the kernel refuses."""
     value = array.array("I", [ETHTOOL_SET_TCP_SEGMENTATION, 0])
     address, _ = value.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:

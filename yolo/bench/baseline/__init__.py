@@ -1,6 +1,6 @@
-"""What our speed is held against: the same network, loss and schedule in a plain trainer, as a textbook has it.
+"""The baseline for our speed: the same network, loss and schedule in a plain textbook trainer.
 
-fp32 and channels first; every image read, decoded whole and resized each time, tiles pasted on a canvas and warped;
-torch's optimizer and an average of the weights tensor by tensor; the loss fetched at each step; non-maximum suppression
-as a loop over the boxes that stay, judged by pycocotools. Nothing in it is slowed down.
+It uses fp32 and channels first; reads, fully decodes and resizes every image each time, pastes mosaic tiles on a canvas and
+warps it; has torch's optimizer and an average of the weights tensor by tensor; fetches the loss at each step; suppresses
+overlapping boxes in a loop and evaluates with pycocotools. Nothing in it is slowed down.
 """

@@ -1,7 +1,6 @@
 """Train a recipe with the baseline: `python -m yolo.bench.baseline --out run.json recipes/bccd.yaml data.root=...`."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +9,8 @@ from pathlib import Path
 import torch
 
 from yolo.bench.baseline.training import train_plainly
+from yolo.bench.command_line import recipe_parser
+from yolo.bench.results import write_json
 from yolo.data.open import load_split
 from yolo.errors import exit_code_of
 from yolo.recipe import prepare
@@ -17,10 +18,8 @@ from yolo.training.loop.datasets import chosen_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train in this process and write what it came to; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m yolo.bench.baseline", description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    """Train in this process and write the `PlainRun`; returns the exit code."""
+    parser = recipe_parser("yolo.bench.baseline", __doc__)
     parser.add_argument("--out", type=Path, required=True, metavar="JSON")
     options = parser.parse_args(arguments)
     return exit_code_of(lambda: _train(options), "bench")
@@ -32,8 +31,8 @@ def _train(options: argparse.Namespace) -> None:
     torch.set_num_threads(recipe.cluster.threads_per_process)
     train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
     anchors, _ = chosen_anchors(recipe, train)
-    run = train_plainly(recipe, train, val, anchors, recipe.data.workers, device)
-    options.out.write_text(json.dumps(asdict(run), indent=1) + "\n", encoding="utf-8")
+    run = train_plainly(recipe, train, val, anchors, device)
+    write_json(options.out, asdict(run))
 
 
 if __name__ == "__main__":

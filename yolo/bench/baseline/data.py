@@ -1,7 +1,7 @@
-"""The baseline's images: read, altered and put together one after another."""
+"""The baseline's images: read, augmented and collated one after another."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,8 +15,10 @@ from yolo.recipe.schema.recipe import Recipe
 
 Labels = np.ndarray
 """(M, 5): class and corners in pixels."""
+SquareImage = tuple[torch.Tensor, tuple[int, int], float, ImageRecord]
+"""An image (3, S, S) uint8, RGB; the left and top padding; the scale of what is between."""
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""Images (B, 3, S, S) uint8 and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
+"""Images (B, 3, S, S) uint8, and targets (M, 6): index in the batch, class, cx, cy, w, h, normalised."""
 
 
 class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -35,14 +37,14 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         random = np.random.default_rng(int(torch.randint(2**62, ())))
         settings = self.settings
         is_mosaic = self.has_mosaic and random.random() < settings.mosaic
-        image, labels = self._altered(index, is_mosaic, random)
+        image, labels = self._warped(index, is_mosaic, random)
         if is_mosaic and random.random() < settings.mixup:
             other = int(random.integers(len(self)))
-            other_image, other_labels = self._altered(other, is_mosaic, random)
+            other_image, other_labels = self._warped(other, is_mosaic, random)
             share = random.beta(32, 32)
             image = (image * share + other_image * (1 - share)).astype(np.uint8)
             labels = np.concatenate([labels, other_labels])
-        image = self._recoloured(image, random)
+        image = self._jittered(image, random)
         if random.random() < settings.flipud:
             image = np.flipud(image)
             labels[:, [2, 4]] = self.size - labels[:, [4, 2]]
@@ -57,7 +59,7 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return torch.from_numpy(pixels), torch.from_numpy(targets)
 
     def read(self, index: int) -> tuple[np.ndarray, Labels]:
-        """An image (H, W, 3) with its long side at the network's size, and its labels."""
+        """Read an image (H, W, 3), its long side at the network's size, and its labels."""
         record = self.records[index]
         image = cv2.imread(str(record.path))
         if image is None:
@@ -65,15 +67,18 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         scale = self.size / max(image.shape[:2])
         sides = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
         resized = cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
-        is_single = ~record.crowd
+        is_object = ~record.crowd
         return resized, np.column_stack(
-            [record.classes[is_single], record.boxes[is_single] * scale]
+            [record.classes[is_object], record.boxes[is_object] * scale]
         ).astype(np.float32)
 
-    def _altered(
+    def _warped(
         self, index: int, is_mosaic: bool, random: np.random.Generator
     ) -> tuple[np.ndarray, Labels]:
-        canvas, labels = self._mosaic(index, random) if is_mosaic else self._single(index)
+        if is_mosaic:
+            canvas, labels = self._mosaic(index, random)
+        else:
+            canvas, labels = _padded(*self.read(index), self.size)
         view = random_view(canvas.shape[0], self.size, self.settings, random)
         sides = (self.size, self.size)
         grey = (GREY, GREY, GREY)
@@ -98,11 +103,11 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         canvas = np.full((2 * size, 2 * size, 3), GREY, dtype=np.uint8)
         all_labels = []
         indices = [index, *(int(other) for other in random.integers(len(self), size=3))]
-        for place, chosen in enumerate(indices):
+        for tile, chosen in enumerate(indices):
             image, labels = self.read(chosen)
             height, width = image.shape[:2]
-            left = middle_x - width if place % 2 == 0 else middle_x
-            top = middle_y - height if place < 2 else middle_y
+            left = middle_x - width if tile % 2 == 0 else middle_x
+            top = middle_y - height if tile < 2 else middle_y
             x1, y1 = max(left, 0), max(top, 0)
             x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
             canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
@@ -111,13 +116,9 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             all_labels.append(labels)
         return canvas, np.concatenate(all_labels)
 
-    def _single(self, index: int) -> tuple[np.ndarray, Labels]:
-        image, labels = self.read(index)
-        return _in_square(image, labels, self.size)
-
-    def _recoloured(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        reach = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
-        gains = 1 + random.uniform(-1, 1, 3) * reach
+    def _jittered(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        limits = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
+        gains = 1 + random.uniform(-1, 1, 3) * limits
         levels = np.arange(256)
         hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
         hue = cv2.LUT(hue, (levels * gains[0] % 180).astype(np.uint8))
@@ -126,61 +127,45 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2BGR)
 
 
-@dataclass(frozen=True, slots=True)
-class SquareImage:
-    """An image to be judged."""
+class PlainSquares(PlainSamples):
+    """The validation images, not augmented, each padded to a square around its centre."""
 
-    pixels: torch.Tensor
-    """(3, S, S) uint8, red green blue."""
-    scale: float
-    left: int
-    top: int
-    record: ImageRecord
-
-
-class PlainSquares(Dataset[SquareImage]):
-    """The validation images, each in the middle of a square."""
-
-    def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
-        self.samples = PlainSamples(records, recipe)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> SquareImage:
-        image, labels = self.samples.read(index)
-        size, record = self.samples.size, self.samples.records[index]
-        square, _ = _in_square(image, labels, size)
+    def __getitem__(self, index: int) -> SquareImage:  # type: ignore[override]
+        image, labels = self.read(index)
+        size, record = self.size, self.records[index]
+        square, _ = _padded(image, labels, size)
         pixels = np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))
-        return SquareImage(
-            torch.from_numpy(pixels),
-            size / max(record.width, record.height),
-            (size - image.shape[1]) // 2,
-            (size - image.shape[0]) // 2,
-            record,
-        )
+        padding = (size - image.shape[1]) // 2, (size - image.shape[0]) // 2
+        scale = size / max(record.width, record.height)
+        return torch.from_numpy(pixels), padding, scale, record
 
 
-def plain_loader(samples: PlainSamples, batch: int, workers: int) -> "DataLoader[Batch]":
-    """Shuffled batches; the last of an epoch may be smaller."""
+def plain_loader(
+    samples: PlainSamples,
+    recipe: Recipe,
+    collate: Callable[[Sequence[Any]], Any],
+    shuffle: bool = False,
+) -> "DataLoader[Any]":
+    """Batches, the last of an epoch may be smaller; OpenCV has one thread per worker."""
     return DataLoader(
         samples,
-        batch_size=batch,
-        shuffle=True,
-        num_workers=workers,
-        collate_fn=_together,
-        worker_init_fn=one_thread,
+        batch_size=recipe.train.global_batch,
+        shuffle=shuffle,
+        num_workers=recipe.data.workers,
+        collate_fn=collate,
+        worker_init_fn=_use_one_thread,
     )
 
 
-def _together(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+def collate_batch(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch:
+    """Stack images, and number their targets."""
     for number, (_, targets) in enumerate(samples):
         targets[:, 0] = number
     images = torch.stack([pixels for pixels, _ in samples])
     return images, torch.cat([targets for _, targets in samples])
 
 
-def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
+def _padded(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
     square = np.full((size, size, 3), GREY, dtype=np.uint8)
     height, width = image.shape[:2]
     left, top = (size - width) // 2, (size - height) // 2
@@ -189,6 +174,5 @@ def _in_square(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray
     return square, labels
 
 
-def one_thread(_: int) -> None:
-    """OpenCV's, in a worker of a loader."""
+def _use_one_thread(_: int) -> None:
     cv2.setNumThreads(0)

@@ -1,8 +1,8 @@
-"""The baseline's evaluation: a loop over the boxes that stay, then pycocotools."""
+"""The baseline's evaluation: non-maximum suppression in a loop, then pycocotools."""
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -14,7 +14,7 @@ from yolo.evaluation.detections import Detections, GroundTruth
 def greedy_suppression(
     predictions: np.ndarray, confidence: float, iou: float, max_detections: int
 ) -> np.ndarray:
-    """One image's predictions (N, 5 + C), as `yolo.model.nms` takes them, to its detections (K, 6)."""
+    """Reduce one image's predictions (N, 5 + C), in the format of `yolo.model.nms`, to its detections (K, 6)."""
     predictions = predictions[predictions[:, 4] > confidence]
     scores = predictions[:, 5:] * predictions[:, 4:5]
     row, category = np.nonzero(scores > confidence)
@@ -43,33 +43,20 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def coco_figures(truth: GroundTruth, detections: Sequence[Detections]) -> np.ndarray:
-    """COCO's 12 figures (12,), AP and AP50 first, by COCO's own code; -1 where there is nothing to measure by."""
+    """COCO's 12 figures (12,), AP and AP50 first, by COCO's own code; -1 if there is no ground truth for a figure."""
     annotations: list[dict[str, object]] = []
-    results: list[dict[str, object]] = []
     for image in truth.images:
-        for box, kind, crowd, area in zip(
-            image.boxes, image.classes, image.crowd, image.areas, strict=True
-        ):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.image_id,
-                    "category_id": int(kind),
-                    "bbox": _xywh(box),
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    for found in detections:
-        for box, kind, score in zip(found.boxes, found.classes, found.scores, strict=True):
-            results.append(
-                {
-                    "image_id": found.image_id,
-                    "category_id": int(kind),
-                    "bbox": _xywh(box),
-                    "score": float(score),
-                }
-            )
+        boxes = _coco_boxes(image.image_id, image.boxes, image.classes)
+        for box, crowd, area in zip(boxes, image.crowd, image.areas, strict=True):
+            number = len(annotations) + 1
+            annotations.append(box | {"id": number, "area": float(area), "iscrowd": int(crowd)})
+    results = [
+        box | {"score": float(score)}
+        for found in detections
+        for box, score in zip(
+            _coco_boxes(found.image_id, found.boxes, found.classes), found.scores, strict=True
+        )
+    ]
     if not results:
         return np.zeros(12)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -80,14 +67,18 @@ def coco_figures(truth: GroundTruth, detections: Sequence[Detections]) -> np.nda
             "annotations": annotations,
         }
         coco.createIndex()
-        judge = COCOeval(coco, coco.loadRes(results), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    figures: np.ndarray = judge.stats
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    figures: np.ndarray = evaluation.stats
     return figures
 
 
-def _xywh(box: np.ndarray) -> list[float]:
-    left, top, right, bottom = (float(value) for value in box)
-    return [left, top, right - left, bottom - top]
+def _coco_boxes(
+    image_id: int, boxes: np.ndarray, classes: np.ndarray
+) -> Iterator[dict[str, object]]:
+    for box, label in zip(boxes, classes, strict=True):
+        left, top, right, bottom = (float(value) for value in box)
+        xywh = [left, top, right - left, bottom - top]
+        yield {"image_id": image_id, "category_id": int(label), "bbox": xywh}

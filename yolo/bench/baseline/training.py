@@ -1,4 +1,4 @@
-"""The baseline's training loop, and one step of it alone."""
+"""The baseline's training step, loop and evaluation."""
 
 import math
 import time
@@ -8,16 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from yolo.architecture import Anchors
-from yolo.bench.baseline.data import (
-    PlainSamples,
-    PlainSquares,
-    SquareImage,
-    one_thread,
-    plain_loader,
-)
+from yolo.bench.baseline.data import PlainSamples, PlainSquares, collate_batch, plain_loader
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.calibration.stopwatch import Stopwatch
 from yolo.data.dataset import DetectionDataset
@@ -35,7 +28,7 @@ OPTIMIZER_SETTINGS = ("lr", "betas", "eps", "weight_decay", "momentum", "nestero
 
 
 class PlainStep:
-    """Forward, loss, backward, optimizer and weight average, one after another in fp32."""
+    """Forward, loss, backward, optimizer and weight average in fp32, without overlap."""
 
     def __init__(
         self, recipe: Recipe, classes: int, anchors: Anchors, device: torch.device
@@ -69,13 +62,13 @@ class PlainStep:
         watch.stop("backward")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.train.gradient_clipping)
         self.optimizer.step()
-        self._take_into_average()
+        self._update_average()
         value = float(loss)
         watch.stop("optimizer and average")
         return value
 
     @torch.no_grad()
-    def _take_into_average(self) -> None:
+    def _update_average(self) -> None:
         self.updates += 1
         train = self.recipe.train
         steps = self.updates * train.ema_steps_per_step
@@ -90,19 +83,19 @@ class PlainStep:
 
 @dataclass(slots=True)
 class PlainRun:
-    """What a training run of the baseline came to."""
+    """The result of a training run of the baseline."""
 
     ap: float = 0.0
     ap50: float = 0.0
     images_per_second: float = 0.0
-    """Of the training steps alone, waiting for images included."""
+    """Over the training steps only, waiting for images included."""
     wall_seconds: float = 0.0
     """From the first step to the last evaluation."""
     evaluation_seconds: float = 0.0
     steps: int = 0
     images: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Of all steps, by part."""
+    """Summed over all steps, by part."""
 
 
 def train_plainly(
@@ -110,15 +103,14 @@ def train_plainly(
     train: DetectionDataset,
     val: DetectionDataset,
     anchors: Anchors,
-    workers: int,
     device: torch.device,
 ) -> PlainRun:
-    """Train a recipe's epochs in this process, evaluating as often as the recipe says."""
-    batch, epochs = recipe.train.global_batch, recipe.train.epochs
+    """Train a recipe's epochs in this process; evaluate as often as the recipe says."""
+    epochs = recipe.train.epochs
     torch.manual_seed(recipe.train.seed)
     step = PlainStep(recipe, len(train.class_names), anchors, device)
     samples = PlainSamples(train.records, recipe)
-    loader = plain_loader(samples, batch, workers)
+    loader = plain_loader(samples, recipe, collate_batch, shuffle=True)
     squares = PlainSquares(val.records, recipe)
     truth = GroundTruth.of(val)
     schedule = LRSchedule(recipe, len(loader))
@@ -136,7 +128,7 @@ def train_plainly(
             run.images += len(images)
         if (epoch + 1) % recipe.evaluation.every_epochs == 0 or epoch + 1 == epochs:
             evaluation_began = time.perf_counter()
-            run.ap, run.ap50 = evaluate_plainly(step.average, squares, truth, recipe, workers)
+            run.ap, run.ap50 = _evaluate(step.average, squares, truth, recipe)
             run.evaluation_seconds += time.perf_counter() - evaluation_began
     run.wall_seconds = time.perf_counter() - begun
     run.seconds = watch.seconds
@@ -144,36 +136,24 @@ def train_plainly(
     return run
 
 
-def evaluate_plainly(
-    model: YOLOv5, squares: PlainSquares, truth: GroundTruth, recipe: Recipe, workers: int
+def _evaluate(
+    model: YOLOv5, squares: PlainSquares, truth: GroundTruth, recipe: Recipe
 ) -> tuple[float, float]:
-    """AP and AP50."""
-    loader: DataLoader[list[SquareImage]] = DataLoader(
-        squares,  # type: ignore[arg-type]  # its batches are lists
-        batch_size=recipe.train.global_batch,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=one_thread,
-    )
+    """Evaluate; returns AP and AP50."""
+    loader = plain_loader(squares, recipe, list)
     settings = recipe.evaluation
+    limits = settings.confidence, settings.iou, settings.max_detections
     device = next(model.parameters()).device
     found: dict[int, Detections] = {}
     for images in loader:
-        pixels = torch.stack([image.pixels for image in images]).to(device).float() / 255
+        pixels = torch.stack([image for image, *_ in images]).to(device).float() / 255
         with torch.no_grad():
             predictions = model(pixels).cpu().numpy()
-        for image, rows in zip(images, predictions, strict=True):
-            kept = greedy_suppression(
-                rows, settings.confidence, settings.iou, settings.max_detections
-            )
-            corners = kept[:, :4]
-            corners[:, [0, 2]] = ((corners[:, [0, 2]] - image.left) / image.scale).clip(
-                0, image.record.width
-            )
-            corners[:, [1, 3]] = ((corners[:, [1, 3]] - image.top) / image.scale).clip(
-                0, image.record.height
-            )
-            number = image.record.image_id
+        for (_, padding, scale, record), rows in zip(images, predictions, strict=True):
+            kept = greedy_suppression(rows, *limits)
+            most = [record.width, record.height] * 2
+            corners = ((kept[:, :4] - [*padding, *padding]) / scale).clip(0, most)
+            number = record.image_id
             found[number] = Detections(number, corners, kept[:, 4], kept[:, 5].astype(int))
     figures = coco_figures(truth, [found[image.image_id] for image in truth.images])
     return float(figures[0]), float(figures[1])

@@ -1,1 +1,1 @@
-"""Chaos: runs on an emulated cluster that are killed, cut off, starved of disk and fed NaN, and must end as if not."""
+"""Chaos: runs on an emulated cluster with killed processes, cut links, a full disk and NaN; they must end as if without."""

@@ -1,7 +1,5 @@
-"""A small run on an emulated cluster, started as a user would, and what is left of it."""
+"""Start a small run on an emulated cluster with `yolo train`, and look at its processes and checkpoints."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from yolo.emulation.cluster import REPOSITORY, EmulatedCluster
 from yolo.errors import BenchError
-from yolo.training.checkpointing.atomic_dir import verify
+from yolo.training.checkpointing.atomic_dir import PART, verify
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 RUN_SECONDS = 600.0
@@ -24,32 +22,44 @@ RECIPE = REPOSITORY / "recipes" / "demo.yaml"
 
 
 @dataclass(slots=True)
-class ChaosRun:
-    """What is trained: a recipe with overrides, on all hosts of a cluster, in a folder that holds `runs`."""
+class ChaosJob:
+    """A recipe with overrides, trained on all hosts of a cluster, in a folder that holds `runs`."""
 
     cluster: EmulatedCluster
     folder: Path
     overrides: tuple[str, ...]
     environment: Mapping[str, str]
     recipe: Path = RECIPE
-    _alone: dict[int, "Started"] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+    _undisturbed: dict[int, "StartedRun"] = field(default_factory=dict)
 
-    def left_alone(self, seed: int = 0, seconds: float = RUN_SECONDS) -> "Started":
-        """The run with a `train.seed` that nothing happens to, made where it is first asked for."""
-        if seed not in self._alone:
-            alone = self.start(f"alone-{seed}", f"train.seed={seed}")
-            alone.wait(seconds)
-            if alone.run is None or not alone.run.finished.exists():
-                raise BenchError(f"the run that is left alone failed: {alone.said[-3000:]}")
-            self._alone[seed] = alone
-        return self._alone[seed]
+    @property
+    def seconds(self) -> float:
+        """Seconds since the benchmark began."""
+        return time.monotonic() - self._began
+
+    def log(self, text: str) -> None:
+        """Print a line with its time."""
+        print(f"{self.seconds:6.1f} s  {text}", flush=True)
+
+    def undisturbed(self, seed: int = 0, seconds: float = RUN_SECONDS) -> "StartedRun":
+        """The run with a `train.seed` and without faults, trained at the first request."""
+        if seed not in self._undisturbed:
+            started = self.start(f"undisturbed-{seed}", f"train.seed={seed}")
+            started.wait(seconds)
+            if not started.is_finished:
+                raise BenchError(f"the undisturbed run failed: {started.output[-3000:]}")
+            self._undisturbed[seed] = started
+        return self._undisturbed[seed]
 
     def expected_weights(self) -> dict[str, bytes]:
-        """Those of the run that is left alone."""
-        return self.left_alone().weights()
+        """The final weights of the undisturbed run."""
+        return self.undisturbed().weights()
 
-    def start(self, name: str, *further: str, added: Mapping[str, str] | None = None) -> "Started":
-        """Start `yolo train` on the first host; what it prints goes to `<folder>/<name>.log`, on no disk that a fault fills."""
+    def start(
+        self, name: str, *further: str, added: Mapping[str, str] | None = None
+    ) -> "StartedRun":
+        """Start `yolo train` on the first host; its output goes to `<folder>/<name>.log`, which no fault's disk holds."""
         resume = f"checkpoint.resume={'auto' if (self.folder / name).exists() else 'never'}"
         work = self.folder / name
         work.mkdir(parents=True, exist_ok=True)
@@ -57,7 +67,7 @@ class ChaosRun:
             *(sys.executable, "-m", "yolo", "train", str(self.recipe)),
             *(*self.overrides, f"cluster.nodes={len(self.cluster.hosts)}"),
             *("cluster.hostfile=/dev/shm/hostfile", "cluster.processes_per_node=1", resume),
-            "cluster.threads_per_process=1",  # each host takes the machine's cores for its own
+            "cluster.threads_per_process=1",  # each host counts all of the machine's cores
             *further,
         ]
         log = self.folder / f"{name}.log"
@@ -69,12 +79,12 @@ class ChaosRun:
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-        return Started(process, work, log)
+        return StartedRun(process, work, log)
 
 
 @dataclass(slots=True)
-class Started:
-    """A run that was started, its processes and its folder."""
+class StartedRun:
+    """A run that was started: its processes and its folder."""
 
     process: "subprocess.Popen[bytes]"
     work: Path
@@ -87,8 +97,8 @@ class Started:
         return RunDirectory(runs[0]) if runs else None
 
     @property
-    def said(self) -> str:
-        """What was printed so far."""
+    def output(self) -> str:
+        """Everything printed so far."""
         return self.log.read_text(errors="replace").replace("\r", "\n")
 
     @property
@@ -96,8 +106,13 @@ class Started:
         """Whether `yolo train` has ended."""
         return self.process.poll() is not None
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the training reached its end."""
+        return self.run is not None and self.run.finished.exists()
+
     def wait(self, seconds: float = RUN_SECONDS) -> None:
-        """Until `yolo train` has ended; it is killed after so many."""
+        """Wait until `yolo train` has ended; kill it after `seconds`."""
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -105,15 +120,15 @@ class Started:
             self.process.wait()
 
     def wait_for_a_checkpoint(self) -> None:
-        """Until the run has one that is whole, or is over."""
+        """Wait until the run has a valid one, or is over."""
         end = time.monotonic() + RUN_SECONDS
-        while not self.whole_checkpoints() and not self.is_over and time.monotonic() < end:
+        while not self.valid_checkpoints() and not self.is_over and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
 
     def victims(self) -> dict[str, list[psutil.Process]]:
-        """The processes at hand that may be killed, by what they are: ranks, their workers, the launcher's parts."""
+        """The processes that may be killed, by kind: ranks, their workers, the launcher's parts."""
         found: dict[str, list[psutil.Process]] = {}
-        for process in processes_of(self.work):
+        for process in processes_in(self.work):
             try:
                 words, parent = process.cmdline(), process.parent()
                 above = parent.cmdline() if parent else []
@@ -123,7 +138,7 @@ class Started:
                 continue
             rank = next((w for w in words if w.startswith("--local_rank")), None)
             if rank is None:
-                kind = "launcher"  # `deepspeed` itself, and what it reaches the hosts with
+                kind = "launcher"  # `deepspeed` itself, and its pdsh and ssh
             elif "deepspeed.launcher.launch" in words:
                 kind = "launcher on a host"
             elif "deepspeed.launcher.launch" in above:
@@ -135,21 +150,22 @@ class Started:
 
     def weights(self) -> dict[str, bytes]:
         """The final averaged weights, as bytes by name."""
-        run = self.run
-        assert run is not None
-        with safe_open(run.last_weights, framework="numpy") as file:
-            return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118
+        assert self.run is not None
+        weights = load_file(self.run.last_weights)
+        return {name: values.tobytes() for name, values in weights.items()}
 
-    def whole_checkpoints(self) -> set[str]:
-        """Names of the checkpoints that are what was written."""
-        run = self.run
-        if run is None:
-            return set()
-        return {folder.name for folder in run.published() if verify(folder) is None}
+    def valid_checkpoints(self) -> set[str]:
+        """Names of the checkpoints that are complete and undamaged."""
+        checkpoints = self.run.published() if self.run else ()
+        return {folder.name for folder in checkpoints if verify(folder) is None}
+
+    def unfinished_checkpoints(self) -> list[Path]:
+        """Folders of checkpoints that are being written."""
+        return list(self.run.checkpoints.glob(f".*{PART}")) if self.run else []
 
 
-def processes_of(work: Path) -> list[psutil.Process]:
-    """Whatever runs with a folder as its working folder, on any of the hosts."""
+def processes_in(work: Path) -> list[psutil.Process]:
+    """All processes with this working folder, on any host."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -158,12 +174,3 @@ def processes_of(work: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
     return found
-
-
-def kill(process: psutil.Process) -> bool:
-    """SIGKILL; whether there was anything left to kill."""
-    try:
-        os.kill(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,126 +1,111 @@
-"""SIGKILL at random moments to ranks, their workers and the launcher, and checkpoints torn meanwhile."""
+"""SIGKILL at random moments to ranks, their workers and the launcher, and torn checkpoints in between."""
 
 import random
 import re
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from yolo.bench.chaos.job import RUN_SECONDS, ChaosRun, Started, kill
+import psutil
+
+from yolo.bench.chaos.job import RUN_SECONDS, ChaosJob, StartedRun
 from yolo.errors import BenchError
-from yolo.training.checkpointing.atomic_dir import PART
 
 POLL_SECONDS = 0.02
 LONGEST_LIFE = 30.0
-"""Seconds from a start until the next kill at the latest, where that starts in less."""
+"""Longest time from a start to the next kill, in seconds, for a run that starts in less."""
 LIFE_SECONDS = 6.0
-"""Once ranks compute, they are killed within so many."""
+"""Once ranks compute, they are killed within this time."""
 SHARE_WHILE_WRITING = 0.4
-"""Of the kills, those that wait for a checkpoint to be under way."""
+"""Share of the kills that wait until a checkpoint is being written."""
 SHARE_TORN = 0.15
-"""Of the kills, those after which the newest checkpoint is damaged as well, by a disk that lies, say."""
+"""Share of the kills after which the newest checkpoint is damaged as well, as by a failing disk."""
 
 
 @dataclass(slots=True)
 class Kills:
-    """What became of the runs that were killed."""
+    """The outcome of the runs that were killed; its fields are keys of results/chaos.json."""
 
     kills: int = 0
     resumed: int = 0
-    """After so many of them the run went on by itself, to its end."""
+    """Kills after which the run resumed by itself and reached its end."""
     while_writing: int = 0
     torn: int = 0
     checkpoints_lost: int = 0
-    """Whole checkpoints that a kill took away: neither torn here nor older than the ones that are kept."""
+    """Valid checkpoints lost by a kill: neither torn here nor pruned."""
     runs: int = 0
     bit_identical: bool = True
-    """Whether all of the runs ended with the weights of the one that was left alone."""
+    """Whether all runs ended with the weights of the undisturbed one."""
     events: list[dict[str, Any]] = field(default_factory=list)
 
-    def as_json(self) -> dict[str, Any]:
-        """As results/chaos.json has it."""
-        return asdict(self)
 
-
-def kill_at_random(
-    job: ChaosRun, number: int, chance: random.Random, tell: Callable[[str], None]
-) -> Kills:
-    """Kill `number` times, over as many runs as that takes, each compared with one that is left alone."""
+def kill_at_random(job: ChaosJob, number: int, chance: random.Random) -> Kills:
+    """Kill `number` times, over as many runs as that takes; compare each run with the undisturbed one."""
     found = Kills()
     expected = job.expected_weights() if number else {}
     while found.kills < number:
         found.runs += 1
         before = found.kills
         started = job.start(f"killed-{found.runs}")
-        _kill_one_run(started, number, chance, found, tell)
-        run = started.run
-        if run is not None and run.finished.exists():
+        _kill_one_run(job, started, number, chance, found)
+        if started.is_finished:
             found.resumed += found.kills - before
             found.bit_identical &= started.weights() == expected
         else:
             found.bit_identical = False
-            tell(f"the run did not reach its end: {started.said[-2000:]}")
+            job.log(f"the run did not reach its end: {started.output[-2000:]}")
         if found.kills == before:
-            raise BenchError("a run came to its end before anything of it could be killed")
-        tell(f"run {found.runs} is over: {found.kills} kills, {found.resumed} resumed")
+            raise BenchError("a run ended before one of its processes could be killed")
+        job.log(f"run {found.runs} is over: {found.kills} kills, {found.resumed} resumed")
     return found
 
 
 def _kill_one_run(
-    started: Started,
-    number: int,
-    chance: random.Random,
-    found: Kills,
-    tell: Callable[[str], None],
+    job: ChaosJob, started: StartedRun, number: int, chance: random.Random, found: Kills
 ) -> None:
     deadline = time.monotonic() + RUN_SECONDS
     while not started.is_over and time.monotonic() < deadline:
         if found.kills == number:
             time.sleep(0.1)
             continue
-        if not _wait_for_a_moment(started, chance):
-            continue
-        victims = started.victims()
-        if not victims:
+        if not _wait_for_a_moment(started, chance) or not (victims := started.victims()):
             continue
         kind = chance.choice(sorted(victims))
-        whole = started.whole_checkpoints()
-        is_writing = bool(_unfinished(started))
-        if not kill(chance.choice(victims[kind])):
+        valid = started.valid_checkpoints()
+        newest = max(valid, default=None)
+        is_writing = bool(started.unfinished_checkpoints())
+        try:
+            chance.choice(victims[kind]).kill()
+        except psutil.NoSuchProcess:
             continue
         found.kills += 1
         found.while_writing += is_writing
-        event = {
-            "kill": kind,
-            "while_writing": is_writing,
-            "newest": max(whole, default=None),
-        }
-        lost = _lost(started, whole)
-        if chance.random() < SHARE_TORN and len(whole) > 1:  # one has to be left
-            _tear(started, max(whole), chance)
+        event: dict[str, Any] = {"kill": kind, "while_writing": is_writing, "newest": newest}
+        # The newest checkpoint is never pruned.
+        is_lost = newest is not None and newest not in started.valid_checkpoints()
+        if chance.random() < SHARE_TORN and newest is not None and len(valid) > 1:  # one must stay
+            _tear(started, newest, chance)
             found.torn += 1
-            event["torn"] = max(whole)
-        found.checkpoints_lost += lost
+            event["torn"] = newest
+        found.checkpoints_lost += is_lost
         found.events.append(event)
-        tell(f"kill {found.kills}: {event}")
+        job.log(f"kill {found.kills}: {event}")
     if not started.is_over:
         started.process.kill()
 
 
-def _wait_for_a_moment(started: Started, chance: random.Random) -> bool:
-    """Wait until a random moment of the ranks' next life; False where the run ended meanwhile."""
+def _wait_for_a_moment(started: StartedRun, chance: random.Random) -> bool:
+    """Wait until a random moment of the ranks' next life; returns False if the run ended meanwhile."""
     begun = time.monotonic()
-    steps = _steps_shown(started)
+    steps = _steps_logged(started)
     if chance.random() < SHARE_WHILE_WRITING:
-        while not (parts := _unfinished(started)):
+        while not started.unfinished_checkpoints():
             if started.is_over or time.monotonic() - begun > LONGEST_LIFE:
                 return not started.is_over
             time.sleep(POLL_SECONDS / 4)
-        time.sleep(chance.random() * 0.05 if parts else 0)
+        time.sleep(chance.random() * 0.05)
         return True
-    while _steps_shown(started) == steps and time.monotonic() - begun < LONGEST_LIFE:
+    while _steps_logged(started) == steps and time.monotonic() - begun < LONGEST_LIFE:
         if started.is_over:
             return False
         if chance.random() < POLL_SECONDS / LONGEST_LIFE:
@@ -130,28 +115,17 @@ def _wait_for_a_moment(started: Started, chance: random.Random) -> bool:
     return not started.is_over
 
 
-def _steps_shown(started: Started) -> int:
-    return len(re.findall(r"step \d+/\d+", started.said))
+def _steps_logged(started: StartedRun) -> int:
+    return len(re.findall(r"step \d+/\d+", started.output))
 
 
-def _unfinished(started: Started) -> list[Path]:
-    run = started.run
-    return list(run.checkpoints.glob(f".*{PART}")) if run else []
-
-
-def _lost(started: Started, whole: set[str]) -> int:
-    """Of the newest checkpoint, which no pruning takes: 1 where it is not there or not whole any more."""
-    return int(bool(whole) and max(whole) not in started.whole_checkpoints())
-
-
-def _tear(started: Started, name: str, chance: random.Random) -> None:
-    run = started.run
-    assert run is not None
-    files = sorted((run.checkpoints / name).glob("*.*"))
-    path = chance.choice(files)
+def _tear(started: StartedRun, name: str, chance: random.Random) -> None:
+    """Cut a random file of a checkpoint in half, or invert one of its bytes."""
+    assert started.run is not None
+    path = chance.choice(sorted((started.run.checkpoints / name).glob("*.*")))
     content = bytearray(path.read_bytes())
     if chance.random() < 0.5:
-        path.write_bytes(content[: len(content) // 2])
+        del content[len(content) // 2 :]
     else:
         content[chance.randrange(len(content))] ^= 0xFF
-        path.write_bytes(content)
+    path.write_bytes(content)

@@ -1,13 +1,17 @@
-"""Measure strategies on one emulated cluster: a cell of a benchmark's table."""
+"""One cell of a benchmark's table: strategies measured on one emulated cluster."""
 
+import argparse
 import json
-import os
-import platform
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yolo.bench.command_line import add_out, numbers
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload
+from yolo.emulation import link_check
 from yolo.emulation.cluster import EmulatedCluster
 from yolo.errors import BenchError
 
@@ -16,63 +20,77 @@ Line = dict[str, Any]
 """A `yolo.calibration.strategy_timing.StrategyTiming` as JSON."""
 
 
+@dataclass(frozen=True, slots=True)
+class EmulatedCell:
+    """A cluster whose links are as slow as requested, and a temporary folder for its output."""
+
+    cluster: EmulatedCluster
+    folder: Path
+
+
+@contextmanager
+def emulated_cell(hosts: int, mbps: float) -> Iterator[EmulatedCell]:
+    """Build a cluster and check its links; raises BenchError if they are not as slow as requested."""
+    with (
+        EmulatedCluster(hosts, mbps) as cluster,
+        tempfile.TemporaryDirectory(prefix="yolo-bench-") as folder,
+    ):
+        link_check.check(cluster)
+        yield EmulatedCell(cluster, Path(folder))
+
+
+def cell_parser(name: str, description: str | None, hosts: str) -> argparse.ArgumentParser:
+    """A parser with the options that choose cells and strategies."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser.add_argument("--hosts", default=hosts, help="default %(default)s")
+    parser.add_argument("--bandwidths", default="100,300,1000", help="Mbit/s per link")
+    parser.add_argument("--strategies", default="all", help="names, or all that are compared")
+    parser.add_argument("--steps", type=int, default=10, help="timed per strategy")
+    add_out(parser)
+    return parser
+
+
+def cells_of(options: argparse.Namespace) -> list[tuple[int, float]]:
+    """Numbers of hosts and bandwidths: every combination, low bandwidths first."""
+    bandwidths = sorted(numbers("--bandwidths", options.bandwidths, float))
+    return [(n, mbps) for n in numbers("--hosts", options.hosts, int) for mbps in bandwidths]
+
+
 def run_cell(
-    cluster: EmulatedCluster,
+    cell: EmulatedCell,
     strategies: Sequence[Strategy],
     steps: int,
     workload: Workload | float,
-    folder: Path,
     advance: Callable[[], None],
 ) -> list[Line]:
-    """What the ranks of a cluster measured; `advance` is called for each strategy as it is done.
+    """Measure strategies on the ranks of a cluster; `advance` is called after each strategy.
 
-    `workload` may be the seconds that computing should take. Raises BenchError where the hosts end too early.
+    `workload` may be the seconds that computing should take. Raises BenchError if the hosts end too early.
     """
-    path = folder / "lines.jsonl"
+    path = cell.folder / "lines.jsonl"
+    words = (
+        ("--workload", *workload)
+        if isinstance(workload, tuple)
+        else ("--compute-seconds", workload)
+    )
     arguments = [
-        *(
-            "--module",
-            "yolo.calibration.strategy_timing",
-            "--out",
-            str(path),
-            "--steps",
-            str(steps),
-        ),
+        *("--module", "yolo.calibration.strategy_timing", "--out", str(path)),
         *("--strategies", ",".join(strategy.name for strategy in strategies)),
+        *("--steps", str(steps), *map(str, words)),
     ]
-    if isinstance(workload, tuple):
-        arguments += ["--workload", *map(str, workload)]
-    else:
-        arguments += ["--compute-seconds", str(workload)]
-    found: list[Line] = []
+    lines: list[Line] = []
 
     def read() -> None:
-        whole = path.read_text().split("\n")[:-1] if path.exists() else []
-        for text in whole[len(found) :]:
-            found.append(json.loads(text))
-            if found[-1]["strategy"] != COMPUTE.name:
+        complete = path.read_text().split("\n")[:-1] if path.exists() else []
+        for text in complete[len(lines) :]:
+            lines.append(json.loads(text))
+            if lines[-1]["strategy"] != COMPUTE.name:
                 advance()
 
-    cluster.wait(cluster.launch(arguments, folder / "hosts"), TIMEOUT_SECONDS, meanwhile=read)
+    processes = cell.cluster.launch(arguments, cell.folder / "hosts")
+    cell.cluster.wait(processes, TIMEOUT_SECONDS, meanwhile=read)
     read()
     expected = len(strategies) + 2
-    if len(found) < expected:
-        raise BenchError(f"the hosts ended after {len(found)} of {expected} measurements")
-    return found
-
-
-def numbers(kind: type[int] | type[float]) -> Callable[[str], list[float]]:
-    """For argparse: a list such as 100,300."""
-
-    def parse(text: str) -> list[float]:
-        return [kind(word) for word in text.split(",")]
-
-    parse.__name__ = f"list of {kind.__name__}"  # what argparse calls a wrong one
-    return parse
-
-
-def machine_words() -> str:
-    """What the figures were measured on."""
-    return (
-        f"{os.cpu_count()} cores, {platform.machine()}, gloo over emulated links, one rank a host"
-    )
+    if len(lines) < expected:
+        raise BenchError(f"the hosts ended after {len(lines)} of {expected} measurements")
+    return lines

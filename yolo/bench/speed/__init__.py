@@ -1,1 +1,1 @@
-"""How fast training, loading and evaluation are: each against the plain baseline, in turns within one run."""
+"""How fast training, loading and evaluation are: each against the plain baseline, alternating within one run."""

@@ -1,10 +1,17 @@
-"""Generated truth and detections, more or less right."""
+"""Generated inputs: ground truth with detections, and large JPEGs."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 
+from yolo.data.dataset import ImageRecord
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
 
 SIDE = 640
+QUALITY = 90
+GRAIN = 6.0
+"""Standard deviation of the noise, in levels of 256: about that of a photograph at ISO 400."""
 
 
 def generate(
@@ -27,17 +34,17 @@ def _boxes(count: int, random: np.random.Generator) -> np.ndarray:
 
 
 def _image(
-    number: int, classes: int, most: int, crowd_share: float, random: np.random.Generator
+    number: int, classes: int, max_detections: int, crowd_share: float, random: np.random.Generator
 ) -> tuple[ImageTruth, Detections]:
     boxes = _boxes(int(random.integers(0, 20)), random)
-    kinds = random.integers(0, classes, len(boxes))
+    labels = random.integers(0, classes, len(boxes))
     is_crowd = random.random(len(boxes)) < crowd_share
-    # As an outline fills its box: so that some objects are small whose boxes are not.
+    # The share of its box that an outline fills: some objects are small although their boxes are not.
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * random.uniform(0.3, 1.0, len(boxes))
-    image = ImageTruth(number * 7 + 3, boxes, kinds, is_crowd, areas.astype(np.float32))
+    image = ImageTruth(number * 7 + 3, boxes, labels, is_crowd, areas.astype(np.float32))
 
-    count = int(random.integers(0, most + 1))
-    found, found_kinds = _boxes(count, random), random.integers(0, classes, count)
+    count = int(random.integers(0, max_detections + 1))
+    found, found_labels = _boxes(count, random), random.integers(0, classes, count)
     scores = random.beta(2, 4, count)
     if len(boxes):
         source = random.integers(0, len(boxes), count)
@@ -47,7 +54,32 @@ def _image(
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
         found = np.where(is_near[:, None], near, found).astype(np.float32)
         is_right = is_near & (random.random(count) < 0.8)
-        found_kinds = np.where(is_right, kinds[source], found_kinds)
+        found_labels = np.where(is_right, labels[source], found_labels)
         scores = np.where(is_near, random.beta(3, 2, count), scores)
-    detections = Detections(image.image_id, found, scores.astype(np.float32), found_kinds)
+    detections = Detections(image.image_id, found, scores.astype(np.float32), found_labels)
     return image, detections
+
+
+def draw_photographs(folder: Path, count: int, width: int, height: int) -> list[ImageRecord]:
+    """Write `count` JPEGs with soft fields of colour, a camera's grain and 8 boxes; the same at each call."""
+    random = np.random.default_rng(0)
+    return [
+        _draw(folder / f"{number}.jpg", number, width, height, random) for number in range(count)
+    ]
+
+
+def _draw(
+    path: Path, number: int, width: int, height: int, random: np.random.Generator
+) -> ImageRecord:
+    coarse = random.integers(0, 256, (height // 160, width // 160, 3)).astype(np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    image += random.normal(0, GRAIN, image.shape)
+    corners = np.sort(random.uniform(0, 1, (8, 2, 2)), axis=1).reshape(8, 4)
+    boxes = (corners * [width, height, width, height]).astype(np.float32)
+    for left, top, right, bottom in boxes.astype(int):
+        colour = random.integers(0, 256, 3).tolist()
+        cv2.rectangle(image, (left, top), (right, bottom), colour, thickness=6)
+    cv2.imwrite(str(path), image.clip(0, 255), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    classes = random.integers(0, 3, len(boxes))
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return ImageRecord(number, path, width, height, boxes, classes, np.zeros(8, bool), areas)

@@ -1,4 +1,4 @@
-"""Augmented images a second on one core, ours and the baseline's in turns."""
+"""Augmented images/s on one core: ours and the baseline's, alternating."""
 
 import tempfile
 import time
@@ -9,8 +9,8 @@ import cv2
 import torch
 
 from yolo.bench.baseline.data import PlainSamples
-from yolo.bench.speed.photographs import draw_photographs
-from yolo.bench.speed.results import SpeedRatio
+from yolo.bench.speed.generated import draw_photographs
+from yolo.bench.speed.speed_ratios import SpeedRatio
 from yolo.data.dataset import ImageRecord
 from yolo.data.image.cache import ImageCache, memory_budget
 from yolo.data.image.resized import ResizedImages
@@ -22,41 +22,36 @@ BATCH = 16
 PHOTOGRAPHS = 48
 WIDTH, HEIGHT = 1920, 1280
 DEGREES = 5.0
-"""Of rotation, as the preset `high` has it: images then no longer lie upright, and must be warped."""
+"""Rotation of the preset `high`: images are no longer upright, so they must be warped."""
 
 
 def compare_loading(
     recipe: Recipe, records: Sequence[ImageRecord], rounds: int, seconds: float
 ) -> list[SpeedRatio]:
-    """With the data set's images kept decoded, and from photographs of 1,920 x 1,280 pixels with nothing kept.
+    """Compare with the data set's images cached decoded, and with uncached photographs of 1,920 x 1,280 pixels.
 
-    `seconds`: of each side in each round, by the clock of the calling thread's processor, which does all the work.
+    `seconds` is per side and round, in CPU time of the calling process, which does all the work.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     size = recipe.model.image_size
     try:
-        kept = ImageCache.in_memory(records, size, memory_budget())
-        warm = ResizedImages(records, size, kept)
+        cache = ImageCache.in_memory(records, size, memory_budget())
+        warm = ResizedImages(records, size, cache)
         for index in range(len(warm)):
             warm[index]
         with tempfile.TemporaryDirectory() as folder:
             photographs = draw_photographs(Path(folder), PHOTOGRAPHS, WIDTH, HEIGHT)
             cold = ResizedImages(photographs, size, None)
             jpegs = f"{WIDTH} x {HEIGHT} JPEGs"
-            return [
-                _compared(name, images, chosen, rounds, seconds)
-                for name, images, chosen in (
-                    ("images kept", warm, recipe),
-                    ("images kept, turned as well", warm, _with(recipe, degrees=DEGREES)),
-                    (f"{jpegs}, none kept", cold, recipe),
-                    (
-                        f"{jpegs}, none kept, mosaic_from batch",
-                        cold,
-                        _with(recipe, mosaic_from="batch"),
-                    ),
-                )
-            ]
+            rotated, of_batch = _with(recipe, degrees=DEGREES), _with(recipe, mosaic_from="batch")
+            cases = (
+                ("images kept", warm, recipe),
+                ("images kept, turned as well", warm, rotated),
+                (f"{jpegs}, none kept", cold, recipe),
+                (f"{jpegs}, none kept, mosaic_from batch", cold, of_batch),
+            )
+            return [_compare(*case, rounds, seconds) for case in cases]
     finally:
         cv2.setNumThreads(threads)
 
@@ -67,12 +62,8 @@ def _with(recipe: Recipe, **changes: object) -> Recipe:
     return recipe.model_copy(update={"data": data})
 
 
-def _compared(
-    name: str,
-    images: ResizedImages,
-    recipe: Recipe,
-    rounds: int,
-    seconds: float,
+def _compare(
+    name: str, images: ResizedImages, recipe: Recipe, rounds: int, seconds: float
 ) -> SpeedRatio:
     ours, plain = TrainingSamples(images, recipe), PlainSamples(images.records, recipe)
     count = len(images)

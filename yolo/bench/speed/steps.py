@@ -1,7 +1,6 @@
-"""A training step without its images, ours and the baseline's in turns, as the one rank that the launcher started."""
+"""Time a training step without image loading: ours and the baseline's, alternating, on the launcher's only rank."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from yolo.architecture import family
 from yolo.bench.baseline.training import PlainStep
+from yolo.bench.command_line import recipe_parser
+from yolo.bench.results import write_json
 from yolo.calibration.stopwatch import Stopwatch
 from yolo.calibration.synthetic_step import synthetic_targets
 from yolo.data.loader.samples import to_network
@@ -35,11 +36,11 @@ CLASSES = 3
 BOXES_PER_IMAGE = 8
 WARM_UP = 2
 MATRIX = 8192
-"""Side of the matrices whose product shows what a GPU can do."""
+"""Side of the matrices whose product measures a GPU's peak rate."""
 
 
 class OurStep:
-    """A step as the training loop takes it, on one rank."""
+    """The training loop's step on one rank."""
 
     def __init__(self, recipe: Recipe, ranks: DistributedContext) -> None:
         plain = YOLOv5(recipe.model.variant, CLASSES)
@@ -68,19 +69,17 @@ class OurStep:
 
 
 class Unwatched(Stopwatch):
-    """Lets a GPU run ahead: its parts are not told apart."""
+    """Lets a GPU run ahead: parts are not timed."""
 
     def stop(self, part: str) -> None:
-        """Nothing waits."""
+        """Do not wait for the GPU."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write JSON; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="yolo.bench.speed.steps", description=__doc__)
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*")
+    parser = recipe_parser("yolo.bench.speed.steps", __doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=5, help="a round and side")
+    parser.add_argument("--steps", type=int, default=5, help="per round and side")
     parser.add_argument("--out", type=Path, required=True)
     options, _ = parser.parse_known_args(arguments)
     return exit_code_of(lambda: _measure(options), "bench")
@@ -98,48 +97,51 @@ def _measure(options: argparse.Namespace) -> None:
         reason = choice.reason
         recipe = prepared.with_values(f"precision.dtype={choice.dtype}").resolved.recipe
     torch.manual_seed(0)
-    images, targets = _made_up(recipe)
+    images, targets = _synthetic_batch(recipe)
     sides: dict[str, Any] = {
         "ours": OurStep(recipe, ranks),
         "baseline": PlainStep(recipe, CLASSES, family(recipe.model.variant).anchors, ranks.device),
     }
-    # Each side's loader lays images out its own way: channels last, and one after another.
+    # The memory format of each side's loader: channels last, and contiguous.
     batches = {"ours": images, "baseline": images.contiguous()}
     rates: dict[str, list[float]] = {side: [] for side in sides}
     parts: dict[str, dict[str, float]] = {}
-    memory = {}
+    is_gpu = ranks.device.type == "cuda"
+    memory = {}  # bytes of tensors at the peak
     for side, step in sides.items():
-        _reset_memory(ranks.device)
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats(ranks.device)
         for _ in range(WARM_UP):
             step(batches[side], targets, Stopwatch(ranks.device))
-        memory[side] = _memory(ranks.device)
+        memory[side] = torch.cuda.max_memory_allocated(ranks.device) if is_gpu else None
     for _ in range(options.rounds):
         for side, step in sides.items():
-            whole, unwatched = Stopwatch(ranks.device), Unwatched(ranks.device)
-            whole.start()
+            watch, unwatched = Stopwatch(ranks.device), Unwatched(ranks.device)
+            watch.start()
             for _ in range(options.steps):
                 step(batches[side], targets, unwatched)
-            whole.stop("whole")
-            rates[side].append(len(images) * options.steps / whole.seconds["whole"])
+            watch.stop("round")
+            rates[side].append(len(images) * options.steps / watch.seconds["round"])
     for side, step in sides.items():
         watch = Stopwatch(ranks.device)
         for _ in range(options.steps):
             watch.start()
             step(batches[side], targets, watch)
         parts[side] = {part: value / options.steps for part, value in watch.seconds.items()}
+    gpu = _gpu_facts(recipe, ranks.device, max(rates["ours"])) if is_gpu else {}
     found = {
         "precision": reason,
         "images_per_second": rates,
         "step_seconds": parts,
         "peak_memory_bytes": memory,
-        "gpu": _gpu_facts(recipe, ranks.device, max(rates["ours"])),
+        "gpu": gpu,
     }
-    options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(options.out, found)
     shutdown_distributed()
 
 
-def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch of noise, with boxes."""
+def _synthetic_batch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of noise, and boxes."""
     batch, size = recipe.train.global_batch, recipe.model.image_size
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
@@ -148,16 +150,13 @@ def _made_up(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _gpu_facts(recipe: Recipe, device: torch.device, images_per_second: float) -> dict[str, Any]:
-    """Which GPU, and what share of the rate of a large bf16 matrix product the step reached; empty on a processor."""
-    if device.type != "cuda":
-        return {}
+    """The GPU's name, and the step's share of the rate of a large bf16 matrix product."""
     size = recipe.model.image_size
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
         model = YOLOv5(recipe.model.variant, CLASSES)
         model(torch.zeros(1, 3, size, size))
-    operations = (
-        3 * counter.get_total_flops()
-    )  # backward takes two products for each one of forward
+    # Backward takes two products for each one of forward.
+    operations = 3 * counter.get_total_flops()
     peak = _product_rate(device)
     return {
         "name": torch.cuda.get_device_name(device),
@@ -168,7 +167,7 @@ def _gpu_facts(recipe: Recipe, device: torch.device, images_per_second: float) -
 
 
 def _product_rate(device: torch.device) -> float:
-    """Operations a second of a bf16 matrix product, the fastest of some."""
+    """Operations per second of a bf16 matrix product, the fastest of 8."""
     a, b = (torch.randn(MATRIX, MATRIX, device=device, dtype=torch.bfloat16) for _ in range(2))
     fastest = float("inf")
     for _ in range(8):
@@ -178,16 +177,6 @@ def _product_rate(device: torch.device) -> float:
         watch.stop("product")
         fastest = min(fastest, watch.seconds["product"])
     return 2 * MATRIX**3 / fastest
-
-
-def _reset_memory(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def _memory(device: torch.device) -> int | None:
-    """The most that tensors took, bytes."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 if __name__ == "__main__":

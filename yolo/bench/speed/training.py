@@ -1,4 +1,4 @@
-"""Whole training runs of one process, ours through the launcher and the baseline, in turns."""
+"""Full training runs of one process: ours through the launcher and the baseline, alternating."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.speed.results import SpeedRatio
+from yolo.bench.speed.speed_ratios import SpeedRatio
 from yolo.errors import BenchError
 from yolo.launch.command import launch_module
 from yolo.recipe import prepare
@@ -22,7 +22,7 @@ LAST_LINES = 25
 
 
 @dataclass(slots=True)
-class Runs:
+class TrainingRuns:
     """Both sides' runs, in the order of the rounds."""
 
     ours: list[dict[str, Any]] = field(default_factory=list)
@@ -31,29 +31,34 @@ class Runs:
     """`PlainRun` of each."""
 
     def comparisons(self) -> list[SpeedRatio]:
-        """Images a second of the steps, and the time of the whole run, from the program's start to its end."""
+        """Images/s of the steps, and the time of the full run from the program's start to its end."""
         aps = [", ".join(f"{run['ap']:.3f}" for run in side) for side in (self.ours, self.baseline)]
-        note = f"AP {aps[0]}, and the baseline's {aps[1]}"
+        note = f"AP {aps[0]}; the baseline's {aps[1]}"
         return [
-            self._compared("training, loader included", "images/s", "images_per_second", ""),
-            self._compared("a whole run, from start to end", "s", "process_seconds", note),
+            self._ratio("training, loader included", "images/s", "images_per_second"),
+            self._ratio("a full run, from start to end", "s", "process_seconds", note),
         ]
 
-    def _compared(self, name: str, unit: str, key: str, note: str) -> SpeedRatio:
-        ours, baseline = (
-            tuple(float(run[key]) for run in side) for side in (self.ours, self.baseline)
-        )
+    def waits(self) -> dict[str, float]:
+        """Seconds per step that the last run of each side waited for its images."""
+        ours, baseline = self.ours[-1], self.baseline[-1]
+        seconds = baseline["seconds"]["waiting for images"] / baseline["steps"]
+        return {"ours": ours["data_wait_seconds_per_step"], "baseline": seconds}
+
+    def _ratio(self, name: str, unit: str, key: str, note: str = "") -> SpeedRatio:
+        sides = self.ours, self.baseline
+        ours, baseline = (tuple(float(run[key]) for run in side) for side in sides)
         return SpeedRatio(name, unit, unit != "s", ours, baseline, note)
 
 
 def compare_training(
     recipe: Path, overrides: Sequence[str], rounds: int, advance: Callable[[], None]
-) -> Runs:
+) -> TrainingRuns:
     """Train the recipe on one process with the seeds 0, 1, ...; both sides get the same threads and loader workers.
 
-    `advance` is called after each run. Raises BenchError where a run fails.
+    `advance` is called after each run. Raises BenchError if a run fails.
     """
-    runs = Runs()
+    runs = TrainingRuns()
     for seed in range(rounds):
         settings = [*ONE_PROCESS, *overrides, f"train.seed={seed}"]
         runs.ours.append(run_ours(recipe, settings))
@@ -64,7 +69,7 @@ def compare_training(
 
 
 def run_ours(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """A run through the launcher; its summary.json."""
+    """Train through the launcher; returns the run's summary.json."""
     run = RunDirectory(new_run("bench").path.resolve())
     resolved = prepare(recipe, settings, 1).resolved
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *settings]
@@ -74,7 +79,7 @@ def run_ours(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def run_baseline(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
-    """A run of the baseline in a process of its own."""
+    """Train the baseline in its own process; returns its `PlainRun`."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.json"
         seconds = call(
@@ -84,7 +89,7 @@ def run_baseline(recipe: Path, settings: Sequence[str]) -> dict[str, Any]:
 
 
 def call(command: Sequence[str], environment: dict[str, str] | None = None) -> float:
-    """Run a program to its end; returns its seconds. Raises BenchError with its last lines where it fails."""
+    """Run a program to its end; returns its seconds. Raises BenchError with its last lines if it fails."""
     begun = time.perf_counter()
     done = subprocess.run(
         command,

@@ -1,42 +1,37 @@
-"""`pdsh -S -f N -w HOST,HOST... COMMAND...` over the stand-in for ssh: the command on all hosts at a time.
+"""`pdsh -S -f N -w HOST,HOST... COMMAND...` over the stand-in for ssh: the command on all hosts at the same time.
 
-In the command, %n is the number of the host and %h its name. Lines come with the host's name before them.
+In the command, %n is the number of the host and %h its name. Each output line starts with the host's name.
 """
 
+import getopt
 import os
 import sys
 import threading
 from collections.abc import Sequence
 
-from yolo.emulation.remote.protocol import Kind
-from yolo.emulation.remote.ssh import FAILED, run, split
+from yolo.emulation.remote.ssh import FAILED, Kind, run, split
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command on hosts; returns the largest of their exit codes (-S)."""
-    hosts, left = [], list(words)
-    while left and left[0].startswith("-"):
-        option = left.pop(0)
-        if option in ("-f", "-w"):
-            value = left.pop(0)
-            if option == "-w":
-                hosts = value.split(",")
+    """Run a command on hosts; returns their largest exit code (-S)."""
+    given, command_words = getopt.getopt(list(words), "Sf:w:")
+    hosts = dict(given)["-w"].split(",")
     options, _ = split(os.environ.get("PDSH_SSH_ARGS_APPEND", "").split())
-    command = " ".join(left)
+    command = " ".join(command_words)
     codes = dict.fromkeys(hosts, FAILED)
-    turn = threading.Lock()
+    lock = threading.Lock()
 
     def work(number: int, host: str) -> None:
-        written = {Kind.OUTPUT: b"", Kind.ERROR: b""}
+        incomplete = {Kind.OUTPUT: b"", Kind.ERROR: b""}
 
         def write(kind: Kind, data: bytes) -> None:
-            *lines, written[kind] = (written[kind] + data).split(b"\n")
+            *lines, incomplete[kind] = (incomplete[kind] + data).split(b"\n")
             for line in lines:
-                say(kind, line)
+                write_line(kind, line)
 
-        def say(kind: Kind, line: bytes) -> None:
+        def write_line(kind: Kind, line: bytes) -> None:
             stream = sys.stdout if kind is Kind.OUTPUT else sys.stderr
-            with turn:
+            with lock:
                 stream.buffer.write(host.encode() + b": " + line + b"\n")
                 stream.flush()
 
@@ -44,16 +39,13 @@ def main(words: Sequence[str]) -> int:
         try:
             codes[host] = run(host, here, options, write)
         except OSError as error:
-            say(Kind.ERROR, f"ssh: {error.strerror or error}".encode())
-        for kind, rest in written.items():
+            write_line(Kind.ERROR, f"ssh: {error.strerror or error}".encode())
+        for kind, rest in incomplete.items():
             if rest:
-                say(kind, rest)
+                write_line(kind, rest)
         if codes[host]:
-            print(
-                f"pdsh@{os.uname().nodename}: {host}: ssh exited with exit code {codes[host]}",
-                file=sys.stderr,
-                flush=True,
-            )
+            failure = f"{host}: ssh exited with exit code {codes[host]}"
+            print(f"pdsh@{os.uname().nodename}: {failure}", file=sys.stderr, flush=True)
 
     threads = [
         threading.Thread(target=work, args=(number, host), daemon=True)

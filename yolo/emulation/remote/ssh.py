@@ -1,16 +1,50 @@
-"""`ssh [-o NAME=VALUE]... HOST COMMAND...` between emulated hosts; of its options, those count that say how long to wait."""
+"""`ssh [-o NAME=VALUE]... HOST COMMAND...` between emulated hosts, and its protocol: a command, pieces of output, an exit code.
 
+Of its options, only those that limit waiting have an effect.
+"""
+
+import getopt
 import os
 import socket
+import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 
-from yolo.emulation.remote.protocol import PORT, Kind, receive, send
-
+PORT = 22
+HEADER = struct.Struct("!BI")
 FAILED = 255
 """OpenSSH's exit code for failures of its own."""
 CONNECT_SECONDS = 130.0
 """OpenSSH's without ConnectTimeout: Linux gives up then."""
+
+
+class Kind(IntEnum):
+    """The kind of a piece."""
+
+    COMMAND = 0
+    OUTPUT = 1
+    """Also the number of standard output."""
+    ERROR = 2
+    EXIT = 3
+
+
+def send(connection: socket.socket, kind: Kind, data: bytes) -> None:
+    """Send one piece."""
+    connection.sendall(HEADER.pack(kind, len(data)) + data)
+
+
+def receive(connection: socket.socket) -> tuple[Kind, bytes]:
+    """Wait for one piece. Raises ConnectionError if the other side is gone."""
+    kind, length = HEADER.unpack(_exactly(connection, HEADER.size))
+    return Kind(kind), _exactly(connection, length)
+
+
+def _exactly(connection: socket.socket, length: int) -> bytes:
+    data = connection.recv(length, socket.MSG_WAITALL)
+    if len(data) < length:
+        raise ConnectionError("Connection closed by remote host")
+    return data
 
 
 def main(words: Sequence[str]) -> int:
@@ -25,38 +59,30 @@ def main(words: Sequence[str]) -> int:
     try:
         return run(host, " ".join(command), options, write)
     except OSError as error:
-        print(
-            f"ssh: connect to host {host} port {PORT}: {error.strerror or error}", file=sys.stderr
-        )
+        reason = error.strerror or error
+        print(f"ssh: connect to host {host} port {PORT}: {reason}", file=sys.stderr)
         return FAILED
 
 
 def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Options by name, and the words behind them."""
-    options, left = {}, list(words)
-    while left and left[0] == "-o":
-        name, _, value = left[1].partition("=")
-        options[name] = value
-        left = left[2:]
-    return options, left
+    """Split a command line into options by name, and the remaining words."""
+    given, left = getopt.getopt(list(words), "o:")
+    return {name: value for name, _, value in (text.partition("=") for _, text in given)}, left
 
 
 def run(
-    host: str,
-    command: str,
-    options: Mapping[str, str],
-    write: Callable[[Kind, bytes], None],
+    host: str, command: str, options: Mapping[str, str], write: Callable[[Kind, bytes], None]
 ) -> int:
-    """Run a command on a host, hand on what it prints, and return its exit code.
+    """Run a command on a host, pass on its output, and return its exit code.
 
-    Raises OSError where the host cannot be reached, or is not any more for as long as ServerAliveInterval and
-    ServerAliveCountMax allow.
+    Raises OSError if the host cannot be reached, or is silent for longer than ServerAliveInterval and ServerAliveCountMax
+    allow.
     """
     seconds = float(options.get("ConnectTimeout", CONNECT_SECONDS))
     with socket.create_connection((host, PORT), timeout=seconds) as connection:
         connection.settimeout(None)
         if interval := int(options.get("ServerAliveInterval", "0")):
-            _ask_for_life(connection, interval, int(options.get("ServerAliveCountMax", "3")))
+            _probe(connection, interval, int(options.get("ServerAliveCountMax", "3")))
         send(connection, Kind.COMMAND, command.encode())
         while True:
             kind, data = receive(connection)
@@ -65,8 +91,8 @@ def run(
             write(kind, data)
 
 
-def _ask_for_life(connection: socket.socket, interval: int, count: int) -> None:
-    """The kernel's probes do what OpenSSH's messages do: nothing is heard for interval x (count + 1) seconds at most."""
+def _probe(connection: socket.socket, interval: int, count: int) -> None:
+    """Let the kernel probe as OpenSSH does: the host may be silent for at most interval x (count + 1) seconds."""
     for option, value in (
         (socket.TCP_KEEPIDLE, interval),
         (socket.TCP_KEEPINTVL, interval),

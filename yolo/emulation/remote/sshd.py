@@ -1,6 +1,6 @@
-"""`python -m yolo.emulation.remote.sshd`: run what clients ask for, each command in a shell of its own, for ever.
+"""`python -m yolo.emulation.remote.sshd`: run the commands of clients, each in its own shell, forever.
 
-As under OpenSSH, a command whose client is gone goes on.
+As under OpenSSH, a command continues when its client is gone.
 """
 
 import contextlib
@@ -10,13 +10,13 @@ import subprocess
 import threading
 from typing import IO
 
-from yolo.emulation.remote.protocol import PORT, Kind, receive, send
+from yolo.emulation.remote.ssh import PORT, Kind, receive, send
 
 PIECE_BYTES = 65536
 
 
 def main() -> None:
-    """Say with an empty line that clients may come."""
+    """Serve clients; an empty line on standard output says that they may connect."""
     with socket.create_server(("", PORT), backlog=64) as listener:
         print(flush=True)
         while True:
@@ -36,9 +36,9 @@ def _serve(connection: socket.socket) -> None:
             start_new_session=True,
         )
         assert process.stdout is not None and process.stderr is not None
-        turn = threading.Lock()
+        lock = threading.Lock()
         threads = [
-            threading.Thread(target=_copy, args=(stream, kind, connection, turn))
+            threading.Thread(target=_copy, args=(stream, kind, connection, lock))
             for stream, kind in ((process.stdout, Kind.OUTPUT), (process.stderr, Kind.ERROR))
         ]
         for thread in threads:
@@ -46,15 +46,15 @@ def _serve(connection: socket.socket) -> None:
         for thread in threads:
             thread.join()
         code = process.wait()
-        # Of a command that was killed, ssh's exit code is 255.
+        # ssh's exit code for a killed command is 255.
         send(connection, Kind.EXIT, bytes([code if code >= 0 else 255]))
 
 
-def _copy(stream: IO[bytes], kind: Kind, connection: socket.socket, turn: threading.Lock) -> None:
-    """To its end, also when nobody listens any more: the command must not wait."""
+def _copy(stream: IO[bytes], kind: Kind, connection: socket.socket, lock: threading.Lock) -> None:
+    """Copy to the stream's end, also after the client is gone: the command must not block."""
     with stream:
         while data := os.read(stream.fileno(), PIECE_BYTES):
-            with turn, contextlib.suppress(OSError):
+            with lock, contextlib.suppress(OSError):
                 send(connection, kind, data)
 
 

@@ -1,7 +1,7 @@
-"""Put before everything else on PYTHONPATH by the chaos test: some images of some steps become NaN on one rank.
+"""Make some images NaN on one rank, for the chaos test, which puts this folder first on PYTHONPATH.
 
 Python imports a module of this name by itself when it starts. `YOLO_POISON` is the share of the micro batches and a
-seed, as 0.01:1.
+seed, such as 0.01:1.
 """
 
 import os
@@ -13,7 +13,7 @@ from when_loaded import when_loaded  # beside this file, which is no package
 
 LOOP = "yolo.training.loop.step"
 _was_poisoned = False
-"""The last images that the loop fed; the diagnosis looks at the same ones."""
+"""Whether the loop's last images were poisoned; the diagnosis looks at the same images."""
 
 
 def poison(module: ModuleType) -> None:

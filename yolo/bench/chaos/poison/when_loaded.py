@@ -1,4 +1,4 @@
-"""Changing a module right after Python has loaded it, wherever it is imported first."""
+"""Change a module right after Python has loaded it, independent of the place of its first import."""
 
 import sys
 from collections.abc import Callable, Collection
@@ -28,7 +28,7 @@ class _Finder(MetaPathFinder):
 
 
 def when_loaded(names: Collection[str], change: Callable[[ModuleType], None]) -> None:
-    """Call `change` with each module of these names once it is loaded; at once where it is already."""
+    """Call `change` with each of these modules once it is loaded; at once if it is loaded already."""
     for name in names:
         if name in sys.modules:
             change(sys.modules[name])

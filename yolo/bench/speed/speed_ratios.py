@@ -1,6 +1,5 @@
-"""What was measured: ratios with their spread, as JSON and as a picture of where a step's time goes."""
+"""The speed benchmark's results: ratios with their spread, and a figure of the parts of a step's time."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -8,26 +7,27 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-DOTS_PER_INCH = 130
+from yolo.bench.results import write_results
+
 COLOURS = ("#8a98a8", "#2f6fdb", "#17a2b8", "#e8792b")
 PARTS = ("waiting for images", "forward and loss", "backward", "optimizer and average")
 
 
 @dataclass(frozen=True, slots=True)
 class SpeedRatio:
-    """One thing measured on both sides, round by round."""
+    """One measurement on both sides, one value per round."""
 
     name: str
     unit: str
     is_faster_higher: bool
-    """Whether the faster side has the larger figure."""
+    """Whether the faster side has the larger value."""
     ours: tuple[float, ...]
     baseline: tuple[float, ...]
     note: str = ""
 
     @property
     def ratios(self) -> list[float]:
-        """How many times as fast as the baseline, of each round."""
+        """How many times as fast as the baseline, per round."""
         pairs = zip(self.ours, self.baseline, strict=True)
         return [a / b if self.is_faster_higher else b / a for a, b in pairs]
 
@@ -37,7 +37,7 @@ class SpeedRatio:
         return statistics.median(self.ratios)
 
     def line(self) -> str:
-        """For people."""
+        """The ratio and its spread for the console."""
         ours, baseline = statistics.median(self.ours), statistics.median(self.baseline)
         return (
             f"{self.name}: {ours:.4g} against {baseline:.4g} {self.unit}: {self.ratio:.2f} times as fast "
@@ -48,45 +48,34 @@ class SpeedRatio:
 
 @dataclass(slots=True)
 class SpeedResults:
-    """All that one run of the benchmark measured."""
+    """Everything that one run of the benchmark measured."""
 
     machine: str
     comparisons: list[SpeedRatio] = field(default_factory=list)
     step_seconds: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Side to part to seconds a step."""
+    """Seconds per step, by side and part."""
     facts: dict[str, object] = field(default_factory=dict)
-    """What else was found out: precision, processor's or GPU's share of its peak, AP of both sides."""
+    """The precision, the peak memory of both sides, the GPU's share of its peak rate."""
 
-
-def write_results(results: SpeedResults, folder: Path) -> list[Path]:
-    """Write speed.json, and speed.png where a step was taken apart; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        asdict(each)
-        | {
-            "ratio": each.ratio,
-            "ratio_low": min(each.ratios),
-            "ratio_high": max(each.ratios),
+    def write(self, folder: Path) -> list[Path]:
+        """Write speed.json, and speed.png if a step's parts were measured; returns the files."""
+        rows = [
+            asdict(each)
+            | {"ratio": each.ratio, "ratio_low": min(each.ratios), "ratio_high": max(each.ratios)}
+            for each in self.comparisons
+        ]
+        content = {
+            "machine": self.machine,
+            "comparisons": rows,
+            "step_seconds": self.step_seconds,
+            "facts": self.facts,
         }
-        for each in results.comparisons
-    ]
-    content = {
-        "machine": results.machine,
-        "comparisons": rows,
-        "step_seconds": results.step_seconds,
-        "facts": results.facts,
-    }
-    as_json = folder / "speed.json"
-    as_json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if not results.step_seconds:
-        return [as_json]
-    picture = folder / "speed.png"
-    figure(results.step_seconds).savefig(picture, dpi=DOTS_PER_INCH)
-    return [as_json, picture]
+        drawing = figure(self.step_seconds) if self.step_seconds else None
+        return write_results(folder, "speed", content, figure=drawing)
 
 
 def figure(sides: Mapping[str, Mapping[str, float]]) -> Figure:
-    """A stacked bar a side: milliseconds of a step, by part."""
+    """One stacked bar per side: milliseconds per step, by part."""
     drawing = Figure(figsize=(8.4, 1.2 + 0.8 * len(sides)), layout="constrained")
     axes = drawing.subplots()
     names = list(sides)[::-1]
@@ -101,7 +90,7 @@ def figure(sides: Mapping[str, Mapping[str, float]]) -> Figure:
     for row, total in enumerate(left):
         axes.text(total, row, f"  {total:.0f} ms", va="center", fontsize=9)
     axes.set_xlim(0, max(left) * 1.13)
-    axes.set_xlabel("milliseconds a training step")
+    axes.set_xlabel("milliseconds per training step")
     axes.spines[["top", "right"]].set_visible(False)
     drawing.legend(loc="outside upper center", ncols=len(PARTS), frameon=False, fontsize=9)
     return drawing
