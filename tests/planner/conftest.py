@@ -16,13 +16,17 @@ Launch = Callable[..., Any]
 
 
 def link(gbps: float, latency_us: float = 0.0) -> Link:
-    return Link(name="made up", bandwidth_gbps=gbps, latency_us=latency_us, source="made up")
+    return Link(name="synthetic", bandwidth_gbps=gbps, latency_us=latency_us, source="synthetic")
 
 
 @pytest.fixture
 def accelerator() -> Accelerator:
     return Accelerator(
-        name="made up", sustained_tflops=10.0, memory_gb=16.0, memory_gbps=500.0, source="made up"
+        name="synthetic",
+        sustained_tflops=10.0,
+        memory_gb=16.0,
+        memory_gbps=500.0,
+        source="synthetic",
     )
 
 
@@ -40,7 +44,7 @@ def plain(accelerator: Accelerator) -> ClusterProfile:
 
 
 def measurement(ranks: int, gbps: float, seconds_per_megabyte: float) -> Measurement:
-    """Collectives that take a millisecond and so long a megabyte, a tenth of it the processor's."""
+    """Collectives that take 1 ms and `seconds_per_megabyte`, a tenth of it the processor's."""
     points = [
         Point(
             payload_bytes=size,

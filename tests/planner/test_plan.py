@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 from tests.planner.conftest import measurement
 from yolo.cli import main
+from yolo.cli.plan import ALLOWED
 from yolo.errors import PlanError
 from yolo.planner.auto_strategy import choose
 from yolo.planner.candidates import GradientFidelity
@@ -16,7 +17,7 @@ from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
 from yolo.planner.plan import make_plan
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile, read_profile, write_profile
-from yolo.planner.scaling import reaches, scale_lines, write_figure
+from yolo.planner.scaling import scale_lines, scaling_points, write_figure
 from yolo.recipe import prepare
 
 COCO = REPOSITORY / "recipes/coco/yolov5l.yaml"
@@ -48,21 +49,26 @@ def test_the_command_prints_a_ranked_list(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_slow_network_asks_for_compression_and_a_fast_one_for_nothing() -> None:
     slow = make_plan(COCO, ADAM, cluster("4x8xa100-1gbe"), data=DATA)
-    assert slow.first.learns is GradientFidelity.COMPRESSED
+    assert slow.first.fidelity is GradientFidelity.COMPRESSED
     fast = make_plan(COCO, ADAM, cluster("4x8xa100-4xhdr"), data=DATA)
-    assert fast.first.learns is GradientFidelity.SAME
+    assert fast.first.fidelity is GradientFidelity.SAME
     assert any("is enough" in reason for reason in fast.reasons)
     assert any("1 bit pays" in reason for reason in slow.reasons)
     assert any("does not pay" in reason for reason in fast.reasons)
 
 
-def test_only_what_learns_as_allowed_is_chosen() -> None:
+def test_only_allowed_strategies_are_chosen() -> None:
     for allowed in GradientFidelity:
         plan = make_plan(COCO, ADAM, cluster("2x4xv100-1gbe"), allowed, DATA)
-        assert all(each.learns <= allowed for each in plan.ranked)
-        assert all(each.learns > allowed for each in plan.beside)
+        assert all(each.fidelity <= allowed for each in plan.ranked)
+        assert all(each.fidelity > allowed for each in plan.excluded)
     sgd = make_plan(COCO, ["train.global_batch=512"], cluster("2x4xv100-1gbe"), data=DATA)
     assert not any("1-bit" in each.label for each in sgd.ranked)
+
+
+def test_each_value_of_allow_names_a_fidelity() -> None:
+    assert [GradientFidelity[value.upper()].flag for value in ALLOWED] == list(ALLOWED)
+    assert len(ALLOWED) == len(GradientFidelity)
 
 
 def test_every_strategys_settings_make_a_recipe_that_passes() -> None:
@@ -74,7 +80,7 @@ def test_every_strategys_settings_make_a_recipe_that_passes() -> None:
         prepare(COCO, [*ADAM, *each.overrides], profile.ranks, profile.gpus_per_node)
 
 
-def test_the_recipe_as_it_is_written_is_among_them() -> None:
+def test_the_recipe_as_written_is_among_them() -> None:
     overrides = [*ADAM, "communication.reducer=overlapped", "communication.bucket_size=123456"]
     plan = make_plan(COCO, overrides, cluster("4x8xa100-10gbe"), data=DATA)
     assert plan.as_written.overrides == ()
@@ -83,7 +89,7 @@ def test_the_recipe_as_it_is_written_is_among_them() -> None:
     assert plain.as_written.label == "stage 0 (as written)"
 
 
-def test_memory_that_does_not_suffice_is_told() -> None:
+def test_a_strategy_that_does_not_fit_into_memory_is_marked() -> None:
     big = ["train.global_batch=512", "train.micro_batch=64", "train.gradient_accumulation_steps=1"]
     plan = make_plan(COCO, big, cluster("8xt4"), data=DATA)
     assert not plan.as_written.fits
@@ -125,7 +131,7 @@ def test_a_plan_is_made_without_torch_in_the_time_of_some_imports() -> None:
         ("nowhere/cluster.yaml", "no such file"),
     ],
 )
-def test_a_cluster_that_is_none_is_told(
+def test_an_invalid_cluster_name_is_an_error_that_says_what_to_write(
     name: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", str(COCO), "--cluster", name]) == 2
@@ -162,8 +168,8 @@ def test_a_profile_with_a_mistake_is_refused_with_its_key(
         read_profile(path)
 
 
-def test_efficiency_falls_with_the_nodes_and_where_it_stops_is_told(tmp_path: Path) -> None:
-    found = reaches(COCO, ["train.global_batch=512"], cluster("4x8xa100-10gbe"), DATA)
+def test_efficiency_falls_with_the_nodes_down_to_where_scaling_stops(tmp_path: Path) -> None:
+    found = scaling_points(COCO, ["train.global_batch=512"], cluster("4x8xa100-10gbe"), DATA)
     for each in found:
         assert each.gpus[0] == 8
         assert each.gpus[-1] == 8192

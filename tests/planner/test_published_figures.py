@@ -1,4 +1,4 @@
-"""Published figures, from the catalogue's profiles alone: nothing measured here goes into them."""
+"""Published figures, predicted from the catalogue's profiles only: nothing measured here is used."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from yolo.planner.cost.compute import local_work
-from yolo.planner.cost.context import PlanContext
+from yolo.planner.cost.message_sizes import PlanContext
 from yolo.planner.cost.model_stats import Network, Tensor, yolov5
 from yolo.planner.cost.step_events import phases
 from yolo.planner.hardware_catalog import cluster
@@ -84,8 +84,8 @@ def _bert(optimizer: str, gbps: float = IPERF_GBPS) -> Prediction:
         update_seconds=BERT_MS["step"] / 1e3,
         jitter=0.0,
     )
-    situation = PlanContext(recipe, network, work, ranks, is_nccl=True, steps=steps)
-    return predict_run(profile, situation, phases(situation, warmup_share=0.0))
+    context = PlanContext(recipe, network, work, ranks, is_nccl=True, steps=steps)
+    return predict_run(profile, context, phases(context, warmup_share=0.0))
 
 
 def _v100() -> Accelerator:

@@ -1,1 +1,1 @@
-"""What a recipe will cost on a cluster, and which strategy costs least; answers without torch and without a GPU."""
+"""Predict what a recipe costs on a cluster and which strategy costs least, without torch and without a GPU."""

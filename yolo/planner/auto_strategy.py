@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo.planner.candidates import GradientFidelity
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import Plan, make_plan
 from yolo.planner.prediction import Data
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe import ResolvedRecipe
 
-ALLOWED = GradientFidelity.COMPRESSED
-"""Nobody's ranks begin to step alone, and nobody's optimizer changes its kind, unless the recipe says so."""
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A strategy, why, and what else there was."""
+    """A strategy, the reasons for it, and the alternatives."""
 
     overrides: tuple[str, ...]
-    """To be added to the recipe's own; they settle `strategy` too."""
+    """To append to the recipe's overrides; they settle `strategy` too."""
     reasons: tuple[str, ...]
     plan: Plan
 
@@ -28,12 +24,12 @@ class Choice:
 def choose(
     path: Path, overrides: Sequence[str], resolved: ResolvedRecipe, data: Data | None = None
 ) -> Choice:
-    """The first strategy of the plan for a recipe's own profile, on as many ranks as it is resolved for.
+    """Choose the first strategy of the plan for the recipe's profile, on the ranks it is resolved for.
 
-    The same on every rank: nothing but the recipe, the profile and the data decide. Raises PlanError for a profile that
-    cannot be read.
+    It adds no local steps and no other kind of optimizer to the recipe. The same on every rank: it depends on the recipe,
+    the profile and the data only. Raises PlanError if the profile cannot be read.
     """
-    plan = make_plan(path, overrides, profile_of(resolved), ALLOWED, data)
+    plan = make_plan(path, overrides, profile_of(resolved), data=data)
     first = plan.first
     settings = " ".join(first.overrides) or "as written"
     return Choice(

@@ -1,4 +1,4 @@
-"""`python -m yolo plan`: a cluster from its name or file, the plan, and where it goes."""
+"""`python -m yolo plan`: find the cluster by its name or file, make the plan, and print it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from yolo.errors import PlanError
 from yolo.planner.candidates import GradientFidelity
 from yolo.planner.dataset_size import data_of
 from yolo.planner.hardware_catalog import cluster
-from yolo.planner.plan import Plan, make_plan
+from yolo.planner.plan import Plan, make_plan, resolve_for
 from yolo.planner.prediction import Data
 from yolo.planner.profile import ClusterProfile
 from yolo.planner.table import heading, memory_table, plan_table
 from yolo.recipe import prepare
 
 WIDTH = 240
-"""Of a table that goes into a file."""
+"""Columns of a table that is written to a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,17 @@ class PlanRequest:
     images: int | None
     classes: int | None
 
+    def data(self, profile: ClusterProfile) -> Data:
+        """The requested numbers of images and classes, else the data set's own."""
+        recipe = resolve_for(profile, self.recipe, self.overrides).recipe
+        return data_of(recipe, self.images, self.classes)
+
 
 def profile_of(request: PlanRequest) -> ClusterProfile:
-    """The cluster that a plan is asked for.
-
-    Raises PlanError where nothing names one.
-    """
+    """The profile of the requested cluster. Raises PlanError if neither the request nor the recipe names one."""
     name = request.cluster
     if name is None:
-        section = prepare(request.recipe, request.overrides).resolved.recipe.cluster
-        name = section.profile
+        name = prepare(request.recipe, request.overrides).resolved.recipe.cluster.profile
     if name is None:
         raise PlanError(
             "for which cluster? Give --cluster NODESxGPUSxGPU-NETWORK such as 4x8xa100-100gbe, or --measured FILE from "
@@ -59,26 +60,17 @@ def profile_of(request: PlanRequest) -> ClusterProfile:
 
 
 def plan_for(request: PlanRequest, profile: ClusterProfile) -> Plan:
-    """The plan for a request; its numbers of images and classes go before the data's own."""
-    return make_plan(
-        request.recipe, request.overrides, profile, request.allowed, _data(request, profile)
-    )
-
-
-def _data(request: PlanRequest, profile: ClusterProfile) -> Data:
-    resolved = prepare(
-        request.recipe, request.overrides, profile.ranks, profile.gpus_per_node
-    ).resolved
-    return data_of(resolved.recipe, request.images, request.classes)
+    """The plan for a request."""
+    data = request.data(profile)
+    return make_plan(request.recipe, request.overrides, profile, request.allowed, data)
 
 
 def print_plan(plan: Plan, most: int) -> None:
-    """The table, the memory of the first line and the reasons."""
+    """Print the table, the memory of the first strategy and the reasons."""
     console = Console(width=None if Console().is_terminal else WIDTH)
-    console.print(heading(plan), highlight=False)
-    console.print()
+    console.print(f"{heading(plan)}\n", highlight=False)
     console.print(plan_table(plan, most))
-    console.print(f"\nA rank's memory under {plan.first.label}:", highlight=False)
+    console.print(f"\nMemory per rank with {plan.first.label}:", highlight=False)
     console.print(memory_table(plan.first.prediction))
     console.print("\nWhy:", highlight=False)
     for reason in plan.reasons:
@@ -86,15 +78,15 @@ def print_plan(plan: Plan, most: int) -> None:
 
 
 def print_json(plan: Plan) -> None:
-    """The ranked list and the reasons."""
+    """Print the ranked list and the reasons."""
     print(plan.as_json())
 
 
-def print_scale(request: PlanRequest, profile: ClusterProfile, picture: Path) -> None:
-    """How far the cluster scales, as lines and as a figure."""
-    from yolo.planner.scaling import reaches, scale_lines, write_figure
+def print_scale(request: PlanRequest, profile: ClusterProfile, path: Path) -> None:
+    """Print how far the cluster scales, and write it as a chart."""
+    from yolo.planner.scaling import scale_lines, scaling_points, write_figure
 
-    found = reaches(request.recipe, request.overrides, profile, _data(request, profile))
-    write_figure(found, picture)
+    found = scaling_points(request.recipe, request.overrides, profile, request.data(profile))
+    write_figure(found, path)
     print("\n".join(scale_lines(found)))
-    print(f"wrote {picture}")
+    print(f"wrote {path}")

@@ -1,7 +1,7 @@
-"""The ranked table of strategies for a recipe on a cluster, and why the first is first."""
+"""Rank the strategies for a recipe on a cluster, and explain why the first is first."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, can
 from yolo.planner.dataset_size import data_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import PreparedRecipe, ResolvedRecipe, prepare
+from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.recipe import Recipe
 
 ALIKE = 0.02
-"""Strategies whose hours differ by less are taken for equal: the one that changes least comes first."""
+"""Strategies whose hours differ by a smaller share count as equal; of these, the one that changes least comes first."""
 ENOUGH = 0.05
-"""Of a step: where communication adds less, no other strategy is worth its trouble."""
+"""If communication adds a smaller share of a step, no other strategy is worth its trouble."""
 MEMORY_HEADROOM = 0.92
-"""Of a GPU's memory: the rest is the driver's and what lies unused between tensors."""
+"""Usable share of a GPU's memory: the rest is the driver's, and gaps between tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Ranked:
 
     label: str
     overrides: tuple[str, ...]
-    learns: GradientFidelity
+    fidelity: GradientFidelity
     prediction: Prediction
     fits: bool
-    """Whether a rank's memory holds it."""
+    """Whether it fits into a rank's memory."""
 
     def as_json(self) -> dict[str, Any]:
         """For `yolo plan --json`."""
@@ -41,7 +41,7 @@ class Ranked:
         return {
             "strategy": self.label,
             "overrides": list(self.overrides),
-            "learns": self.learns.name.lower(),
+            "learns": self.fidelity.flag,
             "fits": self.fits,
             **costs,
         }
@@ -53,25 +53,25 @@ class Plan:
 
     profile: ClusterProfile
     recipe: Recipe
-    """As it is written, resolved."""
+    """As written, resolved."""
     data: Data
     ranked: tuple[Ranked, ...]
-    """Those that may be chosen, the first the one to take."""
-    beside: tuple[Ranked, ...]
-    """Those that learn otherwise than was allowed."""
+    """The allowed strategies; the first is the plan's choice."""
+    excluded: tuple[Ranked, ...]
+    """Strategies that change the gradients more than is allowed."""
     ddp: Prediction
-    """torch's DistributedDataParallel, which is no choice here: what the public trainer would take."""
+    """torch's DistributedDataParallel, which the public trainer uses: for comparison, not a choice here."""
     reasons: tuple[str, ...]
 
     @property
     def first(self) -> Ranked:
-        """The strategy to take."""
+        """The plan's choice."""
         return self.ranked[0]
 
     @property
     def as_written(self) -> Ranked:
-        """The recipe's own."""
-        return next(each for each in (*self.ranked, *self.beside) if not each.overrides)
+        """The recipe's own strategy."""
+        return next(each for each in (*self.ranked, *self.excluded) if not each.overrides)
 
     def as_json(self) -> str:
         """The ranked list and the reasons."""
@@ -79,7 +79,7 @@ class Plan:
             "cluster": self.profile.name,
             "ranks": self.profile.ranks,
             "ranked": [each.as_json() for each in self.ranked],
-            "beside": [each.as_json() for each in self.beside],
+            "beside": [each.as_json() for each in self.excluded],
             "reasons": list(self.reasons),
         }
         return json.dumps(content, indent=1)
@@ -92,135 +92,124 @@ def make_plan(
     allowed: GradientFidelity = GradientFidelity.COMPRESSED,
     data: Data | None = None,
 ) -> Plan:
-    """Predict every strategy and rank those that learn as is allowed.
+    """Predict all strategies, and rank those whose gradients are as close as `allowed` or closer.
 
-    Raises RecipeError where the recipe cannot be launched on so many ranks.
+    Raises RecipeError if the recipe cannot be launched on the profile's ranks.
     """
-    written = prepare(path, _for_cluster(overrides, profile), profile.ranks, profile.gpus_per_node)
-    resolved = written.resolved
+    resolved = resolve_for(profile, path, overrides)
     data = data or data_of(resolved.recipe)
-    found: list[Ranked] = []
-    for each in (*candidates(resolved, profile), AS_WRITTEN):
-        ranked = _ranked(written, profile, each, data)
-        if ranked is not None and not any(ranked.overrides == other.overrides for other in found):
-            found.append(ranked)
-    found.sort(key=lambda each: each.prediction.run_hours)
-    allowed_ones = _first_to_the_front([each for each in found if each.learns <= allowed])
-    beside = [each for each in found if each.learns > allowed]
+    by_overrides: dict[tuple[str, ...], Ranked] = {}
+    for candidate in (*candidates(resolved, profile), AS_WRITTEN):
+        try:
+            changed = resolve_for(profile, path, [*overrides, *candidate.overrides])
+        except RecipeError:  # rules refuse the strategy for this recipe
+            continue
+        ranked = _ranked(profile, resolved, changed, candidate, data)
+        by_overrides.setdefault(ranked.overrides, ranked)
+    found = sorted(by_overrides.values(), key=lambda each: each.prediction.run_hours)
+    choices = _best_first([each for each in found if each.fidelity <= allowed])
+    excluded = [each for each in found if each.fidelity > allowed]
     return Plan(
         profile=profile,
         recipe=resolved.recipe,
         data=data,
-        ranked=tuple(allowed_ones),
-        beside=tuple(beside),
+        ranked=tuple(choices),
+        excluded=tuple(excluded),
         ddp=predict_ddp(profile, resolved.recipe, data),
-        reasons=tuple(_reasons(profile, allowed_ones, beside)),
+        reasons=tuple(_reasons(profile, choices, excluded)),
     )
 
 
-def _for_cluster(overrides: Sequence[str], profile: ClusterProfile) -> list[str]:
-    """The recipe on the profile's machines, whatever its own `cluster` section says."""
-    return [
-        *overrides,
+def resolve_for(profile: ClusterProfile, path: Path, overrides: Sequence[str]) -> ResolvedRecipe:
+    """Resolve a recipe for the profile's machines instead of those in its own `cluster` section.
+
+    Raises RecipeError if the recipe cannot be launched there.
+    """
+    machines = (
         f"cluster.nodes={profile.nodes}",
         f"cluster.processes_per_node={profile.gpus_per_node}",
         f"cluster.backend={profile.backend}",
-    ]
+    )
+    wanted = [*overrides, *machines]
+    return prepare(path, wanted, profile.ranks, profile.gpus_per_node).resolved
 
 
 def _ranked(
-    written: PreparedRecipe, profile: ClusterProfile, candidate: Candidate, data: Data
-) -> Ranked | None:
-    """None where rules refuse the strategy for this recipe."""
-    try:
-        resolved = written.with_values(*candidate.overrides).resolved
-    except RecipeError:
-        return None
-    needed = tuple(_needed(written.resolved, resolved, candidate))
+    profile: ClusterProfile,
+    written: ResolvedRecipe,
+    resolved: ResolvedRecipe,
+    candidate: Candidate,
+    data: Data,
+) -> Ranked:
+    before, after = (
+        dict(flatten(each.loaded.recipe.model_dump(mode="json"))) for each in (written, resolved)
+    )
+    last = {tuple(text.split("=")[0].split(".")): text for text in candidate.overrides}
+    needed = tuple(text for key, text in last.items() if before.get(key) != after.get(key))
     is_written = not needed and candidate is not AS_WRITTEN
     prediction = predict(profile, resolved.recipe, data)
-    limit = MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9
     return Ranked(
         f"{candidate.label} (as written)" if is_written else candidate.label,
         needed,
-        candidate.learns if needed else GradientFidelity.SAME,
+        candidate.fidelity if needed else GradientFidelity.SAME,
         prediction,
-        fits=prediction.memory.total <= limit,
+        fits=prediction.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9,
     )
 
 
-def _needed(written: ResolvedRecipe, resolved: ResolvedRecipe, candidate: Candidate) -> list[str]:
-    """The overrides that change the recipe as it is written."""
-    before = dict(flatten(written.loaded.recipe.model_dump(mode="json")))
-    after = dict(flatten(resolved.loaded.recipe.model_dump(mode="json")))
-    last = {tuple(text.split("=")[0].split(".")): text for text in candidate.overrides}
-    return [text for key, text in last.items() if before.get(key) != after.get(key)]
-
-
-def _first_to_the_front(found: list[Ranked]) -> list[Ranked]:
-    """Among those that fit and take next to no longer than the fastest, the one that changes least."""
+def _best_first(found: list[Ranked]) -> list[Ranked]:
+    """Move the plan's choice to the front: of those that fit and are about as fast as the fastest, the least change."""
     fitting = [each for each in found if each.fits] or found
     fastest = fitting[0].prediction.run_hours
     alike = [each for each in fitting if each.prediction.run_hours <= fastest * (1 + ALIKE)]
-    first = min(alike, key=lambda each: (each.learns, len(each.overrides)))
+    first = min(alike, key=lambda each: (each.fidelity, len(each.overrides)))
     return [first, *(each for each in found if each is not first)]
 
 
 def _reasons(
-    profile: ClusterProfile, ranked: Sequence[Ranked], beside: Sequence[Ranked]
-) -> list[str]:
-    first = ranked[0]
-    costs = first.prediction
-    name = profile.between.name if profile.nodes > 1 else profile.within.name
+    profile: ClusterProfile, ranked: Sequence[Ranked], excluded: Sequence[Ranked]
+) -> Iterator[str]:
     if profile.ranks == 1:
-        return ["one rank exchanges nothing"]
+        yield "one rank communicates nothing"
+        return
+    first, network = ranked[0], profile.network.name
+    costs = first.prediction
     lost = costs.exposed_seconds + costs.codec_seconds
     share = lost / costs.step_seconds
-    found = [
-        f"{first.label}: {costs.step_seconds * 1e3:.1f} ms a step, of which communication adds {lost * 1e3:.1f} ms "
-        f"({share:.0%}) over {name}"
-    ]
-    plain = next(
-        (each for each in ranked if each.label.startswith("stage 0") and "bf16" not in each.label),
-        None,
+    yield (
+        f"{first.label}: {costs.step_seconds * 1e3:.1f} ms per step, of which communication adds {lost * 1e3:.1f} ms "
+        f"({share:.0%}) over {network}"
     )
-    plain = plain or next((each for each in ranked if not each.overrides), None)
-    if plain is not None and plain is not first:
-        gain = plain.prediction.run_hours / costs.run_hours
-        found.append(
-            f"{plain.label} takes {plain.prediction.step_seconds * 1e3:.1f} ms and {gain:.2f} times the hours"
-        )
-    if share < ENOUGH:
-        found.append(
-            f"{name}: {first.label} is enough; compressing more could save {share:.0%} at most"
-        )
-    found += _one_bit_inequality(ranked, beside)
-    if not first.fits:
-        found.append("no strategy fits the memory: fewer images at once, or a smaller network")
-    rather = [each for each in beside if each.fits]
-    if rather:
-        bold = rather[0]
-        gain = costs.run_hours / bold.prediction.run_hours
-        if gain > 1 + ALIKE:
-            found.append(
-                f"{bold.label} would be {gain:.2f} times as fast, and learns otherwise ({bold.learns.name.lower()}): "
-                f"--allow {bold.learns.name.lower()}"
-            )
-    return found
-
-
-def _one_bit_inequality(ranked: Sequence[Ranked], beside: Sequence[Ranked]) -> list[str]:
-    """When one bit an element pays: the article's condition, with its numbers."""
-    everything = [*ranked, *beside]
-    one_bit = next((each for each in everything if each.label == "1-bit Adam"), None)
-    overlapped = next((each for each in everything if each.label == "overlapped"), None)
-    if one_bit is None or overlapped is None:
-        return []
-    left = overlapped.prediction.exposed_seconds * 1e3
-    packing = one_bit.prediction.codec_seconds * 1e3
-    sending = one_bit.prediction.exposed_seconds * 1e3
-    pays = "pays" if left > packing + sending else "does not pay"
-    return [
-        f"1 bit {pays}: overlapped leaves {left:.1f} ms to wait, against {packing:.1f} ms of packing and {sending:.1f} ms of "
-        "sending bits"
+    plain = [
+        each for each in ranked if each.label.startswith("stage 0") and "bf16" not in each.label
     ]
+    plain += [each for each in ranked if not each.overrides]
+    if plain and plain[0] is not first:
+        step_ms = plain[0].prediction.step_seconds * 1e3
+        ratio = plain[0].prediction.run_hours / costs.run_hours
+        yield f"{plain[0].label} takes {step_ms:.1f} ms and {ratio:.2f} times the hours"
+    if share < ENOUGH:
+        yield f"{network}: {first.label} is enough; more compression could save {share:.0%} at most"
+    yield from _one_bit_inequality([*ranked, *excluded])
+    if not first.fits:
+        yield "no strategy fits into memory: use a smaller train.micro_batch or a smaller model"
+    bold = next((each for each in excluded if each.fits), None)
+    if bold and (gain := costs.run_hours / bold.prediction.run_hours) > 1 + ALIKE:
+        yield (
+            f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more ({bold.fidelity.flag}); to "
+            f"allow it: --allow {bold.fidelity.flag}"
+        )
+
+
+def _one_bit_inequality(strategies: Sequence[Ranked]) -> Iterator[str]:
+    """When 1 bit per element pays: the condition of the 1-bit Adam paper, with its numbers."""
+    costs = {each.label: each.prediction for each in reversed(strategies)}
+    if "1-bit Adam" in costs and "overlapped" in costs:
+        waiting = costs["overlapped"].exposed_seconds * 1e3
+        packing = costs["1-bit Adam"].codec_seconds * 1e3
+        sending = costs["1-bit Adam"].exposed_seconds * 1e3
+        pays = "pays" if waiting > packing + sending else "does not pay"
+        yield (
+            f"1 bit {pays}: overlapped waits {waiting:.1f} ms, against {packing:.1f} ms of packing and {sending:.1f} ms of "
+            "sending bits"
+        )

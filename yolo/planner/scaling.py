@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
+from yolo.planner.plan import resolve_for
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import LoadedRecipe, prepare, prepare_loaded
 
 STOPS = 0.5
-"""Efficiency below which GPUs are thrown away."""
+"""Below this efficiency more GPUs are wasted."""
 DOTS_PER_INCH = 130
 STRATEGIES = {
     "stage 0": ((), "#1f2933"),
@@ -28,8 +28,8 @@ STRATEGIES = {
     "0/1 Adam": (("optimizer.type=ZeroOneAdam",), "#17a2b8"),
 }
 """With the overrides and the colour of each."""
-ELSEWHERE = ("stage 0", "overlapped", "1-bit Adam")
-"""Those that are also followed over the other networks."""
+ON_OTHER_NETWORKS = ("stage 0", "overlapped", "1-bit Adam")
+"""Strategies that are also predicted for the other networks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,86 +44,68 @@ class ScalingPoint:
 
     @property
     def stops_at(self) -> int | None:
-        """GPUs at which efficiency falls below `STOPS`; None where it does not."""
+        """GPUs at which efficiency falls below `STOPS`; None if it never does."""
         pairs = zip(self.gpus, self.efficiency, strict=True)
         return next((gpus for gpus, share in pairs if share < STOPS), None)
 
 
-def reaches(
+def scaling_points(
     path: Path, overrides: Sequence[str], profile: ClusterProfile, data: Data
 ) -> list[ScalingPoint]:
-    """Every strategy over the profile's own network, and over those of the catalogue. The images of a GPU stay."""
-    written = prepare(path, overrides, profile.ranks, profile.gpus_per_node).resolved
-    each_gpu = written.recipe.train.global_batch // profile.ranks
+    """All strategies over the profile's own network, and some over those of the catalogue, with constant images per GPU."""
+    written = resolve_for(profile, path, overrides).recipe
+    images_per_gpu = written.train.global_batch // profile.ranks
     networks = {profile.between.name: profile}
     if not profile.measured:
         networks |= {
             link.name: profile.model_copy(update={"between": link}) for link in NETWORKS.values()
         }
+
+    def point(strategy: str, network: str) -> ScalingPoint:
+        gpus, rates, efficiencies = [], [], []
+        nodes = 1
+        while nodes <= MOST_NODES:
+            scaled = networks[network].with_nodes(nodes)
+            batch = f"train.global_batch={images_per_gpu * scaled.ranks}"
+            wanted = [*overrides, batch, *STRATEGIES[strategy][0]]
+            costs = predict(scaled, resolve_for(scaled, path, wanted).recipe, data)
+            gpus.append(scaled.ranks)
+            rates.append(costs.images_per_second)
+            efficiencies.append(costs.efficiency)
+            nodes *= 2
+        return ScalingPoint(strategy, network, tuple(gpus), tuple(rates), tuple(efficiencies))
+
     return [
-        _reach(written.loaded, name, chosen, network, of, each_gpu, data)
-        for network, of in networks.items()
-        for name, (chosen, _) in STRATEGIES.items()
-        if network == profile.between.name or name in ELSEWHERE
+        point(strategy, network)
+        for network in networks
+        for strategy in STRATEGIES
+        if network == profile.between.name or strategy in ON_OTHER_NETWORKS
     ]
 
 
-def _reach(
-    loaded: LoadedRecipe,
-    name: str,
-    chosen: Sequence[str],
-    network: str,
-    profile: ClusterProfile,
-    each_gpu: int,
-    data: Data,
-) -> ScalingPoint:
-    gpus, rates, shares = [], [], []
-    nodes = 1
-    while nodes <= MOST_NODES:
-        scaled = profile.with_nodes(nodes)
-        ranks = scaled.ranks
-        wanted = [
-            *(f"cluster.nodes={nodes}", f"cluster.processes_per_node={scaled.gpus_per_node}"),
-            *(f"train.global_batch={each_gpu * ranks}", f"cluster.backend={profile.backend}"),
-            *chosen,
-        ]
-        written = loaded.with_values(*wanted)
-        recipe = prepare_loaded(written, ranks, scaled.gpus_per_node).resolved.recipe
-        costs = predict(scaled, recipe, data)
-        gpus.append(ranks)
-        rates.append(costs.images_per_second)
-        shares.append(costs.efficiency)
-        nodes *= 2
-    return ScalingPoint(name, network, tuple(gpus), tuple(rates), tuple(shares))
-
-
 def scale_lines(found: Sequence[ScalingPoint]) -> list[str]:
-    """Where each network stops scaling under each strategy."""
-    lines = [f"GPUs at which efficiency falls below {STOPS:.0%} (the images of a GPU stay):"]
+    """Where each network stops scaling with each strategy."""
+    lines = [f"GPUs at which efficiency falls below {STOPS:.0%} (with constant images per GPU):"]
     for network in dict.fromkeys(each.network for each in found):
-        parts = [
-            f"{each.strategy} {each.stops_at or 'never'}"
-            for each in found
-            if each.network == network
-        ]
+        here = [each for each in found if each.network == network]
+        parts = [f"{each.strategy} {each.stops_at or 'never'}" for each in here]
         lines.append(f"  {network}: {', '.join(parts)}")
     return lines
 
 
 def figure(found: Sequence[ScalingPoint]) -> Figure:
-    """Images/s and efficiency over GPUs for the strategies on the first network; efficiency over GPUs for networks."""
-    own = found[0].network
-    networks = list(dict.fromkeys(each.network for each in found))
-    columns = 3 if len(networks) > 1 else 2
+    """Images/s and efficiency over GPUs: strategies on the first network, and `overlapped` on all networks."""
+    own = [each for each in found if each.network == found[0].network]
+    columns = 3 if len(own) < len(found) else 2
     drawing = Figure(figsize=(2.0 + 5.0 * columns, 4.4), layout="constrained")
     panels = drawing.subplots(1, columns, squeeze=False)[0]
-    for each in (each for each in found if each.network == own):
-        colour = STRATEGIES[each.strategy][1]
-        panels[0].plot(each.gpus, each.images_per_second, color=colour, lw=1.8, label=each.strategy)
-        panels[1].plot(each.gpus, each.efficiency, color=colour, lw=1.8, label=each.strategy)
+    for each in own:
+        style = {"color": STRATEGIES[each.strategy][1], "lw": 1.8, "label": each.strategy}
+        panels[0].plot(each.gpus, each.images_per_second, **style)
+        panels[1].plot(each.gpus, each.efficiency, **style)
     panels[0].set_yscale("log")
-    _settle(panels[0], f"images/s over {own}")
-    _settle(panels[1], f"efficiency over {own}")
+    _format(panels[0], f"images/s over {own[0].network}")
+    _format(panels[1], f"efficiency over {own[0].network}")
     panels[0].legend(frameon=False, fontsize=9)
     if columns == 3:
         shown = [each for each in found if each.strategy == "overlapped"]
@@ -132,7 +114,7 @@ def figure(found: Sequence[ScalingPoint]) -> Figure:
             panels[2].plot(
                 each.gpus, each.efficiency, color=colours(shade), lw=1.6, label=each.network
             )
-        _settle(panels[2], "efficiency of overlapped over networks")
+        _format(panels[2], "efficiency of overlapped over networks")
         panels[2].legend(
             frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), reverse=True
         )
@@ -142,17 +124,16 @@ def figure(found: Sequence[ScalingPoint]) -> Figure:
     return drawing
 
 
-def _settle(axes: Axes, title: str) -> None:
+def _format(axes: Axes, title: str) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("GPUs")
     axes.set_title(title, fontsize=11, loc="left")
     axes.grid(color="#edf0f3", lw=0.8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def write_figure(found: Sequence[ScalingPoint], path: Path) -> None:
-    """As PNG or whatever the file's ending says."""
+    """Write the chart as PNG, or in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure(found).savefig(path, dpi=DOTS_PER_INCH)

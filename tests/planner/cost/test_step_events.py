@@ -1,4 +1,4 @@
-"""What the planner has a step send, against a recording of the real one."""
+"""What a step sends: predicted against a recording of the real one."""
 
 from collections import Counter
 from typing import Any
@@ -10,8 +10,7 @@ from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import CLASSES, job_of
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
-from yolo.planner.cost.context import PlanContext
-from yolo.planner.cost.message_sizes import flushes, reversed_groups
+from yolo.planner.cost.message_sizes import PlanContext, reversed_groups, zero_buckets
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.cost.step_events import phases
 from yolo.planner.cost.timeline import CommEvent, Compute
@@ -31,7 +30,7 @@ def recording(launch_worker_once: Launch) -> dict[str, Any]:
     return recorded
 
 
-def situation_of(name: str, ranks: int = 2) -> PlanContext:
+def context_of(name: str, ranks: int = 2) -> PlanContext:
     overrides = [*job_of((1, PIXELS), ranks).overrides, *STRATEGIES[name].overrides]
     recipe = prepare("recipes/bccd.yaml", overrides, ranks, 1).resolved.recipe
     network = yolov5("n", CLASSES, PIXELS)
@@ -52,7 +51,7 @@ def situation_of(name: str, ranks: int = 2) -> PlanContext:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_step_sends_what_the_planner_says(recording: dict[str, Any], name: str) -> None:
-    steady = phases(situation_of(name), warmup_share=0.01)[-1]
+    steady = phases(context_of(name), warmup_share=0.01)[-1]
     predicted = Counter(
         (event.kind.removesuffix(BF16), event.payload_bytes)
         for event in steady.events
@@ -79,7 +78,7 @@ def _calls_and_bytes(calls: Counter[tuple[str, float]]) -> dict[str, tuple[int, 
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_a_step_computes_all_of_its_parts_once(name: str) -> None:
-    steady = phases(situation_of(name), warmup_share=0.01)[-1]
+    steady = phases(context_of(name), warmup_share=0.01)[-1]
     parts: Counter[str] = Counter()
     for event in steady.events:
         if isinstance(event, Compute):
@@ -93,12 +92,12 @@ def test_a_step_computes_all_of_its_parts_once(name: str) -> None:
 
 def test_the_shares_of_a_runs_phases_add_up() -> None:
     for name in RECORDED:
-        found = phases(situation_of(name), warmup_share=0.1)
+        found = phases(context_of(name), warmup_share=0.1)
         assert sum(phase.share for phase in found) == pytest.approx(1.0), name
 
 
 def test_one_rank_sends_nothing() -> None:
-    [only] = phases(situation_of("overlapped", ranks=1), warmup_share=0.1)
+    [only] = phases(context_of("overlapped", ranks=1), warmup_share=0.1)
     assert not any(isinstance(event, CommEvent) for event in only.events)
 
 
@@ -110,4 +109,4 @@ def test_every_gradient_is_in_one_bucket() -> None:
         elements = sum(network.tensors[index].elements for index in group)
         assert elements <= 500_000 or len(group) == 1
     ready = [(0.5, tensor) for tensor in network.ready()]
-    assert sum(elements for _, elements in flushes(ready, 500_000)) == network.elements
+    assert sum(elements for _, elements in zero_buckets(ready, 500_000)) == network.elements

@@ -1,1 +1,1 @@
-"""The cost model: what a step computes, sends and holds in memory."""
+"""Cost model: what a step computes, sends and holds in memory."""

@@ -1,21 +1,20 @@
-"""What a rank does by itself in a step: computing, and what a strategy adds before anything is sent."""
+"""Local work of a rank in a step: computing, and what a strategy adds before anything is sent."""
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 from yolo.planner.cost.model_stats import Network, yolov5
-from yolo.planner.interpolation import crowding_of, nearest_in_ranks
+from yolo.planner.interpolation import Averaged, crowding_of, interpolate, nearest_in_ranks
 from yolo.planner.profile import ClusterProfile, Measurement
 from yolo.recipe.schema.optimizer import ONE_BIT, ZeroOneAdamSection
 from yolo.recipe.schema.recipe import Recipe
 
 BACKWARD = 2.0
-"""Times the forward pass's operations: gradients of the inputs and of the weights."""
+"""Operations of backward per operation of forward: gradients of the inputs and of the weights."""
 ADAM_PASSES = 9
-"""Over memory, of one vector as long as the network: clipping reads gradients twice, Adam reads 4 vectors and writes 3."""
+"""Passes over memory per parameter vector: clipping reads gradients twice, Adam reads 4 vectors and writes 3."""
 PASSES = {
     "stage0": 4,
     "stage0.bf16": 5,
@@ -33,17 +32,15 @@ PASSES = {
     "stage2": 4,
     "stage3": 6,
 }
-"""What a strategy reads and writes beside that, counted in the code that does it, as vectors of 4 bytes an element."""
+"""Vectors of 4 bytes per parameter that a strategy reads and writes besides, counted in the code that does it."""
 HOOKS = {"ddp": 0, "stage1": 1, "stage2": 1, "stage3": 4, "overlapped": 1, "overlapped.bf16": 1}
-"""Python hooks of a strategy on each tensor, in a micro step."""
+"""Python hooks of a strategy per tensor per micro step. These strategies work within backward, by hooks."""
 LOW_RANK_LAUNCHES = 40
-"""Kernels that PowerSGD starts for all matrices of one shape: two products, and columns made orthogonal one by one."""
-IN_BACKWARD = frozenset(HOOKS)
-"""Strategies whose own work is done within backward, by hooks."""
+"""Kernels that PowerSGD starts for all matrices of one shape: two products, and orthogonalization column by column."""
 
 
 def strategy_key(recipe: Recipe) -> str:
-    """Under which name profiles hold what a recipe's strategy adds to a rank's own work."""
+    """Key in a profile's `local_seconds` for the local work that a recipe's strategy adds."""
     communication = recipe.communication
     if isinstance(recipe.optimizer, ZeroOneAdamSection) and recipe.optimizer.local_step_clipper > 1:
         return "ZeroOneAdam.local"
@@ -59,32 +56,36 @@ def strategy_key(recipe: Recipe) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalWork:
-    """A rank's own work; seconds are of a micro step, but for `update_seconds` and `extra_seconds`, of a step."""
+class LocalWork(Averaged):
+    """Local work of a rank: seconds per micro step, except `update_seconds` and `extra_seconds`: per step."""
 
     forward_seconds: float
     backward_seconds: float
     update_seconds: float
     extra_seconds: float
-    """Of the strategy: hooks, copies, packing."""
+    """The strategy's own: hooks, copies, packing."""
     is_extra_in_backward: bool
-    """Whether it is known to be computing within backward; else it is taken to come after."""
+    """Whether the strategy works within backward; otherwise after it."""
     jitter: float
     """Standard deviation of a rank's step, as a share of it."""
     ready: tuple[float, ...]
     """When each gradient is complete, in the order of completion, as a share of backward."""
     data_images_per_second: float | None
-    """What the loader of a rank delivers, where that was measured."""
+    """Images that a rank's loader delivers, if measured."""
 
 
 def local_work(
     profile: ClusterProfile, recipe: Recipe, network: Network, key: str | None = None
 ) -> LocalWork:
-    """From the nearest measurements, or by formula where there are none; `key` for a strategy that no recipe names."""
+    """Average the measurements at the nearest numbers of ranks, or use the formulae if there are none.
+
+    key: of a strategy that no recipe names.
+    """
     key = key or strategy_key(recipe)
-    if profile.measured:
-        return _as_measured(profile, recipe, network, key)
-    return _by_formula(profile, recipe, network, key)
+    if not profile.measured:
+        return _by_formula(profile, recipe, network, key)
+    near = nearest_in_ranks(profile)
+    return LocalWork.mean([(w, _scaled(profile, each, recipe, network, key)) for w, each in near])
 
 
 def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: str) -> LocalWork:
@@ -93,58 +94,29 @@ def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: 
     forward = operations / (accelerator.sustained_tflops * 1e12)
     if recipe.precision.dtype == "fp32":
         forward *= accelerator.fp32_factor
-    vector_pass = network.elements * 4 / (accelerator.memory_gbps * 1e9)
+    vector_pass = network.fp32_bytes / (accelerator.memory_gbps * 1e9)
     hooks = HOOKS.get(key, 0) * len(network.tensors) * accelerator.hook_us * 1e-6
     if key == "powersgd":
         shapes = {tensor.shape for tensor in network.tensors if len(tensor.shape) > 1}
         hooks += LOW_RANK_LAUNCHES * len(shapes) * accelerator.launch_us * 1e-6
+    # A layer's backward takes time in proportion to what its forward wrote: it moves memory more than it computes.
+    done = list(accumulate(tensor.output_elements for tensor in network.ready()))
     return LocalWork(
         forward_seconds=forward,
         backward_seconds=forward * BACKWARD,
         update_seconds=ADAM_PASSES * vector_pass,
         extra_seconds=PASSES[key] * vector_pass + hooks,
-        is_extra_in_backward=key in IN_BACKWARD,
+        is_extra_in_backward=key in HOOKS,
         jitter=profile.jitter,
-        ready=_ready_by_formula(network),
+        ready=tuple(each / done[-1] for each in done),
         data_images_per_second=None,
-    )
-
-
-def _ready_by_formula(network: Network) -> tuple[float, ...]:
-    """A layer's backward takes time in proportion to what its forward wrote: it moves memory more than it computes."""
-    done = list(accumulate(tensor.output_elements for tensor in network.ready()))
-    return tuple(each / done[-1] for each in done)
-
-
-def _as_measured(profile: ClusterProfile, recipe: Recipe, network: Network, key: str) -> LocalWork:
-    """The mean of the measurements at the nearest numbers of ranks, scaled to the recipe's work and to the crowding."""
-    near = nearest_in_ranks(profile)
-    parts = [(weight, _scaled(profile, each, recipe, network, key)) for weight, each in near]
-
-    def mean(of: Callable[[LocalWork], float]) -> float:
-        return sum(weight * of(part) for weight, part in parts)
-
-    has_loaders = all(part.data_images_per_second for _, part in parts)
-    return LocalWork(
-        forward_seconds=mean(lambda part: part.forward_seconds),
-        backward_seconds=mean(lambda part: part.backward_seconds),
-        update_seconds=mean(lambda part: part.update_seconds),
-        extra_seconds=mean(lambda part: part.extra_seconds),
-        is_extra_in_backward=key in IN_BACKWARD,
-        jitter=mean(lambda part: part.jitter),
-        ready=tuple(
-            mean(lambda part, index=index: part.ready[index])  # type: ignore[misc]
-            for index in range(len(network.tensors))
-        ),
-        data_images_per_second=mean(lambda part: part.data_images_per_second or 0.0)
-        if has_loaders
-        else None,
     )
 
 
 def _scaled(
     profile: ClusterProfile, measured: Measurement, recipe: Recipe, network: Network, key: str
 ) -> LocalWork:
+    """Scale one measurement to the recipe's work, and to the ranks that share cores."""
     work = measured.workload
     then = yolov5(work.variant, work.classes, work.image_size)
     crowding = crowding_of(profile, profile.ranks) / crowding_of(profile, measured.ranks)
@@ -162,7 +134,7 @@ def _scaled(
         backward_seconds=measured.backward_seconds * computing,
         update_seconds=measured.update_seconds * vectors,
         extra_seconds=max(0.0, extra) * vectors,
-        is_extra_in_backward=key in IN_BACKWARD,
+        is_extra_in_backward=key in HOOKS,
         jitter=measured.jitter,
         ready=_ready_as_measured(network, measured.ready),
         data_images_per_second=measured.loader_images_per_second,
@@ -170,17 +142,8 @@ def _scaled(
 
 
 def _ready_as_measured(network: Network, curve: Sequence[tuple[float, float]]) -> tuple[float, ...]:
-    """The measured curve (share of time, share of gradients) at each gradient's completion."""
-    gradients = [share for _, share in curve]
-    times = [time for time, _ in curve]
-    done = accumulate(tensor.elements for tensor in network.ready())
-    shares = [each / network.elements for each in done]
-    found = []
-    for share in shares:
-        above = min(bisect_left(gradients, share), len(curve) - 1)
-        below = max(above - 1, 0)
-        span = gradients[above] - gradients[below]
-        weight = (share - gradients[below]) / span if span > 0 else 1.0
-        found.append(times[below] + weight * (times[above] - times[below]))
+    """Read the measured curve (share of time, share of gradients) at each gradient's completion."""
+    times, gradients = zip(*curve, strict=True)
+    shares = [e / network.elements for e in accumulate(t.elements for t in network.ready())]
     assert math.isclose(shares[-1], 1.0)
-    return tuple(found)
+    return tuple(interpolate(gradients, times, share) for share in shares)

@@ -1,4 +1,4 @@
-"""What a rank's memory holds at its fullest, by part: from the sizes of tensors, and activations as measured."""
+"""Peak memory of a rank by part: from the sizes of tensors, and activations as measured."""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -14,12 +14,12 @@ from yolo.recipe.schema.recipe import Recipe
 FP32 = 4
 """Bytes: parameters, gradients and the optimizer's state are kept in fp32; autocast computes in 16 bits."""
 CONVOLUTION_WORKSPACE = 0.1
-"""Of the activations: gradients of the layer at work, and what convolutions need beside."""
+"""As a share of the activations: gradients of the layer at work, and workspace of its convolutions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of a rank at its fullest."""
+    """Peak bytes of a rank."""
 
     parameters: float
     gradients: float
@@ -27,7 +27,7 @@ class Memory:
     exchange: float
     """Buckets, flattened gradients, error feedback."""
     activations: float
-    """What backward needs of forward, and the workspace of the layer at work; the images too."""
+    """What backward needs of forward, the workspace of the layer at work, and the images."""
 
     @property
     def total(self) -> float:
@@ -36,60 +36,56 @@ class Memory:
 
 
 def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
-    """Of a recipe whose `auto` values are resolved."""
-    whole = float(FP32 * network.elements)
+    """Peak memory for a recipe whose `auto` values are resolved."""
     stage = recipe.zero.stage if ranks > 1 else 0
     is_16_bit = recipe.precision.dtype != "fp32"
     kept = network.kept_bytes["bf16" if is_16_bit else "fp32"] * recipe.train.micro_batch
     images = FP32 * 3 * recipe.model.image_size**2 * recipe.train.micro_batch
     workspace = CONVOLUTION_WORKSPACE * kept
-    casts = (
-        whole / 2 if is_16_bit else 0.0
-    )  # autocast keeps a 16-bit copy of the weights until the step is over
-    parameters, gradients, optimizer = _sharded(recipe, network, stage, ranks)
+    # Autocast keeps a 16-bit copy of the weights until the step is over.
+    casts = network.fp32_bytes / 2 if is_16_bit else 0.0
     return Memory(
-        parameters=parameters,
-        gradients=gradients,
-        optimizer=optimizer,
-        exchange=_exchange(recipe, network, whole, stage, ranks),
+        *_model_states(recipe, network, stage, ranks),
+        exchange=_communication_buffers(recipe, network, stage, ranks),
         activations=kept + images + workspace + casts,
     )
 
 
-def _sharded(
+def _model_states(
     recipe: Recipe, network: Network, stage: int, ranks: int
 ) -> tuple[float, float, float]:
-    """Parameters, gradients and optimizer: from stage 1 on with a master copy of the rank's own part, also in fp32.
+    """Parameters, gradients and optimizer; from stage 1 on with an fp32 master copy of the rank's shard.
 
-    Sharded gradients leave their parameters as they are reduced, at stage 1 too.
+    Sharded gradients are freed as they are reduced, at stage 1 too.
     """
-    whole = float(FP32 * network.elements)
-    states = _states(recipe) * whole
+    full = network.fp32_bytes
     if recipe.optimizer.type in ONE_BIT:
         vectors = 5 if recipe.optimizer.type == "ZeroOneAdam" else 4
-        return whole, whole, float(vectors * FP32 * one_bit_elements(network, ranks))
+        return full, full, float(vectors * FP32 * one_bit_elements(network, ranks))
+    vectors = 2
+    if isinstance(recipe.optimizer, SGDSection):
+        vectors = 1 if recipe.optimizer.momentum else 0
+    states = vectors * full
     if stage == 0:
-        return whole, whole, states
-    part = whole / ranks
-    optimizer = 0.0 if recipe.zero.offload_optimizer != "none" else states / ranks + part
+        return full, full, states
+    shard = full / ranks
+    optimizer = 0.0 if recipe.zero.offload_optimizer != "none" else states / ranks + shard
     if stage < 3:
-        return whole, _reduced_gradients(network, ranks), optimizer
-    return part + _kept_whole(recipe, network), part, optimizer
+        return full, _reduced_gradients(network, ranks), optimizer
+    return shard + _persistent_bytes(recipe, network), shard, optimizer
 
 
 def _reduced_gradients(network: Network, ranks: int) -> float:
-    """Of the rank that keeps most: where its part of a group begins or ends within a tensor, it keeps the whole one."""
-    ends = {
-        group: list(accumulate(t.elements for t in network.tensors if t.group == group))
+    """On the rank that keeps most. A tensor at the edge of its shard of a group is kept in full."""
+    ends = [
+        list(accumulate(t.elements for t in network.tensors if t.group == group))
         for group in GROUPS
-    }
-    return float(
-        FP32 * max(sum(_touched(e, rank, ranks) for e in ends.values()) for rank in range(ranks))
-    )
+    ]
+    return float(FP32 * max(sum(_touched(e, rank, ranks) for e in ends) for rank in range(ranks)))
 
 
 def _touched(ends: Sequence[int], rank: int, ranks: int) -> int:
-    """Elements of the tensors that a rank's part reaches into; `ends` are where tensors end in the group."""
+    """Elements of the tensors that a rank's shard reaches into; `ends` are the tensors' ends within the group."""
     part = math.ceil(ends[-1] / ranks)
     first, last = rank * part, min((rank + 1) * part, ends[-1])
     if first >= last:
@@ -98,47 +94,32 @@ def _touched(ends: Sequence[int], rank: int, ranks: int) -> int:
     return ends[bisect_left(ends, last)] - (ends[start - 1] if start else 0)
 
 
-def _kept_whole(recipe: Recipe, network: Network) -> float:
-    """Of small parameters, which stage 3 keeps beside the shards."""
+def _persistent_bytes(recipe: Recipe, network: Network) -> float:
+    """Small parameters, which stage 3 keeps in full beside the shards."""
     threshold = recipe.zero.stage3_param_persistence_threshold
     sizes = (tensor.elements for tensor in network.tensors)
     return float(FP32 * sum(size for size in sizes if size < threshold))
 
 
-def _states(recipe: Recipe) -> float:
-    """Vectors of the network's length that the optimizer keeps."""
-    if isinstance(recipe.optimizer, SGDSection):
-        return 1.0 if recipe.optimizer.momentum else 0.0
-    return 2.0
-
-
-def _exchange(recipe: Recipe, network: Network, whole: float, stage: int, ranks: int) -> float:
+def _communication_buffers(recipe: Recipe, network: Network, stage: int, ranks: int) -> float:
     if ranks == 1:
         return 0.0
-    communication = recipe.communication
+    communication, full = recipe.communication, network.fp32_bytes
     padded = float(FP32 * one_bit_elements(network, ranks))
     if recipe.optimizer.type in ONE_BIT:
-        # The flat gradient, both error feedbacks and what is unpacked; 0/1 Adam also keeps the weights ranks parted at.
-        anchor = whole if recipe.optimizer.type == "ZeroOneAdam" else 0.0
+        # The flat gradient, both error feedbacks and what is unpacked; 0/1 Adam also keeps the weights of the last sync.
+        anchor = full if recipe.optimizer.type == "ZeroOneAdam" else 0.0
         return padded * (3 + 1 / ranks) + anchor
     if communication.sync_every > 1:
-        vectors = 3.0  # anchor, velocity, movement
-        return vectors * whole + (
-            padded * (2 + 1 / ranks) if communication.outer_one_bit else whole
-        )
-    wire = 0.0 if communication.data_type == "fp32" else whole / 2
+        outer = padded * (2 + 1 / ranks) if communication.outer_one_bit else full
+        return 3.0 * full + outer  # anchor, velocity, movement
+    wire = 0.0 if communication.data_type == "fp32" else full / 2
     if stage > 0:
         buffers = 2 if recipe.zero.overlap_comm is True and recipe.zero.contiguous_gradients else 1
-        gathered = whole - _kept_whole(recipe, network) if stage == 3 else 0.0
+        gathered = full - _persistent_bytes(recipe, network) if stage == 3 else 0.0
         return gathered + FP32 * min(recipe.zero.reduce_bucket_size, network.elements) * buffers
     if communication.reducer == "powersgd":
-        return 3 * whole  # the bucket, error feedback, the approximation
+        return 3 * full  # the bucket, error feedback, the approximation
     if communication.reducer == "overlapped":
-        return wire  # gradients live in the buckets themselves
-    return whole + wire  # DeepSpeed flattens all gradients for one all-reduce
-
-
-def images_that_fit(memory: Memory, limit_bytes: float, micro_batch: int) -> int:
-    """How many images a micro step may have so that all parts fit, activations growing with the images."""
-    each = memory.activations / micro_batch
-    return max(0, math.floor((limit_bytes - memory.total + memory.activations) / each))
+        return wire  # the buckets hold the gradients themselves
+    return full + wire  # DeepSpeed flattens all gradients for one all-reduce

@@ -1,51 +1,81 @@
-"""Messages of a step's exchanges and their sizes in bytes, as DeepSpeed 0.19.8 and this repo's own ones cut them."""
+"""Messages of a step and their sizes in bytes, as DeepSpeed 0.19.8 and this repo's strategies cut them."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+from yolo.architecture import strides
 from yolo.planner.cost.collectives import BF16
-from yolo.planner.cost.context import PlanContext
+from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.model_stats import Network, Tensor
 from yolo.planner.cost.timeline import CommEvent
+from yolo.recipe.schema.recipe import Recipe
 
+SCALAR_BYTES = 4
+"""A number that ranks agree on: a norm, a count of boxes."""
+NAN_GATE_BYTES = 3 * SCALAR_BYTES
+"""The anomaly guard's, per step: the loss, how many ranks want to stop, and the anomalies that ranks found locally."""
+GUARD_SYNC_BYTES = 2 * SCALAR_BYTES
+"""The same without the loss, after local steps."""
 BLOCK = 512
-"""Elements that share a scale in a 1-bit exchange, as in yolo.communication.compression.blocks."""
+"""Elements that share a scale in a 1-bit message, as in yolo.communication.compression.blocks."""
 
 
-def gradient_message(kind: str, elements: int, data_type: str, is_waited: bool) -> CommEvent:
-    """One message of gradients that travel as fp32, bf16 or fp16."""
+@dataclass(frozen=True, slots=True)
+class PlanContext:
+    """What the events of a step depend on: a recipe and its network on some ranks, and how long computing takes there."""
+
+    recipe: Recipe
+    network: Network
+    work: LocalWork
+    ranks: int
+    is_nccl: bool
+    steps: int
+    """Optimizer steps of the run."""
+
+    @property
+    def positives_bytes(self) -> int:
+        """The training step's own sum: matched boxes per level."""
+        return SCALAR_BYTES * len(strides(self.recipe.model.variant))
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward and backward passes per step."""
+        micro_steps = self.recipe.train.gradient_accumulation_steps
+        return micro_steps
+
+
+def gradient_event(kind: str, elements: int, data_type: str, is_waited: bool) -> CommEvent:
+    """One message of gradients in fp32, bf16 or fp16."""
     if data_type == "fp32":
         return CommEvent(kind, 4 * elements, is_waited)
     return CommEvent(kind + BF16, 2 * elements, is_waited)
 
 
-def in_one_piece(situation: PlanContext) -> list[CommEvent]:
-    """All gradients, or how far all weights have moved, in the type that communication.data_type asks for."""
-    data_type = situation.recipe.communication.data_type
-    return [gradient_message("all_reduce", situation.network.elements, data_type, is_waited=True)]
+def dense_events(context: PlanContext) -> list[CommEvent]:
+    """One all-reduce of all gradients, or of all weights' movements, in communication.data_type."""
+    data_type = context.recipe.communication.data_type
+    return [gradient_event("all_reduce", context.network.elements, data_type, is_waited=True)]
 
 
 def one_bit_elements(network: Network, ranks: int) -> int:
-    """Of the padded vector: each tensor begins a block of its own, and ranks share the blocks evenly."""
+    """Length of the padded vector: each tensor begins its own block, and ranks share the blocks evenly."""
     blocks = sum(math.ceil(tensor.elements / BLOCK) for tensor in network.tensors)
     return math.ceil(blocks / ranks) * ranks * BLOCK
 
 
-def one_bit(situation: PlanContext) -> list[CommEvent]:
+def one_bit_events(context: PlanContext) -> list[CommEvent]:
     """Signs and scales, to the rank that averages them and back."""
-    elements = one_bit_elements(situation.network, situation.ranks)
-    message = elements // 8 + 4 * (elements // BLOCK + situation.ranks)
-    return [
-        CommEvent("all_to_all", message, is_waited=True),
-        CommEvent("all_gather", message, is_waited=True),
-    ]
+    elements = one_bit_elements(context.network, context.ranks)
+    message = elements // 8 + 4 * (elements // BLOCK + context.ranks)
+    return [CommEvent(kind, message, is_waited=True) for kind in ("all_to_all", "all_gather")]
 
 
-def low_rank(situation: PlanContext) -> list[CommEvent]:
-    """PowerSGD: vectors as they are, then the two factors of all matrices (Vogels et al., 2019, algorithm 1)."""
-    rank = situation.recipe.communication.powersgd_rank
+def low_rank_events(context: PlanContext) -> list[CommEvent]:
+    """PowerSGD: vectors unchanged, then the two factors of all matrices (Vogels et al., 2019, algorithm 1)."""
+    rank = context.recipe.communication.powersgd_rank
     left = right = plain = 0
-    for tensor in situation.network.tensors:
+    for tensor in context.network.tensors:
         rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
         kept = min(rows, columns, rank)
         if len(tensor.shape) == 1 or (rows + columns) * rank >= rows * columns:
@@ -53,13 +83,12 @@ def low_rank(situation: PlanContext) -> list[CommEvent]:
         else:
             left += rows * kept
             right += columns * kept
-    return [
-        CommEvent("all_reduce", 4 * size, is_waited=True) for size in (plain, left, right) if size
-    ]
+    sizes = filter(None, (plain, left, right))
+    return [CommEvent("all_reduce", 4 * size, is_waited=True) for size in sizes]
 
 
 def reversed_groups(network: Network, bucket_size: int) -> list[list[int]]:
-    """Indices of tensors in runs from the network's end of up to `bucket_size` elements; a larger tensor alone."""
+    """Group tensors (indices) from the network's end, up to `bucket_size` elements each; a larger tensor is one group."""
     groups: list[list[int]] = []
     room = 0
     for index in reversed(range(len(network.tensors))):
@@ -72,8 +101,10 @@ def reversed_groups(network: Network, bucket_size: int) -> list[list[int]]:
     return groups
 
 
-def flushes(tensors: Sequence[tuple[float, Tensor]], bucket_size: int) -> list[tuple[float, int]]:
-    """ZeRO's buckets: (share of backward, elements) of each; one is sent when the next gradient does not fit."""
+def zero_buckets(
+    tensors: Sequence[tuple[float, Tensor]], bucket_size: int
+) -> list[tuple[float, int]]:
+    """ZeRO's buckets: (share of backward, elements) each. A bucket is sent when the next gradient does not fit."""
     found: list[tuple[float, int]] = []
     elements = 0
     for at, tensor in tensors:
@@ -84,8 +115,8 @@ def flushes(tensors: Sequence[tuple[float, Tensor]], bucket_size: int) -> list[t
     return [*found, (1.0, elements)] if elements else found
 
 
-def fetched_together(tensors: Sequence[Tensor], prefetch: int) -> list[int]:
-    """Elements of each gathering: parameters are added until a bucket is full."""
+def prefetch_buckets(tensors: Sequence[Tensor], prefetch: int) -> list[int]:
+    """Elements of each all-gather of ZeRO-3: parameters are added until a bucket is full."""
     runs: list[int] = []
     elements = 0
     for tensor in tensors:
@@ -97,5 +128,5 @@ def fetched_together(tensors: Sequence[Tensor], prefetch: int) -> list[int]:
 
 
 def padded(elements: int, grain: int) -> int:
-    """The least multiple of `grain` that holds them."""
+    """Round up to a multiple of `grain`."""
     return math.ceil(elements / grain) * grain

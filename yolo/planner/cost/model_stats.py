@@ -13,11 +13,13 @@ from typing import Any
 
 SNAPSHOT = Path(__file__).with_name("model_stats.json")
 CLASSES = 80
-"""Of the networks in the snapshot."""
+"""Classes of the networks in the snapshot."""
 IMAGE_SIZE = 640
-"""At which they were measured, in pixels; work and activations grow with the area."""
+"""Pixels at which they were measured; work and activations grow with the area."""
 _HEAD_CHANNELS = 3 * (5 + CLASSES)
-"""Of the head's convolutions: the one size that depends on the classes, and that no other layer has."""
+"""Channels of the head's convolutions: the one size that depends on the classes, and that no other layer has."""
+GROUPS = ("biases", "weights", "norms")
+"""The optimizer's parameter groups, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,13 @@ class Tensor:
 
     shape: tuple[int, ...]
     group: str
-    """Of the optimizer: biases, weights or norms."""
+    """The optimizer's parameter group: biases, weights or norms."""
     output_elements: float
-    """What a convolution with this weight writes for one image; 0 for other tensors."""
+    """Elements that a convolution with this weight writes per image; 0 for other tensors."""
 
     @property
     def elements(self) -> int:
-        """How many numbers it has."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -42,33 +44,31 @@ class Network:
 
     name: str
     tensors: tuple[Tensor, ...]
-    """As `parameters()` gives them."""
+    """In the order of `parameters()`."""
     ready_order: tuple[int, ...]
     """Their indices, in the order in which backward completes their gradients."""
     forward_flops: float
-    """Floating-point operations of a forward pass over one image, a multiplication and an addition counting as two."""
+    """Floating-point operations of a forward pass per image; a multiply-add counts as two."""
     kept_bytes: dict[str, float]
-    """What backward keeps of one image, by precision."""
+    """Bytes that backward keeps per image, by precision."""
 
     @property
     def elements(self) -> int:
-        """Trainable numbers."""
+        """Trainable parameters."""
         return sum(tensor.elements for tensor in self.tensors)
 
+    @property
+    def fp32_bytes(self) -> float:
+        """Bytes of one value per parameter in fp32: weights, gradients or a state of the optimizer."""
+        return 4.0 * self.elements
+
     def group_elements(self) -> list[int]:
-        """Trainable numbers of each of the optimizer's groups, in its order."""
-        return [
-            sum(tensor.elements for tensor in self.tensors if tensor.group == group)
-            for group in GROUPS
-        ]
+        """Trainable parameters per group of the optimizer, in its order."""
+        return [sum(t.elements for t in self.tensors if t.group == group) for group in GROUPS]
 
     def ready(self) -> Sequence[Tensor]:
         """Tensors in the order in which backward completes their gradients."""
         return [self.tensors[index] for index in self.ready_order]
-
-
-GROUPS = ("biases", "weights", "norms")
-"""The optimizer's parameter groups, in its order."""
 
 
 @cache
@@ -76,21 +76,17 @@ def yolov5(variant: str, classes: int = CLASSES, image_size: int = IMAGE_SIZE) -
     """A variant of YOLOv5 for a number of classes at an image size in pixels."""
     facts = _snapshot()[variant]
     area = (image_size / IMAGE_SIZE) ** 2
-    tensors = tuple(
-        Tensor(tuple(_resized(size, classes) for size in shape), group, written * area)
-        for shape, group, written in facts["tensors"]
-    )
+    head = {_HEAD_CHANNELS: 3 * (5 + classes)}
     return Network(
         name=f"yolov5{variant}",
-        tensors=tensors,
+        tensors=tuple(
+            Tensor(tuple(head.get(size, size) for size in shape), group, written * area)
+            for shape, group, written in facts["tensors"]
+        ),
         ready_order=tuple(facts["ready_order"]),
         forward_flops=facts["forward_flops_per_image"] * area,
         kept_bytes={dtype: kept * area for dtype, kept in facts["kept_bytes_per_image"].items()},
     )
-
-
-def _resized(size: int, classes: int) -> int:
-    return 3 * (5 + classes) if size == _HEAD_CHANNELS else size
 
 
 @cache

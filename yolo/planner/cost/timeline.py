@@ -1,4 +1,4 @@
-"""A training step as a line of time: computing, collectives under way, and the waiting that computing does not hide."""
+"""Timeline of a training step: computing, collectives under way, and the waiting that computing does not hide."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ SMALLEST_STEP = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A rank works for so long, when nothing is under way."""
+    """A rank computes; `seconds` as if no collective is under way."""
 
     seconds: float
     part: str
@@ -19,7 +19,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class CommEvent:
-    """A collective begins; `is_waited` where the rank does nothing until it ends."""
+    """A collective begins; if `is_waited`, the rank does nothing until it ends."""
 
     kind: str
     payload_bytes: float
@@ -28,7 +28,7 @@ class CommEvent:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The rank waits for all that is under way."""
+    """The rank waits for all collectives under way."""
 
 
 Event = Compute | CommEvent | Wait
@@ -40,19 +40,19 @@ class StepTime:
 
     seconds: float = 0.0
     computing: dict[str, float] = field(default_factory=dict)
-    """By part, as long as it takes when nothing is under way."""
+    """Seconds by part, as if no collective is under way."""
 
     @property
     def exposed_seconds(self) -> float:
-        """What communication adds: waiting, and computing that goes slower beside it."""
+        """What communication adds: waiting, and slower computing beside it."""
         return self.seconds - sum(self.computing.values())
 
 
 class Timeline:
-    """Plays events; collectives take their turns on one network.
+    """Play events; collectives take turns on one network.
 
-    slowdown: how much longer computing takes beside a collective on a GPU. Where a collective keeps a share of the core
-    that computes busy, it takes that share from it, but never more than half: the two are equal before the scheduler.
+    slowdown: how much longer a GPU computes beside a collective. If a collective keeps a share of the computing core busy,
+    computing loses that share, but at most half: the scheduler treats the two equally.
     """
 
     def __init__(self, slowdown: float) -> None:
@@ -62,7 +62,7 @@ class Timeline:
         self.time = StepTime()
 
     def play(self, events: Iterable[tuple[Event, Cost]]) -> StepTime:
-        """All events in order; an exchange comes with its cost, the others with none."""
+        """Play all events in order. Only the cost of a CommEvent counts."""
         for event, cost in events:
             match event:
                 case Compute():
