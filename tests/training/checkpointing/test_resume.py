@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(
         for file in folder.glob("*.safetensors"):
             file.write_bytes(file.read_bytes()[:1000])
     again = run("recipes/demo.yaml", "checkpoint.resume=auto", fails=True)
-    assert "none of epoch-0002.damaged, epoch-0001.damaged is what was written" in again.output
+    assert "none of epoch-0002.damaged, epoch-0001.damaged is valid" in again.output
     assert "checkpoint.resume=never" in again.output
     assert "Traceback" not in again.output
     assert older.name == "epoch-0001"
