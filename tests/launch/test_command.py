@@ -97,7 +97,7 @@ def test_two_runs_on_one_machine_meet_at_different_ports() -> None:
 
 
 def test_several_nodes_want_a_hostfile(tmp_path: Path) -> None:
-    with pytest.raises(LaunchError, match="a line `hostname slots=GPUs` for each"):
+    with pytest.raises(LaunchError, match="a line `hostname slots=GPUs` per host"):
         launch("cluster.nodes=2")
     with pytest.raises(LaunchError, match=r"cluster.hostfile /nowhere: no such file"):
         launch("cluster.nodes=2", "cluster.hostfile=/nowhere")

@@ -26,7 +26,7 @@ DEMO = REPOSITORY / "recipes" / "demo.yaml"
 LAUNCHER = """import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, {repository!r})
-from yolo.training.resilience.rank_status import RankRecord
+from yolo.training.resilience.rank_status import RankStatusFile
 
 here, run = Path(__file__).parent, Path(sys.argv[sys.argv.index("--run") + 1])
 with (here / "commands").open("a") as file:
@@ -34,7 +34,7 @@ with (here / "commands").open("a") as file:
 acts = (here / "acts").read_text().split(";")
 mine = acts.pop(0)
 (here / "acts").write_text(";".join(acts) if acts else mine)
-ranks = [RankRecord(run, int(sys.argv[sys.argv.index("--master_port") + 1]), rank) for rank in (0, 1)]
+ranks = [RankStatusFile(run, int(sys.argv[sys.argv.index("--master_port") + 1]), rank) for rank in (0, 1)]
 for rank in ranks:
     rank.stands("computing step 7")
 for act in mine.split():

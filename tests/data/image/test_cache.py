@@ -63,13 +63,13 @@ import os, sys
 import numpy as np
 from pathlib import Path
 from yolo.data.dataset import ImageRecord
-from yolo.data.image.cache import KeptImages
+from yolo.data.image.cache import ImageCache
 
 nothing = np.zeros(0)
 records = [
     ImageRecord(n, Path("gone"), 64, 48, np.zeros((0, 4)), nothing, nothing > 0, nothing) for n in range(3)
 ]
-kept = KeptImages(records, 32, 10**6, os.open(sys.argv[1], os.O_RDWR))
+kept = ImageCache(records, 32, 10**6, os.open(sys.argv[1], os.O_RDWR))
 print([None if (image := kept.get(record)) is None else int(image.mean()) for record in records])
 kept.keep(records[1], np.full((24, 32, 3), 99, np.uint8))
 """

@@ -35,7 +35,7 @@ def test_precision_is_measured_once_and_images_are_found_on_disk_by_the_resumed_
     roll_back(first, "epoch-0001")
     again = (*settings, "data.augmentation.mosaic=1.0", "checkpoint.resume=auto")
     resumed = run(DEMO, *again)
-    assert f"precision auto: {dtype}, as the checkpoint has it" in resumed.output
+    assert f"precision auto: {dtype}, as in the checkpoint" in resumed.output
     assert train.stat().st_mtime_ns == written
 
 

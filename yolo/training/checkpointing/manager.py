@@ -226,7 +226,10 @@ class CheckpointManager:
         for change in self.config.changes_since(saved.identity):
             logger.info(change)
         self._restore(folder, saved)
-        self.state.load_state_dict(saved.progress)
+        try:
+            self.state.load_state_dict(saved.progress)
+        except (KeyError, TypeError, ValueError) as error:  # state.json was altered
+            raise CheckpointError(unreadable(folder, repr(error))) from error
 
     def restore(self, folder: Path) -> TrainProgress:
         """Restore the tensors of a checkpoint of this same run, not its position; returns the checkpoint's position."""
