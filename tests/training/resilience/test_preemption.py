@@ -95,7 +95,7 @@ def test_who_sits_in_a_collective_is_ended_when_its_time_is_over(rank: Rank) -> 
     _, error = process.communicate(timeout=20)
     assert 0.9 < time.monotonic() - started < DEAF_SECONDS / 2
     assert process.returncode == 76
-    assert "rank 0: SIGTERM asked this rank to leave, and it has not within" in error
+    assert "rank 0: SIGTERM asked this rank to stop, and it did not within" in error
     assert error.count("\n") == 1
 
 
