@@ -64,7 +64,7 @@ def _shard(options: argparse.Namespace) -> None:
     paths, overrides = recipes_and_overrides(options)
     if len(paths) != 2:
         raise RecipeError(
-            f"expected a recipe and an output folder, found {', '.join(map(str, paths))}; "
+            f"expected a recipe and the folder to write to, found {', '.join(map(str, paths))}; "
             "for example `yolo shard recipes/demo.yaml data/demo-shards`"
         )
     recipe, out = paths

@@ -121,5 +121,5 @@ def _calibrate(options: argparse.Namespace) -> None:
     profile = calibrate(recipe, overrides, options.out, options.bandwidth, options.classes)
     print(
         f"wrote {options.out}: {profile.ranks} ranks, {len(profile.measured)} measurements; "
-        f"`yolo plan {recipe} --measured {options.out}` uses it"
+        f"`yolo plan {recipe} --measured {options.out}` plans with it"
     )

@@ -72,7 +72,9 @@ def _check(options: argparse.Namespace) -> None:
         _check_cluster(options)
         return
     if options.json:
-        raise RecipeError("--json: needs --cluster; `yolo config --json` prints a recipe")
+        raise RecipeError(
+            "--json: expected --cluster with it; `yolo config --json` prints a recipe"
+        )
     recipes, overrides = recipes_and_overrides(options)
     problems = []
     for path in recipes:
