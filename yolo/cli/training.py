@@ -54,7 +54,7 @@ def _add_weights(parser: argparse.ArgumentParser) -> None:
 def _train(options: argparse.Namespace) -> None:
     """Train a recipe through the deepspeed launcher. Prints the launcher's command first."""
     from yolo.errors import LaunchError
-    from yolo.launch.command import launch_of
+    from yolo.launch.command import launch_training
     from yolo.launch.supervisor import run_with_restarts
     from yolo.preflight.local import missing_here, unfit_here
     from yolo.recipe import prepare
@@ -64,7 +64,7 @@ def _train(options: argparse.Namespace) -> None:
     resolved = prepare(recipe, overrides).resolved  # the run logs the warnings
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     if options.dry_run:
-        print(launch_of(resolved, recipe, overrides, run))
+        print(launch_training(resolved, recipe, overrides, run))
         return
     missing = list(missing_here(resolved, goes_on=run.newest_checkpoint is not None))
     if resolved.recipe.cluster.nodes == 1:

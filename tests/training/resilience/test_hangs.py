@@ -184,6 +184,6 @@ def test_a_host_cut_off_for_good_is_named_in_time_and_the_run_goes_on_without_it
     output = log.read_text()
     assert re.search(r"yolo: ranks were lost: missing: rank 1 \(node1\), silent for \d+ s", output)
     assert "node1 does not answer (" in output
-    assert "going on with 1 of 2 nodes" in output
+    assert "continuing with 1 of 2 nodes" in output
     assert "going on after epoch" in output
     assert run.finished.exists()
