@@ -8,7 +8,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from yolo.exit_codes import LEFT, RANKS_LOST, REFUSED
+from yolo.exit_codes import RANKS_LOST
 from yolo.training.resilience.rank_status import MISSING, RankExit, RankHeartbeat, RankStatusFile
 
 STARTING = "starting"
@@ -56,20 +56,6 @@ def first_failure(
     if lost and (was_stopped or first.is_unclear):
         text += f"; {lost[0]}"
     return RankFailure(text, last_lines, code)
-
-
-def was_refused(records: Sequence[RankStatusFile]) -> bool:
-    """Whether a rank ended with an error that the user has to correct."""
-    return REFUSED in _codes(records)
-
-
-def has_stopped_gracefully(records: Sequence[RankStatusFile]) -> bool:
-    """Whether the ranks stopped on request, with a checkpoint."""
-    return LEFT in _codes(records)
-
-
-def _codes(records: Sequence[RankStatusFile]) -> set[int]:
-    return {record.ending.code for record in records if record.ending is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from types import FrameType
 from yolo.errors import LaunchError, RecipeError
 from yolo.exit_codes import LEFT, REFUSED, STOPPED
 from yolo.launch.command import Launch, launch_training
-from yolo.launch.failure import RankFailure, first_failure, has_stopped_gracefully, was_refused
+from yolo.launch.failure import RankFailure, first_failure
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
 from yolo.preflight.hosts import ListedHost, listed_hosts
 from yolo.preflight.ssh import why_silent
@@ -99,6 +99,8 @@ class Supervisor:
     """Starts since the newest checkpoint, without the present one."""
     _earlier_checkpoints: set[tuple[str, int]] = field(default_factory=set)
     """Identities of the checkpoints before the present start."""
+    _deadline: float | None = None
+    """When the ranks must have stopped; None without a request."""
 
     def run_with_restarts(self) -> None:
         """Start and restart the launcher until the run is finished; see the function of this name."""
@@ -147,29 +149,41 @@ class Supervisor:
             return RankFailure(failure)
         self.starts += 1
         print(launch, flush=True)
-        recipe = self.resolved.recipe
-        process = LauncherProcess(launch, self.run.path, recipe.cluster.nodes == 1)
-        shutdown = _Shutdown(self.signals, self.run, recipe.checkpoint.leave_seconds, process)
-        code = process.wait(shutdown.poll)
+        process = LauncherProcess(launch, self.run.path, self.resolved.recipe.cluster.nodes == 1)
+        code = process.wait(lambda: self._pass_on_signals(process))
         records = records_of(self.run.path, launch.port)
+        codes = {code} | {ending.code for record in records if (ending := record.ending)}
         is_finished = self.run.finished.exists()
-        is_graceful = code == LEFT or has_stopped_gracefully(records)
-        is_refused = code == REFUSED or was_refused(records)
-        if is_finished or is_graceful or self.signals.numbers or is_refused:
+        if is_finished or self.signals.numbers or codes & {LEFT, REFUSED}:
             self._clear()
         if is_finished:
             return None
-        if is_graceful:
+        if LEFT in codes:
             after = f" after {self.signals.name}" if self.signals.numbers else ""
             raise StoppedWithCheckpoint(f"stopped with a checkpoint{after}; {self._advice}")
         self._raise_if_stopped()
-        if is_refused:
+        if REFUSED in codes:
             # The error may come from the checkpoint that the run started from: do not advise to resume from it.
             advice = f". Then {self._advice}" if self._has_new_checkpoint else ""
             raise LaunchError(
                 f"training ended with exit code {REFUSED}; the lines above say why{advice}"
             )
         return first_failure(records, code, process.was_stopped)
+
+    def _pass_on_signals(self, process: LauncherProcess) -> None:
+        """Pass a request to stop on to the ranks, and end them if they do not stop in time."""
+        if not self.signals.numbers:
+            return
+        if self._deadline is None:
+            leave_seconds = self.resolved.recipe.checkpoint.leave_seconds
+            self._deadline = time.monotonic() + leave_seconds + SHUTDOWN_SECONDS
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            (self.run.path / LEAVE_FILE).touch()  # an empty file fits on a full disk
+            _print(
+                f"{self.signals.name}: the ranks write a checkpoint and stop, within {leave_seconds:g} s; Ctrl-C again stops them at once"
+            )
+        if self.signals.is_immediate or time.monotonic() > self._deadline:
+            process.stop()
 
     def _raise_if_stopped(self) -> None:
         if self.signals.numbers:
@@ -237,30 +251,6 @@ class Supervisor:
         shutil.rmtree(self.run.path / RANKS, ignore_errors=True)
         with suppress(OSError):
             self.run.path.rmdir()  # if nothing was written
-
-
-@dataclass
-class _Shutdown:
-    """Passes a request to stop on to the ranks, and ends them if they do not stop in time."""
-
-    signals: SignalState
-    run: RunDirectory
-    leave_seconds: float
-    process: LauncherProcess
-    deadline: float | None = None
-
-    def poll(self) -> None:
-        if not self.signals.numbers:
-            return
-        if self.deadline is None:
-            self.deadline = time.monotonic() + self.leave_seconds + SHUTDOWN_SECONDS
-            self.run.path.mkdir(parents=True, exist_ok=True)
-            (self.run.path / LEAVE_FILE).touch()  # an empty file fits on a full disk
-            _print(
-                f"{self.signals.name}: the ranks write a checkpoint and stop, within {self.leave_seconds:g} s; Ctrl-C again stops them at once"
-            )
-        if self.signals.is_immediate or time.monotonic() > self.deadline:
-            self.process.stop()
 
 
 @contextmanager
