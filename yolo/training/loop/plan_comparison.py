@@ -10,7 +10,7 @@ from yolo.errors import PlanError
 from yolo.planner.auto_strategy import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
-from yolo.tracking.plan_report import PredictedAndMeasured
+from yolo.tracking.records import PredictedAndMeasured
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes
 from yolo.training.loop.metrics import StepMetrics, StepTotals
