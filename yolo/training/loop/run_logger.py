@@ -12,9 +12,9 @@ from yolo.recipe import ResolvedRecipe
 from yolo.recipe.render.resolved_yaml import effective_json, effective_yaml
 from yolo.tracking.console import ConsoleProgress, CountProgress
 from yolo.tracking.history import read_history
+from yolo.tracking.metric_names import comparison_rows
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.plan_report import PredictedAndMeasured, comparison_rows
-from yolo.tracking.records import SamplePicture
+from yolo.tracking.records import PredictedAndMeasured, SamplePicture
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.wandb_run import WandbRun
 from yolo.training.checkpointing.run_directory import RunDirectory
