@@ -13,7 +13,7 @@ from yolo.data.dataset import DetectionDataset
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import evaluation_loader
 from yolo.data.open import load_annotated
-from yolo.data.progress_protocol import Counting, uncounted
+from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.evaluation.detections import GroundTruth
@@ -38,7 +38,7 @@ def evaluate_weights(
     data: Path,
     json_path: Path | None,
     batch: int,
-    counting: Counting = uncounted,
+    counting: ProgressFactory = no_progress,
 ) -> Iterator[str]:
     """Measure weights on a data set, with a recipe's default settings; yields the lines to print.
 
@@ -70,7 +70,7 @@ def detect_and_draw(
     out: Path,
     confidence: float,
     iou: float,
-    counting: Counting = uncounted,
+    counting: ProgressFactory = no_progress,
 ) -> Iterator[str]:
     """Detect in images and folders of them; yields a line an image.
 
@@ -130,7 +130,7 @@ def metric_lines(metrics: Metrics) -> Iterator[str]:
 
 
 def _evaluate(
-    model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int, counting: Counting
+    model: YOLOv5, dataset: DetectionDataset, image_size: int, batch: int, counting: ProgressFactory
 ) -> Metrics:
     device = _device()
     settings = EvaluationSection()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.preflight.data_digest import digest_of, digest_of_source
 from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement
 from yolo.preflight.hosts import ListedHost, listed_hosts
@@ -42,7 +42,7 @@ class Inspection:
         return host.facts.interface(address)
 
 
-def inspect(resolved: ResolvedRecipe, seconds: int, counting: Counting) -> Inspection:
+def inspect(resolved: ResolvedRecipe, seconds: int, counting: ProgressFactory) -> Inspection:
     """Look at the hosts of a recipe; each answer may take `seconds`.
 
     A host that does not answer is no error here. Raises ClusterError where the list of hosts cannot be read.

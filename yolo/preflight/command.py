@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.errors import ClusterError
 from yolo.preflight import rules  # noqa: F401  adds its rules
 from yolo.preflight.collect import Inspection, inspect
@@ -19,7 +19,9 @@ WIDTH = 220
 """Of a table that goes into a file."""
 
 
-def check_hosts(resolved: ResolvedRecipe, seconds: int, as_json: bool, counting: Counting) -> None:
+def check_hosts(
+    resolved: ResolvedRecipe, seconds: int, as_json: bool, counting: ProgressFactory
+) -> None:
     """Look at the recipe's hosts, each answer within `seconds`, and print what is there.
 
     Raises ClusterError with a line for each thing that cannot work.

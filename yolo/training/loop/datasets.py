@@ -7,7 +7,7 @@ from yolo.architecture import Anchors, family
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
 from yolo.data.image.resized import ResizedImages
 from yolo.data.open import load_split
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.data.shards.index import shard_location, too_few
 from yolo.data.shards.reader import Shards, open_shards
 from yolo.data.shards.unpack import read_unpacked, unpack
@@ -45,7 +45,7 @@ def open_datasets(
     run: RunDirectory,
     ranks: DistributedContext,
     tell: Callable[[str], None],
-    counting: Counting,
+    counting: ProgressFactory,
 ) -> Datasets:
     """Read both splits, verify every image, and settle the anchors; collective.
 
@@ -97,7 +97,7 @@ def _streamed(recipe: Recipe, ranks: DistributedContext) -> Shards:
 
 
 def _unpacked(
-    recipe: Recipe, split: str, ranks: DistributedContext, counting: Counting
+    recipe: Recipe, split: str, ranks: DistributedContext, counting: ProgressFactory
 ) -> DetectionDataset:
     """A split's shards as files, fetched by the first rank of each machine."""
     shards = open_shards(recipe.data, split)
@@ -129,7 +129,7 @@ def _verified(
     split: str,
     ranks: DistributedContext,
     tell: Callable[[str], None],
-    counting: Counting,
+    counting: ProgressFactory,
 ) -> tuple[DetectionDataset, ResizedImages]:
     if recipe.data.format == "shards":
         dataset = _unpacked(recipe, split, ranks, counting)

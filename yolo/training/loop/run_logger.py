@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from yolo.data.progress_protocol import Advance, uncounted
+from yolo.data.progress_protocol import ProgressCallback, no_progress
 from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.render.resolved_yaml import effective_json, effective_yaml
@@ -57,9 +57,9 @@ class RunLogger:
         elif self._is_first:
             print(text, file=sys.stderr, flush=True)
 
-    def counting(self, what: str, total: int) -> AbstractContextManager[Advance]:
+    def counting(self, what: str, total: int) -> AbstractContextManager[ProgressCallback]:
         """Show how far some work before the training is."""
-        return CountProgress(what, total) if self._is_first else uncounted(what, total)
+        return CountProgress(what, total) if self._is_first else no_progress(what, total)
 
     def training_starts(self, steps: int, steps_done: int) -> None:
         """The loop is entered; a resumed run has steps behind it."""
