@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from yolo.data.progress_protocol import Advance
+from yolo.data.progress_protocol import ProgressCallback
 
 REFRESHES_PER_SECOND = 2
 """A higher rate would take time from the training for no visible gain."""
@@ -171,7 +171,7 @@ class CountProgress:
             self._console.print(line, soft_wrap=True)
             self._last_line = now
 
-    def __enter__(self) -> Advance:
+    def __enter__(self) -> ProgressCallback:
         return self.advance
 
     def __exit__(self, *_: object) -> None:
