@@ -72,6 +72,6 @@ class MetricsLog:
         except OSError as error:
             if not self._is_warned:
                 self._warn(
-                    f"warning: {self._file.name}: {error.strerror}; training goes on, and the records wait"
+                    f"{self._file.name}: {error.strerror}; training goes on, and the records wait"
                 )
             self._is_warned = True
