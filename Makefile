@@ -28,11 +28,14 @@ help: ## list the targets
 	@echo
 	@echo '  make train RECIPE=recipes/bccd.yaml SET="data.root=/path/to/bccd train.epochs=30"'
 
-setup: .venv/ready ## make the environment (.venv), once
+setup: .venv/ready ## make the environment with the command .venv/bin/yolo, once
 
-.venv/ready: requirements.txt
+PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+
+.venv/ready: requirements.txt pyproject.toml
 	python3.11 -m venv .venv || python3 -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PIP_INSTALL) --requirement requirements.txt
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 demo: setup ## draw the demo data set into data/demo, once

@@ -1,33 +1,148 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 
+MODULE = (sys.executable, "-m", "yolo")
 
-def yolo(*arguments: str) -> subprocess.CompletedProcess[str]:
+
+def yolo(*arguments: str, command: tuple[str, ...] = MODULE) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"COLUMNS": "200"}
-    command = [sys.executable, "-m", "yolo", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [*command, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with this tree's package; the dependencies are those of the present environment."""
+    folder = tmp_path_factory.mktemp("installed")
+    source, environment = folder / "source", folder / "venv"
+    without_caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "yolo", source / "yolo", ignore=without_caches)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    dependencies = environment / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
+    (dependencies / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python"), "install"]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--force-reinstall"]
+    subprocess.run([*pip, *options, str(source)], check=True)
+    return environment
+
+
+@pytest.mark.slow(15)
+def test_an_installed_package_has_every_file_and_nothing_of_the_tests(environment: Path) -> None:
+    (installed,) = environment.glob("lib/*/site-packages/yolo")
+    assert not (installed.parent / "tests").exists()
+
+    def files(package: Path) -> set[Path]:
+        found = (path for path in package.rglob("*") if path.is_file())
+        return {path.relative_to(package) for path in found if "__pycache__" not in path.parts}
+
+    assert files(installed) == files(REPOSITORY / "yolo")
+    ssh = installed / "emulation" / "remote" / "bin" / "ssh"
+    assert os.access(ssh, os.X_OK)
+
+
+@pytest.mark.slow(5)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("--version",),
+        ("check", "recipes/demo.yaml"),
+        ("train", "recipes/demo.yaml", "--epochs=3"),
+        ("train", "recipes/nowhere.yaml"),
+        (),
+    ],
+)
+def test_the_command_and_the_module_behave_the_same(
+    environment: Path, arguments: tuple[str, ...]
+) -> None:
+    by_command = yolo(*arguments, command=(str(environment / "bin" / "yolo"),))
+    by_module = yolo(*arguments)
+    assert by_command.returncode == by_module.returncode
+    assert by_command.stdout == by_module.stdout
+    assert by_command.stderr == by_module.stderr
+
+
+def test_the_version_is_printed() -> None:
+    ran = yolo("--version")
+    assert ran.returncode == 0
+    assert re.fullmatch(r"yolo \d+\.\d+\.\d+\n", ran.stdout)
+
+
+def test_what_builds_the_package_is_pinned() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    pinned = (REPOSITORY / "requirements.txt").read_text()
+    for requirement in project["build-system"]["requires"]:
+        assert f"\n{re.split('[<>=]', requirement)[0]}==" in pinned
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("--epochs=3",), "write train.epochs=3"),
+        (("--epochs", "3"), "write train.epochs=3"),
+        (("--batch-size", "16", "cluster.nodes=2"), "write train.global_batch=16"),
+        (("--mode=offline",), "write tracking.wandb.mode=offline"),
+        (("--imgsz",), "write model.image_size=VALUE"),
+        (("--dryrun",), "Did you mean '--dry-run'?"),
+    ],
+)
+def test_an_unknown_option_names_the_override_or_the_nearest_option(
+    words: tuple[str, ...], hint: str
+) -> None:
+    ran = yolo("train", "recipes/demo.yaml", *words)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("usage: yolo train ")
+    assert ran.stderr.endswith(f"{hint}\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [(("tr",), "train"), (("train", "--d"), "--dry-run"), (("train", "LIC"), "LICENSE")],
+)
+def test_bash_completes_commands_options_and_files(typed: tuple[str, ...], offered: str) -> None:
+    words = " ".join(("yolo", *typed))
+    script = (
+        f"source /dev/stdin; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _shtab_yolo; "
+        "printf %s ${COMPREPLY[@]}"
+    )
+    completion = yolo("completion", "bash")
+    assert completion.returncode == 0
+    ran = subprocess.run(
+        ["bash", "-c", script],
+        cwd=REPOSITORY,
+        input=completion.stdout,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == offered, ran.stderr
 
 
 def test_check_ends_with_0_for_a_good_recipe_and_says_so() -> None:
     ran = yolo("check", "recipes/demo.yaml", "recipes/bccd.yaml")
     assert ran.returncode == 0, ran.stderr
-    assert "recipes/demo.yaml: good for 2 ranks" in ran.stdout
+    assert "recipes/demo.yaml: OK for 2 ranks" in ran.stdout
 
 
 def test_check_says_what_this_machine_lacks(tmp_path: Path) -> None:
     overrides = (f"data.root={tmp_path / 'gone'}", "model.weights=gone.safetensors")
     ran = yolo("check", "recipes/demo.yaml", *overrides, "cluster.nodes=2")
     assert ran.returncode == 0, ran.stderr
-    good, missing = ran.stdout.splitlines()[-1].split("; not on this machine: ")
-    assert good == "recipes/demo.yaml: good for 4 ranks"
+    ok, missing = ran.stdout.splitlines()[-1].split("; not on this machine: ")
+    assert ok == "recipes/demo.yaml: OK for 4 ranks"
     for lack in (f"data.root: {tmp_path / 'gone'}: ", "gone.safetensors: ", "set cluster.hostfile"):
         assert lack in missing
     annotations = tmp_path / "annotations"
@@ -71,7 +186,7 @@ def test_check_reports_every_bad_recipe(tmp_path: Path) -> None:
     ran = yolo("check", str(tmp_path / "a.yaml"), "recipes/demo.yaml", str(tmp_path / "b.yaml"))
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 2
-    assert "recipes/demo.yaml: good" in ran.stdout
+    assert "recipes/demo.yaml: OK" in ran.stdout
 
 
 def test_check_needs_no_torch_and_answers_at_once() -> None:
@@ -177,14 +292,34 @@ def test_an_option_out_of_range_is_named(arguments: tuple[str, ...], message: st
     assert message in ran.stderr.splitlines()[-1]
 
 
+WORDS = "[section.key=value ...]"
+
+
 @pytest.mark.parametrize(
-    "command",
-    ["check", "config", "recipes", "schema", "train", "eval", "detect", "import", "export"],
+    ("command", "arguments"),
+    [
+        ("check", f"RECIPE ... {WORDS}"),
+        ("config", f"RECIPE ... {WORDS}"),
+        ("recipes", "[folder]"),
+        ("schema", "[--json]"),
+        ("plan", f"RECIPE {WORDS}"),
+        ("calibrate", f"RECIPE {WORDS}"),
+        ("train", f"RECIPE {WORDS}"),
+        ("eval", "[--batch BATCH]"),
+        ("detect", "images [images ...]"),
+        ("shard", f"RECIPE OUT {WORDS}"),
+        ("import", "checkpoint out"),
+        ("export", "weights out"),
+        ("completion", "{bash,zsh,tcsh}"),
+    ],
 )
-def test_every_command_explains_itself(command: str) -> None:
+def test_every_command_explains_itself(command: str, arguments: str) -> None:
     ran = yolo(command, "--help")
     assert ran.returncode == 0
-    assert "usage: python -m yolo " + command in ran.stdout
+    usage = " ".join(ran.stdout.split("\n\n")[0].split())
+    assert usage.startswith(f"usage: yolo {command} [-h] ")
+    assert usage.endswith(f" {arguments}")
+    assert usage.count("RECIPE") <= 1
 
 
 def test_the_launched_module_says_how_it_is_started_when_it_was_not_launched() -> None:

@@ -1,1 +1,3 @@
-"""Train YOLOv5 on clusters with DeepSpeed while talking as little as possible over the network."""
+"""Train YOLOv5 on clusters with DeepSpeed and with less communication."""
+
+__version__ = "1.0.0"

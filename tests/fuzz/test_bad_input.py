@@ -38,7 +38,7 @@ def test_a_program_given_bad_recipes_names_each_and_ends(tmp_path: Path) -> None
     ended = attempt_apart(("check", *paths), 120, tmp_path)
     assert ended.code == 2 and not ended.trace
     for path in paths:
-        assert f"{path}: good for" in ended.stdout or path in ended.stderr
+        assert f"{path}: OK for" in ended.stdout or path in ended.stderr
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -17,7 +17,11 @@ from tests.conftest import REPOSITORY
 from tests.training.conftest import Process, Start, wait_until
 from yolo.errors import LaunchError
 from yolo.launch import supervisor
-from yolo.launch.supervisor import LeftEarly, StoppedEarly, run_with_restarts
+from yolo.launch.supervisor import (
+    StoppedWithCheckpoint,
+    StoppedWithoutCheckpoint,
+    run_with_restarts,
+)
 from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory
 
@@ -201,11 +205,11 @@ def test_a_signal_asks_the_ranks_to_leave_and_says_how_to_go_on(
     (run.path).mkdir()
     (run.path / "leave").touch()  # of an earlier time, which nobody may obey
     threading.Timer(1.5, os.kill, (os.getpid(), number)).start()
-    with pytest.raises(LeftEarly) as raised:
+    with pytest.raises(StoppedWithCheckpoint) as raised:
         train("leave checkpoint=epoch-0001 exit=75")
     assert raised.value.exit_code == 75
     assert str(raised.value) == (
-        f"left in order after {number.name}; the same command with checkpoint.resume={run.path} resumes from epoch-0001"
+        f"stopped with a checkpoint after {number.name}; the same command with checkpoint.resume={run.path} resumes from epoch-0001"
     )
     assert not (run.path / "leave").exists()
 
@@ -214,7 +218,9 @@ def test_a_second_ctrl_c_stops_at_once(train: Callable[..., None], run: RunDirec
     for seconds in (1.0, 1.5):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT)).start()
     started = time.monotonic()
-    with pytest.raises(StoppedEarly, match="stopped; .* no checkpoint to resume from") as raised:
+    with pytest.raises(
+        StoppedWithoutCheckpoint, match="stopped; .* no checkpoint to resume from"
+    ) as raised:
         train("stay")
     assert time.monotonic() - started < STAY_SECONDS / 10
     assert raised.value.exit_code == 130
@@ -223,10 +229,10 @@ def test_a_second_ctrl_c_stops_at_once(train: Callable[..., None], run: RunDirec
 def test_who_does_not_leave_in_time_is_stopped(
     train: Callable[..., None], run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "PARTING_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor, "SHUTDOWN_SECONDS", 0.5)
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
-    with pytest.raises(StoppedEarly):
+    with pytest.raises(StoppedWithoutCheckpoint):
         train("stay", "checkpoint.leave_seconds=1")
     assert 2.0 < time.monotonic() - started < STAY_SECONDS / 10
 

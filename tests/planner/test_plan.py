@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 from tests.planner.conftest import measurement
 from yolo.cli import main
-from yolo.cli.plan import ALLOWED
+from yolo.cli.planning import ALLOWED
 from yolo.errors import PlanError
 from yolo.planner.auto_strategy import choose
 from yolo.planner.candidates import GradientFidelity

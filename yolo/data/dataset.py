@@ -1,8 +1,8 @@
-"""The one typed form that every data set is read into, and the report of what was wrong with it."""
+"""The typed form into which every data set is read, and the report of its problems."""
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -13,11 +13,11 @@ import numpy as np
 from yolo.errors import DataError, readable
 
 EXAMPLES = 5
-"""Examples listed of each kind of problem."""
+"""Examples listed per kind of problem."""
 
 
 class Problem(StrEnum):
-    """What can be wrong with a data set; the first ones cost an image, the next a box, and the last is told."""
+    """What can be wrong with a data set: with an image, with a box, and what is only reported."""
 
     MISSING_IMAGE = "missing image"
     CORRUPT_IMAGE = "corrupt image"
@@ -34,7 +34,7 @@ class Problem(StrEnum):
 
 
 BOX_PROBLEMS = (Problem.MALFORMED_BOX, Problem.UNKNOWN_CLASS, Problem.UNKNOWN_IMAGE)
-"""What cannot be read as a box; clipped, degenerate and duplicate ones are merely put right."""
+"""What cannot be read as a box; clipped, degenerate and duplicate boxes are only corrected."""
 IMAGE_PROBLEMS = (
     Problem.MISSING_IMAGE,
     Problem.CORRUPT_IMAGE,
@@ -46,53 +46,50 @@ IMAGE_PROBLEMS = (
 
 @dataclass(slots=True)
 class DataReport:
-    """Counts of each kind of problem, and a few examples of each."""
+    """Count and a few examples of each kind of problem."""
 
     source: str
     images: int = 0
-    """Images that the annotations name, bad ones included."""
+    """Images in the annotations, including bad ones."""
     boxes: int = 0
-    """Boxes that the annotations name, bad ones included."""
+    """Boxes in the annotations, including bad ones."""
     counts: Counter[Problem] = field(default_factory=Counter)
-    examples: dict[Problem, list[str]] = field(default_factory=dict)
+    examples: dict[Problem, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, problem: Problem, example: str) -> None:
         """Count a problem."""
         self.counts[problem] += 1
-        listed = self.examples.setdefault(problem, [])
-        if len(listed) < EXAMPLES:
-            listed.append(readable(example))
+        if len(self.examples[problem]) < EXAMPLES:
+            self.examples[problem].append(readable(example))
 
     @property
     def bad_images(self) -> int:
-        """Images that cannot be used."""
+        """Number of images that cannot be used."""
         return sum(self.counts[problem] for problem in IMAGE_PROBLEMS)
 
     @property
     def bad_share(self) -> float:
         """Share of the images that cannot be used."""
-        return self.bad_images / self.images if self.images else 0.0
+        return self.bad_images / max(self.images, 1)
 
     @property
     def bad_boxes(self) -> int:
-        """Boxes that cannot be read."""
+        """Number of boxes that cannot be read."""
         return sum(self.counts[problem] for problem in BOX_PROBLEMS)
 
-    @property
-    def bad_box_share(self) -> float:
-        """Share of the boxes that cannot be read."""
-        return self.bad_boxes / self.boxes if self.boxes else 0.0
+    def problems(self) -> list[Problem]:
+        """Kinds of problems with a count, in the enum's order."""
+        return [problem for problem in Problem if self.counts[problem]]
 
     def lines(self) -> list[str]:
-        """One line a kind of problem; none where all is well."""
+        """One line per kind of problem."""
         return [
             f"{self.source}: {self.counts[problem]} x {problem}, such as {self.examples[problem][0]}"
-            for problem in Problem
-            if self.counts[problem]
+            for problem in self.problems()
         ]
 
     def as_json(self) -> dict[str, object]:
-        """For the report's file."""
+        """Content of the report file."""
         return {
             "source": self.source,
             "images": self.images,
@@ -101,8 +98,7 @@ class DataReport:
             "bad_boxes": self.bad_boxes,
             "problems": {
                 str(problem): {"count": self.counts[problem], "examples": self.examples[problem]}
-                for problem in Problem
-                if self.counts[problem]
+                for problem in self.problems()
             },
         }
 
@@ -122,26 +118,26 @@ class ImageRecord:
     crowd: np.ndarray
     """(M,) bool: the box holds a crowd; not trained on, and neither hit nor miss in evaluation."""
     areas: np.ndarray
-    """(M,) float32 square pixels: the object's own where the format states it (COCO's `area`), else the box's."""
+    """(M,) float32 square pixels: the object's if the format states it (COCO's `area`), else the box's."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionDataset:
-    """Images, boxes and class names, whatever format they were read from."""
+    """Images, boxes and class names, independent of the format they were read from."""
 
     source: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    """The format's own number of each class."""
+    """The format's number of each class."""
     records: tuple[ImageRecord, ...]
     report: DataReport
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.records)
 
     def box_shapes(self, size: int) -> np.ndarray:
-        """Widths and heights (M, 2) of the boxes, in pixels where the image's long side has `size`; crowds left out."""
+        """Widths and heights (M, 2) of the boxes, in pixels of an image with its long side at `size`; without crowds."""
         shapes = [
             (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
             * (size / max(record.width, record.height))
@@ -150,7 +146,7 @@ class DetectionDataset:
         return np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])
 
     def without(self, problems: Mapping[int, tuple[Problem, str]]) -> "DetectionDataset":
-        """The data set without some images, by their index in `records`; the report counts them."""
+        """The data set without some images, given by index in `records`; they are added to the report."""
         for problem, example in problems.values():
             self.report.add(problem, example)
         kept = tuple(r for index, r in enumerate(self.records) if index not in problems)
@@ -158,12 +154,12 @@ class DetectionDataset:
 
     @property
     def box_count(self) -> int:
-        """Boxes of single objects: those that are trained on."""
+        """Boxes of single objects, which are trained on."""
         return sum(int((~record.crowd).sum()) for record in self.records)
 
     @property
     def fingerprint(self) -> str:
-        """Equal where images, their order and their boxes are, wherever the files lie."""
+        """Equal if images, their order and their boxes are equal, in whichever folder the files are."""
         digest = hashlib.sha256(json.dumps(self.class_names).encode())
         for record in self.records:
             name = (record.image_id, record.path.name, record.width, record.height)
@@ -172,19 +168,20 @@ class DetectionDataset:
 
 
 def write_report(reports: Iterable[DataReport], path: Path) -> None:
-    """Write what was found in each split as one JSON file."""
+    """Write the reports of all splits as one JSON file."""
     path.write_text(json.dumps([report.as_json() for report in reports], indent=1) + "\n")
 
 
 def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | None = None) -> None:
-    """Raise DataError when more than the allowed share of the images or boxes cannot be used, or no image is left."""
+    """Raise DataError if more than the allowed share of images or boxes cannot be used, or if no image can."""
     findings = (
-        ("images", report.bad_images, report.images, report.bad_share),
-        ("boxes", report.bad_boxes, report.boxes, report.bad_box_share),
+        ("images", report.bad_images, report.images),
+        ("boxes", report.bad_boxes, report.boxes),
     )
-    for what, bad, total, share in findings:
+    for what, bad, total in findings:
+        share = bad / max(total, 1)
         if share > max_bad_share or (what == "images" and bad >= total):
-            where = f"; all of it is in {written_to}" if written_to else ""
+            where = f"; all problems are in {written_to}" if written_to else ""
             raise DataError(
                 f"{report.source}: {bad} of {total} {what} cannot be used ({share:.1%}, "
                 f"data.max_bad_share allows {max_bad_share:.1%}){where}:\n  "
@@ -202,27 +199,26 @@ def clean_boxes(
     report: DataReport,
     areas: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4) in pixels clipped to their image; those without area and exact duplicates dropped, all counted.
+    """Clip boxes (M, 4), in pixels, to their image; drop those without area and exact duplicates; count all of these.
 
-    Returns what an `ImageRecord` takes: boxes, classes, crowd, areas; where these are not given, those of the boxes.
+    Returns the `boxes`, `classes`, `crowd` and `areas` of an `ImageRecord`; `areas` default to those of the boxes.
     """
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
-    # A coordinate rounded in its file may stand out by less than a pixel's hundredth: no news.
-    for index in np.flatnonzero(np.abs(clipped - boxes).max(axis=1, initial=0) > 0.01):
-        report.add(
-            Problem.CLIPPED_BOX, f"{name}: {boxes[index].round(2).tolist()} in {width}x{height}"
-        )
     sides = clipped[:, 2:] - clipped[:, :2]
     has_area = (sides > 0.01).all(axis=1)
-    for index in np.flatnonzero(~has_area):
-        report.add(Problem.DEGENERATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
     rows = np.column_stack([clipped, classes, crowd])
-    _, first = np.unique(rows, axis=0, return_index=True)
-    is_main = np.zeros(len(rows), dtype=bool)
-    is_main[first] = True
-    for index in np.flatnonzero(has_area & ~is_main):
-        report.add(Problem.DUPLICATE_BOX, f"{name}: {boxes[index].round(2).tolist()}")
-    kept = has_area & is_main
+    is_repeated = np.ones(len(rows), dtype=bool)
+    is_repeated[np.unique(rows, axis=0, return_index=True)[1]] = False
+    # Rounding in the file may move a coordinate out of the image by less than a hundredth of a pixel: not reported.
+    is_clipped = np.abs(clipped - boxes).max(axis=1, initial=0) > 0.01
+    for problem, is_found, suffix in (
+        (Problem.CLIPPED_BOX, is_clipped, f" in {width}x{height}"),
+        (Problem.DEGENERATE_BOX, ~has_area, ""),
+        (Problem.DUPLICATE_BOX, has_area & is_repeated, ""),
+    ):
+        for box in boxes[is_found]:
+            report.add(problem, f"{name}: {box.round(2).tolist()}{suffix}")
+    kept = has_area & ~is_repeated
     return (
         clipped[kept].astype(np.float32),
         classes[kept].astype(np.int64),

@@ -1,4 +1,4 @@
-"""The demo data set: drawn shapes on textured grounds, in COCO format, the same for the same seed.
+"""The demo data set: drawn shapes on textured backgrounds, in COCO format, equal for equal seeds.
 
 `python -m yolo.data.demo --root data/demo`
 """
@@ -24,38 +24,33 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """What the data set depends on."""
+    """Everything that the data set depends on."""
 
     train_images: int = 512
     val_images: int = 128
     size: int = 256
     seed: int = 0
     version: int = 1
-    """Goes up when the drawing changes, so that old data are drawn anew."""
+    """Increase when the drawing changes, so that old data are drawn again."""
 
 
 def generate_demo(root: Path, settings: DemoSettings = DemoSettings()) -> bool:
-    """Draw the data set into a folder; false where it stands there already, complete and with these settings."""
-    marker = root / MARKER
-    if marker.is_file() and marker.read_text() == _marker_text(settings):
+    """Draw the data set into a folder; false if the folder is already complete with these settings."""
+    marker = json.dumps(asdict(settings), indent=1) + "\n"
+    if (root / MARKER).is_file() and (root / MARKER).read_text() == marker:
         return False
-    building = root.with_name(f".{root.name}-{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
-    (building / "images").mkdir(parents=True)
-    (building / "annotations").mkdir()
-    for number, (split, count) in enumerate(
-        (("train", settings.train_images), ("val", settings.val_images))
-    ):
-        content = _draw_split(building / "images", split, number, count, settings)
-        (building / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    (building / MARKER).write_text(_marker_text(settings))
+    temporary = root.with_name(f".{root.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for folder in ("images", "annotations"):
+        (temporary / folder).mkdir(parents=True)
+    counts = {"train": settings.train_images, "val": settings.val_images}
+    for number, (split, count) in enumerate(counts.items()):
+        content = _draw_split(temporary / "images", split, number, count, settings)
+        (temporary / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    (temporary / MARKER).write_text(marker)
     shutil.rmtree(root, ignore_errors=True)
-    building.rename(root)
+    temporary.rename(root)
     return True
-
-
-def _marker_text(settings: DemoSettings) -> str:
-    return json.dumps(asdict(settings), indent=1) + "\n"
 
 
 def _draw_split(
@@ -63,12 +58,12 @@ def _draw_split(
 ) -> dict[str, object]:
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
+    side = settings.size
     for image_id in range(count):
         random = np.random.default_rng((settings.seed, number, image_id))
-        picture, shapes = draw_picture(settings.size, random)
+        image, shapes = draw_image(side, random)
         name = f"{split}-{image_id:04d}.jpg"
-        cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
-        side = settings.size
+        cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         images.append({"id": image_id, "file_name": name, "width": side, "height": side})
         for kind, (left, top, right, bottom) in shapes:
             width, height = right - left, bottom - top
@@ -86,11 +81,9 @@ def _draw_split(
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def draw_picture(
-    size: int, random: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """One picture (size, size, 3), and its shapes as (index into SHAPES, box in pixels)."""
-    picture = _ground(size, random)
+def draw_image(size: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+    """One image (size, size, 3), and its shapes as (index into SHAPES, box in pixels)."""
+    image = _background(size, random)
     shapes: list[tuple[int, Box]] = []
     wanted = 0 if random.random() < EMPTY_SHARE else int(random.integers(1, 6))
     for _ in range(8 * wanted):
@@ -103,23 +96,23 @@ def draw_picture(
         box = (*points.min(axis=0), *points.max(axis=0))
         if max((_overlap(box, other) for _, other in shapes), default=0.0) > MAX_OVERLAP:
             continue
-        _paint(picture, points, random)
+        _paint(image, points, random)
         left, top, right, bottom = (float(np.clip(edge, 0, size)) for edge in box)
         shapes.append((kind, (left, top, right, bottom)))
-    return cv2.GaussianBlur(picture, (3, 3), 0.6), shapes
+    return cv2.GaussianBlur(image, (3, 3), 0.6), shapes
 
 
-def _ground(size: int, random: np.random.Generator) -> np.ndarray:
-    """A soft two-coloured ground with grain and a few thin lines that are no shapes."""
+def _background(size: int, random: np.random.Generator) -> np.ndarray:
+    """A smooth two-coloured background with grain and a few thin lines as distractors."""
     coarse = random.uniform(0, 1, (4, 4)).astype(np.float32)
     blend = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
     one, other = random.uniform(40, 215, 3), random.uniform(40, 215, 3)
     ground = one * blend + other * (1 - blend) + random.normal(0, 8, (size, size, 1))
-    picture = np.clip(ground, 0, 255).astype(np.uint8)
+    image = np.clip(ground, 0, 255).astype(np.uint8)
     for _ in range(int(random.integers(0, 4))):
         start, end = random.integers(0, size, (2, 2))
-        cv2.line(picture, start.tolist(), end.tolist(), _colour(random), 1, cv2.LINE_AA)
-    return picture
+        cv2.line(image, start.tolist(), end.tolist(), _colour(random), 1, cv2.LINE_AA)
+    return image
 
 
 def _outline(kind: int, radius: float, random: np.random.Generator) -> np.ndarray:
@@ -132,12 +125,12 @@ def _outline(kind: int, radius: float, random: np.random.Generator) -> np.ndarra
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
 
 
-def _paint(picture: np.ndarray, points: np.ndarray, random: np.random.Generator) -> None:
-    outline = np.round(points * 16).astype(np.int32)  # 4 bits of a pixel's fraction
+def _paint(image: np.ndarray, points: np.ndarray, random: np.random.Generator) -> None:
+    outline = np.round(points * 16).astype(np.int32)  # in 1/16 pixels, see `shift`
     colour = _colour(random)
-    cv2.fillPoly(picture, [outline], colour, cv2.LINE_AA, shift=4)
+    cv2.fillPoly(image, [outline], colour, cv2.LINE_AA, shift=4)
     darker = tuple(0.55 * channel for channel in colour)
-    cv2.polylines(picture, [outline], True, darker, 2, cv2.LINE_AA, shift=4)
+    cv2.polylines(image, [outline], True, darker, 2, cv2.LINE_AA, shift=4)
 
 
 def _colour(random: np.random.Generator) -> tuple[float, ...]:
@@ -154,7 +147,7 @@ def _overlap(one: Box, other: Box) -> float:
 
 
 def main() -> int:
-    """Draw the demo data set, once."""
+    """Draw the demo data set, unless it is there already."""
     parser = argparse.ArgumentParser(prog="python -m yolo.data.demo", description=main.__doc__)
     parser.add_argument("--root", type=Path, default=Path("data/demo"))
     parser.add_argument("--train-images", type=int, default=DemoSettings().train_images)

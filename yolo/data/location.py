@@ -1,4 +1,4 @@
-"""The files that a recipe's `data` section names, looked for on this machine. Needs no torch."""
+"""Check that the files of a recipe's `data` section are on this machine. Needs no torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +16,16 @@ def missing_root(data: DataSection) -> str | None:
 
 
 def missing_files(data: DataSection) -> Iterator[str]:
-    """An error line per missing folder, annotation file or shard index; shards on a web server are not checked."""
-    if data.format == "shards":
-        for split in ("train", "val"):
+    """An error line per missing folder, annotation file or shard index; URLs and commands are not checked."""
+    if data.format != "shards" and (error_line := missing_root(data)):
+        yield error_line
+        return
+    for split in ("train", "val"):
+        path = Path(data.root) / getattr(data, split)
+        if data.format == "shards":
             try:
                 local_index(data, split)
             except DataError as error:
                 yield str(error)
-    elif error_line := missing_root(data):
-        yield error_line
-    else:
-        for split in ("train", "val"):
-            path = Path(data.root) / getattr(data, split)
-            if not path.is_file():
-                yield f"data.{split}: {path}: no such file; set data.root, data.train and data.val"
+        elif not path.is_file():
+            yield f"data.{split}: {path}: no such file; set data.root, data.train and data.val"

@@ -1,4 +1,4 @@
-"""Opening the splits that a recipe names, or the data set of `yolo eval`."""
+"""Open the splits of a recipe, or the data set of `yolo eval`."""
 
 from pathlib import Path
 
@@ -11,14 +11,11 @@ from yolo.recipe.schema.recipe import ResolvedData
 
 
 def load_split(section: ResolvedData, split: str) -> DetectionDataset:
-    """The `train` or `val` split of a recipe's `data` section.
-
-    Raises DataError where it cannot be read.
-    """
+    """The `train` or `val` split of a recipe's `data` section. Raises DataError if it cannot be read."""
     if section.format == "shards":
         raise DataError("data.format: is shards, which are streamed; expected coco or yolo here")
-    if lack := missing_root(section):
-        raise DataError(lack)
+    if error_line := missing_root(section):
+        raise DataError(error_line)
     root = Path(section.root)
     annotations = root / (section.train if split == "train" else section.val)
     if section.format == "yolo":
@@ -28,21 +25,18 @@ def load_split(section: ResolvedData, split: str) -> DetectionDataset:
 
 
 def load_annotated(path: Path) -> DetectionDataset:
-    """A COCO annotation file with its image folder near it, or the `val` split of a data.yaml.
+    """A COCO annotation file with its image folder nearby, or the `val` split of a data.yaml.
 
-    Raises DataError where it cannot be read.
+    Raises DataError if it cannot be read.
     """
     if path.suffix in (".yaml", ".yml"):
         return read_yolo(path, "val")
     stem = path.stem.removeprefix("instances_")
-    places = (
-        *(path.parent / "images", path.parent.parent / "images"),
-        *(path.parent / stem, path.parent.parent / stem, path.parent),
-    )
-    dataset = read_coco(path, *places)
+    parents = path.parent, path.parent.parent
+    folders = [parent / name for name in ("images", stem) for parent in parents] + [path.parent]
+    dataset = read_coco(path, *folders)
     if not any(record.path.is_file() for record in dataset.records[:10]):
         raise DataError(
-            f"{path}: its images were not found; looked for the first in "
-            + ", ".join(str(folder) for folder in places)
+            f"{path}: its images were not found; looked for the first in {', '.join(map(str, folders))}"
         )
     return dataset

@@ -1,14 +1,14 @@
-"""Saying how far some work is, without knowing who is told."""
+"""Progress of long work, reported without knowing who displays it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-Advance = Callable[[int], None]
-"""Is told how many more pieces are done."""
-Counting = Callable[[str, int], AbstractContextManager[Advance]]
-"""Given some work's name and its number of pieces, a context with the function that is told of them."""
+ProgressCallback = Callable[[int], None]
+"""Called with the number of pieces that were just completed."""
+ProgressFactory = Callable[[str, int], AbstractContextManager[ProgressCallback]]
+"""Given a description and the number of pieces: a context that provides the callback."""
 
 
-def uncounted(what: str, total: int) -> AbstractContextManager[Advance]:
-    """Nobody is told."""
+def no_progress(what: str, total: int) -> AbstractContextManager[ProgressCallback]:
+    """A `ProgressFactory` that displays nothing."""
     return nullcontext(lambda count: None)

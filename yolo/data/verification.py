@@ -1,11 +1,11 @@
-"""Reading every image once before training, so that a bad one is known by name and not met at hour three."""
+"""Decode every image once before training, so that bad images are reported at the start instead of hours later."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 from yolo.data.dataset import Problem
 from yolo.data.image.decode import UnusableImage
 from yolo.data.image.resized import ResizedImages
-from yolo.data.progress_protocol import Advance
+from yolo.data.progress_protocol import ProgressCallback
 
 Problems = dict[int, tuple[Problem, str]]
 """Index of a record -> what is wrong with its image, and an example for the report."""
@@ -16,25 +16,25 @@ def verify_images(
     rank: int = 0,
     world_size: int = 1,
     threads: int = 2,
-    advance: Advance = lambda images: None,
+    advance: ProgressCallback = lambda images: None,
 ) -> Problems:
-    """Decode the images of one rank's share (every `world_size`-th) and say which cannot be used.
+    """Decode every `world_size`-th image, starting at `rank`; returns those that cannot be used.
 
-    Where images are kept, those that are sound are kept from then on, and those kept already are not decoded again.
-    `advance` is told after each image that it was one. Put the ranks' answers together for `DetectionDataset.without`.
+    Fills the images' cache, if they have one; cached images are not decoded again. `advance` is called after each
+    image. Merge the results of all ranks for `DetectionDataset.without`.
     """
-    indices = range(rank, len(images), world_size)
 
-    def check(index: int) -> tuple[int, UnusableImage | None]:
+    def check(index: int) -> UnusableImage | None:
         try:
             images[index]
         except UnusableImage as error:
-            return index, error
-        return index, None
+            return error
+        return None
 
+    indices = range(rank, len(images), world_size)
     problems: Problems = {}
     with ThreadPoolExecutor(threads) as pool:
-        for index, error in pool.map(check, indices):
+        for index, error in zip(indices, pool.map(check, indices), strict=True):
             if error is not None:
                 problems[index] = (error.problem, str(error))
             advance(1)

@@ -1,4 +1,4 @@
-"""The YOLO format: a data.yaml, and one text file of `class cx cy w h` an image."""
+"""The YOLO format: a data.yaml, and per image one text file with lines `class cx cy w h`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
+from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, image_size
-from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.errors import DataError, RecipeError
 from yolo.recipe.load.safe_read import MOST_LABEL_BYTES, read_text
 from yolo.recipe.load.yaml_source import read_document
 
 
 def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
-    """One split (`train`, `val` or `test`) of a data.yaml.
+    """Read one split (`train`, `val` or `test`) of a data.yaml.
 
-    What is malformed is counted in the data set's report. Raises DataError where nothing can be read.
+    Malformed lines are counted in the data set's report. Raises DataError if nothing can be read.
     """
     content = _load(data_yaml)
     names = _class_names(content, data_yaml)
@@ -33,42 +33,37 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
             report.add(error.problem, str(error))
             continue
         scaled = boxes * np.array([width, height, width, height])
-        xyxy = np.concatenate(
-            [scaled[:, :2] - scaled[:, 2:] / 2, scaled[:, :2] + scaled[:, 2:] / 2], axis=1
-        )
+        center, half = scaled[:, :2], scaled[:, 2:] / 2
+        xyxy = np.concatenate([center - half, center + half], axis=1)
         crowd = np.zeros(len(xyxy), dtype=bool)
         cleaned = clean_boxes(xyxy, classes, crowd, width, height, path.name, report)
         records.append(ImageRecord(image_id, path, width, height, *cleaned))
     if not records:
-        raise DataError(
-            f"{data_yaml}: `{split}` holds no image that can be used\n  "
-            + "\n  ".join(report.lines())
-        )
+        lines = "\n  ".join(report.lines())
+        raise DataError(f"{data_yaml}: `{split}` holds no image that can be used\n  {lines}")
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
 
 
 def images_of_split(data_yaml: Path, split: str) -> list[Path]:
-    """The image files of one split of a data.yaml, none of them opened. Raises DataError where it cannot be read."""
+    """The image files of one split of a data.yaml, without opening them. Raises DataError if it cannot be read."""
     return _images_of_split(_load(data_yaml), data_yaml, split)
 
 
 def class_names(data_yaml: Path) -> tuple[str, ...]:
-    """The classes of a data.yaml, in their order. Raises DataError where it cannot be read."""
+    """The class names of a data.yaml in order. Raises DataError if it cannot be read."""
     return _class_names(_load(data_yaml), data_yaml)
 
 
 def label_path(image: Path) -> Path:
     """images/a/b.jpg -> labels/a/b.txt: the last folder named `images` becomes `labels`."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    *folders, name = image.parts
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return Path(*folders, name).with_suffix(".txt")
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    """As a recipe is read: plain values alone, each key once, and no larger than a page of text."""
+    """Read as a recipe is: plain values only, unique keys, limited size."""
     if not path.exists():
         raise DataError(
             f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
@@ -84,12 +79,13 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 def _class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     names = content.get("names")
-    if isinstance(names, dict):  # its keys are as written
-        if set(names) != {str(number) for number in range(len(names))}:
+    if isinstance(names, dict):
+        numbers = [str(number) for number in range(len(names))]  # keys stay strings
+        if set(names) != set(numbers):
             raise DataError(
                 f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {', '.join(list(names)[:8])}"
             )
-        names = [names[str(number)] for number in range(len(names))]
+        names = [names[number] for number in numbers]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise DataError(f"{path}: names: expected a list of class names")
     if content.get("nc", len(names)) != len(names):
@@ -98,20 +94,13 @@ def _class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 
 
 def _images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) -> list[Path]:
+    """The images of a split: folders, text files that list images, or a list of either."""
     if split not in content:
         raise DataError(
-            f"{data_yaml}: has no `{split}:`; it names the folder of that split's images"
+            f"{data_yaml}: has no `{split}:`; set it to the folder of the split's images"
         )
-    base = Path(str(content.get("path", ".")))
-    root = base if base.is_absolute() else data_yaml.parent / base
-    try:
-        return _image_files(content[split], root, data_yaml, split)
-    except OSError as error:  # a name too long, say
-        raise DataError(f"{data_yaml}: {split}: cannot be read: {error}") from error
-
-
-def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Path]:
-    """The images of a split: folders, text files that list images, or a list of either."""
+    root = data_yaml.parent / str(content.get("path", "."))
+    entry = content[split]
     files: list[Path] = []
     for place in entry if isinstance(entry, list) else [entry]:
         if not isinstance(place, str):
@@ -119,20 +108,19 @@ def _image_files(entry: Any, root: Path, data_yaml: Path, split: str) -> list[Pa
                 f"{data_yaml}: {split}: expected a folder or a .txt list, found {shown(place)}"
             )
         path = root / place
-        if path.is_dir():
-            files += sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES
-            )
-        elif path.suffix == ".txt" and path.is_file():
-            try:
-                lines = read_text(path, MOST_LABEL_BYTES).splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{data_yaml}: {split}: {path}: cannot be read: {error}") from error
-            files += [path.parent / line.strip() for line in lines if line.strip()]
-        else:
-            raise DataError(
-                f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images"
-            )
+        try:
+            if path.is_dir():
+                found = path.rglob("*")
+                files += sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+            elif path.suffix == ".txt" and path.is_file():
+                lines = map(str.strip, read_text(path, MOST_LABEL_BYTES).splitlines())
+                files += [path.parent / line for line in lines if line]
+            else:
+                raise DataError(
+                    f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images"
+                )
+        except (OSError, UnicodeDecodeError) as error:  # for example a name that is too long
+            raise DataError(f"{data_yaml}: {split}: {path}: cannot be read: {error}") from error
     return files
 
 

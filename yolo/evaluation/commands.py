@@ -11,7 +11,7 @@ import torch
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import evaluation_loader
 from yolo.data.open import load_annotated
-from yolo.data.progress_protocol import Counting, uncounted
+from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.evaluation.detections import GroundTruth
@@ -32,7 +32,7 @@ def evaluate_weights(
     data: Path,
     json_path: Path | None,
     batch: int,
-    counting: Counting = uncounted,
+    counting: ProgressFactory = no_progress,
 ) -> Iterator[str]:
     """Evaluate weights on a data set, with a recipe's default settings; yields the lines to print.
 
@@ -76,7 +76,7 @@ def detect_and_draw(
     out: Path,
     confidence: float,
     iou: float,
-    counting: Counting = uncounted,
+    counting: ProgressFactory = no_progress,
 ) -> Iterator[str]:
     """Detect in images and folders of images; yields one line per image.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from yolo.data.image.letterbox import Letterbox
 from yolo.data.loader.samples import EvaluationBatch, to_network
-from yolo.data.progress_protocol import Advance
+from yolo.data.progress_protocol import ProgressCallback
 from yolo.evaluation.coco_ap import ClassTables, evaluate_classes, summarise
 from yolo.evaluation.confusion import confusion_matrix
 from yolo.evaluation.detections import Detections, GroundTruth, merge
@@ -29,7 +29,7 @@ def evaluate(
     settings: EvaluationSection,
     device: torch.device,
     ranks: Gather = LOCAL,
-    advance: Advance = lambda images: None,
+    advance: ProgressCallback = lambda images: None,
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, read_image
 from yolo.data.image.letterbox import letterbox
-from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.data.loader.samples import to_network
 from yolo.errors import DataError
 from yolo.evaluation.detections import Detections

@@ -1,1 +1,1 @@
-"""Starting the ranks of a run, watching them, and restarting after failures. Never imports torch."""
+"""Start the ranks of a run, watch them, restart them after failures. Never imports torch."""

@@ -15,120 +15,119 @@ from yolo.recipe.schema.recipe import Recipe, ResolvedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 DEFAULT_PORT = 29500
-"""The deepspeed launcher's own."""
+"""The deepspeed launcher's own default."""
 SSH_OPTIONS = "PDSH_SSH_ARGS_APPEND"
-"""Environment variable in which pdsh takes options for its ssh."""
-SIGNS_OF_LIFE = 3
-"""That a host may miss before ssh gives it up."""
+"""Environment variable with which pdsh passes options to ssh."""
+KEEPALIVE_COUNT = 3
+"""Unanswered keepalive messages after which ssh disconnects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A command, and what is added to its environment."""
+    """A command with its additional environment variables."""
 
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
     port: int
-    """Where the ranks meet."""
+    """The ranks' MASTER_PORT."""
 
     def __str__(self) -> str:
         return shlex.join((*(f"{name}={value}" for name, value in self.environment), *self.command))
 
 
-def launch_of(
+def launch_training(
     resolved: ResolvedRecipe,
     recipe: Path,
     overrides: Sequence[str],
     run: RunDirectory,
-    hosts_left: Path | None = None,
+    hostfile: Path | None = None,
     earlier_starts: int = 0,
     token: str | None = None,
 ) -> Launch:
-    """The launcher's command for a recipe: `deepspeed ... --module yolo.train --recipe ...`.
+    """Build the command that trains a recipe: `deepspeed ... --module yolo.train --recipe ...`.
 
-    `hosts_left` is a hostfile to take in place of the recipe's, where not all of its hosts answer; `token` tells this start
-    from others (`FencingToken`). Raises LaunchError where this machine lacks what the recipe asks for.
+    `hostfile` replaces the recipe's if not all of its hosts answer; `token` identifies this start (`FencingToken`).
+    Raises LaunchError if this machine lacks what the recipe needs.
     """
     start = ["--start", token] if token else []
     arguments = ["--recipe", str(recipe), "--run", str(run.path), *start, *overrides]
-    return launch_module(resolved, "yolo.train", arguments, hosts_left, earlier_starts)
+    return launch_module(resolved, "yolo.train", arguments, hostfile, earlier_starts)
 
 
 def launch_module(
     resolved: ResolvedRecipe,
     module: str,
     arguments: Sequence[str],
-    hosts_left: Path | None = None,
+    hostfile: Path | None = None,
     earlier_starts: int = 0,
 ) -> Launch:
-    """The launcher's command for a module of this package, on the machines that a recipe names.
+    """Build the command that runs a module of this package on the recipe's machines.
 
-    Raises LaunchError where this machine lacks what the recipe asks for.
+    Raises LaunchError if this machine lacks what the recipe needs.
     """
     recipe = resolved.recipe
     launcher = Path(sys.executable).with_name("deepspeed")
     environment = [("OMP_NUM_THREADS", str(recipe.cluster.threads_per_process))]
     if not visible_gpus():
         environment.append(("DS_ACCELERATOR", "cpu"))
-    if recipe.cluster.nodes > 1 or hosts_left is not None:
-        options = _several_nodes(recipe.cluster, hosts_left, earlier_starts)
-        arguments = [_through_the_shell(argument) for argument in arguments]
+    if recipe.cluster.nodes > 1 or hostfile is not None:
+        port, options = _several_nodes(recipe.cluster, hostfile, earlier_starts)
+        arguments = [_quote_for_hosts(argument) for argument in arguments]
         environment.append((SSH_OPTIONS, _ssh_options(recipe)))
     else:
-        options = _one_node(recipe.cluster)
+        port, options = _one_node(recipe.cluster)
+    options += ["--master_port", str(port)]
     command = (str(launcher), "--log_level", "error", *options, "--module", module, *arguments)
-    port = int(options[options.index("--master_port") + 1])
     return Launch(command, tuple(environment), port)
 
 
-def _one_node(cluster: ResolvedCluster) -> list[str]:
+def _one_node(cluster: ResolvedCluster) -> tuple[int, list[str]]:
     processes, gpus = cluster.processes_per_node, visible_gpus()
     port = free_port(DEFAULT_PORT) if cluster.master_port == "auto" else cluster.master_port
-    options = ["--master_port", str(port)]
     if gpus and processes > len(gpus):
         raise LaunchError(
             f"cluster.processes_per_node {processes}: this machine has {len(gpus)} GPUs to use; expected as many or fewer"
         )
     if not gpus or "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return ["--num_accelerators", str(processes), *options]
-    # Given a number, the launcher would forget the variable and take the machine's first GPUs.
+        return port, ["--num_accelerators", str(processes)]
+    # With --num_accelerators the launcher would ignore CUDA_VISIBLE_DEVICES and take the machine's first GPUs.
     if not all(gpu.isdecimal() for gpu in gpus):
         raise LaunchError(
             f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}: the deepspeed launcher reads GPUs' numbers only; "
             "expected such as 0,1"
         )
-    return ["--include", f"localhost:{','.join(gpus[:processes])}", *options]
+    return port, ["--include", f"localhost:{','.join(gpus[:processes])}"]
 
 
 def _several_nodes(
-    cluster: ResolvedCluster, hosts_left: Path | None, earlier_starts: int
-) -> list[str]:
-    if hosts_left is None and (lack := missing_hosts(cluster)):
+    cluster: ResolvedCluster, hostfile: Path | None, earlier_starts: int
+) -> tuple[int, list[str]]:
+    if hostfile is None and (lack := missing_hosts(cluster)):
         raise LaunchError(lack)
-    if hosts_left is None and (unfit := list(unfit_hosts(cluster))):
+    if hostfile is None and (unfit := list(unfit_hosts(cluster))):
         raise LaunchError("\n".join(unfit))
-    # Ranks of the start before, on a host that was cut off, may still hold its port.
+    # Ranks of the previous start may still hold its port on a host that lost its connection.
     port = DEFAULT_PORT + earlier_starts if cluster.master_port == "auto" else cluster.master_port
-    return [
-        *("--hostfile", str(hosts_left or cluster.hostfile), "--num_nodes", str(cluster.nodes)),
-        *("--num_accelerators", str(cluster.processes_per_node), "--master_port", str(port)),
-        # With one host left, the launcher would start its ranks here, wherever here is.
-        *(["--force_multi"] if hosts_left is not None else []),
+    return port, [
+        *("--hostfile", str(hostfile or cluster.hostfile), "--num_nodes", str(cluster.nodes)),
+        *("--num_accelerators", str(cluster.processes_per_node)),
+        # With one reachable host, the launcher would start its ranks on this machine instead.
+        *(["--force_multi"] if hostfile is not None else []),
     ]
 
 
 def _ssh_options(recipe: Recipe) -> str:
-    """So that ssh gives up a host that is gone about when the ranks do, rather than never."""
-    seconds = max(1, round(recipe.communication.timeout_seconds / (SIGNS_OF_LIFE + 1)))
-    ours = f"-o ServerAliveInterval={seconds} -o ServerAliveCountMax={SIGNS_OF_LIFE}"
-    return f"{os.environ.get(SSH_OPTIONS, '')} {ours}".strip()
+    """Make ssh disconnect from a lost host about when the ranks time out, not never."""
+    seconds = max(1, round(recipe.communication.timeout_seconds / (KEEPALIVE_COUNT + 1)))
+    added = f"-o ServerAliveInterval={seconds} -o ServerAliveCountMax={KEEPALIVE_COUNT}"
+    return f"{os.environ.get(SSH_OPTIONS, '')} {added}".strip()
 
 
-def _through_the_shell(argument: str) -> str:
-    """An argument as the launcher must be given it, so that the shell of each host hands on the same.
+def _quote_for_hosts(argument: str) -> str:
+    """Quote an argument so that the shell of each host passes it on unchanged.
 
-    DeepSpeed joins arguments with blanks, and puts one that holds a blank into double quotes, where it escapes only
-    those themselves (multinode_runner.py, PDSHRunner.parse_user_args).
+    DeepSpeed joins arguments with spaces. It puts an argument with a space into double quotes, and escapes only double
+    quotes in it (multinode_runner.py, PDSHRunner.parse_user_args).
     """
     if " " not in argument:
         return shlex.quote(argument)

@@ -1,4 +1,4 @@
-"""Processes that must not outlive who started them, on Linux. Needs no torch."""
+"""Tie processes to the process that started them (Linux prctl(2)). Needs no torch."""
 
 import ctypes
 import signal
@@ -8,12 +8,12 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(by: signal.Signals = signal.SIGKILL) -> None:
-    """Have the kernel send this process a signal when its parent ends, however that happens (prctl(2))."""
+    """Let the kernel send this process a signal when its parent ends for any reason."""
     _prctl(PR_SET_PDEATHSIG, by)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a descendant leaves behind, so that it can be found and ended."""
+    """Become the parent of all orphaned descendants, so that they can be found and ended."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 

@@ -1,4 +1,4 @@
-"""One start of the launcher: begun, watched until it and all that it started are gone, or stopped."""
+"""One start of the launcher: start it, watch it and all its descendants until they have ended, or stop them."""
 
 import contextlib
 import os
@@ -18,25 +18,25 @@ from yolo.training.resilience.preemption import LEAVE_FILE, SUPERVISOR
 from yolo.training.resilience.rank_status import RankStatusFile, records_of
 
 POLL_SECONDS = 0.1
-LOOK_SECONDS = 1.0
+STATUS_POLL_SECONDS = 1.0
 SILENT_SECONDS = 3.0
-"""Ranks write where they stand once a second. A rank that does not is stopped, or its host is gone."""
+"""Ranks write a heartbeat once a second. After this time without one, a rank hangs or its host is gone."""
 ENDED_SECONDS = 2.0
-"""For the launcher, which looks once a second, to see that all ranks have ended."""
+"""Time for the launcher, which polls once a second, to notice that all ranks have ended."""
 ORPHAN_SECONDS = 1.0
-"""For ranks to follow a launcher that was killed: the kernel does it (PR_SET_PDEATHSIG)."""
+"""Time for ranks to end after their launcher was killed: the kernel ends them (PR_SET_PDEATHSIG)."""
 STOP_SECONDS = 3.0
-"""For the launcher to end what it started on other hosts, before all is killed here."""
+"""Time for the launcher to end its processes on other hosts, before all processes here are killed."""
 
 
 class LauncherProcess:
     """A running launcher with all its descendants on this host."""
 
     def __init__(self, launch: Launch, run_path: Path, is_one_node: bool) -> None:
-        """Start it. Raises LaunchError where there is no launcher.
+        """Start it. Raises LaunchError if there is no launcher.
 
-        In a session of its own, so that Ctrl-C in a terminal reaches `yolo train` alone; and with signals ignored that
-        would end it before the ranks have left.
+        It gets a session of its own, so that Ctrl-C in a terminal reaches only `yolo train`. It ignores signals that
+        would end it before the ranks have stopped.
         """
         launcher = Path(launch.command[0])
         if not launcher.exists():
@@ -44,8 +44,8 @@ class LauncherProcess:
                 f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
             )
         adopt_orphans()
-        self._others = set(psutil.Process().children(recursive=True))
-        """Of this process, which have nothing to do with the launcher."""
+        self._unrelated = set(psutil.Process().children(recursive=True))
+        """Earlier children of this process."""
         environment = os.environ | dict(launch.environment)
         if is_one_node:
             environment[SUPERVISOR] = str(os.getpid())
@@ -58,29 +58,32 @@ class LauncherProcess:
         )
         self._run_path = run_path
         self._port = launch.port
-        self._next_look = 0.0
-        self._heard: dict[int, tuple[float, float]] = {}
+        self._next_status_poll = 0.0
+        self._heartbeats: dict[int, tuple[float, float]] = {}
+        """Per rank: its newest heartbeat, and when this process first saw it."""
         self._failed_at: float | None = None
         self.was_stopped = False
-        """Whether it had to be, because nobody was left that worked."""
+        """Whether it was stopped because no rank made progress."""
 
-    def wait(self, meanwhile: Callable[[], None]) -> int:
-        """Its exit code, once all that it started is gone; `meanwhile` is called about ten times a second."""
+    def wait(self, on_poll: Callable[[], None]) -> int:
+        """Wait until all its processes have ended; returns its exit code. Calls `on_poll` about ten times a second."""
         while self._process.poll() is None:
-            meanwhile()
-            if self._is_hopeless():
+            on_poll()
+            if self._is_stuck():
                 self.was_stopped = True
                 self.stop()
             time.sleep(POLL_SECONDS)
         deadline = time.monotonic() + ORPHAN_SECONDS
-        while self._left() and (time.monotonic() < deadline or self._are_leaving()):
-            meanwhile()
+        while self._running() and (
+            time.monotonic() < deadline or (self._run_path / LEAVE_FILE).exists()
+        ):
+            on_poll()
             time.sleep(POLL_SECONDS)
         self._kill()
         return int(self._process.returncode)
 
     def stop(self) -> None:
-        """End it and all that it started, soon."""
+        """Terminate it and all its descendants."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process.terminate()
         with contextlib.suppress(psutil.TimeoutExpired):
@@ -88,67 +91,61 @@ class LauncherProcess:
         self._kill()
 
     def _kill(self) -> None:
-        while left := self._left():
-            for process in left:
+        while running := self._running():
+            for process in running:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(left, timeout=STOP_SECONDS)
+            psutil.wait_procs(running, timeout=STOP_SECONDS)
 
-    def _left(self) -> list[psutil.Process]:
-        """What of it still runs: as this process adopts orphans, all are its descendants."""
+    def _running(self) -> list[psutil.Process]:
+        """Its processes that still run. This process adopts orphans, so all of them are its descendants."""
         return [
             process
             for process in psutil.Process().children(recursive=True)
-            if process not in self._others and not self._is_over(process)
+            if process not in self._unrelated and not self._has_ended(process)
         ]
 
-    def _is_over(self, process: psutil.Process) -> bool:
-        """Also takes note of the end of an orphan, as its parent would have: else it would stay as a zombie."""
+    def _has_ended(self, process: psutil.Process) -> bool:
+        """Also reaps an adopted orphan, which would stay a zombie otherwise."""
         try:
-            is_over = bool(process.status() == psutil.STATUS_ZOMBIE)
-            if is_over and process.pid != self._process.pid and process.ppid() == os.getpid():
+            has_ended = bool(process.status() == psutil.STATUS_ZOMBIE)
+            if has_ended and process.pid != self._process.pid and process.ppid() == os.getpid():
                 os.waitpid(process.pid, os.WNOHANG)
         except (psutil.NoSuchProcess, ChildProcessError):
             return True
-        return is_over
+        return has_ended
 
-    def _are_leaving(self) -> bool:
-        return (self._run_path / LEAVE_FILE).exists()
+    def _is_stuck(self) -> bool:
+        """Whether a rank has failed, and each of the others has ended or writes no heartbeat any more.
 
-    def _is_hopeless(self) -> bool:
-        """Whether a rank has failed, and each of the others has ended too, or writes nothing any more.
-
-        The launcher would wait for them: half a minute for a rank that is stopped, for ever for a host that is gone.
+        The launcher would wait for them: half a minute for a stopped rank, forever for a lost host.
         """
-        if time.monotonic() < self._next_look:
+        now = time.monotonic()
+        if now < self._next_status_poll:
             return False
-        self._next_look = time.monotonic() + LOOK_SECONDS
-        records = records_of(self._run_path, self._port)
-        endings = [record.ending for record in records]
-        if not any(ending is not None and ending.code != LEFT for ending in endings):
+        self._next_status_poll = now + STATUS_POLL_SECONDS
+        ranks = [(rank, rank.ending) for rank in records_of(self._run_path, self._port)]
+        if all(ending is None or ending.code == LEFT for _, ending in ranks):
             return False
-        works = [
-            record
-            for record, ending in zip(records, endings, strict=True)
-            if ending is None and not self._is_silent(record)
-        ]
+        running = [rank for rank, ending in ranks if ending is None]
+        alive = [rank for rank in running if not self._is_silent(rank)]
         self._failed_at = self._failed_at or time.monotonic()
-        patience = SILENT_SECONDS if None in endings else ENDED_SECONDS
-        return not works and time.monotonic() - self._failed_at > patience
+        patience = SILENT_SECONDS if running else ENDED_SECONDS
+        return not alive and time.monotonic() - self._failed_at > patience
 
-    def _is_silent(self, record: RankStatusFile) -> bool:
-        standing, now = record.standing, time.monotonic()
-        heard = standing.heard if standing else 0.0
-        before, since = self._heard.get(record.rank, (None, now))
-        if heard != before:
-            self._heard[record.rank] = heard, now
+    def _is_silent(self, rank: RankStatusFile) -> bool:
+        heartbeat, now = rank.standing, time.monotonic()
+        newest = heartbeat.heard if heartbeat else 0.0
+        previous, since = self._heartbeats.get(rank.rank, (None, now))
+        if newest != previous:
+            self._heartbeats[rank.rank] = newest, now
             return False
         return now - since > SILENT_SECONDS
 
 
 def _prepare() -> None:
-    """In the launcher's process, before it becomes the launcher."""
+    """Runs in the child process before it executes the launcher."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    # Over several hosts the launcher answers it by ending what it started there.
+    # On SIGTERM, a launcher for several hosts ends its processes there.
     die_with_parent(signal.SIGTERM)

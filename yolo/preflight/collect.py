@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.data.shards.index import INDEX, shard_location
 from yolo.preflight.data_digest import digest_of, digest_of_source
 from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
@@ -44,7 +44,7 @@ class Inspection:
         return next((each for each in host.facts.interfaces if each.address == address), None)
 
 
-def inspect(resolved: ResolvedRecipe, seconds: int, counting: Counting) -> Inspection:
+def inspect(resolved: ResolvedRecipe, seconds: int, counting: ProgressFactory) -> Inspection:
     """Inspect the hosts of a recipe; each answer may take `seconds`.
 
     A host that does not answer is no error here. Raises ClusterError if the list of hosts cannot be read.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.errors import ClusterError
 from yolo.preflight.collect import Inspection, inspect
 from yolo.preflight.host_info import Content, HostFacts, HostReport
@@ -29,7 +29,9 @@ HEADINGS = (
 )
 
 
-def check_hosts(resolved: ResolvedRecipe, seconds: int, as_json: bool, counting: Counting) -> None:
+def check_hosts(
+    resolved: ResolvedRecipe, seconds: int, as_json: bool, counting: ProgressFactory
+) -> None:
     """Inspect the recipe's hosts, each answer within `seconds`, and print what was found.
 
     Raises ClusterError with one line per error.

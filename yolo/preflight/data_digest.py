@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from yolo.data.image_suffixes import IMAGE_SUFFIXES
+from yolo.data.image import IMAGE_SUFFIXES
 from yolo.errors import DataError
 from yolo.preflight.host_info import Content, ProbeRequest
 

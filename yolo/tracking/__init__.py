@@ -1,1 +1,1 @@
-"""What is written down and shown about a run: the log, Weights & Biases, the console, charts, the report."""
+"""Records of a run: metrics.jsonl, Weights & Biases, console, charts, report."""

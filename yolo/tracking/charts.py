@@ -1,4 +1,4 @@
-"""Charts of a run as PNG."""
+"""Figures of a run as PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -8,52 +8,47 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from yolo.tracking.history import History
-from yolo.tracking.plan_report import PredictedAndMeasured
-from yolo.tracking.records import ConfusionResult, EvaluationResult
+from yolo.tracking.records import ConfusionResult, EvaluationResult, PredictedAndMeasured
 
 INK, FAINT = "#1f2933", "#d9dee4"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2f6fdb", "#e8792b", "#2a9d6f", "#8a4fd0", "#d64550"
+CURVE_COLOURS = (
+    *(BLUE, ORANGE, GREEN, PURPLE, RED),
+    *("#12a4b8", "#b5850b", "#c2408f", "#6b7f1e", "#7a5a45"),
+)
+"""For curves with a name; more of them would hide each other."""
 DOTS_PER_INCH = 130
-MOST_NAMED_CURVES = 10
-"""More names than that would hide the curves."""
-MOST_NUMBERED_CELLS = 400
-"""Beyond 20 classes a number no longer fits into its cell."""
+MAX_NUMBERED_CELLS = 400
+"""With more than 20 labels, a number does not fit into its cell."""
 
 
 def training_chart(history: History) -> bytes:
-    """Loss parts on the left, AP and AP50 on the right, both over the epochs."""
+    """Draw loss parts on the left, AP and AP50 on the right, both over the epochs."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    epochs = [point.epoch for point in history.losses]
-    for name, colour, values in (
-        ("box", BLUE, [point.box for point in history.losses]),
-        ("objectness", ORANGE, [point.obj for point in history.losses]),
-        ("class", GREEN, [point.cls for point in history.losses]),
-    ):
-        _curve(left, epochs, values, name, colour)
+    losses, precisions = history.losses, history.precisions
+    epochs = [point.epoch for point in losses]
+    _curve(left, epochs, [point.box for point in losses], "box", BLUE)
+    _curve(left, epochs, [point.obj for point in losses], "objectness", ORANGE)
+    _curve(left, epochs, [point.cls for point in losses], "class", GREEN)
     _finish(left, "Training loss", "epoch")
     left.set_ylim(bottom=0)
 
-    epochs = [point.epoch for point in history.precisions]
-    for name, colour, values in (
-        ("AP50", BLUE, [point.ap50 for point in history.precisions]),
-        ("AP", PURPLE, [point.ap for point in history.precisions]),
-    ):
-        _curve(right, epochs, values, name, colour)
+    epochs = [point.epoch for point in precisions]
+    _curve(right, epochs, [point.ap50 for point in precisions], "AP50", BLUE)
+    _curve(right, epochs, [point.ap for point in precisions], "AP", PURPLE)
     _finish(right, "Validation", "epoch")
     right.set_ylim(0, 1)
     return _png(figure)
 
 
 def comparison_chart(found: Sequence[PredictedAndMeasured]) -> bytes:
-    """Predicted beside measured: seconds on the left, bytes on the right, a pair of bars for each figure."""
+    """Draw predicted beside measured figures as pairs of bars: seconds on the left, bytes on the right."""
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, unit, scale, label in zip(
-        figure.subplots(1, 2),
-        ("seconds", "bytes"),
-        (1e3, 1e-6),
-        ("milliseconds", "MB"),
-        strict=True,
+    left, right = figure.subplots(1, 2)
+    for axes, unit, scale, title, label in (
+        (left, "seconds", 1e3, "A step", "milliseconds"),
+        (right, "bytes", 1e-6, "Bytes of a rank", "MB"),
     ):
         some = [each for each in found if each.unit == unit]
         rows = np.arange(len(some))
@@ -62,25 +57,24 @@ def comparison_chart(found: Sequence[PredictedAndMeasured]) -> bytes:
             (0.19, "measured", ORANGE, [each.measured * scale for each in some]),
         ):
             axes.barh(rows + offset, values, height=0.36, color=colour, label=name)
-        axes.set_yticks(rows, [each.what.replace("_", " ") for each in some])
+        axes.set_yticks(rows, [each.label for each in some])
         axes.invert_yaxis()
-        _finish(axes, "A step" if unit == "seconds" else "Bytes of a rank", label)
+        _finish(axes, title, label)
     return _png(figure)
 
 
 def precision_recall_chart(result: EvaluationResult) -> bytes:
-    """Precision over recall at IoU 0.5: the mean thick, the classes with the most boxes by name, the rest faint."""
+    """Draw precision over recall at IoU 0.5: the mean thick, the classes with the most boxes by name, the rest faint."""
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.subplots()
     boxes = {row.name: row.boxes for row in result.per_class}
     ap50 = {row.name: row.ap50 for row in result.per_class}
     curves = sorted(result.curves, key=lambda curve: -boxes.get(curve.name, 0))
-    colours = _colours(min(len(curves), MOST_NAMED_CURVES))
     for number, curve in enumerate(curves):
         recalls = np.linspace(0, 1, len(curve.precision))
-        if number < MOST_NAMED_CURVES:
+        if number < len(CURVE_COLOURS):
             label = f"{curve.name}  {_figure(ap50.get(curve.name))}"
-            axes.plot(recalls, curve.precision, color=colours[number], lw=1.3, label=label)
+            axes.plot(recalls, curve.precision, color=CURVE_COLOURS[number], lw=1.3, label=label)
         else:
             axes.plot(recalls, curve.precision, color=FAINT, lw=0.8, zorder=1)
     if result.mean_curve is not None:
@@ -98,7 +92,7 @@ def precision_recall_chart(result: EvaluationResult) -> bytes:
 
 
 def confusion_chart(confusion: ConfusionResult) -> bytes:
-    """The confusion matrix, each row as shares of what it is; numbers are counts."""
+    """Draw the confusion matrix: colours are fractions of the row, numbers are counts."""
     labels, counts = confusion.labels, confusion.counts
     side = min(14.0, max(4.2, 1.6 + 0.42 * len(labels)))
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
@@ -113,7 +107,7 @@ def confusion_chart(confusion: ConfusionResult) -> bytes:
     axes.set_title("Confusion, confidence 0.25, IoU 0.45", color=INK, loc="left", weight="bold")
     axes.tick_params(length=0, colors=INK)
     axes.spines[:].set_visible(False)
-    if counts.size <= MOST_NUMBERED_CELLS:
+    if counts.size <= MAX_NUMBERED_CELLS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             colour = "white" if shares[row, column] > 0.55 else INK
             text = str(counts[row, column])
@@ -124,7 +118,7 @@ def confusion_chart(confusion: ConfusionResult) -> bytes:
 
 
 def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, colour: str) -> None:
-    marker = "o" if len(x) <= 30 else None  # a single evaluation has no line to be seen
+    marker = "o" if len(x) <= 30 else None  # one evaluation alone draws no visible line
     axes.plot(x, y, color=colour, lw=1.8, label=name, marker=marker, ms=3)
 
 
@@ -138,12 +132,6 @@ def _finish(axes: Axes, title: str, x_label: str, has_legend: bool = True) -> No
     axes.spines[["left", "bottom"]].set_color(FAINT)
     if has_legend:
         axes.legend(frameon=False)
-
-
-def _colours(count: int) -> list[str]:
-    strong = [BLUE, ORANGE, GREEN, PURPLE, RED]
-    others = ["#12a4b8", "#b5850b", "#c2408f", "#6b7f1e", "#7a5a45"]
-    return [*strong, *others][:count]
 
 
 def _figure(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The course of a run, read back from its log."""
+"""The losses and average precision of a run, read from its metrics.jsonl."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class LossPoint:
-    """A logged training record; NaN where a figure was not finite."""
+    """A logged training record; NaN for a figure that was not finite."""
 
     epoch: float
     box: float
@@ -19,7 +19,7 @@ class LossPoint:
 
 @dataclass(frozen=True, slots=True)
 class PrecisionPoint:
-    """A logged evaluation; NaN where it could not be measured."""
+    """A logged evaluation; NaN for a figure that could not be measured."""
 
     epoch: float
     ap: float
@@ -35,10 +35,10 @@ class History:
 
 
 def read_history(path: Path) -> History:
-    """The course of a run from its `metrics.jsonl`; empty where there is none.
+    """Read a run's `metrics.jsonl`; empty if there is none.
 
-    A resumed run repeats the steps after its checkpoint: what it repeats takes the place of what was there. A torn line
-    is passed over.
+    A resumed run repeats the steps after its checkpoint; the repeated records replace the earlier ones. A torn line is
+    skipped.
     """
     records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
@@ -46,41 +46,26 @@ def read_history(path: Path) -> History:
             record = json.loads(line)
         except ValueError:
             continue
-        _drop_repeated(records, record)
+        while records and _position(records[-1]) >= _position(record):
+            records.pop()
         records.append(record)
+    steps = [record for record in records if record["kind"] == "step"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    losses = ("train/loss_box", "train/loss_obj", "train/loss_cls")
     return History(
+        tuple(LossPoint(*_figures(record, *losses)) for record in steps),
         tuple(
-            LossPoint(
-                record["epoch"],
-                _figure(record, "train/loss_box"),
-                _figure(record, "train/loss_obj"),
-                _figure(record, "train/loss_cls"),
-            )
-            for record in records
-            if record["kind"] == "step"
-        ),
-        tuple(
-            PrecisionPoint(
-                record["epoch"],
-                _figure(record, "validation/AP"),
-                _figure(record, "validation/AP50"),
-            )
-            for record in records
-            if record["kind"] == "evaluation"
+            PrecisionPoint(*_figures(record, "validation/AP", "validation/AP50"))
+            for record in evaluations
         ),
     )
 
 
-def _drop_repeated(records: list[dict[str, Any]], new: dict[str, Any]) -> None:
-    while records and _place(records[-1]) >= _place(new):
-        records.pop()
-
-
-def _place(record: dict[str, Any]) -> tuple[int, bool]:
-    """A step's evaluation comes after the step."""
+def _position(record: dict[str, Any]) -> tuple[int, bool]:
+    """An evaluation comes after the step of the same number."""
     return record["step"], record["kind"] == "evaluation"
 
 
-def _figure(record: dict[str, Any], name: str) -> float:
-    value = record.get(name)
-    return math.nan if value is None else float(value)
+def _figures(record: dict[str, Any], *names: str) -> tuple[float, ...]:
+    values = (record.get(name) for name in names)
+    return record["epoch"], *(math.nan if value is None else float(value) for value in values)

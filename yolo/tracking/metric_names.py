@@ -1,20 +1,18 @@
-"""The name of each figure in the log and in Weights & Biases; the unit is in it."""
+"""The name of each figure in metrics.jsonl and in Weights & Biases, with its unit."""
 
-from yolo.tracking.records import EvaluationResult, StepResult
+from collections.abc import Mapping, Sequence
 
-X_AXES = (
-    ("train/*", "step"),
-    ("speed/*", "step"),
-    ("data/*", "step"),
-    ("communication/*", "step"),
-    ("plan/*", "step"),
-    ("validation/*", "epoch"),
-)
-"""Which figure the others are drawn over."""
+from yolo.tracking.records import EvaluationResult, PredictedAndMeasured, StepResult
+
+X_AXES = {
+    **dict.fromkeys(("train/*", "speed/*", "data/*", "communication/*", "plan/*"), "step"),
+    "validation/*": "epoch",
+}
+"""The x axis of each group of figures."""
 
 
 def step_figures(result: StepResult) -> dict[str, float]:
-    """Figures of training steps by name; a gradient norm that was not measured is left out."""
+    """Figures of training steps by name, without a gradient norm that was not measured."""
     figures = {
         "train/loss": result.loss_box + result.loss_obj + result.loss_cls,
         "train/loss_box": result.loss_box,
@@ -42,7 +40,7 @@ def step_figures(result: StepResult) -> dict[str, float]:
 
 
 def evaluation_figures(result: EvaluationResult) -> dict[str, float]:
-    """Figures of an evaluation by name; what could not be measured is left out."""
+    """Figures of an evaluation by name, without those that could not be measured."""
     figures = {
         "validation/AP": result.ap,
         "validation/AP50": result.ap50,
@@ -53,3 +51,16 @@ def evaluation_figures(result: EvaluationResult) -> dict[str, float]:
         "validation/AR100": result.ar100,
     }
     return {name: value for name, value in figures.items() if value is not None}
+
+
+def plan_figures(predicted: Mapping[str, float], measured: Mapping[str, float]) -> dict[str, float]:
+    """Predicted and measured figures under names that sort side by side."""
+    figures = {f"plan/{what}_predicted": value for what, value in predicted.items()}
+    return figures | {
+        f"plan/{what}_measured": measured[what] for what in predicted if what in measured
+    }
+
+
+def comparison_rows(comparisons: Sequence[PredictedAndMeasured]) -> list[tuple[str, str]]:
+    """Rows of a table of names and values."""
+    return [(each.label, str(each)) for each in comparisons]

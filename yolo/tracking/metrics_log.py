@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one line a record, always written, readable while the run goes on."""
+"""`metrics.jsonl`: one line per record, always written, readable during the run."""
 
 import errno
 import json
@@ -16,24 +16,21 @@ log = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Appends to the log of a run; a resumed run goes on in the same file.
+    """Appends to the log of a run; a resumed run continues the same file.
 
-    What a full disk does not take waits for the next record.
-
-    A record has `kind` (`step` or `evaluation`), `time` (UTC), `step`, `epoch` and the figures by name. A figure that is
-    not finite is null, because JSON has no word for it.
+    A record has `kind` (`step` or `evaluation`), `time` (UTC), `step`, `epoch` and the figures by name. A non-finite
+    figure is null, since JSON has no NaN. Records that do not fit on a full disk are written with the next record.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None] = log.warning) -> None:
-        """`warn` hears once when nothing can be written."""
+        """`warn` is called once when writing fails."""
         path.parent.mkdir(parents=True, exist_ok=True)
         earlier = path.read_bytes() if path.exists() else b""
         self._file = path.open("ab", buffering=0)
         self._warn = warn
         self._is_warned = False
-        self._waiting = b""
-        if earlier and not earlier.endswith(b"\n"):
-            self._waiting = b"\n"  # a killed run's half line must not swallow the next record
+        # Ends the half line of a killed run, so that the next record starts a new line.
+        self._pending = b"\n" if earlier and not earlier.endswith(b"\n") else b""
 
     def step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
         """Write a training record, with further figures `beside` its own."""
@@ -45,8 +42,8 @@ class MetricsLog:
         self._write("evaluation", step, epoch, evaluation_figures(result))
 
     def close(self) -> None:
-        """Write what still waits, and close the file."""
-        self._write_waiting()
+        """Write pending records, and close the file."""
+        self._write_pending()
         self._file.close()
 
     def _write(self, kind: str, step: int, epoch: float, figures: Mapping[str, float]) -> None:
@@ -57,17 +54,17 @@ class MetricsLog:
             "epoch": round(epoch, 4),
             **{name: value if math.isfinite(value) else None for name, value in figures.items()},
         }
-        self._waiting += json.dumps(record).encode() + b"\n"
-        self._write_waiting()
+        self._pending += json.dumps(record).encode() + b"\n"
+        self._write_pending()
 
-    def _write_waiting(self) -> None:
+    def _write_pending(self) -> None:
         start = os.fstat(self._file.fileno()).st_size
         try:
-            written = self._file.write(self._waiting)
-            if written < len(self._waiting):
+            written = self._file.write(self._pending)
+            if written < len(self._pending):
                 os.ftruncate(self._file.fileno(), start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._waiting = b""
+            self._pending = b""
             self._is_warned = False
         except OSError as error:
             if not self._is_warned:

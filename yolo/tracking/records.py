@@ -1,4 +1,4 @@
-"""What tracking is told, by shape alone: the floor's other packages fit these forms without knowing them."""
+"""The inputs of tracking. Protocols accept dataclasses of other packages without importing them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class KindTrafficResult(Protocol):
-    """Collectives of one kind, as means a step of one rank."""
+    """Collectives of one kind, as means per step of one rank."""
 
     @property
     def calls(self) -> float: ...
@@ -24,22 +24,20 @@ class KindTrafficResult(Protocol):
 
 
 class StepResult(Protocol):
-    """Training steps since the last log, as means a step."""
+    """Training steps since the last log, as means per step. `yolo.training.loop.metrics.StepMetrics` explains its fields.
+
+    `step` and `epoch` count finished ones, with the fraction of the current epoch. `skipped` of the steps changed no
+    weight; the losses are of the others. Bytes are per rank, `images_per_second` is the sum over all ranks.
+    """
 
     @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        ...
+    def step(self) -> int: ...
 
     @property
-    def epoch(self) -> float:
-        """Epochs done, with the part of the one that goes on."""
-        ...
+    def epoch(self) -> float: ...
 
     @property
-    def skipped(self) -> float:
-        """Of the steps since the last log, those that changed no weight; the losses are of the others."""
-        ...
+    def skipped(self) -> float: ...
 
     @property
     def loss_box(self) -> float: ...
@@ -57,41 +55,29 @@ class StepResult(Protocol):
     def gradient_norm(self) -> float | None: ...
 
     @property
-    def images_per_second(self) -> float:
-        """Over all ranks."""
-        ...
+    def images_per_second(self) -> float: ...
 
     @property
-    def data_wait_seconds(self) -> float:
-        """A step's wait for images."""
-        ...
+    def data_wait_seconds(self) -> float: ...
 
     @property
-    def communication_seconds(self) -> float:
-        """From the starts of a step's collectives to their ends."""
-        ...
+    def communication_seconds(self) -> float: ...
 
     @property
-    def exposed_communication_seconds(self) -> float:
-        """A step's wait for collectives."""
-        ...
+    def exposed_communication_seconds(self) -> float: ...
 
     @property
-    def payload_bytes(self) -> float:
-        """Handed to collectives by a rank in a step."""
-        ...
+    def payload_bytes(self) -> float: ...
 
     @property
-    def wire_bytes(self) -> float:
-        """Sent by a rank in a step."""
-        ...
+    def wire_bytes(self) -> float: ...
 
     @property
     def traffic_by_kind(self) -> Mapping[str, KindTrafficResult]: ...
 
 
 class ClassResult(Protocol):
-    """One class of an evaluation; None where it could not be measured."""
+    """One class of an evaluation; None if it could not be measured."""
 
     @property
     def name(self) -> str: ...
@@ -116,33 +102,27 @@ class ClassResult(Protocol):
 
 
 class CurveResult(Protocol):
-    """A P-R curve."""
+    """A P-R curve: precision (R,) at evenly spaced recalls from 0 to 1."""
 
     @property
     def name(self) -> str: ...
 
     @property
-    def precision(self) -> np.ndarray:
-        """(R,) at recalls evenly from 0 to 1."""
-        ...
+    def precision(self) -> np.ndarray: ...
 
 
 class ConfusionResult(Protocol):
-    """A confusion matrix."""
+    """A confusion matrix: L labels (the classes, then `background`), counts (L, L) by true and detected label."""
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes, then `background`."""
-        ...
+    def labels(self) -> tuple[str, ...]: ...
 
     @property
-    def counts(self) -> np.ndarray:
-        """(L, L): row = what it is, column = what it was detected as."""
-        ...
+    def counts(self) -> np.ndarray: ...
 
 
 class EvaluationResult(Protocol):
-    """One evaluation; `yolo.evaluation.metrics.Metrics` fits. None where it could not be measured."""
+    """One evaluation, as `yolo.evaluation.metrics.Metrics`; None if a figure could not be measured."""
 
     @property
     def ap(self) -> float | None: ...
@@ -178,27 +158,56 @@ class EvaluationResult(Protocol):
     def confusion(self) -> ConfusionResult: ...
 
 
+CLASS_COLUMNS = ("class", "images", "boxes", "AP", "AP50", "precision", "recall")
+"""The columns of a table of `ClassResult`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedAndMeasured:
+    """One figure that the planner predicted and the run measured."""
+
+    what: str
+    unit: str
+    """`seconds` or `bytes`."""
+    predicted: float
+    measured: float
+
+    @property
+    def label(self) -> str:
+        """The name for a table or chart."""
+        return self.what.replace("_", " ")
+
+    @property
+    def error(self) -> float | None:
+        """Signed, as a fraction of the measured value; None if that is 0."""
+        return self.predicted / self.measured - 1 if self.measured else None
+
+    def __str__(self) -> str:
+        scale, unit = (1e3, "ms") if self.unit == "seconds" else (1e-6, "MB")
+        error = "" if self.error is None else f" ({self.error:+.1%})"
+        return f"{self.predicted * scale:.3g} {unit} predicted, {self.measured * scale:.3g} {unit} measured{error}"
+
+
 @dataclass(frozen=True, slots=True)
 class SampleBox:
-    """A box in a sample picture."""
+    """A box in a sample image, in pixels."""
 
     left: float
-    """All four in pixels of the picture."""
     top: float
     right: float
     bottom: float
     category: int
     """Index into the class names."""
     score: float | None = None
-    """0..1; None of a true box."""
+    """0..1; None for a ground-truth box."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SamplePicture:
-    """A validation image with what is there and what was detected."""
+    """A validation image with its true and its predicted boxes."""
 
     name: str
     image: np.ndarray
-    """(H, W, 3) uint8, red green blue."""
+    """(H, W, 3) uint8, RGB."""
     true: tuple[SampleBox, ...]
     predicted: tuple[SampleBox, ...]

@@ -1,4 +1,4 @@
-"""`report.html`: a run as one page that needs nothing else: figures, charts, sample pictures, the recipe."""
+"""`report.html`: a run as one self-contained page with figures, charts, sample images and the recipe."""
 
 import base64
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from string import Template
 
 import cv2
 
-from yolo.tracking.records import ClassResult, SampleBox, SamplePicture
+from yolo.tracking.records import CLASS_COLUMNS, ClassResult, SampleBox, SamplePicture
 
 JPEG_QUALITY = 88
 LONGEST_SIDE = 640
-"""Larger pictures are embedded smaller, so that the page stays a few megabytes."""
+"""Larger images are embedded smaller, so that the page stays at a few megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A picture made by `yolo.tracking.charts`."""
+    """A figure made by `yolo.tracking.charts`."""
 
     title: str
     png: bytes
@@ -26,7 +26,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class ReportContent:
-    """Everything on the page, from top to bottom."""
+    """The content of the page, from top to bottom."""
 
     title: str
     summary: Sequence[tuple[str, str]]
@@ -41,7 +41,7 @@ class ReportContent:
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Write the page, whole or not at all. All text in it is escaped."""
+    """Write the page atomically. All text in it is escaped."""
     sections = [
         _table(content.summary),
         *(_chart(chart) for chart in content.charts),
@@ -70,8 +70,7 @@ def _chart(chart: Chart) -> str:
 def _classes(rows: Sequence[ClassResult]) -> str:
     if not rows:
         return ""
-    headings = ("class", "images", "boxes", "AP", "AP50", "precision", "recall")
-    head = "".join(f"<th>{heading}</th>" for heading in headings)
+    head = "".join(f"<th>{heading}</th>" for heading in CLASS_COLUMNS)
     body = "".join(
         f"<tr><th>{escape(row.name)}</th><td>{row.images}</td><td>{row.boxes}</td>"
         + "".join(f"<td>{_figure(v)}</td>" for v in (row.ap, row.ap50, row.precision, row.recall))
@@ -84,10 +83,10 @@ def _classes(rows: Sequence[ClassResult]) -> str:
 def _samples(content: ReportContent) -> str:
     if not content.samples:
         return ""
-    pictures = "\n".join(_sample(sample, content.class_names) for sample in content.samples)
+    images = "\n".join(_sample(sample, content.class_names) for sample in content.samples)
     return (
         "<h2>Samples</h2>\n<p>Validation images. Solid: detected, with its score. Dashed white: what is there.</p>\n"
-        f'<div class="samples">{pictures}</div>'
+        f'<div class="samples">{images}</div>'
     )
 
 
@@ -99,20 +98,13 @@ def _sample(sample: SamplePicture, class_names: Sequence[str]) -> str:
     _, jpeg = cv2.imencode(
         ".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
     )
-    unit = (
-        max(width, height) / 400
-    )  # one CSS pixel or so: strokes and letters look alike in all pictures
+    # About one CSS pixel: strokes and letters have the same size in all images.
+    unit = max(width, height) / 400
     boxes = [_box(box, "true", "", "white", unit) for box in sample.true]
-    boxes += [
-        _box(
-            box,
-            "predicted",
-            f"{class_names[box.category]} {box.score or 0:.2f}",
-            _colour(box.category),
-            unit,
-        )
-        for box in sample.predicted
-    ]
+    for box in sample.predicted:
+        text = f"{class_names[box.category]} {box.score or 0:.2f}"
+        colour = f"hsl({(210 + box.category * 137.5) % 360:.0f} 90% 62%)"
+        boxes.append(_box(box, "predicted", text, colour, unit))
     return (
         f'<figure><svg viewBox="0 0 {width} {height}">'
         f'<image width="{width}" height="{height}" href="{_data_url("image/jpeg", jpeg.tobytes())}"/>'
@@ -134,10 +126,6 @@ def _box(box: SampleBox, kind: str, text: str, colour: str, unit: float) -> str:
         f'<text x="{left + 2 * unit:.1f}" y="{line:.1f}" font-size="{13 * unit:.2f}" fill="{colour}" '
         f'stroke-width="{3 * unit:.2f}">{escape(text)}</text>'
     )
-
-
-def _colour(category: int) -> str:
-    return f"hsl({(210 + category * 137.5) % 360:.0f} 90% 62%)"
 
 
 def _recipe(text: str) -> str:

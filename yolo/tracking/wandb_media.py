@@ -1,37 +1,42 @@
-"""Evaluations and sample pictures in Weights & Biases' own forms."""
+"""Evaluations and sample images as Weights & Biases tables, charts and images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import wandb
 from wandb.plot.custom_chart import CustomChart
 
-from yolo.tracking.plan_report import PredictedAndMeasured
-from yolo.tracking.records import EvaluationResult, SampleBox, SamplePicture
+from yolo.tracking.records import (
+    CLASS_COLUMNS,
+    EvaluationResult,
+    PredictedAndMeasured,
+    SampleBox,
+    SamplePicture,
+)
 
 MAX_ROWS = 10_000
-"""Weights & Biases draws no more rows of a table."""
+"""The limit of rows that Weights & Biases draws from a table."""
 
 
 def class_table(result: EvaluationResult) -> wandb.Table:
-    """One row a class."""
-    columns: list[str | int] = ["class", "images", "boxes", "AP", "AP50", "precision", "recall"]
+    """One row per class."""
     rows = [
         [row.name, row.images, row.boxes, row.ap, row.ap50, row.precision, row.recall]
         for row in result.per_class
     ]
-    return wandb.Table(columns=columns, data=rows)
+    return wandb.Table(columns=[*CLASS_COLUMNS], data=rows)
 
 
 def comparison_table(found: Sequence[PredictedAndMeasured]) -> wandb.Table:
-    """One row a figure that was predicted."""
+    """One row per predicted figure."""
     columns: list[str | int] = ["what", "unit", "predicted", "measured", "error"]
     rows = [[each.what, each.unit, each.predicted, each.measured, each.error] for each in found]
     return wandb.Table(columns=columns, data=rows)
 
 
 def precision_recall_chart(result: EvaluationResult) -> CustomChart:
-    """P-R curves: the mean, and as many classes as the service draws, in their order."""
+    """P-R curves: the mean, then the first classes up to the service's limit of rows."""
     curves = [result.mean_curve, *result.curves] if result.mean_curve else []
     drawn = MAX_ROWS // len(curves[0].precision) if curves else 0
     rows = [
@@ -51,28 +56,26 @@ def precision_recall_chart(result: EvaluationResult) -> CustomChart:
 
 
 def confusion_chart(result: EvaluationResult) -> CustomChart:
-    """The confusion matrix; with more cells than the service draws, those with the largest counts."""
+    """The confusion matrix; beyond the service's limit of rows, the cells with the largest counts."""
     labels, counts = result.confusion.labels, result.confusion.counts
-    cells: list[tuple[str, str, int]] = [
-        (actual, predicted, int(counts[row, column]))
+    cells: list[list[Any]] = [
+        [actual, predicted, int(counts[row, column])]
         for row, actual in enumerate(labels)
         for column, predicted in enumerate(labels)
     ]
     if len(cells) > MAX_ROWS:
         cells = sorted(cells, key=lambda cell: -cell[2])[:MAX_ROWS]
-    table = wandb.Table(
-        columns=["Actual", "Predicted", "nPredictions"], data=[list(cell) for cell in cells]
-    )
+    columns = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(
         "wandb/confusion_matrix/v1",
-        table,
-        {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+        wandb.Table(columns=[*columns], data=cells),
+        {column: column for column in columns},
         {"title": "Confusion matrix at confidence 0.25"},
     )
 
 
 def sample_image(sample: SamplePicture, class_names: Sequence[str]) -> wandb.Image:
-    """A picture with two layers of boxes, `true` and `predicted`, to be shown and hidden one by one."""
+    """An image with two layers of boxes, `true` and `predicted`, which can be shown and hidden separately."""
     labels = dict(enumerate(class_names))
     layers = {"true": sample.true, "predicted": sample.predicted}
     return wandb.Image(
@@ -89,10 +92,8 @@ def _box(box: SampleBox, labels: dict[int, str]) -> dict[str, object]:
     name = labels[box.category]
     entry: dict[str, object] = {
         "position": {
-            "minX": float(box.left),
-            "maxX": float(box.right),
-            "minY": float(box.top),
-            "maxY": float(box.bottom),
+            **{"minX": float(box.left), "maxX": float(box.right)},
+            **{"minY": float(box.top), "maxY": float(box.bottom)},
         },
         "domain": "pixel",
         "class_id": int(box.category),

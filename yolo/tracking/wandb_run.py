@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: offline unless the recipe says otherwise, and never a reason for training to stop."""
+"""A run in Weights & Biases: offline by default; its failures never stop the training."""
 
 import logging
 import os
@@ -9,29 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
-from yolo.tracking.plan_report import PredictedAndMeasured
-from yolo.tracking.records import EvaluationResult, SamplePicture, StepResult
+from yolo.tracking.records import EvaluationResult, PredictedAndMeasured, SamplePicture, StepResult
 
 if TYPE_CHECKING:
     import wandb
 
 INIT_SECONDS = 20.0
-"""Online, so long is the service waited for before the run is written offline instead."""
+"""Online: how long to wait for the service before the run is written offline instead."""
 FINISH_SECONDS = 120.0
-"""Online, so long is the last upload waited for; `wandb sync` can send the rest."""
+"""Online: how long to wait for the last upload; `wandb sync` can send the rest."""
 FLUSH_SECONDS = 1.0
-"""What is not in the run's file dies with a killed process; W&B's own 15 s would lose that much."""
+"""A killed process loses what it has not flushed; W&B's default is 15 s."""
 HOMES = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")
-"""Where artifacts and tables wait for `wandb sync`; W&B would put them into the user's home, apart from their run."""
+"""Artifacts and tables wait there for `wandb sync`; W&B's default is the user's home, away from their run."""
 
 log = logging.getLogger(__name__)
 
 
 class WandbRun:
-    """The run, or nothing: after the first failure it is reported once and every later call does nothing."""
+    """The run, or nothing: the first failure is reported, and every later call does nothing."""
 
     def __init__(self, warn: Callable[[str], None] = log.warning) -> None:
-        """A run that records nothing, as ranks other than the first have it; `start` makes a real one."""
+        """A run that records nothing, for all ranks but the first; `start` makes a real one."""
         self._warn = warn
         self._run: wandb.Run | None = None
         self._must_log_weights = False
@@ -46,10 +45,10 @@ class WandbRun:
         config: Mapping[str, Any],
         warn: Callable[[str], None] = log.warning,
     ) -> "WandbRun":
-        """Start the run, or go on with the run folder's own.
+        """Start the run, or resume the run of the folder.
 
-        Its files lie in `<run_directory>/wandb/`, its id in `<run_directory>/wandb_id`. Where the service cannot be
-        reached, the run is written offline. Problems go to `warn`, one line each; nothing is raised.
+        Its files are in `<run_directory>/wandb/`, its id in `<run_directory>/wandb_id`. If the service cannot be
+        reached, the run is written offline. Problems are passed to `warn`, one line each; nothing is raised.
         """
         self = cls(warn)
         if settings.mode != "disabled":
@@ -58,11 +57,11 @@ class WandbRun:
 
     @property
     def is_recording(self) -> bool:
-        """Whether anything that is logged will be kept."""
+        """Whether logged figures are recorded."""
         return self._run is not None
 
     def log_step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
-        """Log training steps, over the axis `step`, and further figures `beside` them."""
+        """Log training steps over the axis `step`, with further figures `beside` their own."""
         figures = {**step_figures(result), **(beside or {})}
         self._send(
             "logging",
@@ -72,7 +71,7 @@ class WandbRun:
     def log_comparisons(
         self, step: int, epoch: float, found: Sequence[PredictedAndMeasured]
     ) -> None:
-        """What was predicted of the run beside what it measured: a table and a chart."""
+        """Log predicted and measured figures of the run: a table, and each figure in the summary."""
 
         def send(run: "wandb.Run") -> None:
             from yolo.tracking.wandb_media import comparison_table
@@ -93,34 +92,31 @@ class WandbRun:
         result: EvaluationResult,
         samples: Sequence[SamplePicture] = (),
     ) -> None:
-        """Log an evaluation over the axis `epoch`: figures, class table, P-R curves, confusion matrix, pictures.
+        """Log an evaluation over the axis `epoch`: figures, class table, P-R curves, confusion matrix, samples.
 
-        Comes after the `log_step` of the same step; the row is complete with it.
+        Call it after the `log_step` of the same step; it completes the row.
         """
 
         def send(run: "wandb.Run") -> None:
-            from yolo.tracking.wandb_media import (
-                class_table,
-                confusion_chart,
-                precision_recall_chart,
-                sample_image,
-            )
+            from yolo.tracking import wandb_media
 
             figures: dict[str, Any] = {
                 **evaluation_figures(result),
-                "validation/classes": class_table(result),
-                "validation/precision_recall": precision_recall_chart(result),
-                "validation/confusion": confusion_chart(result),
+                "validation/classes": wandb_media.class_table(result),
+                "validation/precision_recall": wandb_media.precision_recall_chart(result),
+                "validation/confusion": wandb_media.confusion_chart(result),
             }
             if samples:
                 class_names = result.confusion.labels[:-1]
-                figures["validation/samples"] = [sample_image(s, class_names) for s in samples]
+                figures["validation/samples"] = [
+                    wandb_media.sample_image(sample, class_names) for sample in samples
+                ]
             _log(run, step, epoch, figures, is_row_done=True)
 
         self._send("logging an evaluation", send)
 
     def log_weights(self, path: Path) -> None:
-        """Log a weights file as the run's model artifact, where `upload_weights` says so."""
+        """Log a weights file as the run's model artifact if `upload_weights` is set."""
 
         def send(run: "wandb.Run") -> None:
             import wandb
@@ -139,17 +135,13 @@ class WandbRun:
             import wandb
 
             run.finish(exit_code=exit_code)
-            wandb.teardown(exit_code)  # offline, `finish` does not wait until the file is whole
+            wandb.teardown(exit_code)  # offline, `finish` does not wait for the complete file
 
         self._send("finishing", end)
         self._stop()
 
     def _start(
-        self,
-        settings: ResolvedWandb,
-        run_directory: Path,
-        name: str,
-        config: Mapping[str, Any],
+        self, settings: ResolvedWandb, run_directory: Path, name: str, config: Mapping[str, Any]
     ) -> None:
         directory = run_directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
@@ -159,7 +151,7 @@ class WandbRun:
                 self._own_variables.append(variable)
         import wandb
 
-        run_id = _settled_id(directory)
+        run_id = _saved_id(directory)
 
         def init(mode: str) -> "wandb.Run":
             return wandb.init(
@@ -191,13 +183,13 @@ class WandbRun:
             if mode == "offline":
                 raise
             self._warn(f"W&B: not reached ({_one_line(error)}), so the run is written offline")
-            wandb.teardown()  # the service would not start a second run under one id
+            wandb.teardown()  # the service starts no second run of the same id
             mode = "offline"
             self._run = init(mode)
         self._must_log_weights = settings.upload_weights
         for axis in ("step", "epoch"):
             self._run.define_metric(axis, hidden=True)
-        for pattern, axis in X_AXES:
+        for pattern, axis in X_AXES.items():
             self._run.define_metric(pattern, step_metric=axis)
         for best in ("validation/AP", "validation/AP50"):
             self._run.define_metric(best, step_metric="epoch", summary="max")
@@ -210,7 +202,7 @@ class WandbRun:
     def _attempt(self, what: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except Exception as error:  # whatever fails in there, training goes on
+        except Exception as error:  # no failure of W&B may stop the training
             self._warn(f"W&B: {what} failed, nothing more is recorded there: {_one_line(error)}")
             self._stop()
 
@@ -224,16 +216,16 @@ class WandbRun:
 def _log(
     run: "wandb.Run", step: int, epoch: float, figures: Mapping[str, Any], is_row_done: bool
 ) -> None:
-    # The optimizer step is W&B's own step too: a resumed offline run would otherwise count from 0 again.
+    # Without `step`, W&B would count a resumed offline run from 0 again.
     run.log({"step": step, "epoch": epoch, **figures}, step=step, commit=is_row_done)
 
 
-def _settled_id(directory: Path) -> str:
-    """The id that the folder's run goes on under; written down for the next start."""
-    note = directory / "wandb_id"
-    kept = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-    run_id = kept or secrets.token_hex(4)
-    note.write_text(run_id + "\n", encoding="utf-8")
+def _saved_id(directory: Path) -> str:
+    """The id of the folder's run; saved for the next start."""
+    file = directory / "wandb_id"
+    saved = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+    run_id = saved or secrets.token_hex(4)
+    file.write_text(run_id + "\n", encoding="utf-8")
     return run_id
 
 

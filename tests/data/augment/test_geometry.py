@@ -148,9 +148,9 @@ def test_of_a_box_a_tenth_must_be_left(share: float, is_kept: bool) -> None:
     assert seen.classes.tolist() == ([0, 1] if is_kept else [1])
 
 
-def recoloured(palette: HSVJitter, image: np.ndarray) -> np.ndarray:
+def recoloured(jitter: HSVJitter, image: np.ndarray) -> np.ndarray:
     out = np.empty_like(image)
-    palette.recolour(image.copy(), out)
+    jitter.apply(image.copy(), out)
     return out
 
 

@@ -69,9 +69,9 @@ nothing = np.zeros(0)
 records = [
     ImageRecord(n, Path("gone"), 64, 48, np.zeros((0, 4)), nothing, nothing > 0, nothing) for n in range(3)
 ]
-kept = ImageCache(records, 32, 10**6, os.open(sys.argv[1], os.O_RDWR))
-print([None if (image := kept.get(record)) is None else int(image.mean()) for record in records])
-kept.keep(records[1], np.full((24, 32, 3), 99, np.uint8))
+cache = ImageCache(records, 32, 10**6, os.open(sys.argv[1], os.O_RDWR))
+print([None if (image := cache.get(record)) is None else int(image.mean()) for record in records])
+cache.put(records[1], np.full((24, 32, 3), 99, np.uint8))
 """
 
 
@@ -131,5 +131,5 @@ def test_a_full_disk_costs_nothing_but_the_keeping(
 
 def test_a_place_that_cannot_be_is_named(records: list[ImageRecord], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"data\.cache: .*file/images: cannot keep images there"):
+    with pytest.raises(DataError, match=r"data\.cache: .*file/images: cannot store images there"):
         ImageCache(records, SIZE, 10**6, tmp_path / "file" / "images")

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from yolo.data.shards import store as shard_store
-from yolo.data.shards.pipe import CommandFailed, PipedCommand
-from yolo.data.shards.store import ShardStore
+from yolo.data.shards.store import CommandFailed, PipedCommand, ShardStore
 from yolo.errors import DataError
 
 MOST = 10_000

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.data.shards.sharded import assert_same, loader_for, opened
 from yolo.data.dataset import DetectionDataset
 from yolo.data.shards import store as shard_store
-from yolo.data.shards.order import ShardSlice, ShuffleBuffer, stretches_of
+from yolo.data.shards.order import ShardSlice, ShuffleBuffer, slices_of_stream
 from yolo.errors import DataError
 
 
@@ -29,7 +29,7 @@ def test_each_sample_is_in_one_stream_and_streams_are_equally_long(
     streams: int, more: int, size: int, epoch: int
 ) -> None:
     samples = [size + (number % 2) for number in range(streams + more)]
-    parts = [stretches_of(samples, stream, streams, 3, epoch) for stream in range(streams)]
+    parts = [slices_of_stream(samples, stream, streams, 3, epoch) for stream in range(streams)]
     found = [(s.shard, n) for part in parts for s in part for n in range(s.first, s.stop)]
     assert sorted(found) == [(k, n) for k, count in enumerate(samples) for n in range(count)]
     lengths = [sum(stretch.stop - stretch.first for stretch in part) for part in parts]

@@ -128,13 +128,13 @@ def test_the_command_writes_both_splits_and_check_knows_them(demo: Path, tmp_pat
     data = ("data.format=shards", f"data.root={out}", "data.train=train", "data.val=val")
     checked = yolo("check", "recipes/demo.yaml", *data, "--world-size", "2", "data.workers=1")
     assert checked.returncode == 0
-    assert checked.stdout == "recipes/demo.yaml: good for 2 ranks\n"
+    assert checked.stdout == "recipes/demo.yaml: OK for 2 ranks\n"
     few = ("data.workers=2", "cluster.processes_per_node=2")
     for command in ("check", "train"):
         refused = yolo(command, "recipes/demo.yaml", *data, *few)
         assert refused.returncode == 2
         assert "3 shards are too few: 2 ranks x 2 data.workers" in refused.stderr
-        assert "write them anew with `python -m yolo shard --shards 16`" in refused.stderr
+        assert "rewrite them with `python -m yolo shard --shards 16`" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     found = data_of(prepare(DEMO, data, 2).resolved.recipe)
     assert (found.images, found.classes) == (23, 4)

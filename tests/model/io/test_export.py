@@ -213,7 +213,7 @@ def test_an_export_that_computes_something_else_gets_no_name(
 
 def test_onnx_is_imported_only_where_it_is_asked_for() -> None:
     program = (
-        "import sys, yolo.cli.weights, yolo.model.io.export, yolo.model.io.ultralytics\n"
+        "import sys, yolo.cli.conversion, yolo.model.io.export, yolo.model.io.ultralytics\n"
         "sys.exit(bool({'onnx', 'onnxruntime', 'onnxscript', 'onnx_ir'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

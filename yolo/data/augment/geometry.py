@@ -1,6 +1,6 @@
-"""Images laid through an affine or perspective map into one square, and their boxes with them.
+"""Warp images and their boxes through an affine or perspective map into one square.
 
-Coordinates are continuous: pixel (0, 0) covers the square from 0 to 1, as boxes have it.
+Coordinates are continuous, as those of boxes: pixel (0, 0) covers the square from 0 to 1.
 """
 
 import math
@@ -16,7 +16,7 @@ MIN_SIDE_PIXELS = 2.0
 MIN_AREA_SHARE = 0.1
 MAX_ASPECT = 100.0
 TO_CENTRES = np.array([[1, 0, -0.5], [0, 1, -0.5], [0, 0, 1.0]])
-"""OpenCV's warps count from the middle of the first pixel."""
+"""OpenCV's warps count from the center of the first pixel."""
 FROM_CENTRES = np.linalg.inv(TO_CENTRES)
 
 
@@ -31,27 +31,27 @@ class Labelled:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """An image to be laid into the plane, read only where some of it is seen."""
+    """An image to place on the plane; it is read only if some of it is visible."""
 
     read: Callable[[], np.ndarray]
-    """Gives the image (rows, columns, 3) uint8."""
+    """Returns the image (rows, columns, 3) uint8."""
     rows: int
     columns: int
     boxes: np.ndarray
-    """(M, 4) xyxy in its own pixels."""
+    """(M, 4) xyxy in the image's own pixels."""
     classes: np.ndarray
     """(M,)"""
     left: int = 0
     top: int = 0
-    """Of its upper left corner in the plane."""
+    """Position of its upper left corner on the plane."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How a plane is seen in a square."""
+    """How the plane is mapped to the square."""
 
     plane: int
-    """Side of the plane; of tiles that reach beyond it the rest is cut off."""
+    """Side of the plane; tiles are cut off at its edges."""
     matrix: np.ndarray
     """(3, 3) from the plane's coordinates to the square's."""
     magnification: float
@@ -60,19 +60,19 @@ class View:
 
 
 def compose(tiles: Sequence[Tile], view: View, square: np.ndarray) -> Labelled:
-    """The plane's tiles as the view shows them, with their boxes; what no tile covers is grey.
+    """Draw the tiles of the plane as the view shows them; pixels without a tile are grey.
 
-    The image is `square` (size, size, 3), whatever it showed before. Each tile goes from its own pixels into it in one
-    step, with no plane in between. Boxes become the upright boxes around their moved corners; those left too small, too
-    thin, or of which less than a tenth is still visible are dropped.
+    The image is `square` (size, size, 3), overwritten. Each tile is warped into it in one step, without drawing the
+    plane. Boxes become the upright boxes around their warped corners; a box is dropped if it is too small or too thin,
+    or if less than a tenth of it is visible.
     """
-    lay = _stretch if _is_upright(view.matrix) else _warp
+    warp = _resize if _is_upright(view.matrix) else _warp
     square[...] = GREY
     seen: list[Tile] = []
     parts: list[tuple[int, int, int, int]] = []
     maps: list[np.ndarray] = []
     for tile in tiles:
-        x1, y1 = max(-tile.left, 0), max(-tile.top, 0)  # the part of it that lies in the plane
+        x1, y1 = max(-tile.left, 0), max(-tile.top, 0)  # the part of the tile on the plane
         x2, y2 = min(view.plane - tile.left, tile.columns), min(view.plane - tile.top, tile.rows)
         if x2 <= x1 or y2 <= y1:
             continue
@@ -80,7 +80,7 @@ def compose(tiles: Sequence[Tile], view: View, square: np.ndarray) -> Labelled:
         left, top, right, bottom = _bounds(x2 - x1, y2 - y1, matrix)
         if left < view.size and top < view.size and right > 0 and bottom > 0:
             image = tile.read()[y1:y2, x1:x2]
-            maps.append(lay(image, matrix, square))
+            maps.append(warp(image, matrix, square))
             parts.append((x1, y1, x2, y2))
             seen.append(tile)
     if not seen:
@@ -91,32 +91,26 @@ def compose(tiles: Sequence[Tile], view: View, square: np.ndarray) -> Labelled:
     part = np.array(parts)[owners]  # (M, 4)
     corner = part[:, [0, 1, 0, 1]]
     inside = np.clip(boxes - corner, 0, part[:, [2, 3, 2, 3]] - corner)
-    moved = np.clip(_around_corners(inside, np.stack(maps), owners), 0, view.size)
-    kept = _is_still_visible(inside * view.magnification, moved)
+    moved = np.clip(_warped_boxes(inside, np.stack(maps), owners), 0, view.size)
+    kept = _is_visible(inside * view.magnification, moved)
     return Labelled(square, moved[kept].astype(np.float32), classes[kept])
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """Paint an image into the square through a map, which is returned."""
+    """Warp an image into the square; returns `matrix`."""
     size = square.shape[0]
     bounds = _bounds(image.shape[1], image.shape[0], matrix)
     left, top = (min(max(math.floor(bound), 0), size - 1) for bound in bounds[:2])
     right, bottom = (min(max(math.ceil(bound), 1), size) for bound in bounds[2:])
     if right <= left or bottom <= top:
         return matrix
-    place = square[top:bottom, left:right]
-    to_place = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
-    centred = TO_CENTRES @ to_place @ matrix @ FROM_CENTRES
-    is_bent = bool(matrix[2, :2].any())
-    warp = cv2.warpPerspective if is_bent else cv2.warpAffine
-    warp(
-        image,
-        centred if is_bent else centred[:2],
-        (right - left, bottom - top),
-        dst=place,
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_TRANSPARENT,
-    )
+    to_region = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
+    centred = TO_CENTRES @ to_region @ matrix @ FROM_CENTRES
+    is_affine = not matrix[2, :2].any()
+    warp = cv2.warpAffine if is_affine else cv2.warpPerspective
+    to_pixels, shape = centred[:2] if is_affine else centred, (right - left, bottom - top)
+    region = square[top:bottom, left:right]
+    warp(image, to_pixels, shape, region, cv2.INTER_LINEAR, cv2.BORDER_TRANSPARENT)
     return matrix
 
 
@@ -124,12 +118,12 @@ def _is_upright(matrix: np.ndarray) -> bool:
     return not (matrix[0, 1] or matrix[1, 0] or matrix[2, 0] or matrix[2, 1])
 
 
-def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
-    """Without rotation, shear or bend a map is a resize, which takes a third of a warp's time.
+def _resize(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.ndarray:
+    """A map without rotation, shear or perspective is a resize, which takes a third of a warp's time.
 
-    Edges fall on whole pixels of both images. Returns the map that was really taken.
+    Edges are rounded to whole pixels of both images. Returns the map after rounding.
     """
-    laid = np.eye(3)
+    rounded = np.eye(3)
     cuts = []
     for axis in (0, 1):
         scale, shift = float(matrix[axis, axis]), float(matrix[axis, 2])
@@ -141,18 +135,17 @@ def _stretch(image: np.ndarray, matrix: np.ndarray, square: np.ndarray) -> np.nd
         if stop > start:
             scale = (stop - start) / (last - first)
             shift = start - first * scale
-        laid[axis, axis], laid[axis, 2] = scale, shift
+        rounded[axis, axis], rounded[axis, 2] = scale, shift
         cuts.append((start, stop, first, last))
     (x1, x2, first_x, last_x), (y1, y2, first_y, last_y) = cuts
-    place = square[y1:y2, x1:x2]
-    if place.size:
-        part = image[first_y:last_y, first_x:last_x]
-        cv2.resize(part, (x2 - x1, y2 - y1), dst=place)
-    return laid
+    region = square[y1:y2, x1:x2]
+    if region.size:
+        cv2.resize(image[first_y:last_y, first_x:last_x], (x2 - x1, y2 - y1), dst=region)
+    return rounded
 
 
 def _shifted(matrix: np.ndarray, x: float, y: float) -> np.ndarray:
-    """A map of coordinates that begin at (x, y)."""
+    """The map for coordinates relative to (x, y)."""
     moved: np.ndarray = matrix.copy()
     moved[:, 2] += matrix[:, 0] * x + matrix[:, 1] * y
     return moved
@@ -168,8 +161,8 @@ def _bounds(width: float, height: float, matrix: np.ndarray) -> tuple[float, flo
     return min(x), min(y), max(x), max(y)
 
 
-def _around_corners(boxes: np.ndarray, maps: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Upright boxes around the moved corners of boxes (M, 4), each moved by its owner's (M,) map of (T, 3, 3)."""
+def _warped_boxes(boxes: np.ndarray, maps: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Upright boxes around the warped corners of boxes (M, 4); `maps` (T, 3, 3), `owners` (M,) indices into it."""
     if all(_is_upright(matrix) for matrix in maps):
         scale, shift = maps[:, [0, 1, 0, 1], [0, 1, 0, 1]], maps[:, [0, 1, 0, 1], 2]
         upright: np.ndarray = boxes * scale[owners] + shift[owners]
@@ -181,13 +174,13 @@ def _around_corners(boxes: np.ndarray, maps: np.ndarray, owners: np.ndarray) -> 
     return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1).reshape(-1, 4)
 
 
-def _is_still_visible(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Which boxes (M, 4) are still worth learning; `before` is scaled to the same magnification."""
+def _is_visible(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(M,) bool: boxes worth learning; `before` (M, 4) is scaled to the magnification of `after`."""
     old, new = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
     is_wide = (new > MIN_SIDE_PIXELS).all(axis=1)
     safe = np.maximum(new, 1e-9)
     areas, before_areas = new[:, 0] * new[:, 1], old[:, 0] * old[:, 1]
     is_visible = areas > MIN_AREA_SHARE * np.maximum(before_areas, 1e-9)
     aspect = safe[:, 0] / safe[:, 1]
-    is_plump = (aspect < MAX_ASPECT) & (aspect > 1 / MAX_ASPECT)
-    return is_wide & is_visible & is_plump
+    is_thick = (aspect < MAX_ASPECT) & (aspect > 1 / MAX_ASPECT)
+    return is_wide & is_visible & is_thick

@@ -1,12 +1,14 @@
-"""Decoded images kept between epochs, in memory or in a file, once for all processes of a machine."""
+"""Cache of decoded images between epochs, in memory or in a file, shared by all processes of a machine."""
 
+import math
 import mmap
 import os
 import shutil
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -16,142 +18,126 @@ from yolo.data.image.letterbox import size_at_long_side
 from yolo.errors import DataError
 
 STAMP = np.dtype([("file", np.uint32), ("pixels", np.uint32)])
-"""What an image's slot holds: which state of its file, and a checksum of the pixels; zeros where it is empty."""
+"""One per slot: checksums of the image file's state and of the pixels. Zeros mark an empty slot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where an image's pixels are kept."""
+class Slot(NamedTuple):
+    """Where an image's pixels are stored; `offset` and `size` in bytes."""
 
     number: int
     offset: int
-    rows: int
-    columns: int
-
-    @property
-    def bytes(self) -> int:
-        """Of its pixels."""
-        return self.rows * self.columns * 3
+    size: int
+    shape: tuple[int, int, int]
 
 
 class ImageCache:
-    """Images (rows, columns, 3) uint8 at one size, as many as a budget allows, the first ones first.
+    """Images (rows, columns, 3) uint8 at one size, as many as the budget allows, in order.
 
-    They lie behind one file descriptor that any process of the machine may open: whoever decodes an image first leaves
-    it there for all. Written with `pwrite`, so that a full disk is an error and no signal; read through a map, without a
-    copy. An image counts as kept only once its stamp stands there, and that is written last. In a file, which outlives
-    the run, the stamp is compared with the image file's size and time and with the pixels' checksum.
+    They are stored behind one file descriptor that any process of the machine may open: the first process to decode an
+    image stores it for all. Writes use `pwrite`, so a full disk is an error instead of a signal; reads use a memory map,
+    without a copy. An image is valid once its stamp is set, and the stamp is written last. A file outlives the run, so
+    there the stamp is compared with the image file's size and time and with the pixels' checksum.
     """
 
     def __init__(
         self, records: Sequence[ImageRecord], size: int, budget: int, place: Path | int
     ) -> None:
-        """`size`: of the long side, pixels. `budget`: bytes. `place`: a file, or the descriptor of a memory file.
+        """`size`: long side, pixels. `budget`: bytes. `place`: a file, or the descriptor of a memory file.
 
-        Raises DataError where the file cannot be made.
+        Raises DataError if the file cannot be created.
         """
         self.total = len(records)
         self._slots: dict[int, Slot] = {}
-        end = -(-self.total * STAMP.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
-        start = end
+        start = end = -(-self.total * STAMP.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
         for number, record in enumerate(records):
-            rows, columns = size_at_long_side(record.height, record.width, size)
-            slot = Slot(number, end, rows, columns)
-            if end + slot.bytes - start > budget:
+            shape = *size_at_long_side(record.height, record.width, size), 3
+            slot = Slot(number, end, math.prod(shape), shape)
+            if end + slot.size - start > budget:
                 break
             self._slots[record.image_id] = slot
-            end += slot.bytes
+            end += slot.size
         self.bytes = end - start
-        self._must_check = isinstance(place, Path)
-        self._checked: set[int] = set()
+        self._is_file = isinstance(place, Path)
+        self._verified: set[int] = set()
         try:
-            self.descriptor = _opened(place) if isinstance(place, Path) else place
+            if isinstance(place, Path):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                self.descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o644)
+            else:
+                self.descriptor = place
             if os.fstat(self.descriptor).st_size < end:
                 os.truncate(self.descriptor, end)
             self._map = mmap.mmap(self.descriptor, end)
         except (OSError, ValueError) as error:
-            where = place if isinstance(place, Path) else "memory"
             raise DataError(
-                f"data.cache: {where}: cannot keep images there: {error}; set data.cache_folder to another folder, "
-                "or data.cache to none"
+                f"data.cache: {place if self._is_file else 'memory'}: cannot store images there: {error}; "
+                "set data.cache_folder to another folder, or data.cache to none"
             ) from error
         self._stamps = np.frombuffer(self._map, STAMP, self.total)
 
     @classmethod
     def in_memory(cls, records: Sequence[ImageRecord], size: int, budget: int) -> "ImageCache":
-        """In memory that ends with the last process that has it open. `path_of` it is how others open it."""
+        """A cache in memory, freed with the last process that has it open. Others open it by `path`."""
         return cls(records, size, budget, os.memfd_create("yolo-images"))
 
     @property
     def path(self) -> Path:
-        """Under which other processes of the machine can open it while this one lives."""
+        """Path under which other processes of the machine can open the cache while this process lives."""
         return Path(f"/proc/{os.getpid()}/fd/{self.descriptor}")
 
     @property
     def capacity(self) -> int:
-        """How many images the budget allows."""
+        """Number of images that the budget allows."""
         return len(self._slots)
 
     def get(self, record: ImageRecord) -> np.ndarray | None:
-        """An image's pixels, not to be written to; None where they are not kept."""
+        """An image's pixels, read-only; None if they are not in the cache."""
         slot = self._slots.get(record.image_id)
         if slot is None or not self._stamps[slot.number]["pixels"]:
             return None
-        pixels = np.frombuffer(self._map, np.uint8, slot.bytes, slot.offset)
-        if self._must_check and slot.number not in self._checked:
-            if self._stamps[slot.number] != _stamp(record, pixels, self._must_check):
+        pixels = np.frombuffer(self._map, np.uint8, slot.size, slot.offset)
+        if self._is_file and slot.number not in self._verified:
+            if self._stamps[slot.number] != self._stamp(record, pixels):
                 return None
-            self._checked.add(slot.number)
-        return pixels.reshape(slot.rows, slot.columns, 3)
+            self._verified.add(slot.number)
+        return pixels.reshape(slot.shape)
 
-    def keep(self, record: ImageRecord, image: np.ndarray) -> None:
-        """Leave an image's pixels for all, where the budget and the disk allow."""
+    def put(self, record: ImageRecord, image: np.ndarray) -> None:
+        """Store an image's pixels for all processes, if the budget and the disk allow."""
         slot = self._slots.get(record.image_id)
         if slot is None:
             return
         pixels = np.ascontiguousarray(image).reshape(-1)
         try:
-            if os.pwrite(self.descriptor, pixels.data, slot.offset) == slot.bytes:
-                stamp = _stamp(record, pixels, self._must_check)
+            if os.pwrite(self.descriptor, pixels.data, slot.offset) == slot.size:
+                stamp = self._stamp(record, pixels)
                 os.pwrite(self.descriptor, stamp.tobytes(), slot.number * STAMP.itemsize)
         except OSError:
-            self._slots.pop(record.image_id)  # the disk is full: decoded anew each time
+            self._slots.pop(record.image_id)  # the disk is full: the image is decoded each time
 
-
-def _stamp(record: ImageRecord, pixels: np.ndarray, must_check: bool) -> np.ndarray:
-    if not must_check:
-        return np.array((1, 1), STAMP)
-    try:
-        status = record.path.stat()
-    except OSError:  # whoever reads the image next says so
-        return np.zeros((), STAMP)
-    file = zlib.crc32(f"{status.st_size} {status.st_mtime_ns}".encode())
-    return np.array((file, zlib.crc32(pixels.data) or 1), STAMP)
+    def _stamp(self, record: ImageRecord, pixels: np.ndarray) -> np.ndarray:
+        if not self._is_file:
+            return np.array((1, 1), STAMP)
+        try:
+            status = record.path.stat()
+        except OSError:  # reported when the image is read next
+            return np.zeros((), STAMP)
+        file = zlib.crc32(f"{status.st_size} {status.st_mtime_ns}".encode())
+        return np.array((file, zlib.crc32(pixels.data) or 1), STAMP)
 
 
 def memory_budget() -> int:
-    """A quarter of the bytes that this machine or container can still give."""
+    """A quarter of the bytes that are available on this machine or in this container."""
     free = psutil.virtual_memory().available
-    try:
+    with suppress(OSError, ValueError):  # no such limit
         group = Path("/sys/fs/cgroup")
-        limit, used = (
-            (group / name).read_text().strip() for name in ("memory.max", "memory.current")
-        )
-        free = min(free, int(limit) - int(used))
-    except (OSError, ValueError):  # no such limit
-        pass
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
     return max(0, free) // 4
 
 
 def disk_budget(file: Path) -> int:
-    """Half of the bytes that are free where a file is or will be, those it has taken already included."""
-    folder = file.parent
-    while not folder.exists():
-        folder = folder.parent
-    taken = file.stat().st_blocks * 512 if file.exists() else 0
-    return (shutil.disk_usage(folder).free + taken) // 2
-
-
-def _opened(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """Half of the bytes that are free where a file is or will be; the file's own blocks count as free."""
+    folder = next(parent for parent in file.parents if parent.exists())
+    used = file.stat().st_blocks * 512 if file.exists() else 0
+    return (shutil.disk_usage(folder).free + used) // 2

@@ -1,83 +1,79 @@
-"""What an image file says of itself before a pixel is decoded: a few bytes of it can ask for any amount of memory."""
+"""Checks of an image file's header before a pixel is decoded: a few bytes of it can request any amount of memory."""
 
 import io
 import zlib
 
 from PIL import Image
 
-MOST_PIXELS = 2**27
-"""Of an image, 134 million: 400 MB decoded. Larger ones are for cutting into tiles."""
-MOST_SCANS = 200
-"""Of a progressive JPEG, which is decoded as often as it has scans; encoders write about ten."""
+MAX_PIXELS = 2**27
+"""134 million pixels, 400 MB decoded. Cut larger images into tiles."""
+MAX_SCANS = 200
+"""A progressive JPEG is decoded once per scan; encoders write about ten."""
 PROGRESSIVE = 0xC2
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
 def stored_size(content: bytes) -> tuple[int, int]:
-    """Width and height of an image file's pixels as they are stored, rotation mark not obeyed.
+    """Width and height of an image file's pixels as stored, before its EXIF rotation.
 
-    ValueError with the reason where it is too large to be decoded, is cut off, or is no image.
+    Raises ValueError with the reason if the image is too large to decode, is cut off, or is no image.
     """
     if content[:2] == b"\x89P":
-        size = _of_png(content)
+        width, height = _png_size(content)
     elif content[:2] == b"\xff\xd8":
-        size = _of_jpeg(content)
+        width, height = _jpeg_size(content)
     else:
-        size = _of_another(content)
-    width, height = size
+        width, height = _size_by_pillow(content)
     if width < 1 or height < 1:
-        raise ValueError(f"cannot be decoded: it says that it is {width}x{height}")
-    if width * height > MOST_PIXELS:
+        raise ValueError(f"cannot be decoded: its header says {width}x{height}")
+    if width * height > MAX_PIXELS:
         raise ValueError(
-            f"{width}x{height} are too many pixels; expected at most {MOST_PIXELS}: cut it into tiles"
+            f"{width}x{height} are too many pixels; expected at most {MAX_PIXELS}: cut it into tiles"
         )
-    return size
+    return width, height
 
 
-def _of_png(content: bytes) -> tuple[int, int]:
-    """The checksums of what pictures consist of are compared, since decoders fill up what is missing or damaged."""
+def _png_size(content: bytes) -> tuple[int, int]:
+    """Compares the checksums of critical chunks, because decoders fill in what is missing or damaged."""
     position = 8
     while kind := content[position + 4 : position + 8]:
-        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
-        stated = int.from_bytes(content[end : end + 4], "big")
-        is_critical = kind[:1].isupper()
-        if is_critical and end + 4 <= len(content):
-            if zlib.crc32(memoryview(content)[position + 4 : end]) != stated:
-                raise ValueError(
-                    f"is damaged: bytes {position} to {end} are not as they were written"
-                )
+        end = position + 8 + _number(content[position : position + 4])
+        if kind[:1].isupper() and end + 4 <= len(content):
+            checksum = zlib.crc32(memoryview(content)[position + 4 : end])
+            if checksum != _number(content[end : end + 4]):
+                raise ValueError(f"is damaged: wrong checksum of bytes {position} to {end}")
             if kind == b"IEND":
-                return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+                return _number(content[16:20]), _number(content[20:24])
         position = end + 4
     raise ValueError("is cut off: its end is missing")
 
 
-def _of_jpeg(content: bytes) -> tuple[int, int]:
-    # Segments before the picture may hold a thumbnail with an end of its own, so they are stepped over. What a camera
-    # appends after the end is its own affair.
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    # Segments before the image may hold a thumbnail with its own end, so they are stepped over. What a camera appends
+    # after the end is ignored.
     size, kind, position = (0, 0), 0, 2
     while (marker := content[position : position + 2])[:1] == b"\xff" and marker != START_OF_SCAN:
-        is_fill = marker == b"\xff\xff"
         if marker[-1] in START_OF_FRAME:
-            frame = content[position + 5 : position + 9]
-            size, kind = (
-                (int.from_bytes(frame[2:], "big"), int.from_bytes(frame[:2], "big")),
-                marker[-1],
-            )
-        length = int.from_bytes(content[position + 2 : position + 4], "big")
-        position += 1 if is_fill else 2 + length
+            kind, frame = marker[-1], content[position + 5 : position + 9]
+            size = _number(frame[2:]), _number(frame[:2])
+        is_fill = marker == b"\xff\xff"
+        position += 1 if is_fill else 2 + _number(content[position + 2 : position + 4])
     end = content.find(END_OF_IMAGE, position)
     if end < 0:
         raise ValueError("is cut off: its end is missing")
-    if kind == PROGRESSIVE and content.count(START_OF_SCAN, position, end) > MOST_SCANS:
-        raise ValueError(f"has more than {MOST_SCANS} scans, which would take too long to decode")
+    if kind == PROGRESSIVE and content.count(START_OF_SCAN, position, end) > MAX_SCANS:
+        raise ValueError(f"has more than {MAX_SCANS} scans, which would take too long to decode")
     return size
 
 
-def _of_another(content: bytes) -> tuple[int, int]:
+def _size_by_pillow(content: bytes) -> tuple[int, int]:
     try:
         with Image.open(io.BytesIO(content)) as image:
             return image.size
-    except Exception as error:  # what damaged bytes lead Pillow to is any kind of error
-        raise ValueError("cannot be decoded: it is of no known format") from error
+    except Exception as error:  # damaged bytes can raise any kind of error in Pillow
+        raise ValueError("cannot be decoded: unknown image format") from error
+
+
+def _number(big_endian: bytes) -> int:
+    return int.from_bytes(big_endian, "big")

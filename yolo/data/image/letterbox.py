@@ -1,4 +1,4 @@
-"""Fitting an image into a rectangle without changing its proportions."""
+"""Fitting an image into a rectangle without changing its aspect ratio."""
 
 from dataclasses import dataclass
 
@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 
 GREY = 114
-"""The public YOLOv5's filling, in all three channels."""
+"""Padding value of the public YOLOv5, in all three channels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """Where an image came to lie in its rectangle."""
+    """Position of an image in its padded rectangle."""
 
     scale: float
     left: int
     top: int
     width: int
-    """Of the original image, in pixels."""
+    """Width and height of the original image, pixels."""
     height: int
 
     def boxes_into(self, boxes: np.ndarray) -> np.ndarray:
@@ -31,14 +31,14 @@ class Letterbox:
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
-    """An image (H, W, 3) in the middle of a grey square (size, size, 3), its long side as long as the square's."""
+    """An image (H, W, 3) centered in a grey square (size, size, 3), its long side as long as the square's."""
     return pad_to_center(resize_long_side(image, size), size, size, image.shape[:2])
 
 
 def pad_to_center(
     resized: np.ndarray, rows: int, columns: int, original: tuple[int, ...]
 ) -> tuple[np.ndarray, Letterbox]:
-    """A resized image in the middle of a grey rectangle (rows, columns, 3); `original` are its rows and columns before."""
+    """A resized image centered in a grey rectangle (rows, columns, 3); `original` is (H, W) before resizing."""
     height, width = original
     top, left = (rows - resized.shape[0]) // 2, (columns - resized.shape[1]) // 2
     rectangle = np.full((rows, columns, 3), GREY, dtype=np.uint8)
@@ -48,13 +48,13 @@ def pad_to_center(
 
 
 def rectangle_around(height: int, width: int, size: int, stride: int) -> tuple[int, int]:
-    """Rows and columns, multiples of `stride`, that hold an image of which the long side becomes `size` pixels."""
+    """Smallest rows and columns, multiples of `stride`, around an image with its long side at `size` pixels."""
     rows, columns = size_at_long_side(height, width, size)
     return -(-rows // stride) * stride, -(-columns // stride) * stride
 
 
 def size_at_long_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """Rows and columns of an image of which the long side becomes `size` pixels."""
+    """Rows and columns of an image with its long side at `size` pixels."""
     scale = size / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -62,12 +62,12 @@ def size_at_long_side(height: int, width: int, size: int) -> tuple[int, int]:
 def resize_long_side(
     image: np.ndarray, size: int, original: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The image with its long side at `size` pixels; `original` are its rows and columns where it was decoded smaller."""
+    """The image with its long side at `size` pixels; `original` is its (H, W) if it was decoded smaller."""
     height, width = original or image.shape[:2]
     rows, columns = size_at_long_side(height, width, size)
     if image.shape[:2] == (rows, columns):
         return image
-    # Below a factor of two the two nearest pixels say what the area's mean does, in a fifth of the time.
+    # Below a factor of two, bilinear gives what the mean over the area gives, in a fifth of the time.
     is_much_smaller = 2 * rows < image.shape[0] if original else rows < image.shape[0]
     method = cv2.INTER_AREA if is_much_smaller else cv2.INTER_LINEAR
     return cv2.resize(image, (columns, rows), interpolation=method)

@@ -1,4 +1,4 @@
-"""A data set's images at the network's size."""
+"""A data set's images at the network's input size."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,37 +13,34 @@ from yolo.data.image.letterbox import resize_long_side, size_at_long_side
 
 
 class ResizedImages:
-    """Images with their long side at `size` pixels, taken from where they are kept or decoded no larger than need be."""
+    """Images with their long side at `size` pixels, from the cache or decoded no larger than needed."""
 
-    def __init__(self, records: Sequence[ImageRecord], size: int, kept: ImageCache | None) -> None:
+    def __init__(self, records: Sequence[ImageRecord], size: int, cache: ImageCache | None) -> None:
         self.records = records
         self.size = size
-        self.kept = kept
+        self.cache = cache
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, 3) uint8, blue green red, not to be written to.
-
-        Raises UnusableImage naming the file.
-        """
+        """Image (H, W, 3) uint8 BGR, read-only. Raises UnusableImage naming the file."""
         record = self.records[index]
-        image = self.kept.get(record) if self.kept else None
+        image = self.cache.get(record) if self.cache else None
         if image is None:
             image = read_image(record.path, record.width, record.height, self.size)
             image = resize_long_side(image, self.size, (record.height, record.width))
-            if self.kept:
-                self.kept.keep(record, image)
+            if self.cache:
+                self.cache.put(record, image)
         return image
 
     def tile(self, index: int) -> Tile:
-        """An image and its boxes in its own pixels, crowds left out, to be read where it is seen."""
+        """An image and its boxes; the image is read if it is visible in the sample."""
         return tile_of(self.records[index], self.size, partial(self.__getitem__, index))
 
 
 def tile_of(record: ImageRecord, size: int, read: Callable[[], np.ndarray]) -> Tile:
-    """An image that `read` gives with its long side at `size` pixels, and its boxes there, crowds left out."""
+    """The image that `read` returns, long side at `size` pixels, and its boxes in those pixels, without crowds."""
     rows, columns = size_at_long_side(record.height, record.width, size)
     is_single = ~record.crowd
     scale = size / max(record.width, record.height)

@@ -1,22 +1,17 @@
-"""Loading samples beside the training: worker processes, batches, optimizer steps."""
+"""Load batches in worker processes beside the training, grouped by optimizer step."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from yolo.data.image.decode import UnusableImage
 from yolo.data.image.resized import ResizedImages
-from yolo.data.loader.sampler import (
-    SampleKey,
-    StepSampler,
-    batches_of_one_shape,
-    evaluation_indices,
-)
+from yolo.data.loader.sampler import StepSampler, batches_of_one_shape, evaluation_indices
 from yolo.data.loader.samples import (
     EvaluationBatch,
     EvaluationSamples,
@@ -29,91 +24,77 @@ from yolo.recipe.schema.recipe import Recipe
 Batch = TypeVar("Batch", TrainingBatch, EvaluationBatch)
 
 
-class _EpochBatches(Sampler[list[SampleKey]]):
-    """The DataLoader asks for batches anew at each epoch; which one it is, and from where on, stands here."""
+class BatchLoader(Generic[Batch]):
+    """A DataLoader over samples that collate their batches themselves.
 
-    def __init__(self, steps: StepSampler) -> None:
-        self.steps = steps
-        self.epoch = 0
-        self.first_step = 0
+    Iterating raises a DataError of one line naming a file that has become unreadable since it was verified.
+    """
 
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        return self.steps.micro_batches(self.epoch, self.first_step)
+    def __init__(self, samples: Dataset[Any], workers: int, **batching: Any) -> None:
+        """`batching`: the DataLoader's `batch_sampler` or `batch_size`."""
+        self._loader: DataLoader[Batch] = DataLoader(
+            samples,
+            collate_fn=identity_collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=use_one_thread,
+            **batching,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._loader
+        except DataError as error:
+            # An error from a worker has the worker's traceback in its text; the last line is the message.
+            last_line = str(error).strip().splitlines()[-1]
+            message = re.split(r"(?:UnusableImage|DataError): ", last_line)[-1]
+            if isinstance(error, UnusableImage):
+                message += "; it was readable when the run started"
+            raise DataError(message) from error
+
+
+def identity_collate(batch: Any) -> Any:
+    """`__getitems__` returns a collated batch."""
+    return batch
+
+
+def use_one_thread(_: int) -> None:
+    """There are many workers already; OpenCV's own threads would compete with the ranks for the cores."""
+    cv2.setNumThreads(0)
 
 
 class TrainingLoader:
     """This rank's training batches, optimizer step by optimizer step."""
 
     def __init__(self, images: ResizedImages, recipe: Recipe, rank: int, world_size: int) -> None:
-        train = recipe.train
+        train, workers = recipe.train, recipe.data.workers
         self._images = images
         self.steps = StepSampler(
-            len(images),
-            train.global_batch,
-            train.micro_batch,
-            rank,
-            world_size,
-            train.seed,
+            len(images), train.global_batch, train.micro_batch, rank, world_size, train.seed
         )
-        self._batches = _EpochBatches(self.steps)
-        workers = recipe.data.workers
-        self._loader = DataLoader(
-            TrainingSamples(images, recipe),
-            batch_sampler=self._batches,
-            collate_fn=identity_collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=one_thread,
-        )
+        samples = TrainingSamples(images, recipe)
+        self._batches = BatchLoader[TrainingBatch](samples, workers, batch_sampler=self.steps)
 
     def __len__(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps per epoch."""
         return len(self.steps)
 
     def images_of(self, step: int) -> list[str]:
-        """The files that this rank's samples of a step of the run, counted from 1, are drawn around."""
+        """File names of this rank's samples in a step of the run, counted from 1; without a mosaic's other images."""
         epoch, step_of_epoch = divmod(step - 1, len(self.steps))
-        micro_batches = islice(
-            self.steps.micro_batches(epoch, step_of_epoch), self.steps.accumulation
-        )
-        return [self._images.records[key.image].path.name for keys in micro_batches for key in keys]
+        batches = islice(self.steps.micro_batches(epoch, step_of_epoch), self.steps.accumulation)
+        return [self._images.records[key.image].path.name for keys in batches for key in keys]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
         """The micro batches of each step of an epoch, from `first_step` on.
 
         Raises DataError naming a file that has become unreadable since it was verified.
         """
-        self._batches.epoch, self._batches.first_step = epoch, first_step
-        batches = readable(self._loader)
+        self.steps.start_at(epoch, first_step)
+        batches = iter(self._batches)
         while micro_batches := list(islice(batches, self.steps.accumulation)):
             yield micro_batches
-
-
-class EvaluationLoader:
-    """One rank's share of the images in batches, every image on exactly one rank.
-
-    Iterating raises DataError naming a file that has become unreadable since it was verified.
-    """
-
-    def __init__(self, batches: "DataLoader[EvaluationBatch]") -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[EvaluationBatch]:
-        return readable(self._batches)
-
-
-def readable(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches; what a worker could not read is a DataError of one line."""
-    try:
-        yield from batches
-    except DataError as error:
-        # From a worker it comes with the worker's traceback in its text; the last line is the message.
-        last_line = str(error).strip().splitlines()[-1]
-        message = re.split(r"(?:UnusableImage|DataError): ", last_line)[-1]
-        if isinstance(error, UnusableImage):
-            message += "; it could be read when the work began"
-        raise DataError(message) from error
 
 
 def evaluation_loader(
@@ -123,28 +104,9 @@ def evaluation_loader(
     stride: int | None,
     rank: int = 0,
     world_size: int = 1,
-) -> EvaluationLoader:
-    """This rank's share of the images; `stride` as `EvaluationSamples` has it."""
+) -> BatchLoader[EvaluationBatch]:
+    """This rank's share of the images in batches, each image on one rank; `stride` as in `EvaluationSamples`."""
     samples = EvaluationSamples(images, stride)
-    mine = evaluation_indices(len(images), rank, world_size)
-    return EvaluationLoader(
-        DataLoader(
-            samples,
-            batch_sampler=batches_of_one_shape(mine, samples.shape, batch),
-            collate_fn=identity_collate,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=one_thread,
-        )
-    )
-
-
-def identity_collate(batch: Any) -> Any:
-    """`__getitems__` has put it together."""
-    return batch
-
-
-def one_thread(_: int) -> None:
-    """Workers are many already; OpenCV's own threads would fight with the ranks' for the cores."""
-    cv2.setNumThreads(0)
+    indices = evaluation_indices(len(images), rank, world_size)
+    batches = batches_of_one_shape(indices, samples.shape, batch)
+    return BatchLoader[EvaluationBatch](samples, workers, batch_sampler=batches)

@@ -1,4 +1,4 @@
-"""What a sharded split says of itself, and where a recipe finds it. Needs no torch."""
+"""The index of a sharded split, and where a recipe finds it. Needs no torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +16,10 @@ from yolo.recipe.schema.recipe import Recipe
 INDEX = "index.json"
 ARRAYS = "index.npz"
 
-
-HIGHEST_COUNT = 10**9
-"""Of a shard's images."""
-HIGHEST_BYTES = 2**62
-"""What can be counted in 64 bits, with room for sums."""
+MAX_SAMPLES = 10**9
+"""Images of one shard."""
+MAX_BYTES = 2**62
+"""Fits into 64 bits, with room for sums."""
 
 
 class Shard(BaseModel):
@@ -29,8 +28,8 @@ class Shard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    samples: int = Field(ge=1, le=HIGHEST_COUNT)
-    bytes: int = Field(ge=1, le=HIGHEST_BYTES)
+    samples: int = Field(ge=1, le=MAX_SAMPLES)
+    bytes: int = Field(ge=1, le=MAX_BYTES)
 
 
 class ShardIndex(BaseModel):
@@ -42,29 +41,29 @@ class ShardIndex(BaseModel):
     split: Literal["train", "val"]
     class_names: tuple[str, ...] = Field(min_length=1)
     category_ids: tuple[int, ...]
-    boxes: int = Field(ge=0, le=HIGHEST_BYTES)
-    """Of single objects: those that are trained on."""
+    boxes: int = Field(ge=0, le=MAX_BYTES)
+    """Boxes of single objects, which are trained on."""
     fingerprint: str
-    """Of the split that was sharded, images that could not be read left out."""
+    """Fingerprint of the sharded split, without images that could not be read."""
     seed: int = Field(ge=0)
-    """By which the images were shuffled."""
+    """Seed of the images' shuffle."""
     shards: tuple[Shard, ...] = Field(min_length=1)
 
     @property
     def images(self) -> int:
-        """In all shards."""
+        """Images in all shards."""
         return sum(shard.samples for shard in self.shards)
 
 
 def parse_index(text: str | bytes, place: str) -> ShardIndex:
-    """Raises DataError, with `place` in its message, where it is none."""
+    """Parse index.json. Raises DataError that begins with `place`."""
     try:
         return ShardIndex.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
+        key = ".".join(map(str, first["loc"])) or "it"
         raise DataError(
-            f"{place}: is no index of shards: {where}: {first['msg']}; write the shards with `python -m yolo shard`"
+            f"{place}: is no index of shards: {key}: {first['msg']}; write the shards with `python -m yolo shard`"
         ) from error
 
 
@@ -85,9 +84,9 @@ def shard_location(data: DataSection, split: str) -> str:
 
 
 def local_index(data: DataSection, split: str) -> ShardIndex | None:
-    """A split's index where it lies on this machine; None where it lies elsewhere.
+    """A split's index if its location is on this machine, else None.
 
-    Raises DataError where it is missing or none.
+    Raises DataError if it is missing or invalid.
     """
     location = shard_location(data, split)
     if is_url(location):
@@ -103,18 +102,18 @@ def local_index(data: DataSection, split: str) -> ShardIndex | None:
 
 
 def streams_of(recipe: Recipe) -> int:
-    """Processes of a rank that each read shards of their own."""
+    """Processes per rank that each read their own shards."""
     return max(1, recipe.data.workers)
 
 
 def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> Iterator[str]:
-    """A line where there are fewer shards than processes that read them."""
+    """A line if there are fewer shards than processes that read them."""
     workers = streams_of(recipe)
-    wanted = world_size * workers
-    if len(index.shards) < wanted:
-        share = sum(shard.bytes for shard in index.shards) / 1e6 / wanted
+    streams = world_size * workers
+    if len(index.shards) < streams:
+        share = sum(shard.bytes for shard in index.shards) / 1e6 / streams
         smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
         yield (
-            f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers read shards of "
-            f"their own; write them anew with `python -m yolo shard --shards {4 * wanted}` {smaller}or lower data.workers"
+            f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers each read their "
+            f"own shards; rewrite them with `python -m yolo shard --shards {4 * streams}` {smaller}or lower data.workers"
         )

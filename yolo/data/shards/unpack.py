@@ -1,22 +1,22 @@
-"""A split's shards as files on this machine, for a validation split, which is read in whole again and again."""
+"""Store a split's shards as files on this machine, for a validation split, which is read in full repeatedly."""
 
 import json
 import tempfile
 from pathlib import Path
 from shutil import rmtree
 
-from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord
-from yolo.data.progress_protocol import Counting, uncounted
+from yolo.data.dataset import DataReport, DetectionDataset
+from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.shards.reader import Shards, annotation_of, record_of
 from yolo.errors import DataError
 
 ANNOTATIONS = "annotations.jsonl"
 
 
-def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None:
-    """Fetch all images into a folder, whole or not at all; nothing where it is there already.
+def unpack(shards: Shards, folder: Path, progress: ProgressFactory = no_progress) -> None:
+    """Fetch all images into a folder, completely or not at all; does nothing if the folder exists.
 
-    Raises DataError where a shard cannot be read.
+    Raises DataError if a shard cannot be read.
     """
     if folder.is_dir():
         return
@@ -24,7 +24,7 @@ def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     lines: dict[int, bytes] = {}
     try:
-        with counting(f"fetching {shards.index.split} images", len(shards)) as advance:
+        with progress(f"fetching {shards.index.split} images", len(shards)) as advance:
             for shard in range(len(shards.index.shards)):
                 for sample in shards.samples(shard):
                     name = f"{sample.position:012d}{sample.record.path.suffix}"
@@ -33,7 +33,7 @@ def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None
                     advance(1)
         text = b"".join(lines[position] + b"\n" for position in sorted(lines))
         (temporary / ANNOTATIONS).write_bytes(text)
-        temporary.chmod(0o755)  # for colleagues too: mkdtemp's is its owner's
+        temporary.chmod(0o755)  # readable by other users; mkdtemp's is not
         temporary.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # else another run has fetched them meanwhile
@@ -45,22 +45,16 @@ def unpack(shards: Shards, folder: Path, counting: Counting = uncounted) -> None
 
 
 def read_unpacked(folder: Path, shards: Shards) -> DetectionDataset:
-    """What `unpack` left in a folder, in the order that the split had before it was sharded."""
-    records = tuple(_records(folder, len(shards.class_names)))
-    report = DataReport(shards.source, len(records), shards.box_count)
-    index = shards.index
-    return DetectionDataset(shards.source, index.class_names, index.category_ids, records, report)
-
-
-def _records(folder: Path, classes: int) -> list[ImageRecord]:
-    place = folder / ANNOTATIONS
+    """The data set that `unpack` stored in a folder, in the order before it was sharded."""
+    index, annotations, records = shards.index, folder / ANNOTATIONS, []
     try:
-        found = []
-        for line in place.read_text(encoding="utf-8").splitlines():
+        for line in annotations.read_text(encoding="utf-8").splitlines():
             content = json.loads(line)
-            suffix = Path(content["file_name"]).suffix
-            path = folder / f"{content['position']:012d}{suffix}"
-            found.append(record_of(content, path, classes))
-        return found
+            path = folder / f"{content['position']:012d}{Path(content['file_name']).suffix}"
+            records.append(record_of(content, path, len(index.class_names)))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{place}: cannot be read: {error}; remove {folder}") from error
+        raise DataError(f"{annotations}: cannot be read: {error}; remove {folder}") from error
+    report = DataReport(shards.source, len(records), index.boxes)
+    return DetectionDataset(
+        shards.source, index.class_names, index.category_ids, tuple(records), report
+    )

@@ -1,19 +1,20 @@
-"""Writing a split as shards: tar files that are read from front to back, each a random part of the images."""
+"""Write a split as shards: tar files for sequential reading, each with a random part of the images."""
 
+import io
 import math
+import tarfile
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
 
 import numpy as np
-from webdataset.writer import TarWriter
 
-from yolo.data.dataset import DetectionDataset, ImageRecord, refuse_if_bad
+from yolo.data.dataset import DetectionDataset, refuse_if_bad
+from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.resized import ResizedImages
-from yolo.data.image_suffixes import IMAGE_SUFFIXES
 from yolo.data.open import load_split
-from yolo.data.progress_protocol import Counting, uncounted
+from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.shards.index import ARRAYS, INDEX, Shard, ShardIndex
 from yolo.data.shards.reader import ANNOTATION, annotation_of
 from yolo.data.verification import verify_images
@@ -23,8 +24,8 @@ from yolo.recipe.resolve.hardware import count_cores
 from yolo.recipe.schema.recipe import Recipe
 
 MB = 10**6
-MOST_SHAPES = 100_000
-"""Boxes whose shape is kept for anchors: k-means needs no more."""
+MAX_SHAPES = 100_000
+"""Boxes whose shape is stored for the anchors' k-means, which needs no more."""
 
 
 def shard_split(
@@ -33,14 +34,13 @@ def shard_split(
     out: Path,
     shard_mb: float,
     shards: int | None = None,
-    counting: Counting = uncounted,
+    progress: ProgressFactory = no_progress,
 ) -> tuple[ShardIndex, list[str]]:
-    """Write a split of a recipe's data into a folder `out / split`, whole or not at all.
+    """Write a split of a recipe's data into the folder `out / split`, completely or not at all.
 
-    Images are shuffled by `train.seed` and dealt out so that shards hold equally many, to within one: as many shards as
-    are asked for, or so many that each has about `shard_mb` MB. Images that cannot be read are left out. Returns the
-    index, and what was wrong in lines. Raises DataError where the folder is there already, or where more is wrong than
-    `data.max_bad_share` allows.
+    Images are shuffled by `train.seed` and distributed over `shards` shards, or over as many as give each about
+    `shard_mb` MB; image counts differ by at most one. Images that cannot be read are skipped. Returns the index, and the
+    problems as lines. Raises DataError if the folder exists, or if more is wrong than `data.max_bad_share` allows.
     """
     folder = out / split
     if folder.exists():
@@ -49,7 +49,7 @@ def shard_split(
         raise DataError("data.format: is shards already; name a recipe whose data are coco or yolo")
     dataset = load_split(recipe.data, split)
     images = ResizedImages(dataset.records, recipe.model.image_size, None)
-    with counting(f"verifying {split} images", len(images)) as advance:
+    with progress(f"verifying {split} images", len(images)) as advance:
         dataset = dataset.without(verify_images(images, threads=count_cores(), advance=advance))
     refuse_if_bad(dataset.report, recipe.data.max_bad_share)
     if shards is None:
@@ -62,8 +62,8 @@ def shard_split(
     out.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{split}-", dir=out))
     try:
-        index = _write(dataset, split, temporary, shards, recipe.train.seed, counting)
-        temporary.chmod(0o755)  # so that colleagues can read it
+        index = _write(dataset, split, temporary, shards, recipe.train.seed, progress)
+        temporary.chmod(0o755)  # readable by other users
         temporary.rename(folder)
     except BaseException:
         rmtree(temporary, ignore_errors=True)
@@ -72,24 +72,29 @@ def shard_split(
 
 
 def _write(
-    dataset: DetectionDataset, split: str, folder: Path, shards: int, seed: int, counting: Counting
+    dataset: DetectionDataset,
+    split: str,
+    folder: Path,
+    shards: int,
+    seed: int,
+    progress: ProgressFactory,
 ) -> ShardIndex:
     random = np.random.default_rng(seed)
     parts = np.array_split(random.permutation(len(dataset)), shards)
     entries, offsets = [], []
-    with counting(f"writing {split} images", len(dataset)) as advance:
+    with progress(f"writing {split} images", len(dataset)) as advance:
         for number, part in enumerate(parts):
             path = folder / f"{split}-{number:06d}.tar"
-            with TarWriter(str(path), encoder=False, mtime=0) as writer:
-                for position in map(int, part):
-                    offsets.append(writer.tarstream.offset)
-                    writer.write(_entry(dataset.records[position], position))
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for position in part.tolist():
+                    offsets.append(tar.offset)
+                    _add_sample(tar, dataset, position)
                     advance(1)
-                offsets.append(writer.tarstream.offset)
+                offsets.append(tar.offset)
             entries.append(Shard(name=path.name, samples=len(part), bytes=path.stat().st_size))
     shapes = dataset.box_shapes(1)
-    if len(shapes) > MOST_SHAPES:
-        shapes = shapes[np.sort(random.choice(len(shapes), MOST_SHAPES, replace=False))]
+    if len(shapes) > MAX_SHAPES:
+        shapes = shapes[np.sort(random.choice(len(shapes), MAX_SHAPES, replace=False))]
     np.savez_compressed(folder / ARRAYS, offsets=np.array(offsets, np.int64), shapes=shapes)
     index = ShardIndex(
         version=1,
@@ -105,23 +110,25 @@ def _write(
     return index
 
 
-def _entry(record: ImageRecord, position: int) -> dict[str, str | bytes]:
+def _add_sample(tar: tarfile.TarFile, dataset: DetectionDataset, position: int) -> None:
+    record = dataset.records[position]
     suffix = record.path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:  # of which `.json` would take the annotations' place
+    if suffix not in IMAGE_SUFFIXES:  # a suffix `.json` would replace the annotations
         suffix = ".image"
-    return {
-        "__key__": f"{position:012d}",
-        suffix[1:]: read_bytes(record.path, MOST_IMAGE_BYTES),
-        ANNOTATION: annotation_of(record, position),
-    }
+    image = read_bytes(record.path, MOST_IMAGE_BYTES)
+    files = {suffix: image, f".{ANNOTATION}": annotation_of(record, position)}
+    for suffix, content in sorted(files.items()):
+        entry = tarfile.TarInfo(f"{position:012d}{suffix}")
+        entry.size, entry.mode = len(content), 0o444
+        entry.uname = entry.gname = "bigdata"  # webdataset's, so that rewritten shards are equal
+        tar.addfile(entry, io.BytesIO(content))
 
 
 def shards_line(index: ShardIndex, folder: Path, problems: Sequence[str]) -> list[str]:
-    """What was written, in lines."""
-    size = sum(shard.bytes for shard in index.shards)
-    most = max(shard.bytes for shard in index.shards)
+    """What was written, as lines for the console."""
+    sizes = [shard.bytes / MB for shard in index.shards]
     written = (
         f"{folder}: {index.images} images, {index.boxes} boxes of {len(index.class_names)} classes in "
-        f"{len(index.shards)} shards, {size / MB:.1f} MB, the largest {most / MB:.1f} MB"
+        f"{len(sizes)} shards, {sum(sizes):.1f} MB, the largest {max(sizes):.1f} MB"
     )
-    return [*(f"warning: left out or put right: {line}" for line in problems), written]
+    return [*(f"warning: skipped or corrected: {line}" for line in problems), written]

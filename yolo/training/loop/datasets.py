@@ -7,7 +7,7 @@ from yolo.architecture import Anchors, family
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
 from yolo.data.image.resized import ResizedImages
 from yolo.data.open import load_split
-from yolo.data.progress_protocol import Counting
+from yolo.data.progress_protocol import ProgressFactory
 from yolo.data.shards.index import shard_location, too_few
 from yolo.data.shards.reader import Shards, open_shards
 from yolo.data.shards.unpack import read_unpacked, unpack
@@ -46,7 +46,7 @@ def open_datasets(
     recipe: Recipe,
     run: RunDirectory,
     context: DistributedContext,
-    counting: Counting,
+    counting: ProgressFactory,
 ) -> Datasets:
     """Read both splits, verify every image, and choose the anchors; collective.
 
@@ -98,7 +98,7 @@ def _streamed(recipe: Recipe, context: DistributedContext) -> Shards:
 
 
 def _unpacked(
-    recipe: Recipe, split: str, context: DistributedContext, counting: Counting
+    recipe: Recipe, split: str, context: DistributedContext, counting: ProgressFactory
 ) -> DetectionDataset:
     """A split's shards as files, fetched by the first rank of each machine."""
     shards = open_shards(recipe.data, split)
@@ -129,7 +129,7 @@ def _verified(
     recipe: Recipe,
     split: str,
     context: DistributedContext,
-    counting: Counting,
+    counting: ProgressFactory,
 ) -> tuple[DetectionDataset, ResizedImages]:
     if recipe.data.format == "shards":
         dataset = _unpacked(recipe, split, context, counting)

@@ -10,7 +10,8 @@ from yolo.errors import PlanError
 from yolo.planner.auto_strategy import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
-from yolo.tracking.plan_report import PredictedAndMeasured, plan_figures
+from yolo.tracking.metric_names import plan_figures
+from yolo.tracking.records import PredictedAndMeasured
 from yolo.training.checkpointing.train_state import StepTotals
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from yolo.data.progress_protocol import Advance, uncounted
+from yolo.data.progress_protocol import ProgressCallback, no_progress
 from yolo.evaluation.metrics import Metrics
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.render.resolved_yaml import effective_json, effective_yaml
 from yolo.tracking.console import ConsoleProgress, CountProgress
 from yolo.tracking.history import read_history
+from yolo.tracking.metric_names import comparison_rows
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.plan_report import PredictedAndMeasured, comparison_rows
-from yolo.tracking.records import SamplePicture
+from yolo.tracking.records import PredictedAndMeasured, SamplePicture
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.wandb_run import WandbRun
 from yolo.training.checkpointing.run_directory import RunDirectory
@@ -84,9 +84,9 @@ class RunLogger:
                 warn=logger.warning,
             )
 
-    def counting(self, what: str, total: int) -> AbstractContextManager[Advance]:
+    def counting(self, what: str, total: int) -> AbstractContextManager[ProgressCallback]:
         """Show the progress of some work before training starts."""
-        return CountProgress(what, total) if self._is_main else uncounted(what, total)
+        return CountProgress(what, total) if self._is_main else no_progress(what, total)
 
     def on_train_start(self, steps: int, steps_done: int) -> None:
         """Start the progress bar, at `steps_done` for a resumed run."""

@@ -10,7 +10,7 @@ import deepspeed
 import torch
 
 from yolo.communication.metering.meter import KindTraffic
-from yolo.tracking.plan_report import PredictedAndMeasured
+from yolo.tracking.records import PredictedAndMeasured
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.loop.plan_comparison import as_json

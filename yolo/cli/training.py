@@ -1,0 +1,101 @@
+"""The commands that train and apply a network: `train`, `eval` and `detect`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from yolo.cli.arguments import Commands, add_command, add_recipe, count, fraction, one_recipe
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Add the commands of this module."""
+    train = add_command(commands, _train)
+    add_recipe(train)
+    train.add_argument("--dry-run", action="store_true", help="print the command and stop")
+
+    evaluate = add_command(commands, _eval)
+    _add_weights(evaluate)
+    evaluate.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="a COCO annotation file beside its image folder, or a data.yaml",
+    )
+    evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
+    evaluate.add_argument("--batch", type=count, default=16, help="images per batch (default 16)")
+
+    detect = add_command(commands, _detect)
+    detect.add_argument("images", nargs="+", type=Path, help="images, or folders of images")
+    _add_weights(detect)
+    detect.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/detect"),
+        help="folder for the images with boxes and for detections.json (default runs/detect)",
+    )
+    detect.add_argument(
+        "--confidence", type=fraction, default=0.25, help="lowest score (default 0.25)"
+    )
+    detect.add_argument(
+        "--iou",
+        type=fraction,
+        default=0.45,
+        help="IoU above which two boxes show one object (default 0.45)",
+    )
+
+
+def _add_weights(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="a run's weights/best.safetensors"
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    """Train a recipe through the deepspeed launcher. Prints the launcher's command first."""
+    from yolo.errors import LaunchError
+    from yolo.launch.command import launch_training
+    from yolo.launch.supervisor import run_with_restarts
+    from yolo.preflight.local import missing_here, unfit_here
+    from yolo.recipe import prepare
+    from yolo.training.checkpointing.run_directory import choose_run
+
+    recipe, overrides = one_recipe(options)
+    resolved = prepare(recipe, overrides).resolved  # the run logs the warnings
+    run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
+    if options.dry_run:
+        print(launch_training(resolved, recipe, overrides, run))
+        return
+    missing = list(missing_here(resolved, resumes=run.newest_checkpoint is not None))
+    if resolved.recipe.cluster.nodes == 1:
+        missing += unfit_here(resolved)
+        if missing:
+            raise LaunchError("\n".join(missing))
+    run_with_restarts(resolved, recipe, overrides, run)
+
+
+def _eval(options: argparse.Namespace) -> None:
+    """Measure the average precision of weights on a data set."""
+    from yolo.evaluation.commands import evaluate_weights
+    from yolo.tracking.console import CountProgress
+
+    for line in evaluate_weights(
+        options.weights, options.data, options.json, options.batch, CountProgress
+    ):
+        print(line)
+
+
+def _detect(options: argparse.Namespace) -> None:
+    """Draw what weights detect in images."""
+    from yolo.evaluation.commands import detect_and_draw
+    from yolo.tracking.console import CountProgress
+
+    for line in detect_and_draw(
+        options.weights,
+        options.images,
+        options.out,
+        options.confidence,
+        options.iou,
+        CountProgress,
+    ):
+        print(line)
