@@ -34,7 +34,7 @@ precision: {dtype: fp32}
 evaluation: {every_epochs: 3}
 checkpoint: {every_epochs: 1, keep: 3}
 tracking: {wandb: {mode: disabled}}
-cluster: {processes_per_node: 2, threads_per_process: 1}
+cluster: {processes_per_node: 2, threads_per_process: 1, restarts: 0}
 """
 """24 images: 9 steps."""
 RUNS: Mapping[str, tuple[str, ...]] = {
@@ -105,26 +105,35 @@ def hashes(tree: Path, runs: Sequence[str], folder: Path, side: str) -> dict[str
     """Of each run's last weights, trained by the package in `tree`."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE % (folder / "demo"))
+    python = python_of(tree)
 
     def trained(run: str) -> str:
         work = folder / f"{side}-{run.replace(' ', '-')}"
         work.mkdir()
-        train(tree, recipe, work, *RUNS[run])
+        train(python, tree, recipe, work, *RUNS[run])
         if run == "resumed":
             go_back(work)
-            train(tree, recipe, work, *RUNS[run], "checkpoint.resume=auto")
+            train(python, tree, recipe, work, *RUNS[run], "checkpoint.resume=auto")
         return hash_of(last_run(work) / "weights" / "last.safetensors")
 
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         return dict(zip(runs, pool.map(trained, runs), strict=True))
 
 
-def train(tree: Path, recipe: Path, work: Path, *overrides: str) -> None:
+def python_of(tree: Path) -> Path:
+    """The interpreter that has what the tree requires; made by its own `make setup` if this one may not."""
+    if (tree / "requirements.txt").read_bytes() != (REPOSITORY / "requirements.txt").read_bytes():
+        subprocess.run(["make", "--silent", "-C", str(tree), "setup"], check=True)
+        return tree / ".venv" / "bin" / "python"
+    return Path(sys.executable)
+
+
+def train(python: Path, tree: Path, recipe: Path, work: Path, *overrides: str) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = f"cluster.master_port={listener.getsockname()[1]}"
     ran = subprocess.run(
-        [sys.executable, "-m", "yolo", "train", str(recipe), port, *overrides],
+        [python, "-m", "yolo", "train", str(recipe), port, *overrides],
         cwd=work,
         env=os.environ | {"PYTHONPATH": str(tree), "DS_ACCELERATOR": "cpu"},
         stdout=subprocess.PIPE,

@@ -1,36 +1,30 @@
 """A training that was never run, as tracking is told of it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from yolo.bench.speed.generated import generate
-from yolo.communication.metering.meter import KindTraffic
+from yolo.communication.metering.traffic import KindTraffic
 from yolo.evaluation.coco_ap import measure
 from yolo.evaluation.metrics import Metrics
-from yolo.tracking.records import SampleBox, SamplePicture
+from yolo.tracking.records import SampleBox, SamplePicture, StepCosts, StepMetrics
+
+COSTS = StepCosts(
+    step_seconds=0.1,
+    images_per_second=120.0,
+    data_wait_seconds=0.001,
+    communication_seconds=0.02,
+    exposed_communication_seconds=0.005,
+    payload_bytes=3.4e6,
+    wire_bytes=3.5e6,
+    traffic_by_kind={"all_reduce": KindTraffic(2, 3.4e6, 3.5e6, 0.02, 0.005)},
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    step: int
-    epoch: float
-    loss_box: float = 1.5
-    loss_obj: float = 2.0
-    loss_cls: float = 0.5
-    lr: float = 0.01
-    skipped: float = 0.0
-    gradient_norm: float | None = 7.0
-    images_per_second: float = 120.0
-    data_wait_seconds: float = 0.001
-    communication_seconds: float = 0.02
-    exposed_communication_seconds: float = 0.005
-    payload_bytes: float = 3.4e6
-    wire_bytes: float = 3.5e6
-    traffic_by_kind: Mapping[str, KindTraffic] = field(
-        default_factory=lambda: {"all_reduce": KindTraffic(2, 3.4e6, 3.5e6, 0.02, 0.005)}
-    )
+def step_metrics(step: int, epoch: float, loss_box: float = 1.5) -> StepMetrics:
+    """The metrics of some steps up to `step`."""
+    return StepMetrics(step, epoch, 0.0, loss_box, 2.0, 0.5, 0.01, 7.0, COSTS)
 
 
 def evaluation(ap: float | None = None) -> Metrics:

@@ -12,7 +12,7 @@ import pytest
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-from tests.tracking.synthetic_records import Step, evaluation, sample
+from tests.tracking.synthetic_records import evaluation, sample, step_metrics
 from tests.tracking.wandb_file import history, records
 from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.wandb_run import WandbRun
@@ -61,13 +61,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordedRun]:
     weights.write_bytes(b"weights" * 100)
 
     first = recorded.start()
-    first.log_step(Step(10, 0.5))
-    first.log_step(Step(20, 1.0))
+    first.log_step(step_metrics(10, 0.5))
+    first.log_step(step_metrics(20, 1.0))
     first.log_evaluation(20, 1, METRICS, [sample("a.jpg"), sample("b.jpg")])
     first.finish(exit_code=1)
 
     resumed = recorded.start()
-    resumed.log_step(Step(30, 1.5, loss_box=float("nan")))
+    resumed.log_step(step_metrics(30, 1.5, loss_box=float("nan")))
     resumed.log_weights(weights)
     resumed.finish()
     yield recorded
@@ -190,7 +190,7 @@ def test_the_folders_own_id_is_used_and_kept(tmp_path: Path) -> None:
 def test_other_ranks_and_disabled_runs_write_nothing(tmp_path: Path) -> None:
     recorded = RecordedRun(tmp_path)
     for silent in (WandbRun(recorded.warnings.append), recorded.start(mode="disabled")):
-        silent.log_step(Step(1, 0.1))
+        silent.log_step(step_metrics(1, 0.1))
         silent.log_evaluation(1, 1, METRICS, [sample()])
         silent.log_weights(tmp_path / "best.safetensors")
         silent.finish()
@@ -208,7 +208,7 @@ def test_a_start_that_fails_is_reported_once_and_survived(
     monkeypatch.setattr(wandb, "init", fail)
     recorded = RecordedRun(tmp_path)
     started = recorded.start()
-    started.log_step(Step(1, 0.1))
+    started.log_step(step_metrics(1, 0.1))
     started.finish()
     assert recorded.warnings == [
         "W&B: starting failed, nothing more is recorded there: CommError: no service"
@@ -218,7 +218,7 @@ def test_a_start_that_fails_is_reported_once_and_survived(
 def test_a_folder_that_cannot_be_written_is_reported_and_survived(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     recorded = RecordedRun(tmp_path / "file")
-    recorded.start().log_step(Step(1, 0.1))
+    recorded.start().log_step(step_metrics(1, 0.1))
     assert len(recorded.warnings) == 1
     assert "starting failed" in recorded.warnings[0]
 
@@ -227,7 +227,7 @@ def test_a_failure_while_logging_is_reported_once_and_survived(tmp_path: Path) -
     recorded = RecordedRun(tmp_path)
     started = recorded.start()
     started.log_weights(tmp_path / "there is no such file")
-    started.log_step(Step(1, 0.1))
+    started.log_step(step_metrics(1, 0.1))
     started.log_evaluation(1, 1, METRICS)
     assert not started.is_recording
     assert len(recorded.warnings) == 1
@@ -241,7 +241,7 @@ def test_online_without_a_key_is_written_offline(
     monkeypatch.setenv("NETRC", str(tmp_path / "no netrc"))
     recorded = RecordedRun(tmp_path / "run")
     started = recorded.start(mode="online")
-    started.log_step(Step(1, 0.1))
+    started.log_step(step_metrics(1, 0.1))
     started.finish()
     assert recorded.warnings == [
         "W&B: no API key, so the run is written offline; set WANDB_API_KEY"
@@ -263,7 +263,7 @@ def test_online_without_a_network_is_written_offline(
     monkeypatch.setattr(wandb, "init", offline_only)
     recorded = RecordedRun(tmp_path)
     started = recorded.start(mode="online")
-    started.log_step(Step(1, 0.1))
+    started.log_step(step_metrics(1, 0.1))
     started.finish()
     assert recorded.warnings == [
         "W&B: not reached (CommError: timed out), so the run is written offline"
@@ -274,12 +274,12 @@ def test_online_without_a_network_is_written_offline(
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-from tests.tracking.synthetic_records import Step, evaluation
+from tests.tracking.synthetic_records import evaluation, step_metrics
 from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.wandb_run import WandbRun
 
 run = WandbRun.start(ResolvedWandb(upload_weights=True), Path(sys.argv[1]), "killed", {})
-run.log_step(Step(10, 1.0))
+run.log_step(step_metrics(10, 1.0))
 run.log_evaluation(10, 1, evaluation())
 time.sleep(2.5)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -22,7 +22,8 @@ import yolo.training.engine.build
 from tests.recipe.rules.against_deepspeed.case import Case, Observation
 from tests.workers.arguments import worker_arguments
 from tests.workers.several import forget
-from yolo.communication.metering.meter import Traffic, TrafficMeter
+from yolo.communication.metering.meter import TrafficMeter
+from yolo.communication.metering.traffic import Traffic
 from yolo.model import YOLOv5
 from yolo.recipe.deepspeed.config import _merged, deepspeed_config
 from yolo.recipe.load.merge import load_recipe

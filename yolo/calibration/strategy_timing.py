@@ -22,7 +22,8 @@ import torch
 
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
-from yolo.communication.metering.meter import Traffic, TrafficMeter
+from yolo.communication.metering.meter import TrafficMeter
+from yolo.communication.metering.traffic import Traffic
 from yolo.communication.metering.wire_bytes import gloo_interface
 from yolo.recipe import prepare
 from yolo.training.engine.distributed import (

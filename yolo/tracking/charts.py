@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from yolo.evaluation.metrics import ConfusionMatrix, Metrics
 from yolo.tracking.history import History
-from yolo.tracking.records import ConfusionResult, EvaluationResult, PredictedAndMeasured
+from yolo.tracking.records import PredictedAndMeasured
 
 INK, FAINT = "#1f2933", "#d9dee4"
 BLUE, ORANGE, GREEN, PURPLE, RED = "#2f6fdb", "#e8792b", "#2a9d6f", "#8a4fd0", "#d64550"
@@ -63,7 +64,7 @@ def comparison_chart(found: Sequence[PredictedAndMeasured]) -> bytes:
     return _png(figure)
 
 
-def precision_recall_chart(result: EvaluationResult) -> bytes:
+def precision_recall_chart(result: Metrics) -> bytes:
     """Draw precision over recall at IoU 0.5: the mean thick, the classes with the most boxes by name, the rest faint."""
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -91,7 +92,7 @@ def precision_recall_chart(result: EvaluationResult) -> bytes:
     return _png(figure)
 
 
-def confusion_chart(confusion: ConfusionResult) -> bytes:
+def confusion_chart(confusion: ConfusionMatrix) -> bytes:
     """Draw the confusion matrix: colours are fractions of the row, numbers are counts."""
     labels, counts = confusion.labels, confusion.counts
     side = min(14.0, max(4.2, 1.6 + 0.42 * len(labels)))

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from yolo.tracking.records import EvaluationResult, PredictedAndMeasured, StepResult
+from yolo.evaluation.metrics import Metrics
+from yolo.tracking.records import PredictedAndMeasured, StepMetrics
 
 X_AXES = {
     **dict.fromkeys(("train/*", "speed/*", "data/*", "communication/*", "plan/*"), "step"),
@@ -11,23 +12,24 @@ X_AXES = {
 """The x axis of each group of figures."""
 
 
-def step_figures(result: StepResult) -> dict[str, float]:
+def step_figures(result: StepMetrics) -> dict[str, float]:
     """Figures of training steps by name, without a gradient norm that was not measured."""
+    costs = result.costs
     figures = {
-        "train/loss": result.loss_box + result.loss_obj + result.loss_cls,
+        "train/loss": result.loss,
         "train/loss_box": result.loss_box,
         "train/loss_obj": result.loss_obj,
         "train/loss_cls": result.loss_cls,
         "train/learning_rate": result.lr,
         "train/skipped_steps": result.skipped,
-        "speed/images_per_second": result.images_per_second,
-        "data/wait_seconds_per_step": result.data_wait_seconds,
-        "communication/seconds_per_step": result.communication_seconds,
-        "communication/exposed_seconds_per_step": result.exposed_communication_seconds,
-        "communication/payload_bytes_per_step": result.payload_bytes,
-        "communication/wire_bytes_per_step": result.wire_bytes,
+        "speed/images_per_second": costs.images_per_second,
+        "data/wait_seconds_per_step": costs.data_wait_seconds,
+        "communication/seconds_per_step": costs.communication_seconds,
+        "communication/exposed_seconds_per_step": costs.exposed_communication_seconds,
+        "communication/payload_bytes_per_step": costs.payload_bytes,
+        "communication/wire_bytes_per_step": costs.wire_bytes,
     }
-    for kind, traffic in result.traffic_by_kind.items():
+    for kind, traffic in costs.traffic_by_kind.items():
         figures |= {
             f"communication/{kind}/calls_per_step": traffic.calls,
             f"communication/{kind}/wire_bytes_per_step": traffic.wire_bytes,
@@ -39,7 +41,7 @@ def step_figures(result: StepResult) -> dict[str, float]:
     return figures
 
 
-def evaluation_figures(result: EvaluationResult) -> dict[str, float]:
+def evaluation_figures(result: Metrics) -> dict[str, float]:
     """Figures of an evaluation by name, without those that could not be measured."""
     figures = {
         "validation/AP": result.ap,

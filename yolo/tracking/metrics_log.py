@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from yolo.evaluation.metrics import Metrics
 from yolo.tracking.metric_names import evaluation_figures, step_figures
-from yolo.tracking.records import EvaluationResult, StepResult
+from yolo.tracking.records import StepMetrics
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +33,12 @@ class MetricsLog:
         # Ends the half line of a killed run, so that the next record starts a new line.
         self._pending = b"\n" if earlier and not earlier.endswith(b"\n") else b""
 
-    def step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
+    def step(self, result: StepMetrics, beside: Mapping[str, float] | None = None) -> None:
         """Write a training record, with further figures `beside` its own."""
         figures = {**step_figures(result), **(beside or {})}
         self._write("step", result.step, result.epoch, figures)
 
-    def evaluation(self, step: int, epoch: float, result: EvaluationResult) -> None:
+    def evaluation(self, step: int, epoch: float, result: Metrics) -> None:
         """Write an evaluation made after `step` optimizer steps and `epoch` epochs."""
         self._write("evaluation", step, epoch, evaluation_figures(result))
 

@@ -1,165 +1,60 @@
-"""The inputs of tracking. Protocols accept dataclasses of other packages without importing them."""
+"""The inputs of tracking, besides an evaluation's `Metrics`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-
-class KindTrafficResult(Protocol):
-    """Collectives of one kind, as means per step of one rank."""
-
-    @property
-    def calls(self) -> float: ...
-
-    @property
-    def wire_bytes(self) -> float: ...
-
-    @property
-    def seconds(self) -> float: ...
-
-    @property
-    def exposed_seconds(self) -> float: ...
+from yolo.communication.metering.traffic import KindTraffic
 
 
-class StepResult(Protocol):
-    """Training steps since the last log, as means per step. `yolo.training.loop.metrics.StepMetrics` explains its fields.
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """The cost of a training step: the mean over some steps and all ranks."""
 
-    `step` and `epoch` count finished ones, with the fraction of the current epoch. `skipped` of the steps changed no
-    weight; the losses are of the others. Bytes are per rank, `images_per_second` is the sum over all ranks.
-    """
+    step_seconds: float
+    images_per_second: float
+    """The sum over all ranks."""
+    data_wait_seconds: float
+    """Wait for images."""
+    communication_seconds: float
+    """From start to end of the collectives."""
+    exposed_communication_seconds: float
+    """Wait for collectives: what computation did not hide."""
+    payload_bytes: float
+    """Passed to collectives per rank."""
+    wire_bytes: float
+    """Sent per rank; as many are received."""
+    traffic_by_kind: Mapping[str, KindTraffic]
+    """Of the main rank."""
 
-    @property
-    def step(self) -> int: ...
 
-    @property
-    def epoch(self) -> float: ...
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """Means over the training steps since the last log, over the global batch and all ranks."""
 
-    @property
-    def skipped(self) -> float: ...
-
-    @property
-    def loss_box(self) -> float: ...
-
-    @property
-    def loss_obj(self) -> float: ...
-
-    @property
-    def loss_cls(self) -> float: ...
-
-    @property
-    def lr(self) -> float: ...
+    step: int
+    """Steps taken."""
+    epoch: float
+    """Epochs trained, with the fraction of the current one."""
+    skipped: float
+    """Steps that changed no weight; the losses are of the others, NaN if there are none."""
+    loss_box: float
+    loss_obj: float
+    loss_cls: float
+    lr: float
+    gradient_norm: float | None
+    """None if it was not measured."""
+    costs: StepCosts
 
     @property
-    def gradient_norm(self) -> float | None: ...
-
-    @property
-    def images_per_second(self) -> float: ...
-
-    @property
-    def data_wait_seconds(self) -> float: ...
-
-    @property
-    def communication_seconds(self) -> float: ...
-
-    @property
-    def exposed_communication_seconds(self) -> float: ...
-
-    @property
-    def payload_bytes(self) -> float: ...
-
-    @property
-    def wire_bytes(self) -> float: ...
-
-    @property
-    def traffic_by_kind(self) -> Mapping[str, KindTrafficResult]: ...
-
-
-class ClassResult(Protocol):
-    """One class of an evaluation; None if it could not be measured."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def ap(self) -> float | None: ...
-
-    @property
-    def ap50(self) -> float | None: ...
-
-    @property
-    def precision(self) -> float | None: ...
-
-    @property
-    def recall(self) -> float | None: ...
-
-    @property
-    def images(self) -> int: ...
-
-    @property
-    def boxes(self) -> int: ...
-
-
-class CurveResult(Protocol):
-    """A P-R curve: precision (R,) at evenly spaced recalls from 0 to 1."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def precision(self) -> np.ndarray: ...
-
-
-class ConfusionResult(Protocol):
-    """A confusion matrix: L labels (the classes, then `background`), counts (L, L) by true and detected label."""
-
-    @property
-    def labels(self) -> tuple[str, ...]: ...
-
-    @property
-    def counts(self) -> np.ndarray: ...
-
-
-class EvaluationResult(Protocol):
-    """One evaluation, as `yolo.evaluation.metrics.Metrics`; None if a figure could not be measured."""
-
-    @property
-    def ap(self) -> float | None: ...
-
-    @property
-    def ap50(self) -> float | None: ...
-
-    @property
-    def ap75(self) -> float | None: ...
-
-    @property
-    def ap_small(self) -> float | None: ...
-
-    @property
-    def ap_medium(self) -> float | None: ...
-
-    @property
-    def ap_large(self) -> float | None: ...
-
-    @property
-    def ar100(self) -> float | None: ...
-
-    @property
-    def per_class(self) -> Sequence[ClassResult]: ...
-
-    @property
-    def curves(self) -> Sequence[CurveResult]: ...
-
-    @property
-    def mean_curve(self) -> CurveResult | None: ...
-
-    @property
-    def confusion(self) -> ConfusionResult: ...
+    def loss(self) -> float:
+        """The sum of the three parts."""
+        return self.loss_box + self.loss_obj + self.loss_cls
 
 
 CLASS_COLUMNS = ("class", "images", "boxes", "AP", "AP50", "precision", "recall")
-"""The columns of a table of `ClassResult`."""
+"""The columns of a table of `ClassMetrics`."""
 
 
 @dataclass(frozen=True, slots=True)

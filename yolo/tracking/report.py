@@ -9,7 +9,8 @@ from string import Template
 
 import cv2
 
-from yolo.tracking.records import CLASS_COLUMNS, ClassResult, SampleBox, SamplePicture
+from yolo.evaluation.metrics import ClassMetrics
+from yolo.tracking.records import CLASS_COLUMNS, SampleBox, SamplePicture
 
 JPEG_QUALITY = 88
 LONGEST_SIDE = 640
@@ -32,7 +33,7 @@ class ReportContent:
     summary: Sequence[tuple[str, str]]
     """Names and values."""
     charts: Sequence[Chart] = ()
-    classes: Sequence[ClassResult] = ()
+    classes: Sequence[ClassMetrics] = ()
     samples: Sequence[SamplePicture] = ()
     class_names: Sequence[str] = ()
     """For the boxes of the samples."""
@@ -67,7 +68,7 @@ def _chart(chart: Chart) -> str:
     return f'<h2>{escape(chart.title)}</h2>\n<img class="chart" alt="{escape(chart.title)}" src="{source}">'
 
 
-def _classes(rows: Sequence[ClassResult]) -> str:
+def _classes(rows: Sequence[ClassMetrics]) -> str:
     if not rows:
         return ""
     head = "".join(f"<th>{heading}</th>" for heading in CLASS_COLUMNS)

@@ -7,9 +7,9 @@ import numpy as np
 import wandb
 from wandb.plot.custom_chart import CustomChart
 
+from yolo.evaluation.metrics import Metrics
 from yolo.tracking.records import (
     CLASS_COLUMNS,
-    EvaluationResult,
     PredictedAndMeasured,
     SampleBox,
     SamplePicture,
@@ -19,7 +19,7 @@ MAX_ROWS = 10_000
 """The limit of rows that Weights & Biases draws from a table."""
 
 
-def class_table(result: EvaluationResult) -> wandb.Table:
+def class_table(result: Metrics) -> wandb.Table:
     """One row per class."""
     rows = [
         [row.name, row.images, row.boxes, row.ap, row.ap50, row.precision, row.recall]
@@ -35,7 +35,7 @@ def comparison_table(found: Sequence[PredictedAndMeasured]) -> wandb.Table:
     return wandb.Table(columns=columns, data=rows)
 
 
-def precision_recall_chart(result: EvaluationResult) -> CustomChart:
+def precision_recall_chart(result: Metrics) -> CustomChart:
     """P-R curves: the mean, then the first classes up to the service's limit of rows."""
     curves = [result.mean_curve, *result.curves] if result.mean_curve else []
     drawn = MAX_ROWS // len(curves[0].precision) if curves else 0
@@ -55,7 +55,7 @@ def precision_recall_chart(result: EvaluationResult) -> CustomChart:
     )
 
 
-def confusion_chart(result: EvaluationResult) -> CustomChart:
+def confusion_chart(result: Metrics) -> CustomChart:
     """The confusion matrix; beyond the service's limit of rows, the cells with the largest counts."""
     labels, counts = result.confusion.labels, result.confusion.counts
     cells: list[list[Any]] = [

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from yolo.evaluation.metrics import Metrics
 from yolo.recipe.schema.recipe import ResolvedWandb
 from yolo.tracking.metric_names import X_AXES, evaluation_figures, step_figures
-from yolo.tracking.records import EvaluationResult, PredictedAndMeasured, SamplePicture, StepResult
+from yolo.tracking.records import PredictedAndMeasured, SamplePicture, StepMetrics
 
 if TYPE_CHECKING:
     import wandb
@@ -60,7 +61,7 @@ class WandbRun:
         """Whether logged figures are recorded."""
         return self._run is not None
 
-    def log_step(self, result: StepResult, beside: Mapping[str, float] | None = None) -> None:
+    def log_step(self, result: StepMetrics, beside: Mapping[str, float] | None = None) -> None:
         """Log training steps over the axis `step`, with further figures `beside` their own."""
         figures = {**step_figures(result), **(beside or {})}
         self._send(
@@ -89,7 +90,7 @@ class WandbRun:
         self,
         step: int,
         epoch: float,
-        result: EvaluationResult,
+        result: Metrics,
         samples: Sequence[SamplePicture] = (),
     ) -> None:
         """Log an evaluation over the axis `epoch`: figures, class table, P-R curves, confusion matrix, samples.

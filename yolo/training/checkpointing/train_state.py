@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from yolo.communication.metering.meter import Traffic
+from yolo.communication.metering.traffic import Traffic
 from yolo.communication.strategy import SyncStrategy
+from yolo.tracking.records import StepCosts
 from yolo.training.engine.build import SkippedStepDetector
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.resilience.anomaly_guard import StabilityGuard
@@ -36,6 +37,20 @@ class StepTotals:
         self.seconds += other.seconds
         self.data_wait_seconds += other.data_wait_seconds
         self.traffic.add(other.traffic)
+
+    def mean(self) -> StepCosts:
+        """The cost per step."""
+        steps, seconds, traffic = max(1, self.steps), max(1e-9, self.seconds), self.traffic
+        return StepCosts(
+            step_seconds=seconds / steps,
+            images_per_second=self.images / seconds,
+            data_wait_seconds=self.data_wait_seconds / steps,
+            communication_seconds=traffic.seconds / steps,
+            exposed_communication_seconds=traffic.exposed_seconds / steps,
+            payload_bytes=traffic.payload_bytes / steps,
+            wire_bytes=traffic.wire_bytes / steps,
+            traffic_by_kind=traffic.by_kind_per(steps),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,48 +2,14 @@
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import deepspeed.comm as dist
 import torch
 
-from yolo.communication.metering.meter import KindTraffic, TrafficMeter
+from yolo.communication.metering.meter import TrafficMeter
+from yolo.tracking.records import StepMetrics
 from yolo.training.checkpointing.train_state import StepTotals
 from yolo.training.engine.distributed import DistributedContext
-
-
-@dataclass(frozen=True, slots=True)
-class StepMetrics:
-    """Means over the steps since the last log, over the global batch and all ranks."""
-
-    step: int
-    epoch: float
-    skipped: float
-    """Steps that changed no weight; the losses are of the others, NaN if there are none."""
-    loss_box: float
-    loss_obj: float
-    loss_cls: float
-    lr: float
-    gradient_norm: float | None
-    images_per_second: float
-    data_wait_seconds: float
-    """Wait for images per step, mean over the ranks."""
-    communication_seconds: float
-    """From start to end of the collectives per step, mean over the ranks."""
-    exposed_communication_seconds: float
-    """Wait for collectives per step, mean over the ranks: what computation did not hide."""
-    payload_bytes: float
-    """Passed to collectives per step per rank."""
-    wire_bytes: float
-    """Sent per step per rank; as many are received."""
-    traffic_by_kind: Mapping[str, KindTraffic]
-    """Per step, of the main rank."""
-
-    @property
-    def loss(self) -> float:
-        """The sum of the three parts."""
-        return self.loss_box + self.loss_obj + self.loss_cls
 
 
 class MetricsAccumulator:
@@ -117,13 +83,7 @@ class MetricsAccumulator:
             loss_cls=cls / applied,
             lr=lr,
             gradient_norm=None if gradient_norm is None else float(gradient_norm),
-            images_per_second=totals.images / totals.seconds,
-            data_wait_seconds=totals.data_wait_seconds / totals.steps,
-            communication_seconds=totals.traffic.seconds / totals.steps,
-            exposed_communication_seconds=totals.traffic.exposed_seconds / totals.steps,
-            payload_bytes=totals.traffic.payload_bytes / totals.steps,
-            wire_bytes=totals.traffic.wire_bytes / totals.steps,
-            traffic_by_kind=totals.traffic.by_kind_per(totals.steps),
+            costs=totals.mean(),
         )
 
     def _add_over_ranks(

@@ -11,11 +11,10 @@ from yolo.planner.auto_strategy import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
 from yolo.tracking.metric_names import plan_figures
-from yolo.tracking.records import PredictedAndMeasured
+from yolo.tracking.records import PredictedAndMeasured, StepMetrics
 from yolo.training.checkpointing.train_state import StepTotals
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.engine.memory_stats import optimizer_bytes, parameter_bytes
-from yolo.training.loop.metrics import StepMetrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,6 @@ class PlanComparison:
     """The prediction for the run, to be compared with it."""
 
     prediction: Prediction
-    global_batch: int
 
     @classmethod
     def of(cls, resolved: ResolvedRecipe, data: Data) -> "PlanComparison | None":
@@ -37,59 +35,36 @@ class PlanComparison:
             profile = profile_of(resolved)
         except PlanError as error:
             raise PlanError(f"cluster.profile: {error}") from error
-        prediction = predict(profile, resolved.recipe, data)
-        return cls(prediction, resolved.recipe.train.global_batch)
+        return cls(predict(profile, resolved.recipe, data))
 
     def figures(self, metrics: StepMetrics) -> dict[str, float]:
         """Predicted and measured figures of the steps just logged, by the names of their charts."""
-        measured = {
-            "step_seconds": self.global_batch / metrics.images_per_second,
-            "exposed_communication_seconds": metrics.exposed_communication_seconds,
-            "data_wait_seconds": metrics.data_wait_seconds,
-            "wire_bytes": metrics.wire_bytes,
-        }
-        return plan_figures(_figures(self.prediction.at(metrics.step)), measured)
+        return plan_figures(_figures(self.prediction.at(metrics.step)), asdict(metrics.costs))
 
     def comparisons(
         self, total: StepTotals, engine: Any, context: DistributedContext
     ) -> list[PredictedAndMeasured]:
         """The step's parts and bytes, as means over the whole run, and memory."""
-        steps = max(1, total.steps)
-        predicted = self.prediction
+        predicted, costs = self.prediction, total.mean()
         mean = Step.mean(predicted.phases)
-        seconds = total.seconds / steps
-        exposed = total.traffic.exposed_seconds / steps
-        wait = total.data_wait_seconds / steps
         figures = _figures(mean)
-        computing = mean.compute_seconds + mean.codec_seconds
-        found = [
-            PredictedAndMeasured("step", "seconds", figures["step_seconds"], seconds),
-            PredictedAndMeasured(
-                "computing_and_packing", "seconds", computing, seconds - exposed - wait
+        exposed, wait = costs.exposed_communication_seconds, costs.data_wait_seconds
+        rows = [
+            ("step", "seconds", figures["step_seconds"], costs.step_seconds),
+            (
+                *("computing_and_packing", "seconds"),
+                *(mean.compute_seconds + mean.codec_seconds, costs.step_seconds - exposed - wait),
             ),
-            PredictedAndMeasured(
-                "exposed_communication",
-                "seconds",
-                figures["exposed_communication_seconds"],
-                exposed,
-            ),
-            PredictedAndMeasured("data_wait", "seconds", figures["data_wait_seconds"], wait),
-            PredictedAndMeasured(
-                "sent_by_a_rank", "bytes", figures["wire_bytes"], total.traffic.wire_bytes / steps
-            ),
-            PredictedAndMeasured(
-                "parameters", "bytes", predicted.memory.parameters, parameter_bytes(engine.module)
-            ),
-            PredictedAndMeasured(
-                "optimizer", "bytes", predicted.memory.optimizer, optimizer_bytes(engine.optimizer)
-            ),
+            ("exposed_communication", "seconds", figures["exposed_communication_seconds"], exposed),
+            ("data_wait", "seconds", figures["data_wait_seconds"], wait),
+            ("sent_by_a_rank", "bytes", figures["wire_bytes"], costs.wire_bytes),
+            ("parameters", "bytes", predicted.memory.parameters, parameter_bytes(engine.module)),
+            ("optimizer", "bytes", predicted.memory.optimizer, optimizer_bytes(engine.optimizer)),
         ]
         if context.device.type == "cuda":
             peak = float(torch.cuda.max_memory_allocated(context.device))
-            found.append(
-                PredictedAndMeasured("memory_at_its_fullest", "bytes", predicted.memory.total, peak)
-            )
-        return found
+            rows.append(("memory_at_its_fullest", "bytes", predicted.memory.total, peak))
+        return [PredictedAndMeasured(*row) for row in rows]
 
 
 def _figures(predicted: Step) -> dict[str, float]:

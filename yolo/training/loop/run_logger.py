@@ -14,11 +14,10 @@ from yolo.tracking.console import ConsoleProgress, CountProgress
 from yolo.tracking.history import read_history
 from yolo.tracking.metric_names import comparison_rows
 from yolo.tracking.metrics_log import MetricsLog
-from yolo.tracking.records import PredictedAndMeasured, SamplePicture
+from yolo.tracking.records import PredictedAndMeasured, SamplePicture, StepMetrics
 from yolo.tracking.report import Chart, ReportContent, write_report
 from yolo.tracking.wandb_run import WandbRun
 from yolo.training.checkpointing.run_directory import RunDirectory
-from yolo.training.loop.metrics import StepMetrics
 from yolo.training.loop.plan_comparison import PlanComparison
 from yolo.training.loop.summary import RunSummary
 from yolo.training.loop.validator import ValidationResult
@@ -98,7 +97,7 @@ class RunLogger:
         """Log the means over the steps since the last call."""
         bar = self._console.bar
         if bar is not None and self._log is not None:
-            bar.update(metrics.step, metrics.epoch, metrics.loss, metrics.images_per_second)
+            bar.update(metrics.step, metrics.epoch, metrics.loss, metrics.costs.images_per_second)
             plan = {} if self.plan is None else self.plan.figures(metrics)
             self._log.step(metrics, plan)
             self._wandb.log_step(metrics, plan)

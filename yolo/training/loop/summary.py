@@ -9,12 +9,19 @@ from typing import Any
 import deepspeed
 import torch
 
-from yolo.communication.metering.meter import KindTraffic
-from yolo.tracking.records import PredictedAndMeasured
+from yolo.tracking.records import PredictedAndMeasured, StepCosts
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.loop.plan_comparison import as_json
 from yolo.training.loop.validator import ValidationResult
+
+SUFFIXES = {
+    **dict.fromkeys(
+        ("data_wait_seconds", "communication_seconds", "exposed_communication_seconds"), "_per_step"
+    ),
+    **dict.fromkeys(("payload_bytes", "wire_bytes"), "_per_step_per_rank"),
+}
+"""What summary.json appends to the names of `StepCosts`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +39,11 @@ class RunSummary:
     world_size: int
     wall_seconds: float
     """From the first step to the last evaluation, including evaluations and checkpoints."""
-    images_per_second: float
-    """Over all ranks, training steps only."""
-    step_seconds: float
-    data_wait_seconds_per_step: float
-    communication_seconds_per_step: float
-    """From start to end of a training step's collectives, mean over the ranks."""
-    exposed_communication_seconds_per_step: float
-    """A rank's wait for collectives in a training step, mean over the ranks: what computation did not hide."""
-    payload_bytes_per_step_per_rank: float
-    """Handed to collectives in a training step."""
-    wire_bytes_per_step_per_rank: float
-    """Sent in a training step; as many are received."""
+    costs: StepCosts
+    """Per training step."""
     wire_bytes_per_rank: float
     """Sent in all training steps."""
     collectives_per_step: float
-    traffic_by_kind: dict[str, KindTraffic]
-    """Per training step of the main rank, by kind of collective."""
     plan: dict[str, dict[str, Any]]
     """Predicted and measured figures by name; empty if the recipe names no cluster.profile."""
     resumed_from_epoch: int
@@ -61,8 +56,11 @@ class RunSummary:
 
     def write(self, path: Path) -> None:
         """Write summary.json, atomically."""
+        figures = asdict(self)
+        for name, value in figures.pop("costs").items():
+            figures[name + SUFFIXES.get(name, "")] = value
         temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
 
     @classmethod
@@ -77,8 +75,6 @@ class RunSummary:
     ) -> "RunSummary":
         """The summary of a run that has reached its end."""
         total = state.total
-        steps = max(1, total.steps)
-        seconds = max(1e-9, total.seconds)
         return cls(
             recipe=recipe,
             ap=result.ap,
@@ -88,16 +84,9 @@ class RunSummary:
             steps=state.step,
             world_size=world_size,
             wall_seconds=state.wall_seconds,
-            images_per_second=total.images / seconds,
-            step_seconds=seconds / steps,
-            data_wait_seconds_per_step=total.data_wait_seconds / steps,
-            communication_seconds_per_step=total.traffic.seconds / steps,
-            exposed_communication_seconds_per_step=total.traffic.exposed_seconds / steps,
-            payload_bytes_per_step_per_rank=total.traffic.payload_bytes / steps,
-            wire_bytes_per_step_per_rank=total.traffic.wire_bytes / steps,
+            costs=total.mean(),
             wire_bytes_per_rank=total.traffic.wire_bytes,
-            collectives_per_step=total.traffic.calls / steps,
-            traffic_by_kind=total.traffic.by_kind_per(steps),
+            collectives_per_step=total.traffic.calls / max(1, total.steps),
             plan=as_json(comparisons),
             resumed_from_epoch=resumed_from,
             skipped_steps=state.guard.skipped,
@@ -108,29 +97,28 @@ class RunSummary:
 
     def rows(self, run: RunDirectory, wandb_directory: Path | None) -> list[tuple[str, str]]:
         """The rows of the closing table."""
-        exposed_seconds = self.exposed_communication_seconds_per_step
-        share = exposed_seconds / self.step_seconds if self.step_seconds else 0
+        costs, exposed_seconds = self.costs, self.costs.exposed_communication_seconds
         return [
             ("AP", f"{_number(self.ap)} (best {_number(self.best_ap)})"),
             ("AP50", _number(self.ap50)),
             (
                 "training",
-                f"{self.images_per_second:.1f} images/s, {self.steps} steps, {self.epochs} epochs",
+                f"{costs.images_per_second:.1f} images/s, {self.steps} steps, {self.epochs} epochs",
             ),
             (
                 "wall time",
-                f"{self.wall_seconds:.0f} s, of it {self.step_seconds * 1000:.0f} ms per step",
+                f"{self.wall_seconds:.0f} s, of it {costs.step_seconds * 1000:.0f} ms per step",
             ),
-            ("waiting for data", f"{self.data_wait_seconds_per_step * 1000:.1f} ms per step"),
+            ("waiting for data", f"{costs.data_wait_seconds * 1000:.1f} ms per step"),
             (
                 "communication",
-                f"{exposed_seconds * 1000:.1f} ms per step waited for ({share:.0%}), of "
-                f"{self.communication_seconds_per_step * 1000:.1f} ms under way, in "
+                f"{exposed_seconds * 1000:.1f} ms per step waited for ({exposed_seconds / costs.step_seconds:.0%}), of "
+                f"{costs.communication_seconds * 1000:.1f} ms under way, in "
                 f"{self.collectives_per_step:.0f} collectives; {exposed_seconds * self.steps:.1f} s waited in total",
             ),
             (
                 "each rank sent",
-                f"{self.wire_bytes_per_step_per_rank / 1e6:.2f} MB per step, {self.wire_bytes_per_rank / 1e9:.2f} GB in "
+                f"{costs.wire_bytes / 1e6:.2f} MB per step, {self.wire_bytes_per_rank / 1e9:.2f} GB in "
                 f"total, and received as much ({self.world_size} ranks)",
             ),
             ("weights", str(run.best_weights)),
