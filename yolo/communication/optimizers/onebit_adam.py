@@ -6,6 +6,7 @@ decay is decoupled, as in AdamW; a scale belongs to a block, not to the full net
 floor (`VARIANCE_FLOOR`).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -44,11 +45,11 @@ class OneBitAdam(FlatOptimizer):
         **adam: Any,
     ) -> None:
         super().__init__(params, {"frozen_at": None}, **adam)
-        self.freeze_step = freeze_step
+        self.freeze_step: float = math.inf if freeze_step == "auto" else freeze_step
         self._stability: VarianceStabilityTest | None = None
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        if self.freeze_step == "auto":
+        if self.freeze_step == math.inf:
             self._stability = VarianceStabilityTest(self.betas[1], warmup_steps, steps)
         elif self.freeze_step >= steps:
             return f"optimizer.freeze_step {self.freeze_step}: the run has {steps} steps, so nothing is ever compressed"
@@ -97,10 +98,8 @@ class OneBitAdam(FlatOptimizer):
             self.floored_root(self.variance, step, out=self.denominator)
 
     def _must_freeze(self, step: int) -> bool:
-        if self.freeze_step != "auto":
-            return step >= self.freeze_step
         if self._stability is None:
-            return False
+            return step >= self.freeze_step
         correction = 1 - self.betas[1] ** step
         is_stable = self._stability.is_stable(step, float(self.variance.sum()) / correction)
         if step % STEPS_BETWEEN_DECISIONS:

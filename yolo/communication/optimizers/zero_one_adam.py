@@ -45,9 +45,11 @@ class ZeroOneAdam(FlatOptimizer):
         **adam: Any,
     ) -> None:
         super().__init__(params, {"renewals": 0, "next_renewal": 1, "next_exchange": 1}, **adam)
-        self.var_freeze_step = var_freeze_step
+        self.var_freeze_step: float = math.inf if var_freeze_step == "auto" else var_freeze_step
         self.var_update_scaler = var_update_scaler
-        self.local_step_scaler = local_step_scaler
+        self.local_step_scaler: float = (
+            math.inf if local_step_scaler == "auto" else local_step_scaler
+        )
         self.local_step_clipper = local_step_clipper
         self.accumulated = torch.zeros_like(self.momentum)
         """Momenta of this rank's steps since the last sync, each times its learning rate."""
@@ -60,9 +62,10 @@ class ZeroOneAdam(FlatOptimizer):
         """Whether this rank had a finite gradient since the last sync."""
 
     def plan(self, warmup_steps: int, steps: int) -> str:
-        freeze = max(1, warmup_steps) if self.var_freeze_step == "auto" else self.var_freeze_step
-        self.var_freeze_step = freeze
-        if self.local_step_scaler == "auto":
+        if self.var_freeze_step == math.inf:
+            self.var_freeze_step = max(1, warmup_steps)
+        freeze = self.var_freeze_step
+        if self.local_step_scaler == math.inf:
             doublings = math.log2(self.local_step_clipper) + 1
             self.local_step_scaler = max(1, round(max(1, steps - freeze) / 2 / doublings))
         self.update_engine()
@@ -96,13 +99,13 @@ class ZeroOneAdam(FlatOptimizer):
         return self.step_count + 1 < next_sync and not self.wants_averaged_gradients
 
     def _is_frozen(self, step: int) -> bool:
-        return self.var_freeze_step != "auto" and step > self.var_freeze_step
+        return step > self.var_freeze_step
 
     def sync_interval(self, step: int) -> int:
         """Steps from the sync at `step` (counted from 1) to the next one."""
-        if not self._is_frozen(step) or self.local_step_scaler == "auto":
+        if not self._is_frozen(step):
             return 1
-        doublings = (step - int(self.var_freeze_step)) // self.local_step_scaler
+        doublings = (step - self.var_freeze_step) // self.local_step_scaler
         return int(min(self.local_step_clipper, 2 ** min(doublings, 32)))
 
     def apply_gradient(self, norm: torch.Tensor) -> None:

@@ -28,8 +28,7 @@ def open_cache(
     if section.cache == "none":
         return None
     file = cache_folder(recipe) / f"{dataset.fingerprint[:16]}-{size}.images"
-    given = section.cache_gb
-    budget = int(share * (given * GB if given != "auto" else _free(recipe, file)))
+    budget = int(share * _budget(recipe, file))
     if section.cache == "disk":
         budgets = all_gather_object(context, budget)
         cache = ImageCache(dataset.records, size, budgets[_first_here(context)], file)
@@ -43,13 +42,16 @@ def open_cache(
 
 def cache_folder(recipe: Recipe) -> Path:
     """The folder of `data.cache: disk`."""
-    if recipe.data.cache_folder != "auto":
-        return Path(recipe.data.cache_folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-images"
+    if recipe.data.cache_folder == "auto":
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolo-images"
+    return Path(recipe.data.cache_folder)
 
 
-def _free(recipe: Recipe, file: Path) -> int:
-    return disk_budget(file) if recipe.data.cache == "disk" else memory_budget()
+def _budget(recipe: Recipe, file: Path) -> float:
+    """Bytes for the images of both splits."""
+    if recipe.data.cache_gb == "auto":
+        return disk_budget(file) if recipe.data.cache == "disk" else memory_budget()
+    return recipe.data.cache_gb * GB
 
 
 def _first_here(context: DistributedContext) -> int:

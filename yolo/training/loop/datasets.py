@@ -152,12 +152,13 @@ def _verified(
 
 def chosen_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
     """The anchors of the recipe, and how they were chosen: a line, empty if the recipe lists them."""
-    if recipe.model.anchors == "default":
-        return family(recipe.model.variant).anchors, ""
-    if recipe.model.anchors != "auto":
-        return recipe.model.anchors, ""
-    variant, size = recipe.model.variant, recipe.model.image_size
-    shapes = train.box_shapes(size)
-    choice = choose_anchors(shapes, variant, size, recipe.model.anchor_threshold, recipe.train.seed)
-    anchors: Anchors = tuple(tuple((w, h) for w, h in level) for level in choice.anchors.tolist())
-    return anchors, f"anchors: {choice.reason}"
+    model = recipe.model
+    if model.anchors == "default":
+        return family(model.variant).anchors, ""
+    if model.anchors == "auto":
+        shapes, size = train.box_shapes(model.image_size), model.image_size
+        threshold, seed = model.anchor_threshold, recipe.train.seed
+        choice = choose_anchors(shapes, model.variant, size, threshold, seed)
+        fitted = tuple(tuple((w, h) for w, h in level) for level in choice.anchors.tolist())
+        return fitted, f"anchors: {choice.reason}"
+    return model.anchors, ""
