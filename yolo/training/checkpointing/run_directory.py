@@ -13,71 +13,38 @@ CHECKPOINT = re.compile(r"epoch-\d{4,}(-step-\d{7,})?")
 """Name of a checkpoint's folder. Only valid ones have it; damaged or unfinished ones have other names."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class RunDirectory:
     """`runs/<recipe name>/<UTC time>/` and the files in it."""
 
     path: Path
 
-    @property
-    def recipe(self) -> Path:
+    def __post_init__(self) -> None:
+        path = self.path
+        self.recipe = path / "recipe.yaml"
         """The resolved recipe; each value with its origin."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def plan(self) -> Path:
+        self.plan = path / "plan.json"
         """The plan from which `strategy: auto` chose."""
-        return self.path / "plan.json"
-
-    @property
-    def deepspeed_json(self) -> Path:
+        self.deepspeed_json = path / "deepspeed.json"
         """DeepSpeed's configuration."""
-        return self.path / "deepspeed.json"
-
-    @property
-    def metrics(self) -> Path:
+        self.metrics = path / "metrics.jsonl"
         """One JSON line per logged step and evaluation."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
+        self.events = path / "events.jsonl"
         """One JSON line per skipped step and per rollback."""
-        return self.path / "events.jsonl"
-
-    @property
-    def summary(self) -> Path:
+        self.summary = path / "summary.json"
         """The run's result."""
-        return self.path / "summary.json"
-
-    @property
-    def data_report(self) -> Path:
+        self.data_report = path / "data_report.json"
         """Problems of the data, with counts and examples."""
-        return self.path / "data_report.json"
-
-    @property
-    def report(self) -> Path:
+        self.report = path / "report.html"
         """The run as an HTML page."""
-        return self.path / "report.html"
-
-    @property
-    def checkpoints(self) -> Path:
+        self.checkpoints = path / "checkpoints"
         """One folder per checkpoint, named after its position in the run."""
-        return self.path / "checkpoints"
-
-    @property
-    def last_weights(self) -> Path:
+        self.last_weights = path / "weights" / "last.safetensors"
         """The averaged weights of the newest checkpoint; finally, those after the last epoch."""
-        return self.path / "weights" / "last.safetensors"
-
-    @property
-    def best_weights(self) -> Path:
+        self.best_weights = path / "weights" / "best.safetensors"
         """The averaged weights with the highest AP."""
-        return self.path / "weights" / "best.safetensors"
-
-    @property
-    def finished(self) -> Path:
+        self.finished = path / "finished"
         """Written last: the launcher's exit code can be 0 for a run that was interrupted."""
-        return self.path / "finished"
 
     def published(self) -> list[Path]:
         """The checkpoints' folders, newest first."""
