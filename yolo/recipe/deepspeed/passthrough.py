@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from yolo.recipe.load.did_you_mean import nearest
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.did_you_mean import nearest
+from yolo.recipe.schema.fields import Key
 
 SNAPSHOT = Path(__file__).with_name("schema.json")
 

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from yolo.errors import RecipeError
 from yolo.recipe.deepspeed.passthrough import passthrough_problems
 from yolo.recipe.load.validation_errors import explain
-from yolo.recipe.load.yaml_source import MAX_DEPTH, Document, Key, parse_value, read_document
+from yolo.recipe.load.yaml_source import MAX_DEPTH, Document, parse_value, read_document
 from yolo.recipe.plain_text import is_plain, refuse_keys
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from yolo.recipe.load.did_you_mean import FAMILIAR, nearest
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.did_you_mean import FAMILIAR, nearest
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 MOST_LINES = 50

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from yolo.recipe.load.validation_errors import allowed_values, schema_at
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import LoadedRecipe
-from yolo.recipe.load.yaml_source import Key
-from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE
+from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE, Key
 from yolo.recipe.schema.optimizer import SGDSection
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 from yolo.recipe.schema.train import HIGHEST_CLIPPING

@@ -9,10 +9,10 @@ from typing import Any
 from yolo.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import DEFAULT, LoadedRecipe, Origin, Source
-from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.batch_scaling import scaled_to_batch
 from yolo.recipe.resolve.hardware import count_cores, count_gpus
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import Recipe, UnresolvedRecipe
 
 # The public YOLOv5's batch on one V100 of 16 GB at 640 pixels in fp16 (its README); fp32 fits half of it. Those of the

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
-from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.fields import Key
 
 
 class Severity(StrEnum):
