@@ -87,10 +87,8 @@ def _zero(recipe: Recipe) -> Json:
 
 def _merged(config: Json, further: Mapping[str, Any]) -> Json:
     """Add `further` to `config`, section by section; the two never set the same key."""
-    merged = dict(config)
+    merged = {**config, **further}
     for word, value in further.items():
-        older = merged.get(word)
-        if isinstance(older, dict) and isinstance(value, Mapping):
-            value = _merged(older, value)
-        merged[word] = value
+        if isinstance(config.get(word), dict) and isinstance(value, Mapping):
+            merged[word] = _merged(config[word], value)
     return merged
