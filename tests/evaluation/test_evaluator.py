@@ -18,7 +18,7 @@ from yolo.data.loader.samples import EvaluationBatch
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merge
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics, metrics_to_json
-from yolo.recipe.schema.outputs import EvaluationSection
+from yolo.recipe.schema.train import EvaluationSection
 
 CPU = torch.device("cpu")
 SIZE = 64

@@ -98,7 +98,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 def _hint(unknown: Sequence[str], parser: argparse.ArgumentParser, takes_overrides: bool) -> str:
     """For `--epochs=3` or `--epochs 3`, the override that sets a recipe key of this name; else the nearest option."""
-    from yolo.recipe.load.did_you_mean import FAMILIAR, nearest
+    from yolo.recipe.did_you_mean import FAMILIAR, nearest
 
     option = next((word for word in unknown if word.startswith("--")), "")
     name, _, value = option.removeprefix("--").replace("-", "_").partition("=")

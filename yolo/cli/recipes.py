@@ -112,7 +112,7 @@ def _check_cluster(options: argparse.Namespace) -> None:
 def _config(options: argparse.Namespace) -> None:
     """Show every value of a recipe with its origin, and the DeepSpeed JSON."""
     from yolo.recipe import canonical_text, deepspeed_config, prepare
-    from yolo.recipe.deepspeed.config import write_generated
+    from yolo.recipe.render.ds_configs import write_generated
     from yolo.recipe.render.resolved_yaml import arithmetic, effective_json, effective_yaml
 
     if options.write:

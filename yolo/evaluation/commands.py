@@ -21,7 +21,7 @@ from yolo.evaluation.metrics import Metrics, metrics_to_json
 from yolo.evaluation.predict import DetectedImage, detect_images, detections_to_json, image_files
 from yolo.model.io.weights import load_detector
 from yolo.recipe.resolve.hardware import count_cores
-from yolo.recipe.schema.outputs import EvaluationSection
+from yolo.recipe.schema.train import EvaluationSection
 
 MAX_DETECTIONS = 300
 MAX_WORKERS = 8

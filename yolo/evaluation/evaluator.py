@@ -17,7 +17,7 @@ from yolo.evaluation.detections import Detections, GroundTruth, merge
 from yolo.evaluation.gather import Gather, LocalGather
 from yolo.evaluation.metrics import ConfusionMatrix, Metrics
 from yolo.model.nms import non_maximum_suppression
-from yolo.recipe.schema.outputs import EvaluationSection
+from yolo.recipe.schema.train import EvaluationSection
 
 LOCAL = LocalGather()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo.errors import PlanError
 from yolo.planner.profile import Accelerator, ClusterProfile, Link, read_profile
-from yolo.recipe.load.did_you_mean import nearest
+from yolo.recipe.did_you_mean import nearest
 
 TCP_EFFICIENCY = 0.94
 """Payload share of full Ethernet frames with TCP's headers and acknowledgements; measured with gloo over shaped links."""

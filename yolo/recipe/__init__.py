@@ -2,7 +2,7 @@
 
 from yolo.recipe.deepspeed.config import canonical_text, deepspeed_config
 from yolo.recipe.load.merge import LoadedRecipe, load_recipe
-from yolo.recipe.resolve.prepare import PreparedRecipe, prepare, prepare_loaded
+from yolo.recipe.prepare import PreparedRecipe, prepare, prepare_loaded
 from yolo.recipe.resolve.resolve import ResolvedRecipe, resolve
 from yolo.recipe.schema.recipe import Recipe
 

@@ -12,7 +12,7 @@ from yolo.errors import BenchError
 from yolo.evaluation.coco_ap import measure
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model.nms import non_maximum_suppression
-from yolo.recipe.schema.outputs import EvaluationSection
+from yolo.recipe.schema.train import EvaluationSection
 
 CLASSES = 20
 BATCH = 32

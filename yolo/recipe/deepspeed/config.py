@@ -1,16 +1,13 @@
-"""The JSON configuration that DeepSpeed reads, for a resolved recipe, and the files of ds_configs/.
+"""The JSON configuration that DeepSpeed reads, for a resolved recipe.
 
 Every key whose default in DeepSpeed would silently change the training is written out (`gradient_clipping` is 1.0 there).
 No key is written whose mere presence does harm (`comms_logger`, even at false).
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from yolo.recipe.load.merge import LoadedRecipe, load_recipe
-from yolo.recipe.resolve.resolve import CPU_PROCESSES, resolve
 from yolo.recipe.schema.optimizer import SGDSection
 from yolo.recipe.schema.recipe import Recipe
 
@@ -19,7 +16,6 @@ Json = dict[str, Any]
 NOMINAL_BATCH = 64
 """The global batch for which the public YOLOv5 states its weight decay."""
 TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
-RECIPES = Path("recipes")
 
 
 def deepspeed_config(recipe: Recipe) -> Json:
@@ -91,38 +87,8 @@ def _zero(recipe: Recipe) -> Json:
 
 def _merged(config: Json, further: Mapping[str, Any]) -> Json:
     """Add `further` to `config`, section by section; the two never set the same key."""
-    merged = dict(config)
+    merged = {**config, **further}
     for word, value in further.items():
-        older = merged.get(word)
-        if isinstance(older, dict) and isinstance(value, Mapping):
-            value = _merged(older, value)
-        merged[word] = value
+        if isinstance(config.get(word), dict) and isinstance(value, Mapping):
+            merged[word] = _merged(config[word], value)
     return merged
-
-
-def planned_world_size(loaded: LoadedRecipe) -> int:
-    """The ranks that a recipe requests; if it depends on the machine, those of a machine without GPUs."""
-    cluster = loaded.recipe.cluster
-    each = cluster.processes_per_node
-    return cluster.nodes * (CPU_PROCESSES if each == "auto" else each)
-
-
-def generated_path(recipe: Path, folder: Path) -> Path:
-    """The file of a recipe's JSON: recipes/a/b.yaml -> ds_configs/a/b.json."""
-    inside = recipe.relative_to(RECIPES) if recipe.is_relative_to(RECIPES) else Path(recipe.name)
-    return (folder / inside).with_suffix(".json")
-
-
-def generated_text(recipe: Path) -> str:
-    """The content of a recipe's JSON, the same on every machine."""
-    loaded = load_recipe(recipe)
-    return canonical_text(deepspeed_config(resolve(loaded, planned_world_size(loaded)).recipe))
-
-
-def write_generated(recipes: Iterable[Path], folder: Path) -> Iterator[Path]:
-    """Write the JSON of each recipe; yields the files."""
-    for recipe in recipes:
-        path = generated_path(recipe, folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(generated_text(recipe), encoding="utf-8")
-        yield path

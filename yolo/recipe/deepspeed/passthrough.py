@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
-from yolo.recipe.load.did_you_mean import nearest
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.did_you_mean import nearest
+from yolo.recipe.schema.distributed import ZeroSection
+from yolo.recipe.schema.fields import Key
 
 SNAPSHOT = Path(__file__).with_name("schema.json")
 
@@ -29,15 +30,7 @@ OWNED = MappingProxyType(
         "wandb": "tracking.wandb",
         "zero_allow_untested_optimizer": "optimizer.type",
         "steps_per_print": "tracking.log_every_steps",
-        "zero_optimization.stage": "zero.stage",
-        "zero_optimization.overlap_comm": "zero.overlap_comm",
-        "zero_optimization.reduce_bucket_size": "zero.reduce_bucket_size",
-        "zero_optimization.contiguous_gradients": "zero.contiguous_gradients",
-        "zero_optimization.use_multi_rank_bucket_allreduce": "zero.use_multi_rank_bucket_allreduce",
-        "zero_optimization.round_robin_gradients": "zero.round_robin_gradients",
-        "zero_optimization.offload_optimizer": "zero.offload_optimizer",
-        "zero_optimization.stage3_param_persistence_threshold": "zero.stage3_param_persistence_threshold",
-        "zero_optimization.stage3_prefetch_bucket_size": "zero.stage3_prefetch_bucket_size",
+        **{f"zero_optimization.{word}": f"zero.{word}" for word in ZeroSection.model_fields},
     }
 )
 """DeepSpeed's key -> the recipe's key that sets it."""
@@ -46,7 +39,11 @@ _CASTS = (
     "casts the network's parameters, and BatchNorm then fails or forgets; set precision.dtype, "
     "which computes in 16 bits and keeps parameters in fp32"
 )
-_LANGUAGE_MODELS = "is for language models and of no use for YOLOv5; remove it"
+_USELESS = "is for language models and of no use for YOLOv5; remove it"
+_FOR_LANGUAGE_MODELS = (
+    *("tensor_parallel", "expert_parallel", "use_data_before_expert_parallelism"),
+    *("seq_parallel_communication_data_type", "pipeline", "hybrid_engine", "weight_quantization"),
+)
 _FITS = (
     "moves parameters away from the device that averages them, and yolov5x's take only 0.35 GB; remove it (to offload the "
     "optimizer's state, set zero.offload_optimizer)"
@@ -54,22 +51,13 @@ _FITS = (
 _LOADS_DATA = "concerns DeepSpeed's own data loader, which is not used here; set `data` instead"
 REFUSED = MappingProxyType(
     {
-        "bf16": _CASTS,
-        "fp16": _CASTS,
-        "data_types": _CASTS,
+        **dict.fromkeys(("bf16", "fp16", "data_types"), _CASTS),
         "autotuning": "starts DeepSpeed's own search, which would restart this run; remove it",
         "gradient_allreduce_op": "would multiply the gradient by the world size, and the loss is normalised for the mean; remove it",
         "managed_gradient_accumulation": "would turn off accumulation; set train.gradient_accumulation_steps",
         "disable_allgather": "is not read by DeepSpeed; remove it",
-        "tensor_parallel": _LANGUAGE_MODELS,
-        "expert_parallel": _LANGUAGE_MODELS,
-        "use_data_before_expert_parallelism": _LANGUAGE_MODELS,
-        "seq_parallel_communication_data_type": _LANGUAGE_MODELS,
-        "pipeline": _LANGUAGE_MODELS,
-        "hybrid_engine": _LANGUAGE_MODELS,
-        "weight_quantization": _LANGUAGE_MODELS,
-        "data_efficiency": _LOADS_DATA,
-        "dataloader_drop_last": _LOADS_DATA,
+        **dict.fromkeys(_FOR_LANGUAGE_MODELS, _USELESS),
+        **dict.fromkeys(("data_efficiency", "dataloader_drop_last"), _LOADS_DATA),
         "timers": "would wait for the device at every step, and images/s are measured without it; remove it",
         "zero_optimization.offload_param": _FITS,
         "zero_optimization.cpu_offload_param": _FITS,
@@ -81,7 +69,7 @@ Problem = tuple[Key, str]
 
 def passthrough_problems(section: Mapping[str, Any]) -> list[Problem]:
     """What is wrong with a `deepspeed:` section, as (key within the section, message)."""
-    return list(_problems(section))
+    return [found for word, value in section.items() for found in _problems(word, value)]
 
 
 def deepspeed_version() -> str:
@@ -94,15 +82,14 @@ def _snapshot() -> Mapping[str, Any]:
     return cast(Mapping[str, Any], json.loads(SNAPSHOT.read_text(encoding="utf-8")))
 
 
-def _problems(section: Mapping[str, Any]) -> Iterator[Problem]:
-    for word, value in section.items():
-        known = _snapshot()["keys"]
-        if problem := _refusal(word, _snapshot()["removed"].get(word)):
-            yield (word,), problem
-        elif word not in known:
-            yield (word,), _unread(word, sorted(set(known) - set(REFUSED)))
-        else:
-            yield from _section_problems(word, value, known[word])
+def _problems(word: str, value: Any) -> Iterator[Problem]:
+    known = _snapshot()["keys"]
+    if problem := _refusal(word, _snapshot()["removed"].get(word)):
+        yield (word,), problem
+    elif word not in known:
+        yield (word,), _unread(word, sorted(set(known) - set(REFUSED)))
+    else:
+        yield from _section_problems(word, value, known[word])
 
 
 def _refusal(name: str, removed: str | None) -> str | None:
@@ -144,8 +131,7 @@ def _schema_problems(word: str, value: Any, schema: Mapping[str, Any]) -> Iterat
 
     for error in Draft202012Validator(schema).iter_errors(value):
         key = (word, *(str(element) for element in error.absolute_path))
-        unknown = error.validator == "additionalProperties" and isinstance(error.instance, dict)
-        if unknown:
+        if error.validator == "additionalProperties" and isinstance(error.instance, dict):
             allowed = sorted(error.schema.get("properties", {}))
             for inner in sorted(set(error.instance) - set(allowed)):
                 yield (

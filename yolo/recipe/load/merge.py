@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from pydantic import ValidationError
 from yolo.errors import RecipeError
 from yolo.recipe.deepspeed.passthrough import passthrough_problems
 from yolo.recipe.load.validation_errors import explain
-from yolo.recipe.load.yaml_source import MAX_DEPTH, Document, Key, parse_value, read_document
+from yolo.recipe.load.yaml_source import MAX_DEPTH, Document, parse_value, read_document
 from yolo.recipe.plain_text import is_plain, refuse_keys
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ADAM_PARAMETERS
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
@@ -65,7 +67,7 @@ class LoadedRecipe:
 
     def place(self, key: Key) -> str:
         """Where a key, or the nearest section around it, was written."""
-        return _place(key, self.origins, self.path)
+        return _place(self.origins, self.path, key)
 
     def with_values(self, *overrides: str) -> "LoadedRecipe":
         """Put overrides such as `train.epochs=30` on top, without reading the file again; the later wins.
@@ -189,9 +191,7 @@ def _validate(
     if isinstance(optimizer, dict):  # Pydantic needs the union's discriminator
         values = {**values, "optimizer": {"type": "SGD"} | optimizer}
 
-    def place(key: Key) -> str:
-        return _place(key, origins, path)
-
+    place = partial(_place, origins, path)
     try:
         # In JSON mode, because Pydantic's strict mode refuses lists for tuples in Python mode.
         recipe = UnresolvedRecipe.model_validate_json(json.dumps(values))
@@ -206,7 +206,7 @@ def _validate(
     return recipe
 
 
-def _place(key: Key, origins: Mapping[Key, Origin], path: Path) -> str:
+def _place(origins: Mapping[Key, Origin], path: Path, key: Key) -> str:
     for length in range(len(key), 0, -1):
         origin = origins.get(key[:length])
         if origin is not None and origin.place:

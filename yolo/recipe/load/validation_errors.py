@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from yolo.recipe.load.did_you_mean import FAMILIAR, nearest
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.did_you_mean import FAMILIAR, nearest
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 MOST_LINES = 50
@@ -105,19 +106,15 @@ def schema_at(key: Key, kind: str | int | None = None) -> dict[str, Any]:
 
     If a key has a choice of sections: the schema of type `kind`, or the keys of all types.
     """
-    schema = _recipe_schema()
-    definitions = schema["$defs"]
+    schema = _resolved(_recipe_schema(), kind)
     for word in key:
-        schema = _resolved(schema, definitions, kind)
         if "properties" in schema:
             schema = schema["properties"].get(word, {})
-        elif "prefixItems" in schema or "items" in schema:
-            items = schema.get("prefixItems", [])
-            fits = word.isdigit() and int(word) < len(items)
-            schema = items[int(word)] if fits else schema.get("items", {})
         else:
-            schema = {}
-    return _resolved(schema, definitions, kind)
+            items = dict(enumerate(schema.get("prefixItems", [])))
+            schema = items.get(int(word) if word.isdigit() else -1, schema.get("items", {}))
+        schema = _resolved(schema, kind)
+    return schema
 
 
 @cache
@@ -125,32 +122,28 @@ def _recipe_schema() -> dict[str, Any]:
     return UnresolvedRecipe.model_json_schema()
 
 
-def _resolved(
-    schema: dict[str, Any], definitions: Mapping[str, Any], kind: str | int | None = None
-) -> dict[str, Any]:
+def _resolved(schema: dict[str, Any], kind: str | int | None = None) -> dict[str, Any]:
     """Follow `$ref`; from a choice of sections take the one of type `kind`, or the union of their keys."""
     if "$ref" in schema:
-        followed = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        followed = _recipe_schema()["$defs"][schema["$ref"].rsplit("/", 1)[-1]]
         own = {word: value for word, value in schema.items() if word != "$ref"}
-        return _resolved(followed | own, definitions, kind)
-    options = [_resolved(option, definitions) for option in schema.get("oneOf", [])]
+        return _resolved(followed | own, kind)
+    options = [_resolved(option) for option in schema.get("oneOf", [])]
     options = [o for o in options if o["properties"]["type"]["const"] == kind] or options
-    if options and all("properties" in option for option in options):
+    if options:
         merged: dict[str, Any] = {}
-        for option in options:
-            for word, value in option["properties"].items():
-                merged[word] = _either(merged[word], value) if word in merged else value
+        for word, value in chain.from_iterable(o["properties"].items() for o in options):
+            merged[word] = _either(merged.get(word, value), value)
         return schema | {"properties": merged, "type": "object"}
     if "anyOf" in schema:
-        return schema | {"anyOf": [_resolved(option, definitions) for option in schema["anyOf"]]}
+        return schema | {"anyOf": [_resolved(option) for option in schema["anyOf"]]}
     return schema
 
 
 def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    def without_notes(schema: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in schema.items() if k not in ("default", "title", "description")}
-
-    return one if without_notes(one) == without_notes(other) else {"anyOf": [one, other]}
+    words = (one.keys() | other.keys()) - {"default", "title", "description"}
+    is_same = all(one.get(word) == other.get(word) for word in words)
+    return one if is_same else {"anyOf": [one, other]}
 
 
 def words_of(schema: Mapping[str, Any]) -> Iterable[str]:

@@ -18,12 +18,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from yolo.errors import RecipeError
-from yolo.recipe.load.did_you_mean import nearest
+from yolo.recipe.did_you_mean import nearest
 from yolo.recipe.load.safe_read import MOST_RECIPE_BYTES, read_text
 from yolo.recipe.plain_text import is_plain, refuse_keys
-
-Key = tuple[str, ...]
-"""A value's place in a recipe: ("train", "epochs")."""
+from yolo.recipe.schema.fields import Key
 
 MAX_DEPTH = 12
 PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")

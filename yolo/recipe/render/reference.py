@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from yolo.recipe.load.validation_errors import allowed_values, schema_at
-from yolo.recipe.load.yaml_source import Key
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import UnresolvedRecipe
 
 
@@ -39,20 +39,20 @@ def reference_page() -> str:
 
 
 def _rows(title: str, model: type[BaseModel], key: Key) -> Iterator[str]:
-    sections: list[tuple[str, FieldInfo, tuple[type[BaseModel], ...]]] = []
+    sections: list[tuple[str, tuple[type[BaseModel], ...]]] = []
     plain: list[str] = []
     for name, field in model.model_fields.items():
         parts = get_args(field.annotation) or (field.annotation,)
         models = tuple(p for p in parts if isinstance(p, type) and issubclass(p, BaseModel))
         if models:
-            sections.append((name, field, models))
+            sections.append((name, models))
         else:
             plain.append(_row((*key, name), field))
     if plain:
         if title:
             yield from ("", f"## {title}", "", (model.__doc__ or "").strip())
         yield from ("", "| key | default | allowed | meaning |", "|---|---|---|---|", *plain)
-    for name, _, models in sections:
+    for name, models in sections:
         for section in models:
             place = ".".join((*key, name))
             kind = section.model_fields.get("type")

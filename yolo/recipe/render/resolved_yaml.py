@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from yolo.recipe.deepspeed.config import deepspeed_config, weight_decay
-from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.fields import Key
 
 
 def flatten(values: Mapping[str, Any], key: Key = ()) -> Iterator[tuple[Key, Any]]:

@@ -21,72 +21,47 @@ al., who keep the steps. For Adam the rate then rises as steeply over the images
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import LoadedRecipe
-from yolo.recipe.load.yaml_source import Key
-from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE
+from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE, Key
 from yolo.recipe.schema.optimizer import SGDSection
-from yolo.recipe.schema.recipe import UnresolvedRecipe
 from yolo.recipe.schema.train import HIGHEST_CLIPPING
 
 
-class Scaled(NamedTuple):
-    """A value for the run's own global batch, and its formula."""
+def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[tuple[Key, Any, str]]:
+    """Each value that changes, with its key and formula.
 
-    key: Key
-    value: Any
-    formula: str
-
-
-def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[Scaled]:
-    """The values that change; the last is `train.base_batch`, since the result is stated for the run's own batch.
-
-    Nothing if the recipe has no base batch, or the same one. Raises RecipeError if the rate would exceed its bound.
+    The last is `train.base_batch`, since the result is stated for the run's own batch. Nothing if the recipe has no base
+    batch, or the same one. Raises RecipeError if the rate would exceed its bound.
     """
-    recipe = loaded.recipe
-    batch, base = recipe.train.global_batch, recipe.train.base_batch
+    optimizer, train = loaded.recipe.optimizer, loaded.recipe.train
+    batch, base = train.global_batch, train.base_batch
     if base is None or batch == base:
         return
-    ratio = batch / base
-    words = f"global_batch {batch} / base_batch {base}"
-    yield from _step_length(loaded, ratio, words)
-    yield from _warm_up(recipe, ratio, words)
-    yield from _average(recipe, ratio, words)
-    yield Scaled(("train", "base_batch"), batch, f"values stated for {base} are scaled to it")
-
-
-def _step_length(loaded: LoadedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
-    optimizer, clipping = loaded.recipe.optimizer, loaded.recipe.train.gradient_clipping
-    if not isinstance(optimizer, SGDSection):
-        lr = optimizer.lr * math.sqrt(ratio)
+    ratio, words = batch / base, f"global_batch {batch} / base_batch {base}"
+    root = math.sqrt(ratio)
+    if isinstance(optimizer, SGDSection):
+        longest = min(train.gradient_clipping * ratio, HIGHEST_CLIPPING)
+        formula = f"{train.gradient_clipping:g} x {words}, since gradients are sums over the batch"
+        yield ("train", "gradient_clipping"), longest, formula
+    else:
+        lr = optimizer.lr * root
         if lr > HIGHEST_RATE:
-            key = ("train", "global_batch")
             raise RecipeError(
-                f"{loaded.place(key)}: {'.'.join(key)}: {words} scales optimizer.lr {optimizer.lr:g} to {lr:g}, "
-                f"expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set train.base_batch=null to use it unscaled"
+                f"{loaded.place(('train', 'global_batch'))}: train.global_batch: {words} scales optimizer.lr "
+                f"{optimizer.lr:g} to {lr:g}, expected at most {HIGHEST_RATE:g}; lower optimizer.lr, or set "
+                "train.base_batch=null to use it unscaled"
             )
-        yield Scaled(("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})")
-        return
-    longest = min(clipping * ratio, HIGHEST_CLIPPING)
-    formula = f"{clipping:g} x {words}, since gradients are sums over the batch"
-    yield Scaled(("train", "gradient_clipping"), longest, formula)
-
-
-def _warm_up(recipe: UnresolvedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
-    train, longer = recipe.train, math.sqrt(ratio)
-    if ratio <= 1:
-        return
-    epochs = min(train.warmup_epochs * longer, float(train.epochs))
-    yield Scaled(("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})")
-    # sqrt(k) times the epochs, of k times fewer steps each.
-    steps = math.ceil(train.warmup_min_steps / longer)
-    formula = f"{train.warmup_min_steps} / sqrt({words})"
-    yield Scaled(("train", "warmup_min_steps"), steps, formula)
-
-
-def _average(recipe: UnresolvedRecipe, ratio: float, words: str) -> Iterator[Scaled]:
-    stated = recipe.train.ema_steps_per_step
-    steps = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
-    yield Scaled(("train", "ema_steps_per_step"), steps, f"{stated:g} x ({words})")
+        yield ("optimizer", "lr"), lr, f"{optimizer.lr:g} x sqrt({words})"
+    if ratio > 1:
+        epochs = min(train.warmup_epochs * root, float(train.epochs))
+        yield ("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})"
+        # sqrt(k) times the epochs, of k times fewer steps each.
+        steps = math.ceil(train.warmup_min_steps / root)
+        yield ("train", "warmup_min_steps"), steps, f"{train.warmup_min_steps} / sqrt({words})"
+    stated = train.ema_steps_per_step
+    counted = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
+    yield ("train", "ema_steps_per_step"), counted, f"{stated:g} x ({words})"
+    yield ("train", "base_batch"), batch, f"values stated for {base} are scaled to it"

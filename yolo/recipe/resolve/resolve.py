@@ -4,15 +4,16 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from yolo.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import DEFAULT, LoadedRecipe, Origin, Source
-from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.batch_scaling import scaled_to_batch
 from yolo.recipe.resolve.hardware import count_cores, count_gpus
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
+from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import Recipe, UnresolvedRecipe
 
 # The public YOLOv5's batch on one V100 of 16 GB at 640 pixels in fp16 (its README); fp32 fits half of it. Those of the
@@ -91,6 +92,7 @@ def resolve(
     for key, value, formula in scaled_to_batch(loaded):
         values[key[0]][key[1]] = value
         origins[key] = Origin(Source.AUTO, formula)
+    _check_divisible(loaded, ranks)
     computations: dict[Key, _Compute] = {
         ("cluster", "processes_per_node"): lambda *_: processes,
         **AUTO_VALUES,
@@ -103,9 +105,11 @@ def resolve(
             current = UnresolvedRecipe.model_validate_json(json.dumps(values))
             section[key[-1]], reason = compute(current, context)
             origins[key] = Origin(Source.AUTO, reason)
-    resolved = Recipe.model_validate_json(json.dumps(values))
-    _check_batch(resolved, context)
-    return ResolvedRecipe(resolved, origins, ranks, loaded)
+    resolved = ResolvedRecipe(
+        Recipe.model_validate_json(json.dumps(values)), origins, ranks, loaded
+    )
+    _check_product(resolved)
+    return resolved
 
 
 def _processes(
@@ -127,20 +131,16 @@ def _processes(
 
 
 def _micro_batch(recipe: UnresolvedRecipe, context: _Context) -> Computed:
-    world_size, train = context.world_size, recipe.train
-    batch, steps = train.global_batch, train.gradient_accumulation_steps
-    share = batch // world_size
-    _check_divisible(recipe, context)
+    ranks, batch, variant = context.world_size, recipe.train.global_batch, recipe.model.variant
+    share, steps = batch // ranks, recipe.train.gradient_accumulation_steps
     if steps != "auto":
-        return max(
-            1, share // steps
-        ), f"global_batch {batch} / ({world_size} ranks x {steps} steps)"
-    fits = IMAGES_ON_16_GB[recipe.model.variant] * (640 / recipe.model.image_size) ** 2
+        return max(1, share // steps), f"global_batch {batch} / ({ranks} ranks x {steps} steps)"
+    fits = IMAGES_ON_16_GB[variant] * (640 / recipe.model.image_size) ** 2
     fits = max(1, int(fits / (2 if recipe.precision.dtype == "fp32" else 1)))
     largest = max(size for size in range(1, min(share, fits) + 1) if share % size == 0)
     return largest, (
-        f"largest divisor of {batch} / {world_size} ranks = {share} up to {fits}, "
-        f"what 16 GB hold of yolov5{recipe.model.variant} at {recipe.model.image_size} pixels"
+        f"largest divisor of {batch} / {ranks} ranks = {share} up to {fits}, "
+        f"what 16 GB hold of yolov5{variant} at {recipe.model.image_size} pixels"
     )
 
 
@@ -243,12 +243,9 @@ def _workers(recipe: UnresolvedRecipe, _: _Context) -> Computed:
     return 1, f"{threads} cores per rank compute, and hardly wait for one process beside them"
 
 
-def _augmentation(name: str) -> _Compute:
-    def compute(recipe: UnresolvedRecipe, _: _Context) -> Computed:
-        preset = recipe.data.augmentation.preset
-        return AUGMENTATION_PRESETS[preset][name], f"preset {preset}"
-
-    return compute
+def _augmentation(name: str, recipe: UnresolvedRecipe, _: _Context) -> Computed:
+    preset = recipe.data.augmentation.preset
+    return AUGMENTATION_PRESETS[preset][name], f"preset {preset}"
 
 
 AUTO_VALUES: Mapping[Key, _Compute] = {
@@ -279,30 +276,30 @@ AUTO_VALUES: Mapping[Key, _Compute] = {
     ("cluster", "threads_per_process"): _threads,
     ("data", "workers"): _workers,
     **{
-        ("data", "augmentation", name): _augmentation(name) for name in AUGMENTATION_PRESETS["none"]
+        ("data", "augmentation", name): partial(_augmentation, name)
+        for name in AUGMENTATION_PRESETS["none"]
     },
 }
 """In the order in which they depend on each other. `model.anchors` depends on the data and is computed by training."""
 
 
-def _check_divisible(recipe: UnresolvedRecipe, context: _Context) -> None:
-    batch, ranks = recipe.train.global_batch, context.world_size
+def _check_divisible(loaded: LoadedRecipe, ranks: int) -> None:
+    batch = loaded.recipe.train.global_batch
     if batch % ranks:
         below, above = batch // ranks * ranks, batch // ranks * ranks + ranks
         choice = f"{below} or {above}" if below else f"{above}"
         raise RecipeError(
-            f"{context.loaded.place(('train', 'global_batch'))}: train.global_batch: {batch} images do not "
-            f"divide among {ranks} ranks; expected a multiple of {ranks}, such as {choice}"
+            f"{loaded.place(('train', 'global_batch'))}: train.global_batch: {batch} images do not divide among {ranks} "
+            f"ranks; expected a multiple of {ranks}, such as {choice}"
         )
 
 
-def _check_batch(recipe: Recipe, context: _Context) -> None:
-    _check_divisible(recipe, context)
-    train, ranks = recipe.train, context.world_size
+def _check_product(resolved: ResolvedRecipe) -> None:
+    train, ranks = resolved.recipe.train, resolved.world_size
     product = train.micro_batch * train.gradient_accumulation_steps * ranks
     if product != train.global_batch:
         raise RecipeError(
-            f"{context.loaded.place(('train', 'micro_batch'))}: train.global_batch: {train.global_batch} is not "
+            f"{resolved.loaded.place(('train', 'micro_batch'))}: train.global_batch: {train.global_batch} is not "
             f"micro_batch {train.micro_batch} x gradient_accumulation_steps {train.gradient_accumulation_steps} x "
             f"{ranks} ranks = {product}; leave one of the two at auto, or set global_batch to {product}"
         )

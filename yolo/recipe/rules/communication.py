@@ -4,38 +4,33 @@ from collections.abc import Iterator
 
 from yolo.architecture import parameter_count
 from yolo.recipe.resolve.resolve import ResolvedRecipe, takes_local_steps
-from yolo.recipe.rules.engine import Finding, error, rule, warning, without_effect
+from yolo.recipe.rules.engine import Finding, error, no_effect, on, rule, warning, without_effect
 from yolo.recipe.schema.optimizer import ONE_BIT
+from yolo.recipe.schema.recipe import Recipe
 
 
-@rule
-def one_bit_needs_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
+@on(error, "optimizer.type")
+def one_bit_needs_stage_0(recipe: Recipe) -> Iterator[str]:
     if recipe.optimizer.type in ONE_BIT and recipe.zero.stage > 0:
-        yield error(
+        yield (
             f"{recipe.optimizer.type} synchronises full momenta itself, and zero.stage {recipe.zero.stage} shards the "
-            "gradients they are computed from; set zero.stage to 0, or optimizer.type to AdamW",
-            key="optimizer.type",
+            "gradients they are computed from; set zero.stage to 0, or optimizer.type to AdamW"
         )
 
 
-@rule
-def one_bit_needs_an_unscaled_loss(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
+@on(error, "precision.dtype")
+def one_bit_needs_an_unscaled_loss(recipe: Recipe) -> Iterator[str]:
     if recipe.optimizer.type in ONE_BIT and recipe.precision.dtype == "fp16":
-        yield error(
+        yield (
             "once gradients are no longer averaged, fp16 scales the loss on each rank by its own gradients, and ranks would "
-            f"diverge; set bf16 or fp32 for {recipe.optimizer.type}",
-            key="precision.dtype",
+            f"diverge; set bf16 or fp32 for {recipe.optimizer.type}"
         )
 
 
-@rule
-def local_steps_exclude_sync_batchnorm(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
+@on(error, "model.sync_batchnorm")
+def local_steps_exclude_sync_batchnorm(recipe: Recipe) -> Iterator[str]:
     if recipe.model.sync_batchnorm and takes_local_steps(recipe):
-        text = "it synchronises in every layer, also in local steps (communication.sync_every, ZeroOneAdam); set false"
-        yield error(text, key="model.sync_batchnorm")
+        yield "it synchronises in every layer, also in local steps (communication.sync_every, ZeroOneAdam); set false"
 
 
 @rule
@@ -60,15 +55,13 @@ def one_bit_excludes_other_strategies(resolved: ResolvedRecipe) -> Iterator[Find
         yield from without_effect(resolved, why, "communication.reducer")
 
 
-@rule
-def reducers_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
+@on(error, "communication.reducer")
+def reducers_need_stage_0(recipe: Recipe) -> Iterator[str]:
     reducer = recipe.communication.reducer
     if reducer != "deepspeed" and recipe.zero.stage > 0:
-        yield error(
+        yield (
             f"at zero.stage {recipe.zero.stage} DeepSpeed reduces gradients as it shards them; set zero.stage to 0 for "
-            f"{reducer}, or communication.reducer to deepspeed",
-            key="communication.reducer",
+            f"{reducer}, or communication.reducer to deepspeed"
         )
 
 
@@ -92,7 +85,7 @@ def local_steps_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
 
 @rule
 def settings_need_their_strategy(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    active = _strategy(resolved)
+    active = _strategy(resolved.recipe)
     for strategy, words in SETTINGS.items():
         if strategy != active:
             why = f"it is for {strategy}, and {active} is chosen"
@@ -113,9 +106,8 @@ SETTINGS = {
 }
 
 
-def _strategy(resolved: ResolvedRecipe) -> str:
+def _strategy(recipe: Recipe) -> str:
     """Name the strategy that takes effect, for messages, even if several are set."""
-    recipe = resolved.recipe
     if recipe.optimizer.type in ONE_BIT:
         return f"optimizer.type {recipe.optimizer.type}"
     if recipe.communication.sync_every > 1:
@@ -125,32 +117,28 @@ def _strategy(resolved: ResolvedRecipe) -> str:
 
 @rule
 def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    active = _strategy(resolved)
-    if active in (OVERLAPPED, POWERSGD, LOCAL_STEPS):
+    active = _strategy(resolved.recipe)
+    if active in SETTINGS:
         for word in ("prescale_gradients", "gradient_predivide_factor"):
             if word in resolved.recipe.deepspeed:
-                text = f"has no effect: DeepSpeed averages nothing under {active}"
-                yield warning(text, key=f"deepspeed.{word}")
+                why = f"DeepSpeed averages nothing under {active}"
+                yield no_effect(why, key=f"deepspeed.{word}")
 
 
-def oversized_bucket(resolved: ResolvedRecipe, bucket: int, key: str) -> Iterator[Finding]:
-    """Warn if a bucket (elements) holds more than half of the network's parameters."""
-    variant = resolved.recipe.model.variant
-    parameters = parameter_count(variant, 80)
+def oversized_bucket(recipe: Recipe, bucket: int) -> Iterator[str]:
+    """What to say if a bucket (elements) holds more than half of the network's parameters."""
+    parameters = parameter_count(recipe.model.variant, 80)
     if bucket > parameters // 2:
-        yield warning(
-            f"{bucket:,} elements are more than half of yolov5{variant}'s {parameters:,} parameters, so one bucket at most "
-            "fills before backward ends, and little communication is overlapped; set it to auto",
-            key=key,
+        yield (
+            f"{bucket:,} elements are more than half of yolov5{recipe.model.variant}'s {parameters:,} parameters, so one "
+            "bucket at most fills before backward ends, and little communication is overlapped; set it to auto"
         )
 
 
-@rule
-def an_overlapped_bucket_must_fill_early(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
-    bucket = recipe.communication.bucket_size
+@on(warning, "communication.bucket_size")
+def an_overlapped_bucket_must_fill_early(recipe: Recipe) -> Iterator[str]:
     if recipe.communication.reducer == "overlapped":
-        yield from oversized_bucket(resolved, bucket, "communication.bucket_size")
+        yield from oversized_bucket(recipe, recipe.communication.bucket_size)
 
 
 @rule
@@ -166,8 +154,7 @@ def one_rank_has_nothing_to_synchronise(resolved: ResolvedRecipe) -> Iterator[Fi
         yield warning(text, key="optimizer.type")
 
 
-@rule
-def stage_3_has_no_full_weights_to_compare(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.zero.stage == 3:
-        why = "at zero.stage 3 ranks hold shards"
-        yield from without_effect(resolved, why, "communication.check_weights_every")
+@on(no_effect, "communication.check_weights_every")
+def stage_3_has_no_full_weights_to_compare(recipe: Recipe) -> Iterator[str]:
+    if recipe.zero.stage == 3:
+        yield "at zero.stage 3 ranks hold shards"

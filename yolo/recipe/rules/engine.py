@@ -6,10 +6,12 @@ The context is a resolved recipe for the rules of this package, and the inspecte
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import wraps
 from typing import TypeVar
 
-from yolo.recipe.load.yaml_source import Key
 from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.fields import Key
+from yolo.recipe.schema.recipe import Recipe
 
 
 class Severity(StrEnum):
@@ -41,6 +43,11 @@ def warning(text: str, *, key: str = "", hosts: Iterable[str] = ()) -> Finding:
     return Finding(Severity.WARNING, text, split_key(key), tuple(hosts))
 
 
+def no_effect(why: str, *, key: str) -> Finding:
+    """A warning that a key has no effect."""
+    return warning(f"has no effect: {why}", key=key)
+
+
 def split_key(key: str) -> Key:
     """Split a dotted key: `train.epochs` becomes ("train", "epochs")."""
     return tuple(key.split(".")) if key else ()
@@ -66,10 +73,28 @@ class RuleSet(list[Rule[Context]]):
 
 RULES: RuleSet[ResolvedRecipe] = RuleSet()
 rule = RULES.add
+RecipeCheck = Callable[[Recipe], Iterator[str]]
+"""A rule that looks at the recipe alone, and yields what is wrong as text."""
+
+
+def on(finding: Callable[..., Finding], *keys: str) -> Callable[[RecipeCheck], RecipeCheck]:
+    """Add a rule whose texts are findings on these keys; `no_effect` only on those that the user has set."""
+
+    def add(check: RecipeCheck) -> RecipeCheck:
+        @RULES.add
+        @wraps(check)
+        def findings(resolved: ResolvedRecipe) -> Iterator[Finding]:
+            for text in check(resolved.recipe):
+                if finding is no_effect:
+                    yield from without_effect(resolved, text, *keys)
+                else:
+                    yield from (finding(text, key=key) for key in keys)
+
+        return check
+
+    return add
 
 
 def without_effect(resolved: ResolvedRecipe, why: str, *keys: str) -> Iterator[Finding]:
     """Yield a warning for each key that the user has set."""
-    for key in keys:
-        if resolved.is_set(split_key(key)):
-            yield warning(f"has no effect: {why}", key=key)
+    return (no_effect(why, key=key) for key in keys if resolved.is_set(split_key(key)))

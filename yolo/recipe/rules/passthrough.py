@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 
 from yolo.recipe.resolve.resolve import ResolvedRecipe
-from yolo.recipe.rules.engine import Finding, error, rule, warning
+from yolo.recipe.rules.engine import Finding, error, no_effect, rule, warning
 
 ZERO = "deepspeed.zero_optimization"
 
@@ -40,7 +40,7 @@ def prescaling_excludes_reduce_scatter(resolved: ResolvedRecipe) -> Iterator[Fin
     for word in (word for word, is_requested in requested.items() if is_requested):
         key = f"deepspeed.{word}"
         if stage == 1:
-            yield warning("has no effect: stage 1 divides by the world size first", key=key)
+            yield no_effect("stage 1 divides by the world size first", key=key)
         else:
             yield error(f"DeepSpeed refuses it at stage {stage}; remove it", key=key)
 
@@ -58,7 +58,7 @@ def zero_keys_need_a_stage(resolved: ResolvedRecipe) -> Iterator[Finding]:
     keys = _passed(resolved, "zero_optimization")
     if resolved.recipe.zero.stage == 0 and isinstance(keys, dict):
         for word in keys:
-            yield warning("has no effect: zero.stage is 0", key=f"{ZERO}.{word}")
+            yield no_effect("zero.stage is 0", key=f"{ZERO}.{word}")
 
 
 @rule
@@ -71,7 +71,7 @@ def dead_zero_keys(resolved: ResolvedRecipe) -> Iterator[Finding]:
         }
         for word, why in reasons.items():
             if _zero(resolved, word) is not None:
-                yield warning(f"has no effect: {why}", key=f"{ZERO}.{word}")
+                yield no_effect(why, key=f"{ZERO}.{word}")
 
 
 @rule
@@ -90,7 +90,7 @@ def quantised_communication_needs_stage_3(resolved: ResolvedRecipe) -> Iterator[
     stage = resolved.recipe.zero.stage
     for word in ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size"):
         if 0 < stage < 3 and _zero(resolved, word):
-            yield warning(f"has no effect: zero.stage is {stage}", key=f"{ZERO}.{word}")
+            yield no_effect(f"zero.stage is {stage}", key=f"{ZERO}.{word}")
 
 
 @rule

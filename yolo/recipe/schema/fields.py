@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+Key = tuple[str, ...]
+"""A value's place in a recipe: ("train", "epochs")."""
+
 
 class Section(BaseModel):
     """One section of a recipe: unknown keys are errors, nothing is coerced, nothing changes after reading.

@@ -20,13 +20,14 @@ from yolo.recipe.schema.fields import (
 )
 from yolo.recipe.schema.model import LossSection, ModelSection, PrecisionSection
 from yolo.recipe.schema.optimizer import OptimizerSection, SGDSection
-from yolo.recipe.schema.outputs import (
+from yolo.recipe.schema.train import (
     CheckpointSection,
     EvaluationSection,
+    StabilitySection,
     TrackingSection,
+    TrainSection,
     WandbSection,
 )
-from yolo.recipe.schema.train import StabilitySection, TrainSection
 
 
 class UnresolvedRecipe(Section):

@@ -21,13 +21,19 @@ class PreparedRecipe:
     local_world_size: int | None
     """The ranks that it was prepared for, as in `prepare`."""
 
-    def with_values(self, *overrides: str) -> "PreparedRecipe":
-        """Put overrides such as `precision.dtype=bf16` on top and prepare again; the file is not read again.
+    def with_values(
+        self, *overrides: str, world_size: int | None = None, local_world_size: int | None = None
+    ) -> "PreparedRecipe":
+        """Put overrides such as `precision.dtype=bf16` on top and prepare for these ranks (None: as before).
 
-        Raises RecipeError with one line for each mistake.
+        The file is not read again. Raises RecipeError with one line for each mistake.
         """
         loaded = self.resolved.loaded.with_values(*overrides)
-        return prepare_loaded(loaded, self.world_size, self.local_world_size)
+        ranks, local_ranks = (
+            world_size or self.world_size,
+            local_world_size or self.local_world_size,
+        )
+        return prepare_loaded(loaded, ranks, local_ranks)
 
 
 def prepare(

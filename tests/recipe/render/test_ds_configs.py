@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from yolo.recipe import prepare
-from yolo.recipe.deepspeed.config import generated_path, generated_text, planned_world_size
+from yolo.recipe.render.ds_configs import generated_path, generated_text, planned_world_size
 
 REPOSITORY = Path(__file__).parents[3]
 RECIPES = sorted(path.relative_to(REPOSITORY) for path in (REPOSITORY / "recipes").rglob("*.yaml"))
