@@ -68,11 +68,6 @@ class DataReport:
         return sum(self.counts[problem] for problem in IMAGE_PROBLEMS)
 
     @property
-    def bad_share(self) -> float:
-        """Share of the images that cannot be used."""
-        return self.bad_images / max(self.images, 1)
-
-    @property
     def bad_boxes(self) -> int:
         """Number of boxes that cannot be read."""
         return sum(self.counts[problem] for problem in BOX_PROBLEMS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from yolo.data.dataset import DataReport, ImageRecord
-from yolo.data.shards.index import ARRAYS, INDEX, Shard, ShardIndex, parse_index, shard_location
+from yolo.data.location import ARRAYS, INDEX, Shard, ShardIndex, parse_index, shard_location
 from yolo.data.shards.store import REWRITE, RangeReader, ShardStore
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_INDEX_BYTES

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from yolo.data.augment.geometry import Tile
 from yolo.data.augment.pipeline import AugmentPipeline
 from yolo.data.image.decode import decode_image
 from yolo.data.image.letterbox import resize_long_side
-from yolo.data.image.resized import ResizedImages, tile_of
+from yolo.data.image.resized import ResizedImages, Tile, tile_of
 from yolo.data.loader.loader import BatchLoader, TrainingLoader
 from yolo.data.loader.samples import TrainingBatch, allocate_batch, collate
-from yolo.data.shards.index import streams_of
+from yolo.data.location import streams_of
 from yolo.data.shards.order import ShuffleBuffer, slices_of_stream
 from yolo.data.shards.reader import Shards, StoredSample
 from yolo.recipe.schema.recipe import Recipe
@@ -38,7 +37,7 @@ def _streamed_tile(sample: StoredSample, size: int) -> Tile:
 
 
 class _BufferedImages:
-    """The images in one process's shuffle buffer (`TileSource`)."""
+    """The images in one process's shuffle buffer."""
 
     def __init__(
         self, reader: Iterator[tuple[int, StoredSample]], buffer: ShuffleBuffer, size: int
@@ -48,9 +47,6 @@ class _BufferedImages:
         self._size = size
         self._tiles: dict[int, Tile] = {}
         self._read(set(buffer.numbers))
-
-    def __len__(self) -> int:
-        return len(self._buffer.numbers)
 
     def tile(self, index: int) -> Tile:
         return self._tiles[self._buffer.numbers[index]]
@@ -122,7 +118,11 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
             for number, into in enumerate(pixels.numpy(), batch):
                 slot = buffer.slot(slots[number])
                 random = np.random.default_rng((*position, SAMPLES, number))
-                targets.append(self.pipeline.draw_into(into, images, slot, epoch, random))
+                targets.append(
+                    self.pipeline.draw_into(
+                        into, images.tile, len(buffer.numbers), slot, epoch, random
+                    )
+                )
                 images.replace(slot)
             yield collate(pixels, targets)
 
