@@ -38,7 +38,6 @@ class EvaluationBatch:
     image_ids: tuple[int, ...]
 
     def pin_memory(self) -> "EvaluationBatch":
-        """See `TrainingBatch.pin_memory`."""
         return replace(self, images=self.images.pin_memory())
 
 

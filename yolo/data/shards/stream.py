@@ -72,14 +72,14 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
     def __init__(self, shards: Shards, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
         self.shards = shards
-        self.pipeline = AugmentPipeline(recipe)
-        self.seed = train.seed
-        self.capacity = recipe.data.shuffle_buffer
-        self.micro_batch = train.micro_batch
-        self.accumulation = train.global_batch // world_size // train.micro_batch
-        self.steps = -(-len(shards) // train.global_batch)
         self.rank = rank
         self.world_size = world_size
+        self.pipeline = AugmentPipeline(recipe)
+        self.seed = train.seed
+        self.micro_batch = train.micro_batch
+        self.capacity = recipe.data.shuffle_buffer
+        self.accumulation = train.global_batch // world_size // train.micro_batch
+        self.steps = -(-len(shards) // train.global_batch)
         self.workers = streams_of(recipe)
         # Workers outlive an epoch, and see only changes in shared memory.
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -110,7 +110,7 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
         for slot in slots[:first_draw]:
             buffer.replace(buffer.slot(slot))
         reader = self._read(worker, stream, epoch, min(buffer.numbers))
-        size = self.pipeline.size
+        size, draw, count = self.pipeline.size, self.pipeline.draw_into, len(buffer.numbers)
         images = _BufferedImages(reader, buffer, size)
         for batch in range(first_draw, draws, self.micro_batch):
             pixels = allocate_batch(self.micro_batch, size, size)
@@ -118,11 +118,7 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
             for number, into in enumerate(pixels.numpy(), batch):
                 slot = buffer.slot(slots[number])
                 random = np.random.default_rng((*position, SAMPLES, number))
-                targets.append(
-                    self.pipeline.draw_into(
-                        into, images.tile, len(buffer.numbers), slot, epoch, random
-                    )
-                )
+                targets.append(draw(into, images.tile, count, slot, epoch, random))
                 images.replace(slot)
             yield collate(pixels, targets)
 
