@@ -117,7 +117,7 @@ def test_a_malformed_image_entry_is_counted(coco: Coco, entry: Any) -> None:
     dataset = read(coco(images=[sound, entry]))
     assert len(dataset.records) == 1
     assert dataset.report.counts[Problem.MALFORMED_IMAGE] == 1
-    assert dataset.report.bad_share == 0.5
+    assert dataset.report.bad_images == 0.5 * dataset.report.images
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_images_may_be_listed_in_a_file(write: Callable[..., Path], tmp_path: Pa
     dataset = read_yolo(write(yaml="train: list.txt\nnames: [cat, dog]\n"), "train")
     assert len(dataset.records) == 1
     assert dataset.report.counts[Problem.MISSING_IMAGE] == 1
-    assert dataset.report.bad_share == 0.5
+    assert dataset.report.bad_images == 0.5 * dataset.report.images
 
 
 def test_only_the_last_images_folder_becomes_labels() -> None:

@@ -10,8 +10,7 @@ from tests.fuzz.attempt import MEGABYTES, SECONDS, measured, refusal
 from tests.fuzz.case import HEADING, Tally, Verdict
 from tests.fuzz.shard_files import SAMPLES, shard_files
 from yolo.data.image.decode import decode_image
-from yolo.data.shards.reader import open_shards
-from yolo.data.shards.unpack import read_unpacked, unpack
+from yolo.data.shards.reader import open_shards, read_unpacked, unpack
 from yolo.errors import DataError
 from yolo.recipe.schema.data import DataSection
 

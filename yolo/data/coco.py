@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path, PurePath
@@ -43,9 +43,7 @@ def read_coco(annotations: Path, *folders: Path) -> DetectionDataset:
             continue
         table = np.array(boxes.pop(entry["id"], []), dtype=np.float64).reshape(-1, 7)
         width, height, name = int(entry["width"]), int(entry["height"]), entry["file_name"]
-        cleaned = clean_boxes(
-            *(table[:, :4], table[:, 4], table[:, 5]), width, height, name, report, table[:, 6]
-        )
+        cleaned = clean_boxes(table, width, height, name, report)
         records.append(ImageRecord(entry["id"], folder / name, width, height, *cleaned))
     for image_id, rows in boxes.items():
         for _ in rows:
@@ -85,8 +83,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Python would take the last of two equal keys and lose the content of the first."""
     unique = dict(pairs)
     if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        duplicate = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        duplicate = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"an object has the key {duplicate!r} twice")
     return unique
 
@@ -111,9 +109,8 @@ def _is_id(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return abs(value) < 1e7  # false for infinity, NaN and a number of 400 digits
+    # The limit is false for infinity, NaN and a number of 400 digits.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e7
 
 
 def _is_name(value: object) -> bool:
@@ -125,8 +122,8 @@ def _is_file_name(value: object) -> bool:
     if not _is_name(value):
         return False
     path = PurePath(str(value))
-    fits = all(len(os.fsencode(part)) <= MAX_NAME for part in path.parts)
-    fits &= len(os.fsencode(path)) <= MAX_PATH
+    fits = len(os.fsencode(path)) <= MAX_PATH
+    fits &= all(len(os.fsencode(part)) <= MAX_NAME for part in path.parts)
     return fits and not path.is_absolute() and ".." not in path.parts
 
 

@@ -68,11 +68,6 @@ class DataReport:
         return sum(self.counts[problem] for problem in IMAGE_PROBLEMS)
 
     @property
-    def bad_share(self) -> float:
-        """Share of the images that cannot be used."""
-        return self.bad_images / max(self.images, 1)
-
-    @property
     def bad_boxes(self) -> int:
         """Number of boxes that cannot be read."""
         return sum(self.counts[problem] for problem in BOX_PROBLEMS)
@@ -133,7 +128,6 @@ class DetectionDataset:
     report: DataReport
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.records)
 
     def box_shapes(self, size: int) -> np.ndarray:
@@ -174,11 +168,10 @@ def write_report(reports: Iterable[DataReport], path: Path) -> None:
 
 def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | None = None) -> None:
     """Raise DataError if more than the allowed share of images or boxes cannot be used, or if no image can."""
-    findings = (
+    for what, bad, total in (
         ("images", report.bad_images, report.images),
         ("boxes", report.bad_boxes, report.boxes),
-    )
-    for what, bad, total in findings:
+    ):
         share = bad / max(total, 1)
         if share > max_bad_share or (what == "images" and bad >= total):
             where = f"; all problems are in {written_to}" if written_to else ""
@@ -190,23 +183,18 @@ def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | N
 
 
 def clean_boxes(
-    boxes: np.ndarray,
-    classes: np.ndarray,
-    crowd: np.ndarray,
-    width: int,
-    height: int,
-    name: str,
-    report: DataReport,
-    areas: np.ndarray | None = None,
+    table: np.ndarray, width: int, height: int, name: str, report: DataReport
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Clip boxes (M, 4), in pixels, to their image; drop those without area and exact duplicates; count all of these.
+    """Clip boxes to their image; drop those without area and exact duplicates; count all of these.
 
-    Returns the `boxes`, `classes`, `crowd` and `areas` of an `ImageRecord`; `areas` default to those of the boxes.
+    `table` (M, 6) or (M, 7): xyxy in pixels, class, crowd, and the object's area, by default the clipped box's. Returns
+    the `boxes`, `classes`, `crowd` and `areas` of an `ImageRecord`.
     """
-    clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=boxes.dtype))
+    boxes = table[:, :4]
+    clipped = np.clip(boxes, 0, np.array([width, height, width, height]))
     sides = clipped[:, 2:] - clipped[:, :2]
     has_area = (sides > 0.01).all(axis=1)
-    rows = np.column_stack([clipped, classes, crowd])
+    rows = np.column_stack([clipped, table[:, 4:6]])
     is_repeated = np.ones(len(rows), dtype=bool)
     is_repeated[np.unique(rows, axis=0, return_index=True)[1]] = False
     # Rounding in the file may move a coordinate out of the image by less than a hundredth of a pixel: not reported.
@@ -218,10 +206,11 @@ def clean_boxes(
     ):
         for box in boxes[is_found]:
             report.add(problem, f"{name}: {box.round(2).tolist()}{suffix}")
+    areas = table[:, 6] if table.shape[1] > 6 else sides.prod(axis=1)
     kept = has_area & ~is_repeated
     return (
         clipped[kept].astype(np.float32),
-        classes[kept].astype(np.int64),
-        crowd[kept].astype(bool),
-        (sides.prod(axis=1) if areas is None else areas)[kept].astype(np.float32),
+        table[kept, 4].astype(np.int64),
+        table[kept, 5].astype(bool),
+        areas[kept].astype(np.float32),
     )

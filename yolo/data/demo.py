@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def _overlap(one: Box, other: Box) -> float:
     return max(width, 0) * max(height, 0) / min(areas)
 
 
-def main() -> int:
+def main() -> None:
     """Draw the demo data set, unless it is there already."""
     parser = argparse.ArgumentParser(prog="python -m yolo.data.demo", description=main.__doc__)
     parser.add_argument("--root", type=Path, default=Path("data/demo"))
@@ -157,8 +156,7 @@ def main() -> int:
     options.root.parent.mkdir(parents=True, exist_ok=True)
     if generate_demo(options.root, settings):
         print(f"drew {settings.train_images} + {settings.val_images} images into {options.root}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,11 +1,122 @@
-"""Check that the files of a recipe's `data` section are on this machine. Needs no torch."""
+"""Where a recipe's data are, and the index of a split in shards. Needs no torch."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
-from yolo.data.shards.index import local_index
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from yolo.errors import DataError
-from yolo.recipe.schema.data import DataSection
+from yolo.recipe.load.safe_read import MOST_INDEX_BYTES, read_bytes
+from yolo.recipe.schema.data import DataSection, is_url
+from yolo.recipe.schema.recipe import Recipe
+
+INDEX = "index.json"
+ARRAYS = "index.npz"
+
+MAX_SAMPLES = 10**9
+"""Images of one shard."""
+MAX_BYTES = 2**62
+"""Fits into 64 bits, with room for sums."""
+
+
+class Shard(BaseModel):
+    """One tar file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w.-]+$")
+    samples: int = Field(ge=1, le=MAX_SAMPLES)
+    bytes: int = Field(ge=1, le=MAX_BYTES)
+
+
+class ShardIndex(BaseModel):
+    """index.json of a folder of shards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1]
+    split: Literal["train", "val"]
+    class_names: tuple[str, ...] = Field(min_length=1)
+    category_ids: tuple[int, ...]
+    boxes: int = Field(ge=0, le=MAX_BYTES)
+    """Boxes of single objects, which are trained on."""
+    fingerprint: str
+    """Fingerprint of the sharded split, without images that could not be read."""
+    seed: int = Field(ge=0)
+    """Seed of the images' shuffle."""
+    shards: tuple[Shard, ...] = Field(min_length=1)
+
+    @property
+    def images(self) -> int:
+        """Images in all shards."""
+        return sum(shard.samples for shard in self.shards)
+
+
+def parse_index(text: str | bytes, place: str) -> ShardIndex:
+    """Parse index.json. Raises DataError that begins with `place`."""
+    try:
+        return ShardIndex.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "it"
+        raise DataError(
+            f"{place}: is no index of shards: {key}: {first['msg']}; write the shards with `python -m yolo shard`"
+        ) from error
+
+
+def shard_location(data: DataSection, split: str) -> str:
+    """The local folder, URL or `pipe:` command of a split's shards."""
+    given = getattr(data, split)
+    if is_url(given):
+        location = given
+    elif is_url(data.root) and "{}" not in data.root:
+        location = f"{data.root.rstrip('/')}/{given}"
+    elif is_url(data.root):
+        location = data.root.replace("{}", f"{given}/{{}}")
+    else:
+        location = str(Path(data.root) / given)
+    if location.startswith("file:"):
+        return url2pathname(urlparse(location).path)
+    return location
+
+
+def local_index(data: DataSection, split: str) -> ShardIndex | None:
+    """A split's index if its location is on this machine, else None.
+
+    Raises DataError if it is missing or invalid.
+    """
+    location = shard_location(data, split)
+    if is_url(location):
+        return None
+    path = Path(location) / INDEX
+    try:
+        return parse_index(read_bytes(path, MOST_INDEX_BYTES), str(path))
+    except OSError as error:
+        raise DataError(
+            f"data.{split}: {path}: {(error.strerror or str(error)).lower()}; data.root and data.{split} name a folder "
+            "that `python -m yolo shard` wrote"
+        ) from error
+
+
+def streams_of(recipe: Recipe) -> int:
+    """Processes per rank that each read their own shards."""
+    return max(1, recipe.data.workers)
+
+
+def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> Iterator[str]:
+    """A line if there are fewer shards than processes that read them."""
+    workers = streams_of(recipe)
+    streams = world_size * workers
+    if len(index.shards) < streams:
+        share = sum(shard.bytes for shard in index.shards) / 1e6 / streams
+        smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
+        yield (
+            f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers each read their "
+            f"own shards; rewrite them with `python -m yolo shard --shards {4 * streams}` {smaller}or lower data.workers"
+        )
 
 
 def missing_root(data: DataSection) -> str | None:

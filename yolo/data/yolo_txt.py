@@ -20,23 +20,20 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
 
     Malformed lines are counted in the data set's report. Raises DataError if nothing can be read.
     """
-    content = _load(data_yaml)
-    names = _class_names(content, data_yaml)
-    images = _images_of_split(content, data_yaml, split)
+    names, images = class_names(data_yaml), images_of_split(data_yaml, split)
     report = DataReport(f"{data_yaml} ({split})", images=len(images))
     records = []
     for image_id, path in enumerate(images):
         try:
             width, height = image_size(path)
-            boxes, classes = _labels(label_path(path), len(names), report)
+            labels = _labels(label_path(path), len(names), report)
         except UnusableImage as error:
             report.add(error.problem, str(error))
             continue
-        scaled = boxes * np.array([width, height, width, height])
+        scaled = labels[:, 1:] * np.array([width, height, width, height])
         center, half = scaled[:, :2], scaled[:, 2:] / 2
-        xyxy = np.concatenate([center - half, center + half], axis=1)
-        crowd = np.zeros(len(xyxy), dtype=bool)
-        cleaned = clean_boxes(xyxy, classes, crowd, width, height, path.name, report)
+        table = np.column_stack([center - half, center + half, labels[:, 0], np.zeros(len(labels))])
+        cleaned = clean_boxes(table, width, height, path.name, report)
         records.append(ImageRecord(image_id, path, width, height, *cleaned))
     if not records:
         lines = "\n  ".join(report.lines())
@@ -44,40 +41,9 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
 
 
-def images_of_split(data_yaml: Path, split: str) -> list[Path]:
-    """The image files of one split of a data.yaml, without opening them. Raises DataError if it cannot be read."""
-    return _images_of_split(_load(data_yaml), data_yaml, split)
-
-
-def class_names(data_yaml: Path) -> tuple[str, ...]:
+def class_names(path: Path) -> tuple[str, ...]:
     """The class names of a data.yaml in order. Raises DataError if it cannot be read."""
-    return _class_names(_load(data_yaml), data_yaml)
-
-
-def label_path(image: Path) -> Path:
-    """images/a/b.jpg -> labels/a/b.txt: the last folder named `images` becomes `labels`."""
-    *folders, name = image.parts
-    if "images" in folders:
-        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
-    return Path(*folders, name).with_suffix(".txt")
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    """Read as a recipe is: plain values only, unique keys, limited size."""
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
-        )
-    try:
-        content = read_document(path).values
-    except RecipeError as error:
-        raise DataError(str(error)) from error
-    if not content:
-        raise DataError(f"{path}: expected `train:`, `val:` and `names:`")
-    return content
-
-
-def _class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    content = _load(path)
     names = content.get("names")
     if isinstance(names, dict):
         numbers = [str(number) for number in range(len(names))]  # keys stay strings
@@ -93,8 +59,12 @@ def _class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) -> list[Path]:
-    """The images of a split: folders, text files that list images, or a list of either."""
+def images_of_split(data_yaml: Path, split: str) -> list[Path]:
+    """The image files of one split of a data.yaml, without opening them. Raises DataError if it cannot be read.
+
+    The split is a folder, a text file that lists images, or a list of either.
+    """
+    content = _load(data_yaml)
     if split not in content:
         raise DataError(
             f"{data_yaml}: has no `{split}:`; set it to the folder of the split's images"
@@ -124,8 +94,31 @@ def _images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) ->
     return files
 
 
-def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (M, 4) cx cy w h normalised, and classes (M,); a missing file means an image without boxes."""
+def label_path(image: Path) -> Path:
+    """images/a/b.jpg -> labels/a/b.txt: the last folder named `images` becomes `labels`."""
+    *folders, name = image.parts
+    if "images" in folders:
+        folders[len(folders) - 1 - folders[::-1].index("images")] = "labels"
+    return Path(*folders, name).with_suffix(".txt")
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    """Read as a recipe is: plain values only, unique keys, limited size."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
+        )
+    try:
+        content = read_document(path).values
+    except RecipeError as error:
+        raise DataError(str(error)) from error
+    if not content:
+        raise DataError(f"{path}: expected `train:`, `val:` and `names:`")
+    return content
+
+
+def _labels(path: Path, classes: int, report: DataReport) -> np.ndarray:
+    """Rows (M, 5) class cx cy w h, normalised; a missing file means an image without boxes."""
     try:
         lines = read_text(path, MOST_LABEL_BYTES).splitlines()
     except FileNotFoundError:
@@ -152,5 +145,4 @@ def _labels(path: Path, classes: int, report: DataReport) -> tuple[np.ndarray, n
             report.add(Problem.UNKNOWN_CLASS, f"{path}:{number}: class {values[0]:g} of {classes}")
             continue
         rows.append(values)
-    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
-    return table[:, 1:], table[:, 0].astype(np.int64)
+    return np.array(rows, dtype=np.float64).reshape(-1, 5)

@@ -8,11 +8,10 @@ from pathlib import Path
 import cv2
 import torch
 
-from yolo.data.image.resized import ResizedImages
+from yolo.data.image.resized import ResizedImages, verify_images
 from yolo.data.loader.loader import evaluation_loader
 from yolo.data.open import load_annotated
 from yolo.data.progress_protocol import ProgressFactory, no_progress
-from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.evaluation.detections import GroundTruth
 from yolo.evaluation.drawing import draw_detections

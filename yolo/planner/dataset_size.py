@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from yolo.data.shards.index import local_index
+from yolo.data.location import local_index
 from yolo.errors import DataError
 from yolo.planner.cost.model_stats import CLASSES
 from yolo.planner.prediction import Data

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from yolo.data.location import INDEX, shard_location
 from yolo.data.progress_protocol import ProgressFactory
-from yolo.data.shards.index import INDEX, shard_location
 from yolo.preflight.data_digest import digest_of, digest_of_source
 from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
 from yolo.preflight.local import ListedHost, listed_hosts

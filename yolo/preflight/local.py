@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo.data.location import missing_files
-from yolo.data.shards.index import local_index, shard_location, too_few
+from yolo.data.location import local_index, missing_files, shard_location, too_few
 from yolo.errors import ClusterError, DataError
 from yolo.recipe.load.hostfile import slots_by_host
 from yolo.recipe.resolve.resolve import ResolvedRecipe

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yolo.data.augment.geometry import Labelled, Tile, View, compose
-from yolo.data.augment.transforms import Augmentation, HSVJitter, blend, flip, mosaic, random_view
-from yolo.data.image.letterbox import letterbox
+from yolo.data.augment.geometry import Labelled, View, compose
+from yolo.data.augment.pipeline import HSVJitter, blend, flip, mosaic, random_view
+from yolo.data.image.letterbox import Letterbox, letterbox
+from yolo.data.image.resized import Tile
+from yolo.recipe.schema.data import AUGMENTATION_PRESETS
+from yolo.recipe.schema.recipe import ResolvedAugmentation
 
-NONE = dict.fromkeys(Augmentation.__dataclass_fields__, 0.0)
+NONE = AUGMENTATION_PRESETS["none"]
 SIZE = 128
 
 
@@ -32,9 +35,15 @@ def square_of(size: int) -> np.ndarray:
     return np.full((size, size, 3), 255, np.uint8)
 
 
-def warp(labelled: Labelled, settings_: Augmentation, random: np.random.Generator) -> Labelled:
+def warp(
+    labelled: Labelled, settings_: ResolvedAugmentation, random: np.random.Generator
+) -> Labelled:
     view = random_view(SIZE, SIZE, settings_, random)
     return compose([tile_of(labelled)], view, square_of(SIZE))
+
+
+def boxes_into(where: Letterbox, boxes: np.ndarray) -> np.ndarray:
+    return boxes * where.scale + np.array([where.left, where.top] * 2, dtype=np.float32)
 
 
 def found_in(image: np.ndarray) -> np.ndarray:
@@ -59,7 +68,7 @@ def test_a_warped_box_lies_around_its_pixels(
     box: tuple[int, int, int, int], seed: int, scale: float, translate: float, degrees: float
 ) -> None:
     values = NONE | {"scale": scale, "translate": translate}
-    moved = warp(rectangle(box), Augmentation(**values), np.random.default_rng(seed))
+    moved = warp(rectangle(box), ResolvedAugmentation(**values), np.random.default_rng(seed))
     np.testing.assert_allclose(moved.boxes[0], found_in(moved.image), atol=2.0)
 
 
@@ -75,7 +84,7 @@ def test_a_turned_box_holds_all_its_pixels(
 ) -> None:
     values = NONE | {"degrees": degrees, "shear": shear, "perspective": bend}
     random = np.random.default_rng(seed)
-    moved = warp(rectangle((48, 48, 80, 80)), Augmentation(**values), random)
+    moved = warp(rectangle((48, 48, 80, 80)), ResolvedAugmentation(**values), random)
     seen, box = found_in(moved.image), moved.boxes[0]
     assert (box[:2] <= seen[:2] + 1.5).all()
     assert (box[2:] >= seen[2:] - 1.5).all()
@@ -83,7 +92,7 @@ def test_a_turned_box_holds_all_its_pixels(
 
 @pytest.mark.parametrize(("flipud", "fliplr"), [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 def test_a_flipped_box_lies_on_its_pixels(flipud: float, fliplr: float) -> None:
-    settings_ = Augmentation(**(NONE | {"flipud": flipud, "fliplr": fliplr}))
+    settings_ = ResolvedAugmentation(**(NONE | {"flipud": flipud, "fliplr": fliplr}))
     labelled = rectangle((10, 20, 40, 60))
     boxes = flip(labelled.image, labelled.boxes, settings_, np.random.default_rng(0))
     np.testing.assert_array_equal(boxes[0], found_in(labelled.image))
@@ -114,7 +123,7 @@ def test_letterboxing_there_and_back_leaves_a_box_where_it_was(
     placed = corners * np.array([width, height, width, height])
     square, where = letterbox(np.zeros((height, width, 3), np.uint8), 64)
     assert square.shape == (64, 64, 3)
-    inside = where.boxes_into(placed)
+    inside = boxes_into(where, placed)
     assert inside.min() >= -1 and inside.max() <= 65
     np.testing.assert_allclose(where.boxes_back(inside), placed, atol=1e-3 * max(width, height))
 
@@ -122,7 +131,7 @@ def test_letterboxing_there_and_back_leaves_a_box_where_it_was(
 def test_a_letterboxed_box_lies_on_its_pixels() -> None:
     labelled = rectangle((40, 20, 160, 80), 200, 100)
     square, where = letterbox(labelled.image, SIZE)
-    np.testing.assert_allclose(where.boxes_into(labelled.boxes)[0], found_in(square), atol=1.0)
+    np.testing.assert_allclose(boxes_into(where, labelled.boxes)[0], found_in(square), atol=1.0)
 
 
 def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
@@ -131,7 +140,7 @@ def test_a_box_that_is_hardly_visible_any_more_is_dropped() -> None:
         np.array([[0, 0, 1.5, 60], [0, 0, 60, 60]], dtype=np.float32),
         np.array([0, 1]),
     )
-    kept = warp(labelled, Augmentation(**NONE), np.random.default_rng(0))
+    kept = warp(labelled, ResolvedAugmentation(**NONE), np.random.default_rng(0))
     assert kept.classes.tolist() == [1]
 
 
@@ -156,14 +165,16 @@ def recoloured(jitter: HSVJitter, image: np.ndarray) -> np.ndarray:
 
 def test_without_reach_colours_stay() -> None:
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
-    out = recoloured(HSVJitter.random(Augmentation(**NONE), np.random.default_rng(0)), image)
+    out = recoloured(
+        HSVJitter.random(ResolvedAugmentation(**NONE), np.random.default_rng(0)), image
+    )
     np.testing.assert_array_equal(out, image[..., ::-1])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_colours_change_as_hue_saturation_and_value_do(seed: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    settings_ = Augmentation(**(NONE | {"hsv_h": 0.4, "hsv_s": 0.7, "hsv_v": 0.4}))
+    settings_ = ResolvedAugmentation(**(NONE | {"hsv_h": 0.4, "hsv_s": 0.7, "hsv_v": 0.4}))
     out = recoloured(HSVJitter.random(settings_, np.random.default_rng(seed)), image)
     gains = 1 + np.random.default_rng(seed).uniform(-1, 1, 3) * (0.4, 0.7, 0.4)
     for before, after in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):

@@ -6,8 +6,7 @@ import pytest
 
 from tests.data.shards.sharded import DEMO, recipe_for
 from yolo.data.open import load_split
-from yolo.data.shards.reader import open_shards
-from yolo.data.shards.unpack import read_unpacked, unpack
+from yolo.data.shards.reader import open_shards, read_unpacked, unpack
 from yolo.errors import DataError
 from yolo.recipe import prepare
 

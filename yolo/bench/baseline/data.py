@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from yolo.data.augment.transforms import Augmentation, random_view
+from yolo.data.augment.pipeline import random_view
 from yolo.data.dataset import ImageRecord
 from yolo.data.image.letterbox import GREY
 from yolo.recipe.schema.recipe import Recipe
@@ -27,7 +27,7 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def __init__(self, records: Sequence[ImageRecord], recipe: Recipe) -> None:
         self.records = records
         self.size = recipe.model.image_size
-        self.settings = Augmentation.from_section(recipe.data.augmentation)
+        self.settings = recipe.data.augmentation
         self.has_mosaic = True
 
     def __len__(self) -> int:

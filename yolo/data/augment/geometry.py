@@ -4,13 +4,14 @@ Coordinates are continuous, as those of boxes: pixel (0, 0) covers the square fr
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from yolo.data.image.letterbox import GREY
+from yolo.data.image.resized import Tile
 
 MIN_SIDE_PIXELS = 2.0
 MIN_AREA_SHARE = 0.1
@@ -27,23 +28,6 @@ class Labelled:
     image: np.ndarray
     boxes: np.ndarray
     classes: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """An image to place on the plane; it is read only if some of it is visible."""
-
-    read: Callable[[], np.ndarray]
-    """Returns the image (rows, columns, 3) uint8."""
-    rows: int
-    columns: int
-    boxes: np.ndarray
-    """(M, 4) xyxy in the image's own pixels."""
-    classes: np.ndarray
-    """(M,)"""
-    left: int = 0
-    top: int = 0
-    """Position of its upper left corner on the plane."""
 
 
 @dataclass(frozen=True, slots=True)

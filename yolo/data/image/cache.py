@@ -46,9 +46,8 @@ class ImageCache:
 
         Raises DataError if the file cannot be created.
         """
-        self.total = len(records)
         self._slots: dict[int, Slot] = {}
-        start = end = -(-self.total * STAMP.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
+        start = end = -(-len(records) * STAMP.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
         for number, record in enumerate(records):
             shape = *size_at_long_side(record.height, record.width, size), 3
             slot = Slot(number, end, math.prod(shape), shape)
@@ -73,7 +72,7 @@ class ImageCache:
                 f"data.cache: {place if self._is_file else 'memory'}: cannot store images there: {error}; "
                 "set data.cache_folder to another folder, or data.cache to none"
             ) from error
-        self._stamps = np.frombuffer(self._map, STAMP, self.total)
+        self._stamps = np.frombuffer(self._map, STAMP, len(records))
 
     @classmethod
     def in_memory(cls, records: Sequence[ImageRecord], size: int, budget: int) -> "ImageCache":

@@ -20,10 +20,6 @@ class Letterbox:
     """Width and height of the original image, pixels."""
     height: int
 
-    def boxes_into(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (M, 4) xyxy from the image's pixels to the rectangle's."""
-        return boxes * self.scale + np.array([self.left, self.top] * 2, dtype=np.float32)
-
     def boxes_back(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes (M, 4) xyxy from the rectangle's pixels to the image's, clipped to the image."""
         back = (boxes - np.array([self.left, self.top] * 2, dtype=np.float32)) / self.scale

@@ -1,15 +1,37 @@
-"""A data set's images at the network's input size."""
+"""A data set's images at the network's input size, and the check that all can be used."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from yolo.data.augment.geometry import Tile
-from yolo.data.dataset import ImageRecord
+from yolo.data.dataset import ImageRecord, Problem
 from yolo.data.image.cache import ImageCache
-from yolo.data.image.decode import read_image
+from yolo.data.image.decode import UnusableImage, read_image
 from yolo.data.image.letterbox import resize_long_side, size_at_long_side
+from yolo.data.progress_protocol import ProgressCallback
+
+Problems = dict[int, tuple[Problem, str]]
+"""Index of a record -> what is wrong with its image, and an example for the report."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """An image to place on the plane; it is read only if some of it is visible."""
+
+    read: Callable[[], np.ndarray]
+    """Returns the image (rows, columns, 3) uint8."""
+    rows: int
+    columns: int
+    boxes: np.ndarray
+    """(M, 4) xyxy in the image's own pixels."""
+    classes: np.ndarray
+    """(M,)"""
+    left: int = 0
+    top: int = 0
+    """Position of its upper left corner on the plane."""
 
 
 class ResizedImages:
@@ -45,3 +67,34 @@ def tile_of(record: ImageRecord, size: int, read: Callable[[], np.ndarray]) -> T
     is_single = ~record.crowd
     scale = size / max(record.width, record.height)
     return Tile(read, rows, columns, record.boxes[is_single] * scale, record.classes[is_single])
+
+
+def verify_images(
+    images: ResizedImages,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 2,
+    advance: ProgressCallback = lambda images: None,
+) -> Problems:
+    """Decode every `world_size`-th image, starting at `rank`; returns those that cannot be used.
+
+    So bad images are reported at the start of a run instead of hours later. Fills the images' cache, if they have one;
+    cached images are not decoded again. `advance` is called after each image. Merge the results of all ranks for
+    `DetectionDataset.without`.
+    """
+
+    def check(index: int) -> UnusableImage | None:
+        try:
+            images[index]
+        except UnusableImage as error:
+            return error
+        return None
+
+    indices = range(rank, len(images), world_size)
+    problems: Problems = {}
+    with ThreadPoolExecutor(threads) as pool:
+        for index, error in zip(indices, pool.map(check, indices), strict=True):
+            if error is not None:
+                problems[index] = (error.problem, str(error))
+            advance(1)
+    return problems

@@ -1,7 +1,7 @@
 """Samples as the network's input, one by one and in batches."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -10,20 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from yolo.data.augment.geometry import Tile
-from yolo.data.augment.pipeline import AugmentPipeline, TileSource
+from yolo.data.augment.pipeline import AugmentPipeline
 from yolo.data.image.letterbox import Letterbox, pad_to_center, rectangle_around
-from yolo.data.image.resized import ResizedImages
+from yolo.data.image.resized import ResizedImages, Tile
 from yolo.data.loader.sampler import SampleKey
 from yolo.recipe.schema.recipe import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """An image (3, S, S) uint8 RGB, and its targets (M, 5): class, cx, cy, w, h, normalised."""
-
-    image: torch.Tensor
-    targets: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +38,10 @@ class EvaluationBatch:
     image_ids: tuple[int, ...]
 
     def pin_memory(self) -> "EvaluationBatch":
-        """See `TrainingBatch.pin_memory`."""
         return replace(self, images=self.images.pin_memory())
 
 
-class TrainingSamples(Dataset[Sample]):
+class TrainingSamples(Dataset[TrainingBatch]):
     """Augmented samples; each depends only on (seed, epoch, index), whichever rank or worker draws it.
 
     With `mosaic_from: batch` it also depends on the other images of the micro batch.
@@ -63,42 +53,20 @@ class TrainingSamples(Dataset[Sample]):
         self.pipeline = AugmentPipeline(recipe)
         self.is_mosaic_of_batch = recipe.data.augmentation.mosaic_from == "batch"
 
-    def __getitem__(self, key: SampleKey) -> Sample:
-        pixels = torch.empty(self.pipeline.size, self.pipeline.size, 3, dtype=torch.uint8)
-        targets = self._draw_into(pixels, self.images, key.image, key)
-        return Sample(pixels.permute(2, 0, 1), torch.from_numpy(targets))
-
     def __getitems__(self, keys: Sequence[SampleKey]) -> TrainingBatch:
         """A full batch; each sample is drawn directly into it."""
         pixels = allocate_batch(len(keys), self.pipeline.size, self.pipeline.size)
-        images: TileSource = self.images
-        indices = [key.image for key in keys]
-        if self.is_mosaic_of_batch:
-            images, indices = _BatchTiles(self.images, indices), list(range(len(keys)))
-        targets = [
-            self._draw_into(into, images, index, key)
-            for into, index, key in zip(pixels, indices, keys, strict=True)
-        ]
+        tile: Callable[[int], Tile] = self.images.tile
+        count, indices = len(self.images), [key.image for key in keys]
+        if self.is_mosaic_of_batch:  # each image is read at most once
+            tiles = map(self.images.tile, indices)
+            by_place = {n: replace(tile, read=cache(tile.read)) for n, tile in enumerate(tiles)}
+            tile, count, indices = by_place.__getitem__, len(by_place), list(by_place)
+        targets = []
+        for into, index, key in zip(pixels.numpy(), indices, keys, strict=True):
+            random = np.random.default_rng((self.seed, key.epoch, key.image))
+            targets.append(self.pipeline.draw_into(into, tile, count, index, key.epoch, random))
         return collate(pixels, targets)
-
-    def _draw_into(
-        self, pixels: torch.Tensor, images: TileSource, index: int, key: SampleKey
-    ) -> np.ndarray:
-        random = np.random.default_rng((self.seed, key.epoch, key.image))
-        return self.pipeline.draw_into(pixels.numpy(), images, index, key.epoch, random)
-
-
-class _BatchTiles:
-    """A batch's images (`TileSource`), each read at most once."""
-
-    def __init__(self, images: ResizedImages, indices: Sequence[int]) -> None:
-        self._tiles = [replace(tile, read=cache(tile.read)) for tile in map(images.tile, indices)]
-
-    def __len__(self) -> int:
-        return len(self._tiles)
-
-    def tile(self, index: int) -> Tile:
-        return self._tiles[index]
 
 
 def collate(pixels: torch.Tensor, targets: Sequence[np.ndarray]) -> TrainingBatch:

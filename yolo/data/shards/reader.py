@@ -1,20 +1,23 @@
-"""A split in shards: its metadata before an image is read, and its samples one after the other."""
+"""A split in shards: its metadata before an image is read, its samples one after the other, or all as files."""
 
 import io
 import json
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePath
 from reprlib import repr as shown
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
 
-from yolo.data.dataset import DataReport, ImageRecord
-from yolo.data.shards.index import ARRAYS, INDEX, Shard, ShardIndex, parse_index, shard_location
+from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord
+from yolo.data.location import ARRAYS, INDEX, Shard, ShardIndex, parse_index, shard_location
+from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.shards.store import REWRITE, RangeReader, ShardStore
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_INDEX_BYTES
@@ -23,6 +26,7 @@ from yolo.recipe.schema.data import DataSection
 
 ANNOTATION = "json"
 """Suffix of a sample's annotations in a tar file; the sample's other file is its unchanged image file."""
+UNPACKED_ANNOTATIONS = "annotations.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,6 @@ class Shards:
     """Has no problems: they were reported and skipped when the shards were written."""
 
     def __len__(self) -> int:
-        """Number of images."""
         return self.index.images
 
     @property
@@ -186,12 +189,9 @@ def annotation_of(record: ImageRecord, position: int) -> bytes:
         "position": position,
         "width": record.width,
         "height": record.height,
-        "boxes": record.boxes.tolist(),
-        "classes": record.classes.tolist(),
-        "crowd": record.crowd.tolist(),
-        "areas": record.areas.tolist(),
     }
-    return json.dumps(content).encode()
+    arrays = {key: getattr(record, key).tolist() for key in ("boxes", "classes", "crowd", "areas")}
+    return json.dumps(content | arrays).encode()
 
 
 def record_of(content: dict[str, Any], path: Path, classes: int) -> ImageRecord:
@@ -215,3 +215,50 @@ def record_of(content: dict[str, Any], path: Path, classes: int) -> ImageRecord:
     if min(width, height) < 1 or not (are_within.all() and np.isfinite(areas).all()):
         raise ValueError("boxes are outside of the image, or areas are infinite")
     return ImageRecord(image_id, path, width, height, boxes, labels, crowd, areas)
+
+
+def unpack(shards: Shards, folder: Path, progress: ProgressFactory = no_progress) -> None:
+    """Fetch all images into a folder, completely or not at all; does nothing if the folder exists.
+
+    For a validation split, which is read in full repeatedly. Raises DataError if a shard cannot be read.
+    """
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    lines: dict[int, bytes] = {}
+    try:
+        with progress(f"fetching {shards.index.split} images", len(shards)) as advance:
+            for shard in range(len(shards.index.shards)):
+                for sample in shards.samples(shard):
+                    name = f"{sample.position:012d}{sample.record.path.suffix}"
+                    (temporary / name).write_bytes(sample.content)
+                    lines[sample.position] = annotation_of(sample.record, sample.position)
+                    advance(1)
+        text = b"".join(lines[position] + b"\n" for position in sorted(lines))
+        (temporary / UNPACKED_ANNOTATIONS).write_bytes(text)
+        temporary.chmod(0o755)  # readable by other users; mkdtemp's is not
+        temporary.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another run has fetched them meanwhile
+            raise DataError(
+                f"{folder}: {error}; set data.cache_folder to a local folder"
+            ) from error
+    finally:
+        rmtree(temporary, ignore_errors=True)
+
+
+def read_unpacked(folder: Path, shards: Shards) -> DetectionDataset:
+    """The data set that `unpack` stored in a folder, in the order before it was sharded."""
+    index, annotations, records = shards.index, folder / UNPACKED_ANNOTATIONS, []
+    try:
+        for line in annotations.read_text(encoding="utf-8").splitlines():
+            content = json.loads(line)
+            path = folder / f"{content['position']:012d}{Path(content['file_name']).suffix}"
+            records.append(record_of(content, path, len(index.class_names)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{annotations}: cannot be read: {error}; remove {folder}") from error
+    report = DataReport(shards.source, len(records), index.boxes)
+    return DetectionDataset(
+        shards.source, index.class_names, index.category_ids, tuple(records), report
+    )

@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from yolo.data.augment.geometry import Tile
 from yolo.data.augment.pipeline import AugmentPipeline
 from yolo.data.image.decode import decode_image
 from yolo.data.image.letterbox import resize_long_side
-from yolo.data.image.resized import ResizedImages, tile_of
+from yolo.data.image.resized import ResizedImages, Tile, tile_of
 from yolo.data.loader.loader import BatchLoader, TrainingLoader
 from yolo.data.loader.samples import TrainingBatch, allocate_batch, collate
-from yolo.data.shards.index import streams_of
+from yolo.data.location import streams_of
 from yolo.data.shards.order import ShuffleBuffer, slices_of_stream
 from yolo.data.shards.reader import Shards, StoredSample
 from yolo.recipe.schema.recipe import Recipe
@@ -38,7 +37,7 @@ def _streamed_tile(sample: StoredSample, size: int) -> Tile:
 
 
 class _BufferedImages:
-    """The images in one process's shuffle buffer (`TileSource`)."""
+    """The images in one process's shuffle buffer."""
 
     def __init__(
         self, reader: Iterator[tuple[int, StoredSample]], buffer: ShuffleBuffer, size: int
@@ -48,9 +47,6 @@ class _BufferedImages:
         self._size = size
         self._tiles: dict[int, Tile] = {}
         self._read(set(buffer.numbers))
-
-    def __len__(self) -> int:
-        return len(self._buffer.numbers)
 
     def tile(self, index: int) -> Tile:
         return self._tiles[self._buffer.numbers[index]]
@@ -76,14 +72,14 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
     def __init__(self, shards: Shards, recipe: Recipe, rank: int, world_size: int) -> None:
         train = recipe.train
         self.shards = shards
-        self.pipeline = AugmentPipeline(recipe)
-        self.seed = train.seed
-        self.capacity = recipe.data.shuffle_buffer
-        self.micro_batch = train.micro_batch
-        self.accumulation = train.global_batch // world_size // train.micro_batch
-        self.steps = -(-len(shards) // train.global_batch)
         self.rank = rank
         self.world_size = world_size
+        self.pipeline = AugmentPipeline(recipe)
+        self.seed = train.seed
+        self.micro_batch = train.micro_batch
+        self.capacity = recipe.data.shuffle_buffer
+        self.accumulation = train.global_batch // world_size // train.micro_batch
+        self.steps = -(-len(shards) // train.global_batch)
         self.workers = streams_of(recipe)
         # Workers outlive an epoch, and see only changes in shared memory.
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
@@ -114,7 +110,7 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
         for slot in slots[:first_draw]:
             buffer.replace(buffer.slot(slot))
         reader = self._read(worker, stream, epoch, min(buffer.numbers))
-        size = self.pipeline.size
+        size, draw, count = self.pipeline.size, self.pipeline.draw_into, len(buffer.numbers)
         images = _BufferedImages(reader, buffer, size)
         for batch in range(first_draw, draws, self.micro_batch):
             pixels = allocate_batch(self.micro_batch, size, size)
@@ -122,7 +118,7 @@ class StreamedSamples(IterableDataset[TrainingBatch]):
             for number, into in enumerate(pixels.numpy(), batch):
                 slot = buffer.slot(slots[number])
                 random = np.random.default_rng((*position, SAMPLES, number))
-                targets.append(self.pipeline.draw_into(into, images, slot, epoch, random))
+                targets.append(draw(into, images.tile, count, slot, epoch, random))
                 images.replace(slot)
             yield collate(pixels, targets)
 

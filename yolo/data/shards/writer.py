@@ -12,12 +12,11 @@ import numpy as np
 
 from yolo.data.dataset import DetectionDataset, refuse_if_bad
 from yolo.data.image import IMAGE_SUFFIXES
-from yolo.data.image.resized import ResizedImages
+from yolo.data.image.resized import ResizedImages, verify_images
+from yolo.data.location import ARRAYS, INDEX, Shard, ShardIndex
 from yolo.data.open import load_split
 from yolo.data.progress_protocol import ProgressFactory, no_progress
-from yolo.data.shards.index import ARRAYS, INDEX, Shard, ShardIndex
 from yolo.data.shards.reader import ANNOTATION, annotation_of
-from yolo.data.verification import verify_images
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_IMAGE_BYTES, read_bytes
 from yolo.recipe.resolve.hardware import count_cores

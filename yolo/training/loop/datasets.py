@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from yolo.architecture import Anchors, family
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
-from yolo.data.image.resized import ResizedImages
+from yolo.data.image.resized import Problems, ResizedImages, verify_images
+from yolo.data.location import shard_location, too_few
 from yolo.data.open import load_split
 from yolo.data.progress_protocol import ProgressFactory
-from yolo.data.shards.index import shard_location, too_few
-from yolo.data.shards.reader import Shards, open_shards
-from yolo.data.shards.unpack import read_unpacked, unpack
-from yolo.data.verification import Problems, verify_images
+from yolo.data.shards.reader import Shards, open_shards, read_unpacked, unpack
 from yolo.errors import DataError
 from yolo.model.anchors import choose_anchors
 from yolo.recipe.resolve.hardware import count_cores
