@@ -32,7 +32,6 @@ with warnings.catch_warnings():
     import torch.utils.cpp_extension
 
     import yolo.bench.speed.__main__
-    import yolo.calibration.verify_worker
     import yolo.calibration.worker
     import yolo.cli
     import yolo.launch.supervisor

@@ -12,7 +12,6 @@ from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import job_of
 from yolo.calibration.synthetic_step import SyntheticTraining
 from yolo.communication.metering import meter
-from yolo.recipe import prepare
 from yolo.training.engine.distributed import (
     init_distributed,
     shutdown_distributed,
@@ -56,7 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     ranks_here = world_size_from_launcher()
     job = job_of((1, PIXELS), ranks_here)
-    ranks = init_distributed(prepare(job.recipe, job.overrides, ranks_here, 1).resolved.recipe)
+    ranks = init_distributed(job.recipe)
     found = {}
     for name in options.strategies:
         trainer = SyntheticTraining(STRATEGIES[name], job, ranks)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolo.calibration.launch_worker import run_worker
-from yolo.planner.cost.compute import BACKWARD
+from yolo.planner.cost.compute import ADAM_PASSES, BACKWARD
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.dataset_size import data_of
 from yolo.planner.profile import (
@@ -20,8 +20,6 @@ from yolo.recipe.resolve.hardware import count_cores
 
 MODULE = "yolo.calibration.worker"
 SOURCE = "measured by yolo calibrate"
-UPDATE_PASSES = 9
-"""Passes of the optimizer's step over memory; its time then gives the memory's bandwidth."""
 
 
 def calibrate(
@@ -115,6 +113,6 @@ def _accelerator(measured: Measurement, ranks_per_node: int) -> Accelerator:
         sustained_tflops=tflops if work.dtype != "fp32" else 2 * tflops,
         fp32_factor=2.0 if has_gpu else 1.0,
         memory_gb=memory / 1e9,
-        memory_gbps=network.elements * 4 * UPDATE_PASSES / measured.update_seconds / 1e9,
+        memory_gbps=network.elements * 4 * ADAM_PASSES / measured.update_seconds / 1e9,
         source=SOURCE,
     )

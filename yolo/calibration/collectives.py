@@ -11,6 +11,7 @@ import deepspeed.comm as dist
 import psutil
 import torch
 
+from yolo.calibration.stopwatch import synchronize
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.wire_bytes import (
@@ -52,6 +53,7 @@ class NetworkCalibration:
         self._ranks_here = all_gather_object(ranks, boot).count(boot)
         # Several ranks of a machine send through one interface.
         self._has_own_counter = ranks.local_world_size == 1
+        self._is_gloo = torch.distributed.get_backend() == "gloo"
         self._other_work = torch.zeros(OTHER_ELEMENTS, device=ranks.device)
 
     def collectives(self, elements: int) -> dict[str, list[Point]]:
@@ -89,30 +91,30 @@ class NetworkCalibration:
         A step has computed before, so its data is in no cache. There is no barrier before the call: gloo's ranks then fall
         into a rhythm in which the first to begin sends first, and ends up to twice as late as with a barrier.
         """
-        started = time.perf_counter()
-        call()
-        self._synchronise()
-        once = time.perf_counter() - started
+        once = self._seconds(call)
         repeats = broadcast_object(self.ranks, round(max(3.0, min(25.0, 0.3 / once))))
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
-            self._synchronise()
-            started = time.perf_counter()
-            call()
-            self._synchronise()
-            seconds.append(time.perf_counter() - started)
+            synchronize(self.ranks.device)
+            seconds.append(self._seconds(call))
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
         repeats = broadcast_object(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))
-        for _ in range(repeats):
-            call()
-        self._synchronise()
+        self._seconds(call, repeats)
         elapsed = time.perf_counter() - begun
         cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
         available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
         share = min(1.0, max(0.0, self._mean(cores / available)))
         return self._mean(_without_extremes(seconds)), share
+
+    def _seconds(self, call: Callable[[], Any], times: int = 1) -> float:
+        """Seconds per call."""
+        started = time.perf_counter()
+        for _ in range(times):
+            call()
+        synchronize(self.ranks.device)
+        return (time.perf_counter() - started) / times
 
     def behind(self) -> dict[str, float]:
         """Seconds of a small collective queued behind others in flight, by kind."""
@@ -121,14 +123,15 @@ class NetworkCalibration:
 
     def _seconds_queued(self, kind: str) -> float:
         calls = [self._call(kind, SMALL_BYTES, is_async=True)[0] for _ in range(SMALL_CALLS)]
+
+        def start_and_wait() -> None:
+            for work in [call() for call in calls]:
+                work.wait()
+
         seconds = []
         for _ in range(ROUNDS):
             dist.barrier()
-            started = time.perf_counter()
-            for work in [call() for call in calls]:
-                work.wait()
-            self._synchronise()
-            seconds.append((time.perf_counter() - started) / SMALL_CALLS)
+            seconds.append(self._seconds(start_and_wait) / SMALL_CALLS)
         return self._mean(statistics.median(seconds))
 
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
@@ -154,8 +157,7 @@ class NetworkCalibration:
         """Interface bytes per payload byte sent, and Gbit/s on the link, of real steps that send full gradients."""
         if self.ranks.world_size == 1:
             return 1.0, 1.0
-        is_gloo = torch.distributed.get_backend() == "gloo"
-        payload = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, is_gloo)
+        payload = sent_bytes("all_reduce", 4 * elements, self.ranks.world_size, self._is_gloo)
         trainer = SyntheticTraining(STRATEGIES["zero0"], self.job, self.ranks)
         trainer.step()
         sent, seconds = self._sent(trainer.step, LARGE_STEPS)
@@ -163,43 +165,45 @@ class NetworkCalibration:
         gc.collect()
         factor = sent / payload
         if not self._has_own_counter or not 1.0 <= factor <= 1.5:
-            factor = tcp_bytes_per_payload_byte() if is_gloo else 1.0
+            factor = tcp_bytes_per_payload_byte() if self._is_gloo else 1.0
         return factor, payload * factor * 8e-9 / seconds
 
     def bytes_beside(self, kinds: Iterable[str], factor: float) -> dict[str, float]:
         """Interface bytes of a collective in addition to its payload's, from messages that fit in one frame."""
         if not self._has_own_counter:
             return {}
-        is_gloo = torch.distributed.get_backend() == "gloo"
         found = {}
         for kind in kinds:
             call, payload = self._call(kind, SMALL_BYTES)
             call()
             sent, _ = self._sent(call, SMALL_CALLS)
             name = kind.removesuffix(BF16)
-            expected = sent_bytes(name, payload, self.ranks.world_size, is_gloo)
+            expected = sent_bytes(name, payload, self.ranks.world_size, self._is_gloo)
             found[kind] = max(0.0, sent - expected * factor)
         return found
 
     def _sent(self, call: Callable[[], None], times: int) -> tuple[float, float]:
         """Bytes that a rank's interface sends per call, and the seconds per call; means over the ranks."""
-        counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
         dist.barrier()
-        before, started = _read_counter(counter), time.perf_counter()
-        for _ in range(times):
-            call()
-        self._synchronise()
-        seconds = (time.perf_counter() - started) / times
+        before = interface_bytes()
+        seconds = self._seconds(call, times)
         time.sleep(SETTLED_SECONDS)  # the last acknowledgements
-        sent = (_read_counter(counter) - before) / times
+        sent = (interface_bytes() - before) / times
         return self._mean(sent), self._mean(seconds)
 
     def _mean(self, value: float) -> float:
-        return statistics.mean(all_gather_object(self.ranks, value))
+        return mean_over_ranks(self.ranks, value)
 
-    def _synchronise(self) -> None:
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.ranks.device)
+
+def mean_over_ranks(ranks: DistributedContext, value: float) -> float:
+    """The mean of all ranks' values, on every rank."""
+    return statistics.mean(all_gather_object(ranks, value))
+
+
+def interface_bytes() -> int:
+    """Bytes sent so far by the interface that gloo uses, headers included; 0 if nothing counts them."""
+    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
+    return int(counter.read_text()) if counter.exists() else 0
 
 
 def _without_extremes(seconds: Sequence[float]) -> float:
@@ -213,7 +217,3 @@ def _busy_seconds() -> float:
     times = psutil.cpu_times()
     not_busy = times.idle + getattr(times, "iowait", 0.0) + getattr(times, "guest", 0.0)
     return float(sum(times) - not_busy)
-
-
-def _read_counter(path: Path) -> int:
-    return int(path.read_text()) if path.exists() else 0

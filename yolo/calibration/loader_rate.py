@@ -2,10 +2,12 @@
 
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import deepspeed.comm as dist
 
-from yolo.data.dataset import DetectionDataset
+from yolo.calibration.collectives import mean_over_ranks
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.loader import TrainingLoader
 from yolo.data.open import load_split
@@ -17,6 +19,8 @@ from yolo.training.engine.distributed import DistributedContext, all_gather_obje
 from yolo.training.loop.dataset_cache import open_cache
 from yolo.training.loop.datasets import SHARE_OF_CACHE
 
+Result = TypeVar("Result")
+
 logger = logging.getLogger(__name__)
 
 SECONDS = 5.0
@@ -25,37 +29,39 @@ SECONDS = 5.0
 
 def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float | None:
     """The mean over the ranks, with nothing computing; logs a line and returns None if a rank has no data. Collective."""
-    dataset: DetectionDataset | Shards | str
-    try:
-        is_streamed = recipe.data.format == "shards"
-        dataset = (open_shards if is_streamed else load_split)(recipe.data, "train")
-    except DataError as error:
-        dataset = str(error)
-    lack = dataset if isinstance(dataset, str) else ""
-    if lacks := [each for each in all_gather_object(ranks, lack) if each]:
-        logger.info("no data to load, so no wait for it is predicted: %s", lacks[0])
+    open_split = open_shards if recipe.data.format == "shards" else load_split
+    dataset = _on_all_ranks(ranks, lambda: open_split(recipe.data, "train"))
+    if dataset is None:
         return None
     images: ResizedImages | Shards
-    if isinstance(dataset, DetectionDataset):
+    if isinstance(dataset, Shards):
+        images = dataset
+    else:
         kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks)
         images = ResizedImages(dataset.records, recipe.model.image_size, kept)
-    else:
-        assert isinstance(dataset, Shards)
-        images = dataset
     loader = training_loader(images, recipe, ranks.rank, ranks.world_size)
-    dist.barrier()
-    rate: float | str
-    try:
-        _pass(loader)  # fills caches
+
+    def load() -> float:
         dist.barrier()
-        rate = _pass(loader)
-    except DataError as error:
-        rate = str(error)
-    rates = all_gather_object(ranks, rate)
-    if lacks := [each for each in rates if isinstance(each, str)]:
-        logger.info("no data to load, so no wait for it is predicted: %s", lacks[0])
+        return _pass(loader)
+
+    if _on_all_ranks(ranks, load) is None:  # fills caches
         return None
-    return sum(rates) / len(rates)
+    rate = _on_all_ranks(ranks, load)
+    return None if rate is None else mean_over_ranks(ranks, rate)
+
+
+def _on_all_ranks(ranks: DistributedContext, work: Callable[[], Result]) -> Result | None:
+    """This rank's result; None on every rank if one fails with a DataError, which is logged. Collective."""
+    result, problem = None, ""
+    try:
+        result = work()
+    except DataError as error:
+        problem = str(error)
+    if problems := list(filter(None, all_gather_object(ranks, problem))):
+        logger.info("no data to load, so no wait for it is predicted: %s", problems[0])
+        return None
+    return result
 
 
 def _pass(loader: TrainingLoader | StreamingLoader) -> float:

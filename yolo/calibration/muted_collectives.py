@@ -5,41 +5,23 @@ meanwhile the ranks diverge.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any
 
-import deepspeed.comm.comm as deepspeed_comm
 import torch
 from torch._C._distributed_c10d import GradBucket
-from torch.distributed import distributed_c10d
 
-from yolo.communication.metering.meter import COLLECTIVES
+from yolo.communication.metering.meter import Collective, replace_collectives
 
 
-@contextmanager
-def muted_collectives() -> Iterator[None]:
-    """Within the context, torch's collectives fill their outputs from this rank's own inputs.
+def muted_collectives() -> ExitStack:
+    """Until the result is closed, torch's collectives fill their outputs from this rank's own inputs.
 
     Outputs are finite and of the right shape, but useless for training. C++ reducers bypass it: see `hand_back`.
     """
-    muted = {
-        id(original): _muted(original)
-        for name in COLLECTIVES
-        if (original := getattr(distributed_c10d, name, None)) is not None
-    }
-    replaced = []
-    for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
-        for name, value in list(getattr(holder, "__dict__", {}).items()):
-            if id(value) in muted:
-                replaced.append((holder, name, value))
-                setattr(holder, name, muted[id(value)])
-    try:
-        yield
-    finally:
-        for holder, name, original in replaced:
-            setattr(holder, name, original)
+    return replace_collectives(_muted)
 
 
 def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -47,7 +29,7 @@ def hand_back(_: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
     return _done(bucket.buffer())
 
 
-def _muted(original: Callable[..., Any]) -> Callable[..., Any]:
+def _muted(_: Collective, original: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
     @wraps(original)

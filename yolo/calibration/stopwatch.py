@@ -1,30 +1,49 @@
 """Time the parts of a step."""
 
 import time
-from dataclasses import dataclass, field
+from collections import defaultdict
 
 import torch
 
 
-@dataclass(slots=True)
 class Stopwatch:
-    """Seconds of a step by part, summed over steps."""
+    """Seconds of a step by part, summed over steps; also a `StepObserver`."""
 
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-    _last: float = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._part: str | None = None
+        self._last = 0.0
 
     def start(self) -> None:
         """Begin a step."""
-        self._last = self._now()
+        self._part, self._last = None, self._now()
+
+    def begin(self, part: str, step: int) -> None:
+        """End the part before this one; the step's beginning belongs to its first part."""
+        if self._part is not None:
+            self.stop(self._part)
+        self._part = part
 
     def stop(self, part: str) -> None:
         """End a part: add the time since the last `start` or `stop`, after the GPU has finished."""
         now = self._now()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
+        self.seconds[part] += now - self._last
         self._last = now
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
+
+
+class Unwatched(Stopwatch):
+    """Lets a GPU run ahead: parts are not timed."""
+
+    def stop(self, part: str) -> None:
+        """Do not wait for the GPU."""
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -11,20 +11,16 @@ import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import deepspeed.comm as dist
 import numpy as np
-import torch
 
+from yolo.calibration.collectives import interface_bytes
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.meter import TrafficMeter
-from yolo.communication.metering.traffic import Traffic
-from yolo.communication.metering.wire_bytes import gloo_interface
 from yolo.recipe import prepare
 from yolo.training.engine.distributed import (
     DistributedContext,
@@ -76,15 +72,19 @@ class StrategyTiming:
     """Of moments, master copies and the like."""
 
 
-def job_of(workload: Workload, hosts: int) -> TimingJob:
-    """yolov5n on so many images a rank, one rank a host."""
+def job_overrides(workload: Workload, hosts: int) -> tuple[str, ...]:
+    """Of `RECIPE`, for so many images per rank, one rank per host."""
     images, image_size = workload
-    overrides = (
+    return (
         *(f"train.global_batch={images * hosts}", f"train.micro_batch={images}"),
         *(f"model.image_size={image_size}", f"cluster.nodes={hosts}"),
         *("cluster.processes_per_node=1", "cluster.threads_per_process=1"),
     )
-    return TimingJob(RECIPE, overrides, CLASSES)
+
+
+def job_of(workload: Workload, hosts: int) -> TimingJob:
+    """`RECIPE` with `job_overrides`."""
+    return TimingJob(prepare(RECIPE, job_overrides(workload, hosts), hosts, 1), CLASSES)
 
 
 def measure(
@@ -92,7 +92,6 @@ def measure(
 ) -> StrategyTiming:
     """Time `steps` steps, or as many windows of a strategy's period as hold them; collective."""
     trainer = SyntheticTraining(strategy, job, ranks)
-    workload = trainer.images, trainer.recipe.model.image_size
     meter = TrafficMeter().attach()
     for _ in range(strategy.settle_steps):
         trainer.step()
@@ -109,25 +108,40 @@ def measure(
     traffic = meter.take()
     meter.detach()
     dist.barrier()
-    sent = list(_sent() - before)
-    of_ranks: list[Any] = [None] * ranks.world_size
-    torch.distributed.all_gather_object(of_ranks, (seconds, sent))
+    sent = _sent() - before
     beside = trainer.unmetered_collectives()
-    fullest = [max(each) for each in zip(*all_gather_object(ranks, _memory(trainer)), strict=True)]
+    of_rank = seconds, *sent, *_memory(trainer)
+    of_all = zip(*all_gather_object(ranks, of_rank), strict=True)
+    each_seconds, on_the_wire, handed_over, gradients, parameters, moments = of_all
+    recipe = trainer.recipe
     del trainer
     gc.collect()  # an engine and its hooks hold each other
-    return _summed_up(strategy, workload, of_ranks, traffic, beside, fullest)
+    steps = windows * strategy.period
+    means = [statistics.mean(window) for window in zip(*each_seconds, strict=True)]
+    low, middle, high = statistics.quantiles(means, n=4, method="inclusive")
+    return StrategyTiming(
+        strategy=strategy.name,
+        images=recipe.train.micro_batch,
+        image_size=recipe.model.image_size,
+        step_seconds=middle,
+        step_seconds_low=low,
+        step_seconds_high=high,
+        wire_bytes_per_rank_per_step=statistics.mean(on_the_wire) / steps,
+        sent_bytes_per_rank_per_step=statistics.mean(handed_over) / steps,
+        metered_bytes_per_rank_per_step=traffic.wire_bytes / steps,
+        collectives_per_step=traffic.calls / steps + beside,
+        gradient_bytes=max(gradients),
+        parameter_bytes=max(parameters),
+        optimizer_bytes=max(moments),
+    )
 
 
 def _memory(trainer: SyntheticTraining) -> tuple[int, int, int]:
     """Bytes of gradients, parameters and optimizer; takes one more step."""
     weigher = _GradientWeigher(trainer)
     trainer.step(weigher)
-    return (
-        weigher.bytes,
-        parameter_bytes(trainer.model),
-        optimizer_bytes(trainer.engine.optimizer),
-    )
+    optimizer = optimizer_bytes(trainer.engine.optimizer)
+    return weigher.bytes, parameter_bytes(trainer.model), optimizer
 
 
 class _GradientWeigher:
@@ -142,42 +156,12 @@ class _GradientWeigher:
             self.bytes = gradient_bytes(self.trainer.model, self.trainer.engine.optimizer)
 
 
-def _summed_up(
-    strategy: Strategy,
-    workload: Workload,
-    of_ranks: Sequence[Any],
-    traffic: Traffic,
-    beside: int,
-    memory: Sequence[int],
-) -> StrategyTiming:
-    windows = [statistics.mean(each) for each in zip(*(s for s, _ in of_ranks), strict=True)]
-    steps = len(windows) * strategy.period
-    low, middle, high = statistics.quantiles(windows, n=4, method="inclusive")
-    return StrategyTiming(
-        strategy=strategy.name,
-        images=workload[0],
-        image_size=workload[1],
-        step_seconds=middle,
-        step_seconds_low=low,
-        step_seconds_high=high,
-        wire_bytes_per_rank_per_step=statistics.mean(sent[0] for _, sent in of_ranks) / steps,
-        sent_bytes_per_rank_per_step=statistics.mean(sent[1] for _, sent in of_ranks) / steps,
-        metered_bytes_per_rank_per_step=traffic.wire_bytes / steps,
-        collectives_per_step=traffic.calls / steps + beside,
-        gradient_bytes=memory[0],
-        parameter_bytes=memory[1],
-        optimizer_bytes=memory[2],
-    )
-
-
 def _fitting(target_seconds: float, ranks: DistributedContext) -> Workload:
     """The workload whose computing comes nearest to a time from below, or the smallest."""
     best = WORKLOADS[0]
     for workload in WORKLOADS:
-        if (
-            measure(COMPUTE, job_of(workload, ranks.world_size), 6, ranks).step_seconds
-            > target_seconds
-        ):
+        measured = measure(COMPUTE, job_of(workload, ranks.world_size), 6, ranks)
+        if measured.step_seconds > target_seconds:
             break
         best = workload
     return best
@@ -188,8 +172,6 @@ def _sent() -> np.ndarray:
 
     What is sent again after a loss counts once among the second.
     """
-    counter = Path(f"/sys/class/net/{gloo_interface()}/statistics/tx_bytes")
-    on_the_wire = int(counter.read_text()) if counter.exists() else 0
     said = ""
     if shutil.which("ss"):
         said = subprocess.run(["ss", "-tinH"], capture_output=True, text=True, check=True).stdout
@@ -197,7 +179,7 @@ def _sent() -> np.ndarray:
         sum(map(int, re.findall(rf"\b{word}:(\d+)", said)))
         for word in ("bytes_sent", "bytes_retrans")
     )
-    return np.array([on_the_wire, sent - again], dtype=float)
+    return np.array([interface_bytes(), sent - again], dtype=float)
 
 
 def main() -> None:
@@ -211,12 +193,8 @@ def main() -> None:
     parser.add_argument("--local_rank")
     options = parser.parse_args()
     world_size = world_size_from_launcher()
-    ranks = init_distributed(
-        prepare(RECIPE, job_of(WORKLOADS[0], world_size).overrides, world_size, 1).resolved.recipe
-    )
-    asked = options.workload
-    workload = (asked[0], asked[1]) if asked else _fitting(options.compute_seconds, ranks)
-    job = job_of(workload, world_size)
+    ranks = init_distributed(job_of(WORKLOADS[0], world_size).recipe)
+    job = job_of(options.workload or _fitting(options.compute_seconds, ranks), world_size)
     # Computing alone is measured before and after: a machine that slows down meanwhile must not be taken for traffic.
     for strategy in (COMPUTE, *chosen(options.strategies), COMPUTE):
         measured = measure(strategy, job, options.steps, ranks)

@@ -1,5 +1,6 @@
 """The training step on a synthetic batch, under one strategy: what calibration and benchmarks time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,13 +8,13 @@ import torch
 from torch import nn
 
 from yolo.calibration.muted_collectives import hand_back
-from yolo.calibration.stopwatch import Stopwatch
+from yolo.calibration.stopwatch import Stopwatch, Unwatched
 from yolo.calibration.strategies import Strategy
 from yolo.communication.strategy import SyncStrategy
 from yolo.data.loader.samples import TrainingBatch
 from yolo.model import YOLOv5
 from yolo.model.loss import detection_loss
-from yolo.recipe import Recipe, prepare
+from yolo.recipe import PreparedRecipe, Recipe
 from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.engine.build import build_strategy, parameter_groups, start_engine
 from yolo.training.engine.distributed import DistributedContext
@@ -30,27 +31,33 @@ STEPS_PER_EPOCH = 10**4
 
 @dataclass(frozen=True, slots=True)
 class TimingJob:
-    """What is timed: a recipe with overrides, and a number of classes."""
+    """What is timed: a recipe, and a number of classes."""
 
-    recipe: str
-    overrides: tuple[str, ...]
+    prepared: PreparedRecipe
     classes: int
 
-    def under(self, strategy: Strategy, context: DistributedContext) -> Recipe:
+    @property
+    def recipe(self) -> Recipe:
+        """As written."""
+        return self.prepared.resolved.recipe
+
+    def under(self, strategy: Strategy) -> Recipe:
         """The recipe under a strategy."""
-        overrides = (*self.overrides, *strategy.overrides, "train.multi_scale=0")
-        prepared = prepare(self.recipe, overrides, context.world_size, context.local_world_size)
+        prepared = self.prepared.with_values(*strategy.overrides, "train.multi_scale=0")
         return prepared.resolved.recipe
 
 
-def synthetic_targets(
-    images: int, boxes_per_image: int, classes: int, generator: torch.Generator
-) -> torch.Tensor:
-    """Boxes around the centre of each image, as a batch's targets (images x boxes_per_image, 6)."""
+def synthetic_batch(
+    images: int, image_size: int, boxes_per_image: int, classes: int, seed: int
+) -> TrainingBatch:
+    """Noise in the loaders' memory format, with boxes around the centre of each image."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = images, image_size, image_size, 3
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
     boxes = torch.rand(images * boxes_per_image, 4, generator=generator) * 0.4 + 0.3
     kinds = torch.randint(classes, (len(boxes), 1), generator=generator)
     owners = torch.arange(images).repeat_interleave(boxes_per_image)[:, None]
-    return torch.cat([owners, kinds, boxes], dim=1)
+    return TrainingBatch(pixels.permute(0, 3, 1, 2), torch.cat([owners, kinds, boxes], dim=1))
 
 
 class SyntheticTraining:
@@ -62,13 +69,15 @@ class SyntheticTraining:
         job: TimingJob,
         context: DistributedContext,
         is_muted: bool = False,
+        batch: Sequence[TrainingBatch] = (),
     ) -> None:
-        """`is_muted`: collectives will send nothing (torch's DDP must know it from the start)."""
+        """`is_muted`: collectives will send nothing (torch's DDP must know it from the start).
+
+        `batch`: the micro batches of a step; by default, one on the device that is used for all.
+        """
         self.strategy = strategy
         self.context = context
-        self.recipe = recipe = job.under(strategy, context)
-        images, size = recipe.train.micro_batch, recipe.model.image_size
-        self.micro_steps = recipe.train.gradient_accumulation_steps
+        self.recipe = recipe = job.under(strategy)
         torch.manual_seed(0)
         self.model = YOLOv5(recipe.model.variant, job.classes).to(context.device)
         loss = detection_loss(self.model, recipe)
@@ -86,65 +95,36 @@ class SyntheticTraining:
             sync = NoSync()
         ema = ModelEMA(self.engine.module, recipe.train)
         self.state = TrainState(self.engine, sync, ema, StabilityGuard(recipe.stability, context))
-        self.train_step = TrainStep(self.state, loss, schedule, recipe, context, _Unobserved())
-        generator = torch.Generator().manual_seed(1 + context.rank)
-        pixels = torch.randint(
-            0, 256, (images, 3, size, size), dtype=torch.uint8, generator=generator
-        )
-        targets = synthetic_targets(images, BOXES_PER_IMAGE, job.classes, generator)
-        self.batch = [
-            TrainingBatch(pixels.to(context.device), targets) for _ in range(self.micro_steps)
-        ]
-
-    @property
-    def images(self) -> int:
-        """Images per micro batch."""
-        return len(self.batch[0].images)
+        self.unwatched = Unwatched(context.device)
+        self.train_step = TrainStep(self.state, loss, schedule, recipe, context, self.unwatched)
+        if not batch:
+            shape = recipe.train.micro_batch, recipe.model.image_size
+            drawn = synthetic_batch(*shape, BOXES_PER_IMAGE, job.classes, 1 + context.rank)
+            pixels = drawn.images.to(context.device)
+            # One object each: a step knows its last micro batch by identity.
+            micro_steps = range(recipe.train.gradient_accumulation_steps)
+            batch = [TrainingBatch(pixels, drawn.targets) for _ in micro_steps]
+        self.batch = batch
 
     def step(self, observer: StepObserver | None = None) -> None:
         """Take one step; `observer` learns which part of it begins."""
-        self.train_step.observer = observer or _Unobserved()
+        self.train_step.observer = observer or self.unwatched
         result = self.train_step(self.batch)
         if result.is_local and self.strategy.exchanges and not self.state.strategy.steps_since_sync:
             self.state.guard.sync(result.step, False, self.context.device)
 
     def seconds_by_part(self, steps: int) -> dict[str, float]:
         """Mean seconds of forward, backward and update over some steps."""
-        timer = StepTimer(self.context.device)
+        watch = Stopwatch(self.context.device)
         for _ in range(steps):
-            timer.begin(StepPart.FORWARD, 0)
-            self.step(timer)
-            timer.end()
-        return {part: seconds / steps for part, seconds in timer.watch.seconds.items()}
+            watch.start()
+            self.step(watch)
+            watch.stop(StepPart.UPDATE)
+        return {part: seconds / steps for part, seconds in watch.seconds.items()}
 
     def unmetered_collectives(self) -> int:
         """Collectives per step that the traffic meter does not see."""
         return self.engine.collectives if isinstance(self.engine, DDPEngine) else 0
-
-
-class _Unobserved:
-    def begin(self, part: StepPart, step: int) -> None:
-        pass
-
-
-class StepTimer:
-    """Sums up the seconds of each part of steps (`StepObserver`)."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.watch = Stopwatch(device)
-        self._part: StepPart | None = None
-
-    def begin(self, part: StepPart, step: int) -> None:
-        """Stop the part before, and start this one."""
-        self.end()
-        self._part = part
-        self.watch.start()
-
-    def end(self) -> None:
-        """Stop the last part of a step."""
-        if self._part is not None:
-            self.watch.stop(self._part)
-            self._part = None
 
 
 class NoSync(SyncStrategy):

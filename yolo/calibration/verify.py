@@ -14,7 +14,7 @@ from yolo.errors import PlanError
 from yolo.planner.plan import Plan, Ranked
 from yolo.recipe import prepare
 
-MODULE = "yolo.calibration.verify_worker"
+MODULE = "yolo.calibration.worker"
 STEPS = 10
 
 
@@ -59,7 +59,7 @@ def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list
         json.dumps([_strategy(each) for each in chosen]).encode()
     ).decode()
     arguments = ["--recipe", str(path), "--classes", str(plan.data.classes)]
-    arguments += ["--strategies", strategies, "--steps", str(STEPS), *overrides]
+    arguments += ["--verify", strategies, "--steps", str(STEPS), *overrides]
     measured: list[Any] = run_worker(
         resolved, MODULE, arguments, lambda result: json.loads(result.read_text())
     )

@@ -4,24 +4,28 @@ Started on every host by the launcher; the first rank writes what was measured a
 """
 
 import argparse
+import base64
 import gc
 import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
 
-from yolo.calibration.collectives import NetworkCalibration
+from yolo.calibration.collectives import NetworkCalibration, mean_over_ranks
 from yolo.calibration.loader_rate import loader_images_per_second
 from yolo.calibration.muted_collectives import muted_collectives
+from yolo.calibration.stopwatch import synchronize
 from yolo.calibration.strategies import COMPUTE, STRATEGIES, Strategy
+from yolo.calibration.strategy_timing import measure
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.planner.cost.compute import strategy_key
 from yolo.planner.prediction import expected_maximum
@@ -57,26 +61,11 @@ ALL_STRATEGIES = (
 READY_POINTS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """Steps of one strategy on this rank."""
-
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
 class Calibration:
     """The measurements of one rank; all methods are collective."""
 
     def __init__(
-        self,
-        job: TimingJob,
-        ranks: DistributedContext,
-        loads_data: bool = False,
-        strategies: Sequence[str] = ALL_STRATEGIES,
+        self, job: TimingJob, ranks: DistributedContext, loads_data: bool, strategies: Sequence[str]
     ) -> None:
         """`loads_data` where steps will wait for images: benchmarks compute on made-up ones."""
         self.strategies = strategies
@@ -98,7 +87,8 @@ class Calibration:
         gc.collect()
         local = self._local()
         trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
-        computing = statistics.mean([before.median, self._steps(trainer).median])
+        after = self._steps(trainer)
+        computing = statistics.mean(map(statistics.median, (before, after)))
         del trainer
         gc.collect()
         logger.info("calibrating: collectives")
@@ -135,46 +125,41 @@ class Calibration:
         )
 
     def _mean(self, value: float) -> float:
-        return statistics.mean(all_gather_object(self.ranks, value))
+        return mean_over_ranks(self.ranks, value)
 
     # --- a rank's own work --------------------------------------------------------------------------------------
 
-    def _steps(self, trainer: SyntheticTraining, is_muted: bool = False) -> Timed:
-        """Steps of a strategy, all ranks busy; a mean of its period counts as one."""
+    def _steps(self, trainer: SyntheticTraining, is_muted: bool = False) -> list[float]:
+        """Seconds per step of a strategy, all ranks busy; a mean of its period counts as one."""
         quiet = muted_collectives if is_muted else nullcontext
         period = trainer.strategy.period
         with quiet():
             for _ in range(max(SETTLE, trainer.strategy.settle_steps)):
                 trainer.step()
-            self._synchronise()
-            started = time.perf_counter()
-            trainer.step()
-            self._synchronise()
-        fits = LONGEST_SECONDS / max(1e-6, time.perf_counter() - started)
+            once = self._seconds(trainer, 1)
+        fits = LONGEST_SECONDS / max(1e-6, once)
         windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
         windows = broadcast_object(self.ranks, windows)
-        seconds = []
         with quiet():
-            for _ in range(windows):
-                started = time.perf_counter()
-                for _ in range(period):
-                    trainer.step()
-                self._synchronise()
-                seconds.append((time.perf_counter() - started) / period)
-        return Timed(seconds)
+            return [self._seconds(trainer, period) for _ in range(windows)]
 
-    def _jitter(self, alone: Timed) -> float:
+    def _seconds(self, trainer: SyntheticTraining, steps: int) -> float:
+        """Seconds per step."""
+        synchronize(self.ranks.device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            trainer.step()
+        synchronize(self.ranks.device)
+        return (time.perf_counter() - started) / steps
+
+    def _jitter(self, alone: Sequence[float]) -> float:
         """Standard deviation of a rank's step: by how far the slowest of them is from their mean, step by step."""
         if self.ranks.world_size == 1:
-            return statistics.stdev(alone.seconds) / alone.median
-        steps = list(zip(*all_gather_object(self.ranks, alone.seconds), strict=True))
+            return statistics.stdev(alone) / statistics.median(alone)
+        steps = list(zip(*all_gather_object(self.ranks, alone), strict=True))
         late = statistics.median(max(step) - statistics.mean(step) for step in steps)
         mean = statistics.mean(statistics.mean(step) for step in steps)
         return late / mean / expected_maximum(self.ranks.world_size)
-
-    def _synchronise(self) -> None:
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize(self.ranks.device)
 
     def _ready(self, trainer: SyntheticTraining) -> list[tuple[float, float]]:
         """How the gradients of one micro step become ready: (share of backward, share of gradients)."""
@@ -186,24 +171,19 @@ class Calibration:
             )
             for parameter in parameters
         ]
-        clock = _BackwardClock(self._synchronise)
-        curves = []
-        for _ in range(SETTLE):
+        clock = _BackwardClock(self.ranks.device)
+        for _ in range(2):  # memory is touched in the first
             ready.clear()
             trainer.step(clock)
-            last_micro_step = ready[-len(parameters) :]
-            sizes = list(accumulate(size for _, size in last_micro_step))
-            start, end = clock.started, last_micro_step[-1][0]
-            curves.append(
-                [
-                    ((at - start) / (end - start), done / sizes[-1])
-                    for (at, _), done in zip(last_micro_step, sizes, strict=True)
-                ]
-            )
         for hook in hooks:
             hook.remove()
-        middle = curves[len(curves) // 2]
-        chosen = [middle[round(k * (len(middle) - 1) / READY_POINTS)] for k in range(READY_POINTS)]
+        times, sizes = zip(*ready[-len(parameters) :], strict=True)  # of the last micro step
+        start, end, total = clock.started, times[-1], sum(sizes)
+        curve = [
+            ((at - start) / (end - start), done / total)
+            for at, done in zip(times, accumulate(sizes), strict=True)
+        ]
+        chosen = [curve[round(k * (len(curve) - 1) / READY_POINTS)] for k in range(READY_POINTS)]
         return [(0.0, 0.0), *((min(1.0, at), min(1.0, done)) for at, done in chosen), (1.0, 1.0)]
 
     def _local(self) -> dict[str, float]:
@@ -211,53 +191,43 @@ class Calibration:
         found = {}
         for strategy in self._strategies():
             logger.info("calibrating: %s", strategy.label)
-            recipe = self.job.under(strategy, self.ranks)
-            key = "ddp" if strategy.ddp_bucket_mb else strategy_key(recipe)
             dist.barrier()
             trainer = SyntheticTraining(strategy, self.job, self.ranks, is_muted=True)
-            for _ in range(
-                SETTLE_ALOUD
-            ):  # stage 3 compares what it has seen of the network between ranks
+            # Stage 3 compares what it has seen of the network between ranks.
+            for _ in range(SETTLE_ALOUD):
                 trainer.step()
-            steps = self._steps(trainer, is_muted=True)
-            found[key] = steps.median
+            key = "ddp" if strategy.ddp_bucket_mb else strategy_key(trainer.recipe)
+            found[key] = statistics.median(self._steps(trainer, is_muted=True))
             del trainer
             gc.collect()
         return found
 
     def _strategies(self) -> list[Strategy]:
         """Those that the recipe can be put under: SGD has no 1-bit form."""
-        recipe = prepare(
-            self.job.recipe, self.job.overrides, self.ranks.world_size, self.ranks.local_world_size
-        ).resolved.recipe
         if self.ranks.world_size == 1:
             return []
         wanted = [STRATEGIES[name] for name in self.strategies]
-        if recipe.precision.dtype == "fp16":
-            left_out = (*ONE_BIT, "sync_every")
-            wanted = [
-                s
-                for s in wanted
-                if not any(word in text for text in s.overrides for word in left_out)
-            ]
-        return wanted
+        if self.job.recipe.precision.dtype != "fp16":
+            return wanted
+        skipped = (*ONE_BIT, "sync_every")
+        return [s for s in wanted if not any(word in " ".join(s.overrides) for word in skipped)]
 
 
 class _BackwardClock:
     """Notes when the last backward of a step starts (`StepObserver`)."""
 
-    def __init__(self, synchronise: Callable[[], None]) -> None:
-        self.synchronise = synchronise
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self.started = 0.0
 
     def begin(self, part: StepPart, step: int) -> None:
         if part is StepPart.BACKWARD:
-            self.synchronise()
+            synchronize(self.device)
             self.started = time.perf_counter()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, and write a measurement."""
+    """Calibrate, or time the strategies of a plan; write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--classes", type=int, required=True)
@@ -266,24 +236,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--strategies", default=",".join(ALL_STRATEGIES), help="names, separated by commas"
     )
     parser.add_argument("--loads-data", action="store_true", help="measure the data loader too")
+    parser.add_argument(
+        "--verify", help="[{name, overrides, period, settle_steps}] as JSON in base64: time these"
+    )
+    parser.add_argument("--steps", type=int, help="timed per strategy of --verify")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--local_rank")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args(arguments)
-    job = TimingJob(options.recipe, tuple(options.overrides), options.classes)
-    local = local_world_size_from_launcher()
-    ranks = init_distributed(
-        prepare(job.recipe, job.overrides, world_size_from_launcher(), local).resolved.recipe
-    )
-
-    log_to_console(ranks.is_main)
-    calibration = Calibration(job, ranks, options.loads_data, options.strategies.split(","))
-    measured = calibration.measure(options.bandwidth_gbps)
+    sizes = world_size_from_launcher(), local_world_size_from_launcher()
+    job = TimingJob(prepare(options.recipe, options.overrides, *sizes), options.classes)
+    ranks = init_distributed(job.recipe)
+    found: Any
+    if options.verify:
+        strategies = json.loads(base64.b64decode(options.verify))
+        found = list(_timings(strategies, job, options.steps, ranks))
+    else:
+        log_to_console(ranks.is_main)
+        calibration = Calibration(job, ranks, options.loads_data, options.strategies.split(","))
+        found = calibration.measure(options.bandwidth_gbps).model_dump(mode="json")
     if ranks.is_main:
         temporary = options.out.with_name(f".{options.out.name}.part")
-        temporary.write_text(json.dumps(measured.model_dump(mode="json")), encoding="utf-8")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
         temporary.replace(options.out)
     shutdown_distributed()
+
+
+def _timings(
+    strategies: Sequence[dict[str, Any]], job: TimingJob, steps: int, ranks: DistributedContext
+) -> Iterator[dict[str, Any]]:
+    for each in strategies:
+        strategy = Strategy(label=each["name"], **each | {"overrides": tuple(each["overrides"])})
+        if ranks.is_main:
+            print(f"measuring: {strategy.label}", flush=True)
+        yield asdict(measure(strategy, job, steps, ranks))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from tests.planner.conftest import Launch
 from yolo.calibration.strategies import STRATEGIES
-from yolo.calibration.strategy_timing import CLASSES, job_of
+from yolo.calibration.strategy_timing import CLASSES, job_overrides
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.message_sizes import PlanContext, reversed_groups, zero_buckets
@@ -31,7 +31,7 @@ def recording(launch_worker_once: Launch) -> dict[str, Any]:
 
 
 def context_of(name: str, ranks: int = 2) -> PlanContext:
-    overrides = [*job_of((1, PIXELS), ranks).overrides, *STRATEGIES[name].overrides]
+    overrides = [*job_overrides((1, PIXELS), ranks), *STRATEGIES[name].overrides]
     recipe = prepare("recipes/bccd.yaml", overrides, ranks, 1).resolved.recipe
     network = yolov5("n", CLASSES, PIXELS)
     count = len(network.tensors)

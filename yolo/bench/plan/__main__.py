@@ -21,12 +21,11 @@ from yolo.bench.plan.plan_scores import PlanRow, write_plan
 from yolo.calibration.calibrate import MODULE as CALIBRATION
 from yolo.calibration.calibrate import add_measurement, new_profile
 from yolo.calibration.strategies import COMPUTE, STRATEGIES, VARIANTS, Strategy, Workload
-from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of
+from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
 from yolo.calibration.worker import ALL_STRATEGIES
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile, Measurement
-from yolo.recipe import prepare
 from yolo.recipe.resolve.hardware import count_cores
 
 Cell = tuple[int, float]
@@ -91,11 +90,9 @@ def _measure(
             with emulated_cell(hosts, mbps) as cell:
                 if (hosts, mbps) in calibrated:
                     measured = _calibrate(cell, mbps, strategies, workload)
-                    resolved = prepare(RECIPE, job_of(workload, hosts).overrides, hosts, 1).resolved
-                    profile = add_measurement(
-                        profile or new_profile("emulated", resolved, measured, count_cores()),
-                        measured,
-                    )
+                    resolved = job_of(workload, hosts).prepared.resolved
+                    profile = profile or new_profile("emulated", resolved, measured, count_cores())
+                    profile = add_measurement(profile, measured)
                     progress.advance(task, len(strategies))
                 lines[hosts, mbps] = run_cell(
                     cell, strategies, steps, workload, lambda: progress.advance(task)
@@ -108,7 +105,6 @@ def _calibrate(
     cell: EmulatedCell, mbps: float, strategies: Sequence[Strategy], workload: Workload
 ) -> Measurement:
     out = cell.folder / "calibration.json"
-    job = job_of(workload, len(cell.cluster.hosts))
     # A strategy's local work is calibrated under the name without its bucket size.
     names = [
         name
@@ -118,7 +114,8 @@ def _calibrate(
     arguments = [
         *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
         *("--strategies", ",".join(names)),
-        *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out), *job.overrides),
+        *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out)),
+        *job_overrides(workload, len(cell.cluster.hosts)),
     ]
     processes = cell.cluster.launch(arguments, cell.folder / "calibration")
     cell.cluster.wait(processes, CALIBRATION_SECONDS)
@@ -171,8 +168,8 @@ def predicted_under(
     """The planner's prediction for a strategy in a cell."""
     hosts, mbps = cell
     here = profile.with_nodes(hosts).with_bandwidth(mbps / 1e3)
-    overrides = [*job_of(workload, hosts).overrides, *strategy.overrides]
-    recipe = prepare(RECIPE, overrides, hosts, 1).resolved.recipe
+    prepared = job_of(workload, hosts).prepared
+    recipe = prepared.with_values(*strategy.overrides).resolved.recipe
     if strategy.ddp_bucket_mb:
         return predict_ddp(here, recipe, DATA, strategy.ddp_bucket_mb)
     return predict(here, recipe, DATA)

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,15 @@ from yolo.architecture import family
 from yolo.bench.baseline.training import PlainStep
 from yolo.bench.command_line import recipe_parser
 from yolo.bench.results import write_json
-from yolo.calibration.stopwatch import Stopwatch
-from yolo.calibration.synthetic_step import synthetic_targets
-from yolo.data.loader.samples import to_network
+from yolo.bench.speed.speed_ratios import PARTS
+from yolo.calibration.stopwatch import Stopwatch, Unwatched
+from yolo.calibration.strategies import Strategy
+from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob, synthetic_batch
+from yolo.data.loader.samples import TrainingBatch
 from yolo.errors import exit_code_of
 from yolo.model import YOLOv5
-from yolo.model.loss import Normaliser, detection_loss
 from yolo.recipe import prepare
 from yolo.recipe.schema.recipe import Recipe
-from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     init_distributed,
@@ -29,50 +29,18 @@ from yolo.training.engine.distributed import (
     shutdown_distributed,
     world_size_from_launcher,
 )
-from yolo.training.engine.ema import ModelEMA
-from yolo.training.loop.auto_precision import TORCH_DTYPES, measure_precision
+from yolo.training.loop.auto_precision import measure_precision
+from yolo.training.loop.step import StepPart
 
 CLASSES = 3
 BOXES_PER_IMAGE = 8
 WARM_UP = 2
 MATRIX = 8192
 """Side of the matrices whose product measures a GPU's peak rate."""
-
-
-class OurStep:
-    """The training loop's step on one rank."""
-
-    def __init__(self, recipe: Recipe, ranks: DistributedContext) -> None:
-        plain = YOLOv5(recipe.model.variant, CLASSES)
-        self.criterion = detection_loss(plain, recipe)
-        self.device = ranks.device
-        self.dtype = TORCH_DTYPES[recipe.precision.dtype]
-        self.engine = start_engine(plain, recipe, ranks)
-        self.average = ModelEMA(self.engine.module, recipe.train)
-
-    def __call__(
-        self, images: torch.Tensor, targets: torch.Tensor, watch: Stopwatch
-    ) -> torch.Tensor:
-        """Take a step on images (B, 3, S, S) uint8 and targets (M, 6); returns the loss, still on the device."""
-        assignment = self.criterion.assign(targets, images.shape)
-        matches = assignment.matches.to(self.device, torch.float32, non_blocking=True)
-        predictions = self.engine(to_network(images, self.device, self.dtype))
-        assignment = assignment.to(self.device, non_blocking=True)
-        loss, parts = self.criterion(predictions, assignment, Normaliser(matches, len(images), 1))
-        watch.stop("forward and loss")
-        self.engine.backward(loss)
-        watch.stop("backward")
-        self.engine.step()
-        self.average.update()
-        watch.stop("optimizer and average")
-        return parts.stacked()
-
-
-class Unwatched(Stopwatch):
-    """Lets a GPU run ahead: parts are not timed."""
-
-    def stop(self, part: str) -> None:
-        """Do not wait for the GPU."""
+AS_WRITTEN = Strategy("as_written", "as written")
+NAMES: dict[str, str] = dict(zip(StepPart, PARTS[1:], strict=True))
+"""The parts of our step, named as the baseline's."""
+Step = Callable[[Stopwatch], object]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,67 +54,80 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    world_size, local_world_size = world_size_from_launcher(), local_world_size_from_launcher()
-    prepared = prepare(options.recipe, options.overrides, world_size, local_world_size)
-    resolved = prepared.resolved
-    recipe = resolved.recipe
+    sizes = world_size_from_launcher(), local_world_size_from_launcher()
+    prepared = prepare(options.recipe, options.overrides, *sizes)
+    recipe = prepared.resolved.recipe
     ranks = init_distributed(recipe)
     reason = f"precision {recipe.precision.dtype}, as the recipe says"
-    if resolved.loaded.recipe.precision.dtype == "auto":
+    if prepared.resolved.loaded.recipe.precision.dtype == "auto":
         choice = measure_precision(recipe, ranks, lambda _: True)
         reason = choice.reason
-        recipe = prepared.with_values(f"precision.dtype={choice.dtype}").resolved.recipe
-    torch.manual_seed(0)
-    images, targets = _synthetic_batch(recipe)
-    sides: dict[str, Any] = {
-        "ours": OurStep(recipe, ranks),
-        "baseline": PlainStep(recipe, CLASSES, family(recipe.model.variant).anchors, ranks.device),
-    }
-    # The memory format of each side's loader: channels last, and contiguous.
-    batches = {"ours": images, "baseline": images.contiguous()}
-    rates: dict[str, list[float]] = {side: [] for side in sides}
-    parts: dict[str, dict[str, float]] = {}
+        prepared = prepared.with_values(f"precision.dtype={choice.dtype}")
+        recipe = prepared.resolved.recipe
+    sides = _sides(TimingJob(prepared, CLASSES), ranks)
     is_gpu = ranks.device.type == "cuda"
     memory = {}  # bytes of tensors at the peak
     for side, step in sides.items():
         if is_gpu:
             torch.cuda.reset_peak_memory_stats(ranks.device)
         for _ in range(WARM_UP):
-            step(batches[side], targets, Stopwatch(ranks.device))
+            step(Unwatched(ranks.device))
         memory[side] = torch.cuda.max_memory_allocated(ranks.device) if is_gpu else None
+    rates: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(options.rounds):
         for side, step in sides.items():
             watch, unwatched = Stopwatch(ranks.device), Unwatched(ranks.device)
             watch.start()
             for _ in range(options.steps):
-                step(batches[side], targets, unwatched)
+                step(unwatched)
             watch.stop("round")
-            rates[side].append(len(images) * options.steps / watch.seconds["round"])
+            images = recipe.train.global_batch * options.steps
+            rates[side].append(images / watch.seconds["round"])
+    parts: dict[str, dict[str, float]] = {}
     for side, step in sides.items():
         watch = Stopwatch(ranks.device)
         for _ in range(options.steps):
             watch.start()
-            step(batches[side], targets, watch)
-        parts[side] = {part: value / options.steps for part, value in watch.seconds.items()}
-    gpu = _gpu_facts(recipe, ranks.device, max(rates["ours"])) if is_gpu else {}
+            step(watch)
+        parts[side] = {
+            NAMES.get(part, part): value / options.steps for part, value in watch.seconds.items()
+        }
     found = {
         "precision": reason,
         "images_per_second": rates,
         "step_seconds": parts,
         "peak_memory_bytes": memory,
-        "gpu": gpu,
+        "gpu": _gpu_facts(recipe, ranks.device, max(rates["ours"])) if is_gpu else {},
     }
     write_json(options.out, found)
     shutdown_distributed()
 
 
-def _synthetic_batch(recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images of noise, and boxes."""
-    batch, size = recipe.train.global_batch, recipe.model.image_size
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (batch, size, size, 3), dtype=torch.uint8, generator=generator)
-    targets = synthetic_targets(batch, BOXES_PER_IMAGE, CLASSES, generator)
-    return images.permute(0, 3, 1, 2), targets
+def _sides(job: TimingJob, ranks: DistributedContext) -> dict[str, Step]:
+    """Both sides' step on the same images, which are copied to the device in each step.
+
+    The memory format is that of each side's loader: channels last, and contiguous.
+    """
+    recipe = job.recipe
+    micro_batch, image_size = recipe.train.micro_batch, recipe.model.image_size
+    shape = recipe.train.global_batch, image_size
+    drawn = synthetic_batch(*shape, BOXES_PER_IMAGE, CLASSES, seed=1)
+    targets = drawn.targets.clone()
+    targets[:, 0] %= micro_batch
+    parts = drawn.images.split(micro_batch), targets.split(micro_batch * BOXES_PER_IMAGE)
+    training = SyntheticTraining(AS_WRITTEN, job, ranks, batch=[*map(TrainingBatch, *parts)])
+
+    def take_our_step(watch: Stopwatch) -> None:
+        training.step(watch)
+        training.state.ema.update()
+        watch.stop(StepPart.UPDATE)
+
+    plain = PlainStep(recipe, CLASSES, family(recipe.model.variant).anchors, ranks.device)
+    pixels = drawn.images.contiguous()
+    return {
+        "ours": take_our_step,
+        "baseline": lambda watch: plain(pixels, drawn.targets, watch),
+    }
 
 
 def _gpu_facts(recipe: Recipe, device: torch.device, images_per_second: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Self
@@ -55,6 +56,25 @@ COLLECTIVES: dict[str, Collective] = {
 """torch's functions by name."""
 
 
+def replace_collectives(wrap: Callable[[Collective, Callable[..., Any]], Any]) -> ExitStack:
+    """Replace each of torch's collectives by what `wrap` makes of it, until the result is closed.
+
+    Needs an initialized process group: DeepSpeed's backend object keeps two of the functions as its own attributes.
+    """
+    wrapped = {
+        id(original): wrap(collective, original)
+        for name, collective in COLLECTIVES.items()
+        if (original := getattr(distributed_c10d, name, None)) is not None
+    }
+    replaced = ExitStack()
+    for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
+        for name, value in list(getattr(holder, "__dict__", {}).items()):
+            if id(value) in wrapped:
+                replaced.callback(setattr, holder, name, value)
+                setattr(holder, name, wrapped[id(value)])
+    return replaced
+
+
 class TrafficMeter:
     """Counts from `attach` to `detach`; `take` returns what was counted since the last `take`."""
 
@@ -65,33 +85,21 @@ class TrafficMeter:
         self._future_waits: deque[_ClockSpan] = deque()
         self._future_wait = threading.Lock()
         self._is_on_gpu = False  # of the last collective: a future does not show it
-        self._replaced: list[tuple[Any, str, Any]] = []
+        self._replaced = ExitStack()
         self._thread = threading.local()
         self._framing = 1.0
 
     def attach(self) -> Self:
         """Start counting; needs an initialized process group."""
         self._framing = tcp_bytes_per_payload_byte()
-        metered = {
-            id(original): self._metered(collective, original)
-            for name, collective in COLLECTIVES.items()
-            if (original := getattr(distributed_c10d, name, None)) is not None
-        }
-        # DeepSpeed's backend object keeps two of the functions as its own attributes.
-        for holder in (torch.distributed, distributed_c10d, deepspeed_comm.cdb):
-            for name, value in list(getattr(holder, "__dict__", {}).items()):
-                if id(value) in metered:
-                    self._replaced.append((holder, name, value))
-                    setattr(holder, name, metered[id(value)])
-        self._replaced.append((torch._C.Future, "wait", vars(torch._C.Future)["wait"]))
+        self._replaced = replace_collectives(self._metered)
+        self._replaced.callback(setattr, torch._C.Future, "wait", vars(torch._C.Future)["wait"])
         torch._C.Future.wait = self._timed_future_wait(torch._C.Future.wait)  # type: ignore[method-assign]
         return self
 
     def detach(self) -> None:
         """Stop counting and restore torch's and DeepSpeed's functions."""
-        for holder, name, original in self._replaced:
-            setattr(holder, name, original)
-        self._replaced.clear()
+        self._replaced.close()
 
     def take(self) -> Traffic:
         """Traffic since the last call; a collective's seconds belong to the call after its end.
