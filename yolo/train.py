@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except GracefulStop:
         if record is not None:
-            record.ends(LEFT)
+            record.write_exit(LEFT)
         return LEFT
     except RanksLost as error:
         if not error.is_reported:
@@ -77,26 +77,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(ERROR_DELAY_SECONDS)
         if record is not None:
-            record.ends(error.exit_code, str(error))
+            record.write_exit(error.exit_code, str(error))
         print(f"yolo: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return STOPPED
     except BaseException:
         if record is not None:
-            record.ends(1, traceback.format_exc())
+            record.write_exit(1, traceback.format_exc())
         raise
 
 
 def _record(run: Path) -> RankStatusFile:
     """Start this rank's status file, and record crashes and an early SIGTERM in it."""
     record = RankStatusFile.of_this_process(run)
-    record.stands("starting")
+    record.write_phase("starting")
     with contextlib.suppress(OSError):
         faulthandler.enable(record.fault.open("w", encoding="utf-8"))
 
     def ended_while_starting(number: int, frame: FrameType | None) -> None:
-        record.ends(128 + number, "asked to end while starting")
+        record.write_exit(128 + number, "asked to end while starting")
         os._exit(128 + number)
 
     signal.signal(signal.SIGTERM, ended_while_starting)

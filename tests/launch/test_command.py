@@ -29,7 +29,7 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(*overrides: str) -> Launch:
     resolved = prepare(DEMO, overrides).resolved
-    return launch_training(resolved, DEMO, overrides, RunDirectory(Path("runs/x")))
+    return launch_training(resolved, overrides, RunDirectory(Path("runs/x")))
 
 
 def test_all_gpus_are_used() -> None:
@@ -121,7 +121,7 @@ def test_an_override_reaches_other_hosts_as_it_is(tmp_path: Path, argument: str)
     hosts.write_text("node1 slots=4\nnode2 slots=4\n")
     settings = ("cluster.nodes=2", f"cluster.hostfile={hosts}")
     resolved = prepare(DEMO, settings).resolved
-    made = launch_training(resolved, DEMO, (*settings, argument), RunDirectory(Path("runs/x")))
+    made = launch_training(resolved, (*settings, argument), RunDirectory(Path("runs/x")))
     runner = PDSHRunner(parse_args(["script", *made.command[-1:]]), "world")
     script = f"printf %s {' '.join(runner.user_arguments)}"
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout == argument
@@ -140,7 +140,7 @@ def test_one_host_that_is_left_is_reached_like_the_several_before(tmp_path: Path
     left = tmp_path / "hostfile"
     left.write_text("node2 slots=4\n")
     resolved = prepare(DEMO, ()).resolved
-    made = launch_training(resolved, DEMO, (), RunDirectory(Path("runs/x")), left, earlier_starts=3)
+    made = launch_training(resolved, (), RunDirectory(Path("runs/x")), left, earlier_starts=3)
     assert f"--hostfile {left} --num_nodes 1 " in str(made)
     assert "--force_multi" in made.command
     assert made.port == 29503

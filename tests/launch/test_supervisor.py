@@ -40,7 +40,7 @@ mine = acts.pop(0)
 (here / "acts").write_text(";".join(acts) if acts else mine)
 ranks = [RankStatusFile(run, int(sys.argv[sys.argv.index("--master_port") + 1]), rank) for rank in (0, 1)]
 for rank in ranks:
-    rank.stands("computing step 7")
+    rank.write_phase("computing step 7")
 for act in mine.split():
     what, _, value = act.partition("=")
     if what == "checkpoint":
@@ -48,13 +48,13 @@ for act in mine.split():
     elif what == "finish":
         (run / "finished").touch()
     elif what == "raise":
-        ranks[1].ends(1, "Traceback:\\nValueError: " + value)
-        ranks[0].stands("waiting for rank 1")
+        ranks[1].write_exit(1, "Traceback:\\nValueError: " + value)
+        ranks[0].write_phase("waiting for rank 1")
         sys.exit(1)
     elif what == "exit":
         sys.exit(int(value))
     elif what == "refuse":
-        ranks[1].ends(2, "a value is wrong")
+        ranks[1].write_exit(2, "a value is wrong")
         sys.exit(247)
     elif what == "leave":
         while not (run / "leave").exists():
@@ -92,7 +92,7 @@ def train(
 
     def with_acts(acts: str, *overrides: str) -> None:
         launcher.with_name("acts").write_text(acts)
-        run_with_restarts(prepare(DEMO, overrides).resolved, DEMO, overrides, run)
+        run_with_restarts(prepare(DEMO, overrides).resolved, overrides, run)
 
     return with_acts
 

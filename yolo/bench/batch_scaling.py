@@ -76,7 +76,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _train(recipe: Path, settings: Sequence[str], resolved: ResolvedRecipe) -> BatchRow:
     run = RunDirectory(new_run("batches").path.resolve())
-    run_with_restarts(resolved, recipe, settings, run)
+    run_with_restarts(resolved, settings, run)
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     if summary["ap"] is None:
         raise BenchError(f"{recipe}: its validation split has no boxes, hence no AP")

@@ -33,7 +33,7 @@ from yolo.training.engine.memory_stats import gradient_bytes, optimizer_bytes, p
 from yolo.training.loop.step import StepPart
 
 RECIPE = "recipes/bccd.yaml"
-"""Only its network and optimizer count here: images are made up."""
+"""Only its network and optimizer count here: images are synthetic."""
 CLASSES = 3
 WORKLOADS = (
     *((1, size) for size in (64, 96, 128, 160, 192, 224, 256, 320, 448, 640)),
@@ -73,7 +73,7 @@ class StrategyTiming:
 
 
 def job_overrides(workload: Workload, hosts: int) -> tuple[str, ...]:
-    """Of `RECIPE`, for so many images per rank, one rank per host."""
+    """Values on top of `RECIPE` for the workload's images per rank, with one rank per host."""
     images, image_size = workload
     return (
         *(f"train.global_batch={images * hosts}", f"train.micro_batch={images}"),

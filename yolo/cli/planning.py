@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yolo.cli.arguments import Commands, add_command, add_recipe, count, one_recipe
 
-FIDELITIES = ("same", "rounded", "compressed", "local", "otherwise")
+ALLOWED = ("same", "rounded", "compressed", "local", "otherwise")
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -28,7 +28,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     plan.add_argument(
         "--allow",
-        choices=FIDELITIES,
+        choices=ALLOWED,
         default="compressed",
         help="how far a strategy may differ from averaging exact gradients in each step (default compressed)",
     )
@@ -77,35 +77,28 @@ def _plan(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from yolo.planner.candidates import GradientFidelity
-    from yolo.planner.command import (
-        PlanRequest,
-        plan_for,
-        print_json,
-        print_plan,
-        print_scale,
-        profile_of,
-    )
+    from yolo.planner.command import print_plan, requested_profile
+    from yolo.planner.dataset_size import data_of
+    from yolo.planner.plan import make_plan, resolve_for
+    from yolo.recipe import load_recipe
 
     recipe, overrides = one_recipe(options)
-    request = PlanRequest(
-        recipe=recipe,
-        overrides=overrides,
-        cluster=options.measured or options.cluster,
-        nodes=options.nodes,
-        gpus_per_node=options.gpus_per_node,
-        bandwidth_gbps=options.bandwidth,
-        allowed=GradientFidelity[options.allow.upper()],
-        images=options.images,
-        classes=options.classes,
-    )
-    profile = profile_of(request)
-    plan = plan_for(request, profile)
+    loaded = load_recipe(recipe, overrides)
+    name, more = options.measured or options.cluster, (options.nodes, options.gpus_per_node)
+    profile = requested_profile(loaded, name, *more, options.bandwidth)
+    data = data_of(resolve_for(profile, loaded).recipe, options.images, options.classes)
+    plan = make_plan(loaded, profile, GradientFidelity(options.allow), data)
     if options.json:
-        print_json(plan)
+        print(plan.as_json())
     else:
         print_plan(plan, options.top)
     if options.scale:
-        print_scale(request, profile, options.scale)
+        from yolo.planner.scaling import scale_lines, scaling_points, write_figure
+
+        found = scaling_points(loaded, profile, data)
+        write_figure(found, options.scale)
+        print("\n".join(scale_lines(found)))
+        print(f"wrote {options.scale}")
     if options.verify:
         from yolo.calibration.verify import verified_table, verify
 

@@ -64,14 +64,14 @@ def _train(options: argparse.Namespace) -> None:
     resolved = prepare(recipe, overrides).resolved  # the run logs the warnings
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     if options.dry_run:
-        print(launch_training(resolved, recipe, overrides, run))
+        print(launch_training(resolved, overrides, run))
         return
     missing = list(missing_here(resolved, resumes=run.newest_checkpoint is not None))
     if resolved.recipe.cluster.nodes == 1:
         missing += unfit_here(resolved)
         if missing:
             raise LaunchError("\n".join(missing))
-    run_with_restarts(resolved, recipe, overrides, run)
+    run_with_restarts(resolved, overrides, run)
 
 
 def _eval(options: argparse.Namespace) -> None:

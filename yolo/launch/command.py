@@ -1,6 +1,7 @@
 """Build the `deepspeed` launcher's command for a recipe. Needs no torch."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -37,20 +38,19 @@ class Launch:
 
 def launch_training(
     resolved: ResolvedRecipe,
-    recipe: Path,
     overrides: Sequence[str],
     run: RunDirectory,
     hostfile: Path | None = None,
     earlier_starts: int = 0,
     token: str | None = None,
 ) -> Launch:
-    """Build the command that trains a recipe: `deepspeed ... --module yolo.train --recipe ...`.
+    """Build the command that trains a recipe, loaded with these overrides: `deepspeed ... --module yolo.train --recipe ...`.
 
     `hostfile` replaces the recipe's if not all of its hosts answer; `token` identifies this start (`FencingToken`).
     Raises LaunchError if this machine lacks what the recipe needs.
     """
     start = ["--start", token] if token else []
-    arguments = ["--recipe", str(recipe), "--run", str(run.path), *start, *overrides]
+    arguments = ["--recipe", str(resolved.loaded.path), "--run", str(run.path), *start, *overrides]
     return launch_module(resolved, "yolo.train", arguments, hostfile, earlier_starts)
 
 
@@ -102,10 +102,8 @@ def _one_node(cluster: ResolvedCluster) -> tuple[int, list[str]]:
 def _several_nodes(
     cluster: ResolvedCluster, hostfile: Path | None, earlier_starts: int
 ) -> tuple[int, list[str]]:
-    if hostfile is None and (lack := missing_hosts(cluster)):
+    if hostfile is None and (lack := missing_hosts(cluster) or "\n".join(unfit_hosts(cluster))):
         raise LaunchError(lack)
-    if hostfile is None and (unfit := list(unfit_hosts(cluster))):
-        raise LaunchError("\n".join(unfit))
     # Ranks of the previous start may still hold its port on a host that lost its connection.
     port = DEFAULT_PORT + earlier_starts if cluster.master_port == "auto" else cluster.master_port
     return port, [
@@ -131,6 +129,4 @@ def _quote_for_hosts(argument: str) -> str:
     """
     if " " not in argument:
         return shlex.quote(argument)
-    for character in "\\$`":
-        argument = argument.replace(character, f"\\{character}")
-    return argument
+    return re.sub(r"([\\$`])", r"\\\1", argument)

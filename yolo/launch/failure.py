@@ -33,36 +33,35 @@ def first_failure(
     `launcher_code` is 256 - N if the launcher saw a rank killed by signal N; `was_stopped` means that ranks without
     progress had to be ended.
     """
-    ranks = [_RankEnd(record, record.standing, record.ending) for record in records]
+    ranks = [_RankEnd(record, record.heartbeat, record.exit) for record in records]
     if not ranks:
         return RankFailure(
             f"the launcher ended with exit code {launcher_code} before any rank began"
         )
     first = min(ranks, key=lambda rank: (rank.is_unclear, rank.last_message_at))
-    last_lines, code = first.record.words, first.ending.code if first.ending else None
-    lost = [rank.ending.words for rank in ranks if rank.ending and rank.ending.code == RANKS_LOST]
+    code = first.exit.code if first.exit else None
+    lost = [rank.exit.message for rank in ranks if rank.exit and rank.exit.code == RANKS_LOST]
     # If a link was cut, both sides miss the other. Only the side of the first rank could ask all its own ranks.
     lost.sort(key=lambda text: not text.startswith(MISSING))
     if code == RANKS_LOST:
         return RankFailure(f"ranks were lost: {lost[0]}", code=code)
-    if len(ranks) > 1 and launcher_code == 0 and all(rank.ending is None for rank in ranks):
+    if len(ranks) > 1 and launcher_code == 0 and all(rank.exit is None for rank in ranks):
         text = (
-            f"all {len(ranks)} ranks ended with their launcher, which was killed (out of memory?), "
-            f"while {first.place}"
+            f"all {len(ranks)} ranks ended with their launcher, which was killed (out of memory?),"
         )
-        return RankFailure(text, last_lines, code)
-    reason = first.reason(launcher_code, was_stopped)
-    text = f"{first.name} died first: {reason} while {first.place}"
+    else:
+        text = f"{first.name} died first: {first.reason(launcher_code, was_stopped)}"
+    text += f" while {first.phase}"
     if lost and (was_stopped or first.is_unclear):
         text += f"; {lost[0]}"
-    return RankFailure(text, last_lines, code)
+    return RankFailure(text, first.record.last_lines, code)
 
 
 @dataclass(frozen=True, slots=True)
 class _RankEnd:
     record: RankStatusFile
     heartbeat: RankHeartbeat | None
-    ending: RankExit | None
+    exit: RankExit | None
 
     @property
     def name(self) -> str:
@@ -70,25 +69,25 @@ class _RankEnd:
         return f"rank {self.record.rank}{host}"
 
     @property
-    def place(self) -> str:
-        return self.heartbeat.place if self.heartbeat else STARTING
+    def phase(self) -> str:
+        return self.heartbeat.phase if self.heartbeat else STARTING
 
     @property
     def last_message_at(self) -> float:
-        if self.ending is not None:
-            return self.ending.at
+        if self.exit is not None:
+            return self.exit.at
         return self.heartbeat.heard if self.heartbeat else 0.0
 
     @property
     def is_unclear(self) -> bool:
         """A starting rank writes nothing, and does not fail by itself when the launcher ends it."""
-        if self.ending is not None:
-            return self.ending.code == 128 + signal.SIGTERM
-        return self.place == STARTING
+        if self.exit is not None:
+            return self.exit.code == 128 + signal.SIGTERM
+        return self.phase == STARTING
 
     def reason(self, launcher_code: int, was_stopped: bool) -> str:
-        if self.ending is not None:
-            return f"it ended with exit code {self.ending.code}"
+        if self.exit is not None:
+            return f"it ended with exit code {self.exit.code}"
         if was_stopped:
             return "it fell silent"
         try:

@@ -124,7 +124,7 @@ class LauncherProcess:
         if now < self._next_status_poll:
             return False
         self._next_status_poll = now + STATUS_POLL_SECONDS
-        ranks = [(rank, rank.ending) for rank in records_of(self._run_path, self._port)]
+        ranks = [(rank, rank.exit) for rank in records_of(self._run_path, self._port)]
         if all(ending is None or ending.code == LEFT for _, ending in ranks):
             return False
         running = [rank for rank, ending in ranks if ending is None]
@@ -134,7 +134,7 @@ class LauncherProcess:
         return not alive and time.monotonic() - self._failed_at > patience
 
     def _is_silent(self, rank: RankStatusFile) -> bool:
-        heartbeat, now = rank.standing, time.monotonic()
+        heartbeat, now = rank.heartbeat, time.monotonic()
         newest = heartbeat.heard if heartbeat else 0.0
         previous, since = self._heartbeats.get(rank.rank, (None, now))
         if newest != previous:

@@ -24,7 +24,7 @@ from yolo.launch.failure import RankFailure, first_failure
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
 from yolo.preflight.local import ListedHost, listed_hosts
 from yolo.preflight.ssh import why_silent
-from yolo.recipe import ResolvedRecipe, prepare
+from yolo.recipe import ResolvedRecipe, prepare_loaded
 from yolo.training.checkpointing.run_directory import RunDirectory, resume_hint
 from yolo.training.resilience.fencing import START, issue_token
 from yolo.training.resilience.preemption import LEAVE_FILE, SIGNALS
@@ -74,15 +74,15 @@ class SignalState:
 
 
 def run_with_restarts(
-    resolved: ResolvedRecipe, recipe: Path, overrides: Sequence[str], run: RunDirectory
+    resolved: ResolvedRecipe, overrides: Sequence[str], run: RunDirectory
 ) -> None:
-    """Train a recipe in a run's folder, with as many starts as needed.
+    """Train a recipe, loaded with these overrides, in a run's folder, with as many starts as needed.
 
     Raises LaunchError for errors that the user has to correct and for repeated crashes, StoppedWithCheckpoint or
     StoppedWithoutCheckpoint if SIGTERM, SIGINT or SIGUSR1 ended the run.
     """
     with _recorded_signals() as signals:
-        Supervisor(resolved, recipe, tuple(overrides), run, signals).run_with_restarts()
+        Supervisor(resolved, tuple(overrides), run, signals).run_with_restarts()
 
 
 @dataclass
@@ -90,7 +90,6 @@ class Supervisor:
     """The starts of one run."""
 
     resolved: ResolvedRecipe
-    recipe: Path
     overrides: tuple[str, ...]
     run: RunDirectory
     signals: SignalState
@@ -117,9 +116,8 @@ class Supervisor:
             if self.failed_restarts >= restarts:
                 often = (
                     f"Started again {restarts} times without a new checkpoint (cluster.restarts); "
-                    if self.failed_restarts
-                    else ""
                 )
+                often = often if self.failed_restarts else ""
                 raise LaunchError(f"{_report(failure)}\n{often}{self._advice}")
             self.failed_restarts += 1
             self._wait(failure)
@@ -142,17 +140,16 @@ class Supervisor:
             launch = self._launch()
         except HostsMissing as missing:
             return RankFailure(str(missing))
-        except OSError as error:  # a full disk may get space again
-            failure = f"{self.run.path}: {error}"
+        except OSError as error:
             if not self.starts:
-                raise LaunchError(failure) from error
-            return RankFailure(failure)
+                raise LaunchError(f"{self.run.path}: {error}") from error
+            return RankFailure(f"{self.run.path}: {error}")  # a full disk may get space again
         self.starts += 1
         print(launch, flush=True)
         process = LauncherProcess(launch, self.run.path, self.resolved.recipe.cluster.nodes == 1)
         code = process.wait(lambda: self._pass_on_signals(process))
         records = records_of(self.run.path, launch.port)
-        codes = {code} | {ending.code for record in records if (ending := record.ending)}
+        codes = {code} | {ending.code for record in records if (ending := record.exit)}
         is_finished = self.run.finished.exists()
         if is_finished or self.signals.numbers or codes & {LEFT, REFUSED}:
             self._clear()
@@ -191,25 +188,24 @@ class Supervisor:
 
     def _launch(self) -> Launch:
         """Build the next start's command. Raises HostsMissing if too few hosts answer."""
-        resolved, overrides, hostfile = self.resolved, self.overrides, None
+        resolved, hostfile = self.resolved, None
+        added: list[str] = []
         if self.starts and self.run.newest_checkpoint is not None:
-            overrides += (f"checkpoint.resume={self.run.path}",)
+            added.append(f"checkpoint.resume={self.run.path}")
         if self.starts and resolved.recipe.cluster.nodes > 1:
-            hosts = listed_hosts(resolved.recipe.cluster)
-            reachable, problem = _reachable(hosts)
+            reachable, problem = _reachable(listed_hosts(resolved.recipe.cluster))
             if problem:
-                resolved, overrides = self._with_fewer_nodes(len(reachable), problem, overrides)
+                added += [f"cluster.nodes={len(reachable)}", "cluster.least_nodes=auto"]
+                added += ["cluster.hostfile=null"] if len(reachable) == 1 else []
+                resolved = self._with_fewer_nodes(len(reachable), problem, added)
                 hostfile = self.run.path / "hostfile"
                 lines = [f"{host.name} slots={host.slots}\n" for host in reachable]
                 hostfile.write_text("".join(lines), encoding="utf-8")
         token = issue_token(self.run.path)
-        return launch_training(
-            resolved, self.recipe, overrides, self.run, hostfile, self.starts, token
-        )
+        overrides = [*self.overrides, *added]
+        return launch_training(resolved, overrides, self.run, hostfile, self.starts, token)
 
-    def _with_fewer_nodes(
-        self, number: int, problem: str, overrides: tuple[str, ...]
-    ) -> tuple[ResolvedRecipe, tuple[str, ...]]:
+    def _with_fewer_nodes(self, number: int, problem: str, added: list[str]) -> ResolvedRecipe:
         """The recipe for the reachable hosts. Raises HostsMissing, or LaunchError if it does not work with them."""
         cluster = self.resolved.recipe.cluster
         least = cluster.nodes if cluster.least_nodes == "auto" else cluster.least_nodes
@@ -217,17 +213,14 @@ class Supervisor:
             raise HostsMissing(
                 f"{problem}; cluster.least_nodes waits for {least} of {cluster.nodes}"
             )
-        overrides += (f"cluster.nodes={number}", "cluster.least_nodes=auto")
-        if number == 1:
-            overrides += ("cluster.hostfile=null",)
         try:
-            resolved = prepare(self.recipe, overrides).resolved
+            resolved = prepare_loaded(self.resolved.loaded.with_values(*added)).resolved
         except RecipeError as error:
             raise LaunchError(
                 f"{problem}; the recipe does not work with {number} of {cluster.nodes} nodes: {error}"
             ) from error
         _print(f"{problem}; continuing with {number} of {cluster.nodes} nodes")
-        return resolved, overrides
+        return resolved
 
     def _wait(self, failure: RankFailure) -> None:
         """Report the failure and wait: longer each time, with a jitter that differs between the runs of a cluster."""
@@ -270,15 +263,14 @@ def _recorded_signals() -> Iterator[SignalState]:
 
 def _reachable(hosts: Sequence[ListedHost]) -> tuple[list[ListedHost], str]:
     """Test all hosts by ssh at the same time: those that answer, and why the others do not."""
+
+    def why_unreachable(host: ListedHost) -> str | None:
+        return None if host.over_ssh is None else why_silent(host.over_ssh, SSH_SECONDS)
+
     with ThreadPoolExecutor(SSH_THREADS) as threads:
-        problems = list(threads.map(_why_unreachable, hosts))
-    reachable = [host for host, why in zip(hosts, problems, strict=True) if why is None]
-    silent = {host.name: why for host, why in zip(hosts, problems, strict=True) if why is not None}
-    return reachable, "; ".join(f"{name} does not answer ({why})" for name, why in silent.items())
-
-
-def _why_unreachable(host: ListedHost) -> str | None:
-    return None if host.over_ssh is None else why_silent(host.over_ssh, SSH_SECONDS)
+        found = list(zip(hosts, threads.map(why_unreachable, hosts), strict=True))
+    silent = [f"{host.name} does not answer ({why})" for host, why in found if why is not None]
+    return [host for host, why in found if why is None], "; ".join(silent)
 
 
 def _identity(checkpoint: Path) -> tuple[str, int]:

@@ -1,8 +1,6 @@
 """`strategy: auto`: the plan's first choice as overrides of the recipe, with its reasons."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import Plan, make_plan
@@ -16,20 +14,18 @@ class Choice:
     """A strategy, the reasons for it, and the alternatives."""
 
     overrides: tuple[str, ...]
-    """To append to the recipe's overrides; they settle `strategy` too."""
+    """To put on top of the recipe; they settle `strategy` too."""
     reasons: tuple[str, ...]
     plan: Plan
 
 
-def choose(
-    path: Path, overrides: Sequence[str], resolved: ResolvedRecipe, data: Data | None = None
-) -> Choice:
+def choose(resolved: ResolvedRecipe, data: Data | None = None) -> Choice:
     """Choose the first strategy of the plan for the recipe's profile, on the ranks it is resolved for.
 
     It adds no local steps and no other kind of optimizer to the recipe. The same on every rank: it depends on the recipe,
     the profile and the data only. Raises PlanError if the profile cannot be read.
     """
-    plan = make_plan(path, overrides, profile_of(resolved), data=data)
+    plan = make_plan(resolved.loaded, profile_of(resolved), data=data)
     first = plan.first
     settings = " ".join(first.overrides) or "as written"
     return Choice(

@@ -2,33 +2,35 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum
+from functools import total_ordering
 
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ONE_BIT
 
 
-class GradientFidelity(IntEnum):
-    """How far a strategy is from averaging full gradients in each step."""
+@total_ordering
+class GradientFidelity(Enum):
+    """How far a strategy is from averaging full gradients in each step, the closest first.
 
-    SAME = 0
+    The values are those of `--allow`, and of `learns` in JSON files.
+    """
+
+    SAME = "same"
     """The same gradients except for the order of sums."""
-    ROUNDED = 1
+    ROUNDED = "rounded"
     """Gradients or arithmetic in 16 bits."""
-    COMPRESSED = 2
+    COMPRESSED = "compressed"
     """What compression drops is sent later."""
-    LOCAL = 3
+    LOCAL = "local"
     """Ranks take local steps."""
-    OTHER_OPTIMIZER = 4
+    OTHER_OPTIMIZER = "otherwise"
     """Another optimizer, whose learning rate has to be tuned again."""
-    OTHERWISE = OTHER_OPTIMIZER
-    """Its name on the command line and in JSON files."""
 
-    @property
-    def flag(self) -> str:
-        """Value of `--allow`, and of `learns` in JSON files."""
-        return "otherwise" if self is GradientFidelity.OTHERWISE else self.name.lower()
+    def __lt__(self, other: "GradientFidelity") -> bool:
+        order = list(GradientFidelity)
+        return order.index(self) < order.index(other)
 
 
 SAME, ROUNDED, COMPRESSED, LOCAL, OTHER_OPTIMIZER = GradientFidelity

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from yolo.errors import RecipeError
@@ -11,7 +10,7 @@ from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, can
 from yolo.planner.dataset_size import data_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import ResolvedRecipe, prepare
+from yolo.recipe import LoadedRecipe, ResolvedRecipe, prepare_loaded
 from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.recipe import Recipe
 
@@ -41,7 +40,7 @@ class Ranked:
         return {
             "strategy": self.label,
             "overrides": list(self.overrides),
-            "learns": self.fidelity.flag,
+            "learns": self.fidelity.value,
             "fits": self.fits,
             **costs,
         }
@@ -86,8 +85,7 @@ class Plan:
 
 
 def make_plan(
-    path: Path,
-    overrides: Sequence[str],
+    loaded: LoadedRecipe,
     profile: ClusterProfile,
     allowed: GradientFidelity = GradientFidelity.COMPRESSED,
     data: Data | None = None,
@@ -96,32 +94,33 @@ def make_plan(
 
     Raises RecipeError if the recipe cannot be launched on the profile's ranks.
     """
-    resolved = resolve_for(profile, path, overrides)
-    data = data or data_of(resolved.recipe)
+    written = resolve_for(profile, loaded)
+    data = data or data_of(written.recipe)
+    before = _stated(written)
     by_overrides: dict[tuple[str, ...], Ranked] = {}
-    for candidate in (*candidates(resolved, profile), AS_WRITTEN):
+    for candidate in (*candidates(written, profile), AS_WRITTEN):
         try:
-            changed = resolve_for(profile, path, [*overrides, *candidate.overrides])
+            resolved = resolve_for(profile, loaded, *candidate.overrides)
         except RecipeError:  # rules refuse the strategy for this recipe
             continue
-        ranked = _ranked(profile, resolved, changed, candidate, data)
+        ranked = _ranked(profile, before, resolved, candidate, data)
         by_overrides.setdefault(ranked.overrides, ranked)
     found = sorted(by_overrides.values(), key=lambda each: each.prediction.run_hours)
     choices = _best_first([each for each in found if each.fidelity <= allowed])
     excluded = [each for each in found if each.fidelity > allowed]
     return Plan(
         profile=profile,
-        recipe=resolved.recipe,
+        recipe=written.recipe,
         data=data,
         ranked=tuple(choices),
         excluded=tuple(excluded),
-        ddp=predict_ddp(profile, resolved.recipe, data),
+        ddp=predict_ddp(profile, written.recipe, data),
         reasons=tuple(_reasons(profile, choices, excluded)),
     )
 
 
-def resolve_for(profile: ClusterProfile, path: Path, overrides: Sequence[str]) -> ResolvedRecipe:
-    """Resolve a recipe for the profile's machines instead of those in its own `cluster` section.
+def resolve_for(profile: ClusterProfile, loaded: LoadedRecipe, *overrides: str) -> ResolvedRecipe:
+    """Resolve a recipe, with `overrides` on top, for the profile's machines instead of those in its `cluster` section.
 
     Raises RecipeError if the recipe cannot be launched there.
     """
@@ -130,20 +129,22 @@ def resolve_for(profile: ClusterProfile, path: Path, overrides: Sequence[str]) -
         f"cluster.processes_per_node={profile.gpus_per_node}",
         f"cluster.backend={profile.backend}",
     )
-    wanted = [*overrides, *machines]
-    return prepare(path, wanted, profile.ranks, profile.gpus_per_node).resolved
+    wanted = loaded.with_values(*overrides, *machines)
+    return prepare_loaded(wanted, profile.ranks, profile.gpus_per_node).resolved
+
+
+def _stated(resolved: ResolvedRecipe) -> dict[tuple[str, ...], Any]:
+    return dict(flatten(resolved.loaded.recipe.model_dump(mode="json")))
 
 
 def _ranked(
     profile: ClusterProfile,
-    written: ResolvedRecipe,
+    before: dict[tuple[str, ...], Any],
     resolved: ResolvedRecipe,
     candidate: Candidate,
     data: Data,
 ) -> Ranked:
-    before, after = (
-        dict(flatten(each.loaded.recipe.model_dump(mode="json"))) for each in (written, resolved)
-    )
+    after = _stated(resolved)
     last = {tuple(text.split("=")[0].split(".")): text for text in candidate.overrides}
     needed = tuple(text for key, text in last.items() if before.get(key) != after.get(key))
     is_written = not needed and candidate is not AS_WRITTEN
@@ -196,8 +197,8 @@ def _reasons(
     bold = next((each for each in excluded if each.fits), None)
     if bold and (gain := costs.run_hours / bold.prediction.run_hours) > 1 + ALIKE:
         yield (
-            f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more ({bold.fidelity.flag}); to "
-            f"allow it: --allow {bold.fidelity.flag}"
+            f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more ({bold.fidelity.value}); to "
+            f"allow it: --allow {bold.fidelity.value}"
         )
 
 

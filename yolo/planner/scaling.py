@@ -12,6 +12,7 @@ from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
 from yolo.planner.plan import resolve_for
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile
+from yolo.recipe import LoadedRecipe
 
 STOPS = 0.5
 """Below this efficiency more GPUs are wasted."""
@@ -49,11 +50,9 @@ class ScalingPoint:
         return next((gpus for gpus, share in pairs if share < STOPS), None)
 
 
-def scaling_points(
-    path: Path, overrides: Sequence[str], profile: ClusterProfile, data: Data
-) -> list[ScalingPoint]:
+def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) -> list[ScalingPoint]:
     """All strategies over the profile's own network, and some over those of the catalogue, with constant images per GPU."""
-    written = resolve_for(profile, path, overrides).recipe
+    written = resolve_for(profile, loaded).recipe
     images_per_gpu = written.train.global_batch // profile.ranks
     networks = {profile.between.name: profile}
     if not profile.measured:
@@ -62,18 +61,14 @@ def scaling_points(
         }
 
     def point(strategy: str, network: str) -> ScalingPoint:
-        gpus, rates, efficiencies = [], [], []
-        nodes = 1
-        while nodes <= MOST_NODES:
-            scaled = networks[network].with_nodes(nodes)
+        found = []
+        for doublings in range(MOST_NODES.bit_length()):
+            scaled = networks[network].with_nodes(2**doublings)
             batch = f"train.global_batch={images_per_gpu * scaled.ranks}"
-            wanted = [*overrides, batch, *STRATEGIES[strategy][0]]
-            costs = predict(scaled, resolve_for(scaled, path, wanted).recipe, data)
-            gpus.append(scaled.ranks)
-            rates.append(costs.images_per_second)
-            efficiencies.append(costs.efficiency)
-            nodes *= 2
-        return ScalingPoint(strategy, network, tuple(gpus), tuple(rates), tuple(efficiencies))
+            resolved = resolve_for(scaled, loaded, batch, *STRATEGIES[strategy][0])
+            costs = predict(scaled, resolved.recipe, data)
+            found.append((scaled.ranks, costs.images_per_second, costs.efficiency))
+        return ScalingPoint(strategy, network, *zip(*found, strict=True))
 
     return [
         point(strategy, network)

@@ -26,7 +26,7 @@ def plan_table(plan: Plan, most: int) -> Table:
         table.add_row(str(number), label, *_cells(each))
     table.add_row("", "torch DDP, for comparison", *_figures(plan.ddp).values(), "")
     for each in list(_without_twins(plan.excluded))[:2]:
-        label = f"{each.label} (needs --allow {each.fidelity.flag})"
+        label = f"{each.label} (needs --allow {each.fidelity.value})"
         table.add_row("", label, *_cells(each), style="dim")
     return table
 

@@ -107,12 +107,12 @@ def standing(run: Path, rank: int) -> RankHeartbeat | None:
     for start in sorted((run / "ranks").glob("*")):
         for record in records_of(run, int(start.name)):
             if record.rank == rank:
-                return record.standing
+                return record.heartbeat
     return None
 
 
 def is_training(run: Path) -> bool:
-    return all((place := standing(run, rank)) and " step " in place.place for rank in (0, 1))
+    return all((place := standing(run, rank)) and " step " in place.phase for rank in (0, 1))
 
 
 @pytest.mark.slow

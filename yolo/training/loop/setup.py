@@ -56,7 +56,7 @@ def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) ->
     prepared = prepare(recipe_path, overrides, world_size, local_world_size)
     plan = None
     if prepared.resolved.recipe.strategy == "auto":
-        plan = choose(recipe_path, overrides, prepared.resolved)
+        plan = choose(prepared.resolved)
         prepared = prepared.with_values(*plan.overrides)
     recipe = prepared.resolved.recipe
     context = init_distributed(recipe)

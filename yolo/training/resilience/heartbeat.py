@@ -154,7 +154,7 @@ class HeartbeatMonitor:
             if self._lost is None:
                 text, is_reported = self._ask(error)
                 self._lost = RanksLost(text, is_reported), time.monotonic()
-                self._record.ends(RANKS_LOST, text)
+                self._record.write_exit(RANKS_LOST, text)
                 if self.rank == 0 and len(self.hosts) > 2:
                     time.sleep(LINGER_SECONDS)
         return self._lost[0]
@@ -235,7 +235,7 @@ class HeartbeatMonitor:
                     )
                 )
             what, _, since = self._phase
-            self._record.stands(what, time.monotonic() - since)
+            self._record.write_phase(what, time.monotonic() - since)
             phase = RankPhase(what[:200], since - self._began, self._seconds())
             try:
                 store = store or _connect()

@@ -8,13 +8,14 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 RANKS = "ranks"
 LINE_BYTES = 512
 """A status is one write of this size over the one before, so that a reader never sees a part of it."""
-WORDS_LINES = 12
+LAST_LINES = 12
 MISSING = "missing: "
 """Start of the error of a rank that lost other ranks and knows which."""
 CRASHED = "Fatal Python error"
@@ -27,7 +28,8 @@ class RankHeartbeat:
 
     host: str
     pid: int
-    place: str
+    phase: str
+    """`place` in its file."""
     since: float
     """Seconds since 1970, by the host's own clock."""
     heard: float
@@ -41,7 +43,8 @@ class RankExit:
     code: int
     at: float
     """Seconds since 1970, by the host's own clock."""
-    words: str
+    message: str
+    """Its error; `words` in its file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,12 @@ class RankStatusFile:
         """Output of Python's faulthandler, if the process crashes."""
         return self._file("fault")
 
-    def stands(self, place: str, seconds: float = 0.0) -> None:
+    def write_phase(self, phase: str, seconds: float = 0.0) -> None:
         """Write the phase in which this rank has been for `seconds`. A full or missing disk is no reason to stop."""
         now = time.time()
-        standing = RankHeartbeat(socket.gethostname(), os.getpid(), place[:200], now - seconds, now)
-        line = json.dumps(asdict(standing)).encode()[:LINE_BYTES].ljust(LINE_BYTES)
+        status = {"host": socket.gethostname(), "pid": os.getpid(), "place": phase[:200]}
+        status |= {"since": now - seconds, "heard": now}
+        line = json.dumps(status).encode()[:LINE_BYTES].ljust(LINE_BYTES)
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             file = os.open(self._file("place"), os.O_WRONLY | os.O_CREAT, 0o644)
@@ -81,39 +85,44 @@ class RankStatusFile:
             finally:
                 os.close(file)
 
-    def ends(self, code: int, words: str = "") -> None:
+    def write_exit(self, code: int, message: str = "") -> None:
         """Write this rank's exit code and error, at the first call only."""
-        line = json.dumps(asdict(RankExit(code, time.time(), words)))
+        line = json.dumps({"code": code, "at": time.time(), "words": message})
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._file("end").open("x", encoding="utf-8") as file:
                 file.write(line)
 
     @property
-    def standing(self) -> RankHeartbeat | None:
+    def heartbeat(self) -> RankHeartbeat | None:
         """The last phase written; None if there is none."""
         try:
-            return RankHeartbeat(**json.loads(self._file("place").read_bytes()))
+            return RankHeartbeat(**self._read("place", place="phase"))
         except (OSError, ValueError, TypeError):
             return None
 
     @property
-    def ending(self) -> RankExit | None:
+    def exit(self) -> RankExit | None:
         """The exit; None if the rank runs, or ended without writing one."""
         try:
-            return RankExit(**json.loads(self._file("end").read_bytes()))
+            return RankExit(**self._read("end", words="message"))
         except (OSError, ValueError, TypeError):
             return None
 
     @property
-    def words(self) -> str:
+    def last_lines(self) -> str:
         """The last lines of its error; of a crash in C++ the first ones, which name it."""
         with contextlib.suppress(OSError):
             crash = self.fault.read_text(encoding="utf-8", errors="replace").strip()
             if crash.startswith(CRASHED):
-                return "\n".join(crash.splitlines()[:WORDS_LINES])
-        ending = self.ending
-        return "\n".join(ending.words.splitlines()[-WORDS_LINES:]) if ending else ""
+                return "\n".join(crash.splitlines()[:LAST_LINES])
+        end = self.exit
+        return "\n".join(end.message.splitlines()[-LAST_LINES:]) if end else ""
+
+    def _read(self, suffix: str, **renamed: str) -> dict[str, Any]:
+        """The values of a file by field; `renamed` maps the file's keys to fields of another name."""
+        content: dict[str, Any] = dict(json.loads(self._file(suffix).read_bytes()))
+        return {renamed.get(key, key): value for key, value in content.items()}
 
     def _file(self, suffix: str) -> Path:
         return self.folder / f"rank-{self.rank:05d}.{suffix}"

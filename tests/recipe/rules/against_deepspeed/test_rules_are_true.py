@@ -245,7 +245,7 @@ def test_the_launcher_hands_the_key_to_no_other_machine_unless_a_file_says_so(
 def test_nothing_can_be_chosen_without_a_profile() -> None:
     assert findings("an_automatic_strategy_needs_a_profile", ("strategy=auto",))
     with pytest.raises(AssertionError):
-        choose(Case().recipe, Case().overrides, unruled(("strategy=auto",)))
+        choose(unruled(("strategy=auto",)))
 
 
 def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
