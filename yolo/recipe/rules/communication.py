@@ -1,10 +1,12 @@
 """Rules for gradient and weight synchronisation: strategies that exclude each other, and settings of one not chosen."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 from yolo.architecture import parameter_count
 from yolo.recipe.resolve.resolve import ResolvedRecipe, takes_local_steps
 from yolo.recipe.rules.engine import Finding, error, no_effect, on, rule, warning, without_effect
+from yolo.recipe.schema.distributed import CommunicationSection
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 
@@ -86,24 +88,20 @@ def local_steps_need_stage_0(resolved: ResolvedRecipe) -> Iterator[Finding]:
 @rule
 def settings_need_their_strategy(resolved: ResolvedRecipe) -> Iterator[Finding]:
     active = _strategy(resolved.recipe)
-    for strategy, words in SETTINGS.items():
-        if strategy != active:
-            why = f"it is for {strategy}, and {active} is chosen"
-            yield from without_effect(resolved, why, *(f"communication.{word}" for word in words))
-    if active == POWERSGD:
+    for name, field in CommunicationSection.model_fields.items():
+        extra = cast(dict[str, Any], field.json_schema_extra or {})
+        strategies = [f"communication.{each}" for each in extra.get("only_for", ())]
+        if strategies and active not in strategies:
+            why = f"it is for {' or '.join(strategies)}, and {active} is chosen"
+            yield from without_effect(resolved, why, f"communication.{name}")
+    if active == "communication.reducer powersgd":
         why = "PowerSGD sends its factors in the gradients' own type"
         yield from without_effect(resolved, why, "communication.data_type")
     if active == LOCAL_STEPS and resolved.recipe.communication.outer_one_bit:
         yield from without_effect(resolved, "outer_one_bit sends signs", "communication.data_type")
 
 
-OVERLAPPED, POWERSGD = "communication.reducer overlapped", "communication.reducer powersgd"
 LOCAL_STEPS = "communication.sync_every above 1"
-SETTINGS = {
-    OVERLAPPED: ("bucket_size",),
-    POWERSGD: ("powersgd_rank", "powersgd_start_step"),
-    LOCAL_STEPS: ("outer_lr", "outer_momentum", "outer_one_bit"),
-}
 
 
 def _strategy(recipe: Recipe) -> str:
@@ -118,7 +116,7 @@ def _strategy(recipe: Recipe) -> str:
 @rule
 def our_reducers_do_not_prescale(resolved: ResolvedRecipe) -> Iterator[Finding]:
     active = _strategy(resolved.recipe)
-    if active in SETTINGS:
+    if active.startswith("communication.") and active != "communication.reducer deepspeed":
         for word in ("prescale_gradients", "gradient_predivide_factor"):
             if word in resolved.recipe.deepspeed:
                 why = f"DeepSpeed averages nothing under {active}"

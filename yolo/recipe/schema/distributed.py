@@ -52,19 +52,21 @@ class CommunicationSection(Section):
     """What averages gradients. `deepspeed`: as `zero` says, at stage 0 in one piece after backward. `overlapped`: stage 0 only, bucket by bucket during backward. `powersgd`: stage 0 only, after backward, each gradient matrix as two matrices of powersgd_rank columns."""
     data_type: Auto | Literal["fp32", "bf16", "fp16"] = setting("auto")
     """Number format of gradients on the wire. `auto` is fp32 at stage 0, and precision.dtype from stage 1 on (DeepSpeed allows no other there)."""
-    bucket_size: Auto | Count = setting("auto", unit="elements")
+    bucket_size: Auto | Count = setting("auto", unit="elements", only_for=["reducer overlapped"])
     """Gradients sent together by the reducer overlapped. `auto` makes at least 8 buckets of the network, of 25 MiB at most."""
-    powersgd_rank: Count = setting(2)
+    powersgd_rank: Count = setting(2, only_for=["reducer powersgd"])
     """Columns of the two matrices that approximate a gradient matrix."""
-    powersgd_start_step: Auto | StartStep = setting("auto", unit="steps")
+    powersgd_start_step: Auto | StartStep = setting(
+        "auto", unit="steps", only_for=["reducer powersgd"]
+    )
     """Steps of plain averaging before PowerSGD begins. `auto` is the end of the learning rate's warm-up, at least 10; torch's PowerSGD needs at least 2."""
     sync_every: Count = setting(1, unit="steps")
     """Local steps per rank between two averagings of the weights (local SGD, DiLoCo); 1 averages the gradients of each step. A round also ends with its epoch. Within a round no step waits for another rank: the loss is normalised by the rank's own boxes."""
-    outer_lr: Rate = setting(0.7)
+    outer_lr: Rate = setting(0.7, only_for=["sync_every above 1"])
     """If sync_every is above 1: factor on the ranks' mean change of the weights since the last sync."""
-    outer_momentum: Momentum = setting(0.9)
+    outer_momentum: Momentum = setting(0.9, only_for=["sync_every above 1"])
     """If sync_every is above 1: Nesterov momentum of that outer step; 0 with outer_lr 1 is plain averaging of weights."""
-    outer_one_bit: bool = setting(False)
+    outer_one_bit: bool = setting(False, only_for=["sync_every above 1"])
     """If sync_every is above 1: send the change at one bit per element, with error feedback."""
     check_weights_every: CountOrZero = setting(0, unit="steps")
     """Compare a hash of the weights between ranks every this many steps; stop and name what differs. 0: only at the start and at each checkpoint. With local steps: at the next sync. No effect at zero.stage 3, where ranks hold shards."""

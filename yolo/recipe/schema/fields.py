@@ -1,6 +1,7 @@
 """The base class of all sections of a recipe, and the types of their values."""
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -20,9 +21,10 @@ class Section(BaseModel):
     )
 
 
-def setting(default: Any = ..., *, unit: str = "") -> Any:
-    """A field with its unit; bounds belong to the field's type."""
-    return Field(default, json_schema_extra={"unit": unit} if unit else None)
+def setting(default: Any = ..., *, unit: str = "", only_for: Sequence[str] = ()) -> Any:
+    """A field with its unit, and the strategies that use it if not all do; bounds belong to the field's type."""
+    extra: dict[str, Any] = {"unit": unit, "only_for": list(only_for)}
+    return Field(default, json_schema_extra={name: each for name, each in extra.items() if each})
 
 
 def refuse_bool(value: object) -> object:
