@@ -1,8 +1,11 @@
 """The strategies that the benchmarks compare, each as overrides of a recipe."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from yolo.errors import BenchError
+from yolo.recipe.schema.distributed import CommunicationSection
 
 Workload = tuple[int, int]
 """Images per step per rank, and their size in pixels."""
@@ -22,6 +25,8 @@ class Strategy:
     """Steps after which its traffic repeats."""
     exchanges: bool = True
     """False to measure computing only."""
+    is_calibrated: bool = True
+    """False if a profile has no use for its time: it is another strategy's, or not timed by default."""
     ddp_bucket_mb: float | None = None
     """MiB per bucket, to use torch's DistributedDataParallel instead of DeepSpeed."""
 
@@ -35,7 +40,7 @@ def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
     return (f"optimizer.type={kind}", *(f"optimizer.{setting}" for setting in settings))
 
 
-_ALL = (
+_LISTED = (
     Strategy("zero0", "DeepSpeed stage 0"),
     Strategy("zero0_bf16", "stage 0, bf16 wire", ("communication.data_type=bf16",)),
     Strategy("zero1", "ZeRO-1", ("zero.stage=1",)),
@@ -43,17 +48,29 @@ _ALL = (
         "zero1_reduce",
         "ZeRO-1, reduce to owner",
         ("zero.stage=1", "zero.use_multi_rank_bucket_allreduce=false"),
+        is_calibrated=False,
     ),
     Strategy("zero2", "ZeRO-2", ("zero.stage=2",)),
     Strategy(
         "zero2_reduce",
         "ZeRO-2, reduce to owner",
         ("zero.stage=2", "zero.use_multi_rank_bucket_allreduce=false"),
+        is_calibrated=False,
     ),
-    Strategy("zero3", "ZeRO-3", ("zero.stage=3", "zero.stage3_param_persistence_threshold=0")),
+    Strategy(
+        "zero3",
+        "ZeRO-3",
+        ("zero.stage=3", "zero.stage3_param_persistence_threshold=0"),
+        is_calibrated=False,
+    ),
     Strategy("zero3_persistent", "ZeRO-3, small tensors kept", ("zero.stage=3",)),
     Strategy("ddp", "torch DDP", ddp_bucket_mb=25.0),  # its default
-    Strategy("ddp_small_buckets", "torch DDP, overlapped's buckets", ddp_bucket_mb=0.9),
+    Strategy(
+        "ddp_small_buckets",
+        "torch DDP, overlapped's buckets",
+        is_calibrated=False,
+        ddp_bucket_mb=0.9,
+    ),
     Strategy("overlapped", "overlapped", ("communication.reducer=overlapped",)),
     Strategy(
         "overlapped_bf16",
@@ -70,6 +87,7 @@ _ALL = (
         "onebit_adam_warmup",
         "1-bit Adam, before freeze",
         _one_bit("OneBitAdam", "freeze_step=1000000"),
+        is_calibrated=False,
     ),
     Strategy("onebit_adam", "1-bit Adam, after freeze", _one_bit("OneBitAdam", "freeze_step=1")),
     Strategy(
@@ -101,8 +119,20 @@ _ALL = (
         period=LOCAL,
     ),
 )
-STRATEGIES = {strategy.name: strategy for strategy in _ALL}
 
+
+def _unlisted_reducers() -> Iterator[Strategy]:
+    """The schema's reducers that are timed with their default settings."""
+    listed = {override for strategy in _LISTED for override in strategy.overrides}
+    for reducer in get_args(CommunicationSection.model_fields["reducer"].annotation):
+        choice = f"communication.reducer={reducer}"
+        if reducer != "deepspeed" and choice not in listed:
+            yield Strategy(reducer, reducer, (choice,))
+
+
+STRATEGIES = {strategy.name: strategy for strategy in (*_LISTED, *_unlisted_reducers())}
+CALIBRATED = tuple(name for name, strategy in STRATEGIES.items() if strategy.is_calibrated)
+"""What a profile measures."""
 
 VARIANTS = tuple(
     Strategy(
@@ -125,7 +155,7 @@ def chosen(names: str) -> list[Strategy]:
     Raises BenchError for an unknown name.
     """
     if names == "all":
-        return list(_ALL)
+        return list(STRATEGIES.values())
     known = STRATEGIES | {strategy.name: strategy for strategy in VARIANTS}
     if unknown := [name for name in names.split(",") if name not in known]:
         raise BenchError(

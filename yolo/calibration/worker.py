@@ -24,7 +24,7 @@ from yolo.calibration.collectives import NetworkCalibration, mean_over_ranks
 from yolo.calibration.loader_rate import loader_images_per_second
 from yolo.calibration.muted_collectives import muted_collectives
 from yolo.calibration.stopwatch import synchronize
-from yolo.calibration.strategies import COMPUTE, STRATEGIES, Strategy
+from yolo.calibration.strategies import CALIBRATED, COMPUTE, STRATEGIES, Strategy
 from yolo.calibration.strategy_timing import measure
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.planner.cost.compute import strategy_key
@@ -53,11 +53,6 @@ SETTLE_ALOUD = 2
 """Of a strategy, before it is muted."""
 LONGEST_SECONDS = 20.0
 """For one strategy; where steps take long, fewer are timed."""
-ALL_STRATEGIES = (
-    *("zero0", "zero0_bf16", "zero1", "zero2", "zero3_persistent", "ddp", "overlapped"),
-    *("overlapped_bf16", "powersgd", "onebit_adam", "zero_one_adam", "onebit_lamb"),
-    *("zero_one_adam_local", "local_steps", "local_steps_one_bit"),
-)
 READY_POINTS = 20
 
 
@@ -233,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, required=True)
     parser.add_argument("--bandwidth-gbps", type=float, help="of a node's link, where known")
     parser.add_argument(
-        "--strategies", default=",".join(ALL_STRATEGIES), help="names, separated by commas"
+        "--strategies", default=",".join(CALIBRATED), help="names, separated by commas"
     )
     parser.add_argument("--loads-data", action="store_true", help="measure the data loader too")
     parser.add_argument(

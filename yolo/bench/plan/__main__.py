@@ -20,9 +20,15 @@ from yolo.bench.communication.cell import (
 from yolo.bench.plan.plan_scores import PlanRow, write_plan
 from yolo.calibration.calibrate import MODULE as CALIBRATION
 from yolo.calibration.calibrate import add_measurement, new_profile
-from yolo.calibration.strategies import COMPUTE, STRATEGIES, VARIANTS, Strategy, Workload
+from yolo.calibration.strategies import (
+    CALIBRATED,
+    COMPUTE,
+    STRATEGIES,
+    VARIANTS,
+    Strategy,
+    Workload,
+)
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
-from yolo.calibration.worker import ALL_STRATEGIES
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile, Measurement
@@ -108,7 +114,7 @@ def _calibrate(
     # A strategy's local work is calibrated under the name without its bucket size.
     names = [
         name
-        for name in ALL_STRATEGIES
+        for name in CALIBRATED
         if any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
     ]
     arguments = [
