@@ -35,7 +35,7 @@ with warnings.catch_warnings():
     import yolo.calibration.worker
     import yolo.cli
     import yolo.launch.supervisor
-    import yolo.planner.auto_strategy
+    import yolo.planner.plan
     import yolo.tracking.report
     import yolo.train
     import yolo.training.loop.setup

@@ -21,7 +21,7 @@ import yolo.data.shards.stream
 import yolo.data.shards.writer
 import yolo.evaluation.commands
 import yolo.model.io.ultralytics
-import yolo.planner.command  # noqa: F401  what commands import when they run would be among an input's seconds
+import yolo.planner.table  # noqa: F401  what commands import when they run would be among an input's seconds
 from tests.conftest import REPOSITORY
 from yolo.cli import main
 from yolo.errors import YoloError

@@ -11,10 +11,9 @@ from tests.planner.conftest import measurement
 from yolo.cli import main
 from yolo.cli.planning import ALLOWED
 from yolo.errors import PlanError
-from yolo.planner.auto_strategy import choose
 from yolo.planner.candidates import GradientFidelity
 from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
-from yolo.planner.plan import make_plan
+from yolo.planner.plan import choose, make_plan
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile, read_profile, write_profile
 from yolo.planner.scaling import scale_lines, scaling_points, write_figure

@@ -1,14 +1,12 @@
 """The command line: parse, call one function, print."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yolo import __version__
 from yolo.cli import conversion, planning, recipes, training
-from yolo.cli.arguments import Commands, add_command, parse
+from yolo.cli.arguments import add_command, parse
 from yolo.errors import exit_code_of
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -31,13 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (recipes, planning, training, conversion):
         module.add_commands(commands)
-    _add_completion(commands)
+    add_command(commands, _completion).add_argument("shell", choices=SHELLS)
     return parser
-
-
-def _add_completion(commands: Commands[argparse.ArgumentParser]) -> None:
-    parser = add_command(commands, _completion)
-    parser.add_argument("shell", choices=SHELLS)
 
 
 def _completion(options: argparse.Namespace) -> None:

@@ -1,14 +1,13 @@
 """Arguments that several commands share, and the parsing of overrides."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from yolo.errors import RecipeError
 
-Commands = argparse._SubParsersAction
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns."""
 OVERRIDES = "[section.key=value ...]"
 
@@ -41,7 +40,7 @@ def count(text: str) -> int:
 
 
 def add_command(
-    commands: Commands[argparse.ArgumentParser], run: Callable[[argparse.Namespace], None]
+    commands: Commands, run: Callable[[argparse.Namespace], None]
 ) -> argparse.ArgumentParser:
     """Add a command named like its function; the function's docstring is its help."""
     text = " ".join((run.__doc__ or "").split())

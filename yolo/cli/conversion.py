@@ -1,7 +1,5 @@
 """The commands that convert data and weights: `shard`, `import` and `export`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -12,7 +10,7 @@ SHARD_MB = 256
 FORMATS = ("ultralytics", "onnx", "torchscript")
 
 
-def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
     shard = add_command(commands, _shard)
     add_words(shard, "RECIPE OUT", "a recipe (YAML file), the folder for train/ and val/")

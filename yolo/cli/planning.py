@@ -1,7 +1,5 @@
 """The commands of the planner: `plan` and `calibrate`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
@@ -10,7 +8,7 @@ from yolo.cli.arguments import Commands, add_command, add_recipe, count, one_rec
 ALLOWED = ("same", "rounded", "compressed", "local", "otherwise")
 
 
-def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
     plan = add_command(commands, _plan)
     add_recipe(plan)
@@ -77,9 +75,10 @@ def _plan(options: argparse.Namespace) -> None:
     from rich.console import Console
 
     from yolo.planner.candidates import GradientFidelity
-    from yolo.planner.command import print_plan, requested_profile
     from yolo.planner.dataset_size import data_of
+    from yolo.planner.hardware_catalog import requested_profile
     from yolo.planner.plan import make_plan, resolve_for
+    from yolo.planner.table import print_plan
     from yolo.recipe import load_recipe
 
     recipe, overrides = one_recipe(options)

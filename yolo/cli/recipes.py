@@ -1,11 +1,10 @@
 """The commands that read recipes: `check`, `config`, `recipes` and `schema`."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolo.cli.arguments import (
     Commands,
@@ -17,6 +16,9 @@ from yolo.cli.arguments import (
 )
 from yolo.errors import RecipeError
 
+if TYPE_CHECKING:
+    from yolo.recipe import ResolvedRecipe
+
 COLUMNS = (
     *("recipe", "model", "pixels", "batch", "epochs"),
     *("optimizer", "ZeRO", "precision", "what for"),
@@ -25,7 +27,7 @@ FILE_WIDTH = 200
 """Columns of the table of recipes if it is not printed to a terminal."""
 
 
-def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
     check = add_command(commands, _check)
     add_recipes(check)
@@ -69,7 +71,10 @@ def _check(options: argparse.Namespace) -> None:
     from yolo.recipe import prepare
 
     if options.cluster:
-        _check_cluster(options)
+        from yolo.preflight.command import check_hosts
+        from yolo.tracking.console import CountProgress
+
+        check_hosts(_only_recipe(options), options.timeout, options.json, CountProgress)
         return
     if options.json:
         raise RecipeError(
@@ -97,21 +102,18 @@ def _check(options: argparse.Namespace) -> None:
         raise RecipeError("\n".join(problems))
 
 
-def _check_cluster(options: argparse.Namespace) -> None:
-    from yolo.preflight.command import check_hosts
+def _only_recipe(options: argparse.Namespace, shows_warnings: bool = True) -> "ResolvedRecipe":
     from yolo.recipe import prepare
-    from yolo.tracking.console import CountProgress
 
-    recipe, overrides = one_recipe(options)
-    prepared = prepare(recipe, overrides, options.world_size)
-    for warning in prepared.warnings:
+    prepared = prepare(*one_recipe(options), options.world_size)
+    for warning in prepared.warnings if shows_warnings else ():
         print(f"warning: {warning}", file=sys.stderr)
-    check_hosts(prepared.resolved, options.timeout, options.json, CountProgress)
+    return prepared.resolved
 
 
 def _config(options: argparse.Namespace) -> None:
     """Show every value of a recipe with its origin, and the DeepSpeed JSON."""
-    from yolo.recipe import canonical_text, deepspeed_config, prepare
+    from yolo.recipe import canonical_text, deepspeed_config
     from yolo.recipe.render.ds_configs import write_generated
     from yolo.recipe.render.resolved_yaml import arithmetic, effective_json, effective_yaml
 
@@ -120,14 +122,10 @@ def _config(options: argparse.Namespace) -> None:
         for path in write_generated(recipes, options.write):
             print(path)
         return
-    recipe, overrides = one_recipe(options)
-    prepared = prepare(recipe, overrides, options.world_size)
-    resolved = prepared.resolved
+    resolved = _only_recipe(options, shows_warnings=not options.json)
     if options.json:
         print(json.dumps(effective_json(resolved), indent=2))
         return
-    for warning in prepared.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
     print(effective_yaml(resolved))
     print("\n".join(f"# {line}" for line in arithmetic(resolved)))
     print(f"\n# DeepSpeed's JSON\n{canonical_text(deepspeed_config(resolved.recipe))}", end="")
@@ -146,17 +144,10 @@ def _recipes(options: argparse.Namespace) -> None:
     table = Table(*COLUMNS, box=None, pad_edge=False)
     for path in paths:
         recipe = load_recipe(path).recipe
-        table.add_row(
-            str(path),
-            f"yolov5{recipe.model.variant}",
-            str(recipe.model.image_size),
-            str(recipe.train.global_batch),
-            str(recipe.train.epochs),
-            recipe.optimizer.type,
-            str(recipe.zero.stage),
-            recipe.precision.dtype,
-            recipe.description,
-        )
+        model, train = recipe.model, recipe.train
+        cells = [path, f"yolov5{model.variant}", model.image_size, train.global_batch, train.epochs]
+        cells += [recipe.optimizer.type, recipe.zero.stage, recipe.precision.dtype]
+        table.add_row(*map(str, cells), recipe.description)
     Console(width=None if sys.stdout.isatty() else FILE_WIDTH).print(table)
 
 

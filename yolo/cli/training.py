@@ -1,14 +1,12 @@
 """The commands that train and apply a network: `train`, `eval` and `detect`."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 
 from yolo.cli.arguments import Commands, add_command, add_recipe, count, fraction, one_recipe
 
 
-def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
     train = add_command(commands, _train)
     add_recipe(train)

@@ -125,7 +125,6 @@ class Host:
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
-        stdin: Output = subprocess.DEVNULL,
         stdout: Output = None,
         stderr: Output = None,
     ) -> "subprocess.Popen[bytes]":
@@ -136,7 +135,7 @@ class Host:
                 *("env", f"--chdir={folder or Path.cwd()}", *command),
             ],
             env=os.environ | dict(environment or {}),
-            stdin=stdin,
+            stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,

@@ -10,7 +10,6 @@ times messages in both directions by its own clock and prints JSON.
 import json
 import math
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -60,7 +59,6 @@ class LinkCheckRow:
     """Time of its frames at the link's rate, plus that of a message of 1 byte."""
     seconds: float
     """The fastest try: other work on the machine can only add to a message's time."""
-    median_seconds: float
 
     @property
     def deviation(self) -> float:
@@ -69,10 +67,8 @@ class LinkCheckRow:
 
     def or_faster(self, other: "LinkCheckRow") -> "LinkCheckRow":
         """The minimum of both in each figure: other work can only add to a message, and to the one of 1 byte."""
-        names = ("ideal_seconds", "seconds", "median_seconds")
-        return replace(
-            self, **{name: min(getattr(self, name), getattr(other, name)) for name in names}
-        )
+        ideal = min(self.ideal_seconds, other.ideal_seconds)
+        return replace(self, ideal_seconds=ideal, seconds=min(self.seconds, other.seconds))
 
 
 def wire_bytes(payload: int) -> int:
@@ -139,9 +135,8 @@ def _between(first: Host, other: Host, bandwidth_mbps: float) -> list[LinkCheckR
     rows = []
     for size, to_first, from_first in found["messages"]:
         ideal = found["ping"] + wire_bytes(size) * 8 / (bandwidth_mbps * 1e6)
-        for sender, receiver, tries in ((other, first, to_first), (first, other, from_first)):
-            names = sender.name, receiver.name
-            rows.append(LinkCheckRow(*names, size, ideal, min(tries), statistics.median(tries)))
+        rows.append(LinkCheckRow(other.name, first.name, size, ideal, to_first))
+        rows.append(LinkCheckRow(first.name, other.name, size, ideal, from_first))
     return rows
 
 
@@ -158,7 +153,7 @@ def answer(address: str) -> None:
 
 
 def ask(address: str, sizes: Sequence[int]) -> None:
-    """Time messages of some sizes in bytes, in both directions, and print all seconds."""
+    """Time messages of some sizes in bytes, in both directions, and print the seconds of the fastest tries."""
     with _connect(address) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for sent, wanted in ((sizes[-1], 1), (1, sizes[-1])):
@@ -166,8 +161,8 @@ def ask(address: str, sizes: Sequence[int]) -> None:
         ping = min(_exchange(connection, 1, 1) for _ in range(PINGS))
         messages = []
         for size in sizes:
-            to_first = [_exchange(connection, size, 1) for _ in range(TRIES)]
-            from_first = [_exchange(connection, 1, size) for _ in range(TRIES)]
+            to_first = min(_exchange(connection, size, 1) for _ in range(TRIES))
+            from_first = min(_exchange(connection, 1, size) for _ in range(TRIES))
             messages.append((size, to_first, from_first))
     print(json.dumps({"ping": ping, "messages": messages}))
 

@@ -50,7 +50,9 @@ def first_failure(
             f"all {len(ranks)} ranks ended with their launcher, which was killed (out of memory?),"
         )
     else:
-        text = f"{first.name} died first: {first.reason(launcher_code, was_stopped)}"
+        host = f" ({first.heartbeat.host})" if first.heartbeat else ""
+        reason = first.reason(launcher_code, was_stopped)
+        text = f"rank {first.record.rank}{host} died first: {reason}"
     text += f" while {first.phase}"
     if lost and (was_stopped or first.is_unclear):
         text += f"; {lost[0]}"
@@ -62,11 +64,6 @@ class _RankEnd:
     record: RankStatusFile
     heartbeat: RankHeartbeat | None
     exit: RankExit | None
-
-    @property
-    def name(self) -> str:
-        host = f" ({self.heartbeat.host})" if self.heartbeat else ""
-        return f"rank {self.record.rank}{host}"
 
     @property
     def phase(self) -> str:

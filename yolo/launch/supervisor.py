@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from yolo.errors import LaunchError, RecipeError
 from yolo.exit_codes import LEFT, REFUSED, STOPPED
@@ -56,23 +55,6 @@ class HostsMissing(LaunchError):
     """Fewer hosts answer than the recipe needs."""
 
 
-@dataclass
-class SignalState:
-    """The signals that this process has received."""
-
-    numbers: list[int] = field(default_factory=list)
-
-    @property
-    def is_immediate(self) -> bool:
-        """Whether Ctrl-C was pressed a second time."""
-        return self.numbers.count(signal.SIGINT) > 1
-
-    @property
-    def name(self) -> str:
-        """The first signal's name; empty without signals."""
-        return signal.Signals(self.numbers[0]).name if self.numbers else ""
-
-
 def run_with_restarts(
     resolved: ResolvedRecipe, overrides: Sequence[str], run: RunDirectory
 ) -> None:
@@ -92,7 +74,8 @@ class Supervisor:
     resolved: ResolvedRecipe
     overrides: tuple[str, ...]
     run: RunDirectory
-    signals: SignalState
+    signals: list[int]
+    """Those that this process has received."""
     starts: int = 0
     failed_restarts: int = 0
     """Starts since the newest checkpoint, without the present one."""
@@ -102,7 +85,7 @@ class Supervisor:
     """When the ranks must have stopped; None without a request."""
 
     def run_with_restarts(self) -> None:
-        """Start and restart the launcher until the run is finished; see the function of this name."""
+        """See the function of this name."""
         restarts = self.resolved.recipe.cluster.restarts
         previous_lines = ""
         while (failure := self._start()) is not None:
@@ -114,11 +97,10 @@ class Supervisor:
                 )
             previous_lines = failure.last_lines
             if self.failed_restarts >= restarts:
-                often = (
-                    f"Started again {restarts} times without a new checkpoint (cluster.restarts); "
-                )
-                often = often if self.failed_restarts else ""
-                raise LaunchError(f"{_report(failure)}\n{often}{self._advice}")
+                advice = self._advice
+                if self.failed_restarts:
+                    advice = f"Started again {restarts} times without a new checkpoint (cluster.restarts); {advice}"
+                raise LaunchError(f"{_report(failure)}\n{advice}")
             self.failed_restarts += 1
             self._wait(failure)
 
@@ -151,12 +133,12 @@ class Supervisor:
         records = records_of(self.run.path, launch.port)
         codes = {code} | {ending.code for record in records if (ending := record.exit)}
         is_finished = self.run.finished.exists()
-        if is_finished or self.signals.numbers or codes & {LEFT, REFUSED}:
+        if is_finished or self.signals or codes & {LEFT, REFUSED}:
             self._clear()
         if is_finished:
             return None
         if LEFT in codes:
-            after = f" after {self.signals.name}" if self.signals.numbers else ""
+            after = f" after {self._signal_name}" if self.signals else ""
             raise StoppedWithCheckpoint(f"stopped with a checkpoint{after}; {self._advice}")
         self._raise_if_stopped()
         if REFUSED in codes:
@@ -169,7 +151,7 @@ class Supervisor:
 
     def _pass_on_signals(self, process: LauncherProcess) -> None:
         """Pass a request to stop on to the ranks, and end them if they do not stop in time."""
-        if not self.signals.numbers:
+        if not self.signals:
             return
         if self._deadline is None:
             leave_seconds = self.resolved.recipe.checkpoint.leave_seconds
@@ -177,13 +159,18 @@ class Supervisor:
             self.run.path.mkdir(parents=True, exist_ok=True)
             (self.run.path / LEAVE_FILE).touch()  # an empty file fits on a full disk
             _print(
-                f"{self.signals.name}: the ranks write a checkpoint and stop, within {leave_seconds:g} s; Ctrl-C again stops them at once"
+                f"{self._signal_name}: the ranks write a checkpoint and stop, within {leave_seconds:g} s; Ctrl-C again stops them at once"
             )
-        if self.signals.is_immediate or time.monotonic() > self._deadline:
+        is_second_ctrl_c = self.signals.count(signal.SIGINT) > 1
+        if is_second_ctrl_c or time.monotonic() > self._deadline:
             process.stop()
 
+    @property
+    def _signal_name(self) -> str:
+        return signal.Signals(self.signals[0]).name
+
     def _raise_if_stopped(self) -> None:
-        if self.signals.numbers:
+        if self.signals:
             raise StoppedWithoutCheckpoint(f"stopped; {self._advice}")
 
     def _launch(self) -> Launch:
@@ -247,15 +234,11 @@ class Supervisor:
 
 
 @contextmanager
-def _recorded_signals() -> Iterator[SignalState]:
-    state = SignalState()
-
-    def record(number: int, frame: FrameType | None) -> None:
-        state.numbers.append(number)
-
-    before = {number: signal.signal(number, record) for number in SIGNALS}
+def _recorded_signals() -> Iterator[list[int]]:
+    received: list[int] = []
+    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in SIGNALS}
     try:
-        yield state
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

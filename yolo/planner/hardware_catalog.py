@@ -8,6 +8,7 @@ from pathlib import Path
 
 from yolo.errors import PlanError
 from yolo.planner.profile import Accelerator, ClusterProfile, Link, read_profile
+from yolo.recipe import LoadedRecipe, ResolvedRecipe, prepare_loaded
 from yolo.recipe.did_you_mean import nearest
 
 TCP_EFFICIENCY = 0.94
@@ -135,3 +136,31 @@ def cluster(text: str) -> ClusterProfile:
         between=NETWORKS[network or "10gbe"],
         jitter=JITTER,
     )
+
+
+def profile_of(resolved: ResolvedRecipe) -> ClusterProfile:
+    """The profile that a recipe names, with the nodes and ranks of the run."""
+    section = resolved.recipe.cluster
+    assert section.profile is not None
+    each = section.processes_per_node
+    return cluster(section.profile).with_nodes(max(1, resolved.world_size // each), each)
+
+
+def requested_profile(
+    loaded: LoadedRecipe,
+    name: str | None,
+    nodes: int | None,
+    gpus_per_node: int | None,
+    bandwidth_gbps: float | None,
+) -> ClusterProfile:
+    """A cluster by its name or file (None: the recipe's cluster.profile), with other numbers. Raises PlanError without a name."""
+    name = name or prepare_loaded(loaded).resolved.recipe.cluster.profile
+    if name is None:
+        raise PlanError(
+            "for which cluster? Give --cluster NODESxGPUSxGPU-NETWORK such as 4x8xa100-100gbe, or --measured FILE from "
+            "`python -m yolo calibrate`, or set cluster.profile in the recipe"
+        )
+    profile = cluster(name)
+    if nodes or gpus_per_node:
+        profile = profile.with_nodes(nodes or profile.nodes, gpus_per_node)
+    return profile.with_bandwidth(bandwidth_gbps) if bandwidth_gbps else profile

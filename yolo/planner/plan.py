@@ -1,4 +1,4 @@
-"""Rank the strategies for a recipe on a cluster, and explain why the first is first."""
+"""Rank the strategies for a recipe on a cluster, and explain why the first is first; `strategy: auto` takes it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 from yolo.errors import RecipeError
 from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, candidates
 from yolo.planner.dataset_size import data_of
+from yolo.planner.hardware_catalog import profile_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe import LoadedRecipe, ResolvedRecipe, prepare_loaded
@@ -82,6 +83,28 @@ class Plan:
             "reasons": list(self.reasons),
         }
         return json.dumps(content, indent=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What `strategy: auto` chooses, the reasons for it, and the alternatives."""
+
+    overrides: tuple[str, ...]
+    """To put on top of the recipe; they settle `strategy` too."""
+    reasons: tuple[str, ...]
+    plan: Plan
+
+
+def choose(resolved: ResolvedRecipe, data: Data | None = None) -> Choice:
+    """Choose the first strategy of the plan for the recipe's profile, on the ranks it is resolved for.
+
+    It adds no local steps and no other kind of optimizer to the recipe. The same on every rank: it depends on the recipe,
+    the profile and the data only. Raises PlanError if the profile cannot be read.
+    """
+    plan = make_plan(resolved.loaded, profile_of(resolved), data=data)
+    first = plan.first
+    reason = f"strategy auto: {first.label} ({' '.join(first.overrides) or 'as written'})"
+    return Choice((*first.overrides, "strategy=as_written"), (reason, *plan.reasons), plan)
 
 
 def make_plan(

@@ -1,17 +1,32 @@
-"""A plan as tables in the terminal."""
+"""Print a plan: tables and reasons."""
 
 from collections.abc import Iterator, Sequence
 
+from rich.console import Console
 from rich.table import Table
 
 from yolo.planner.plan import Plan, Ranked
 from yolo.planner.prediction import Prediction
 
+FILE_WIDTH = 240
+"""Columns of a table that is written to a file."""
 TWIN = 1e-3
 """Share of a step: a line that differs by less from one above it, and changes more settings, is not shown."""
 
 
-def plan_table(plan: Plan, most: int) -> Table:
+def print_plan(plan: Plan, most: int) -> None:
+    """Print the table, the memory of the first strategy and the reasons."""
+    console = Console(width=None if Console().is_terminal else FILE_WIDTH)
+    console.print(f"{_heading(plan)}\n", highlight=False)
+    console.print(_plan_table(plan, most))
+    console.print(f"\nMemory per rank with {plan.first.label}:", highlight=False)
+    console.print(_memory_table(plan.first.prediction))
+    console.print("\nWhy:", highlight=False)
+    for reason in plan.reasons:
+        console.print(f"- {reason}", highlight=False, soft_wrap=True)
+
+
+def _plan_table(plan: Plan, most: int) -> Table:
     """The best `most` strategies, the recipe as written, and torch's DDP."""
     headings = ("", "strategy", *_figures(plan.ddp), "settings")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -54,7 +69,7 @@ def _figures(costs: Prediction) -> dict[str, str]:
     }
 
 
-def memory_table(costs: Prediction) -> Table:
+def _memory_table(costs: Prediction) -> Table:
     """A rank's memory by part."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     parts = ("parameters", "gradients", "optimizer", "exchange", "activations", "total")
@@ -64,7 +79,7 @@ def memory_table(costs: Prediction) -> Table:
     return table
 
 
-def heading(plan: Plan) -> str:
+def _heading(plan: Plan) -> str:
     """The recipe and the cluster of a plan, in one line."""
     profile, recipe, data = plan.profile, plan.recipe, plan.data
     basis = "measured" if profile.measured else "by formula, nothing measured"

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO
 
 from yolo.emulation.remote.ssh import PORT, Kind, receive, send
@@ -37,14 +38,9 @@ def _serve(connection: socket.socket) -> None:
         )
         assert process.stdout is not None and process.stderr is not None
         lock = threading.Lock()
-        threads = [
-            threading.Thread(target=_copy, args=(stream, kind, connection, lock))
-            for stream, kind in ((process.stdout, Kind.OUTPUT), (process.stderr, Kind.ERROR))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(2) as threads:
+            threads.submit(_copy, process.stdout, Kind.OUTPUT, connection, lock)
+            threads.submit(_copy, process.stderr, Kind.ERROR, connection, lock)
         code = process.wait()
         # ssh's exit code for a killed command is 255.
         send(connection, Kind.EXIT, bytes([code if code >= 0 else 255]))

@@ -54,9 +54,6 @@ def wire_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> floa
     )
 
 
-# --- formulae ---------------------------------------------------------------------------------------------------
-
-
 def _by_formula(profile: ClusterProfile, kind: str, size: float) -> float:
     """A ring over the links within a node, then one between nodes over each node's link, which its ranks share."""
     nodes, each, between = profile.nodes, profile.gpus_per_node, profile.between
@@ -87,9 +84,6 @@ def _one_level(kind: str, size: float, ranks: int, rate: float, latency_us: floa
 
 TREE_EFFICIENCY = 0.92
 """Bandwidth of a double tree as a share of a ring's (NCCL's src/graph/tuning.cc)."""
-
-
-# --- measurements -----------------------------------------------------------------------------------------------
 
 
 def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size: float) -> Cost:

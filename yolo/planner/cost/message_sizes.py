@@ -41,8 +41,7 @@ class PlanContext:
     @property
     def micro_steps(self) -> int:
         """Forward and backward passes per step."""
-        micro_steps = self.recipe.train.gradient_accumulation_steps
-        return micro_steps
+        return self.recipe.train.gradient_accumulation_steps
 
 
 def gradient_event(kind: str, elements: int, data_type: str, is_waited: bool) -> CommEvent:

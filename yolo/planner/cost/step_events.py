@@ -59,10 +59,7 @@ def phases(context: PlanContext, warmup_share: float) -> list[Phase]:
         return [_synced(context, 1.0, ())]
     if isinstance(optimizer, OneBitAdamSection | OneBitLambSection):
         dense = _share(context, optimizer.freeze_step, LATEST_FREEZE)
-        return [
-            _synced(context, dense, dense_events(context)),
-            _synced(context, 1 - dense, one_bit_events(context)),
-        ]
+        return _dense_first(context, dense, one_bit_events(context))
     if isinstance(optimizer, ZeroOneAdamSection):
         return _zero_one_phases(context, optimizer, warmup_share)
     if communication.sync_every > 1:
@@ -70,23 +67,24 @@ def phases(context: PlanContext, warmup_share: float) -> list[Phase]:
         return [_periodic(context, 1.0, sync(context), communication.sync_every)]
     if communication.reducer == "powersgd":
         dense = _share(context, communication.powersgd_start_step, warmup_share)
-        return [
-            _synced(context, dense, dense_events(context)),
-            _synced(context, 1 - dense, low_rank_events(context)),
-        ]
+        return _dense_first(context, dense, low_rank_events(context))
     if communication.reducer == "overlapped":
         return [Phase(1.0, tuple(_with_buckets(context)))]
-    match context.recipe.zero.stage:
-        case 0:
-            return [_synced(context, 1.0, dense_events(context))]
-        case 3:
-            return [Phase(1.0, tuple(_stage_3(context)))]
-        case _:
-            return [Phase(1.0, tuple(_stage_1_and_2(context)))]
+    if context.recipe.zero.stage == 0:
+        return [_synced(context, 1.0, dense_events(context))]
+    events = _stage_3 if context.recipe.zero.stage == 3 else _stage_1_and_2
+    return [Phase(1.0, tuple(events(context)))]
 
 
 def _share(context: PlanContext, requested: int | Literal["auto"], automatic: float) -> float:
     return automatic if requested == "auto" else min(1.0, requested / max(1, context.steps))
+
+
+def _dense_first(
+    context: PlanContext, share: float, compressed: Sequence[CommEvent]
+) -> list[Phase]:
+    dense = _synced(context, share, dense_events(context))
+    return [dense, _synced(context, 1 - share, compressed)]
 
 
 def _zero_one_phases(
@@ -124,9 +122,6 @@ def _periodic(
     # Packing is measured as the mean over steps, as if each step did it.
     packing = Compute(context.work.extra_seconds * every, "codec")
     return Phase(share, (*local * every, *guard, packing, *comm_events), every)
-
-
-# --- parts of a step --------------------------------------------------------------------------------------------
 
 
 def _forward(context: PlanContext, micro_step: int) -> Iterator[Event]:
@@ -174,9 +169,6 @@ def _packing(context: PlanContext) -> Iterator[Event]:
     """The strategy's own work, unless it is done within backward."""
     if not context.work.is_extra_in_backward:
         yield Compute(context.work.extra_seconds, "codec")
-
-
-# --- steps ------------------------------------------------------------------------------------------------------
 
 
 def _step(context: PlanContext, comm_events: Sequence[CommEvent]) -> Iterator[Event]:

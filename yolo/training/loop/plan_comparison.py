@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from yolo.errors import PlanError
-from yolo.planner.auto_strategy import profile_of
+from yolo.planner.hardware_catalog import profile_of
 from yolo.planner.prediction import Data, Prediction, Step, predict
 from yolo.recipe import ResolvedRecipe
 from yolo.tracking.metric_names import plan_figures

@@ -11,7 +11,7 @@ from yolo.errors import CheckpointError
 from yolo.model import YOLOv5
 from yolo.model.io.weights import load_weights
 from yolo.model.loss import detection_loss
-from yolo.planner.auto_strategy import choose
+from yolo.planner.plan import choose
 from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.render.resolved_yaml import effective_yaml

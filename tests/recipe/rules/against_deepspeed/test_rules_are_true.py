@@ -24,7 +24,7 @@ from tests.recipe.rules.against_deepspeed.pair import RanksOfTest
 from tests.training.conftest import Ended
 from yolo.architecture import COCO_ANCHORS
 from yolo.model import YOLOv5
-from yolo.planner.auto_strategy import choose
+from yolo.planner.plan import choose
 from yolo.recipe.load.merge import load_recipe
 from yolo.recipe.resolve.resolve import ResolvedRecipe, resolve
 from yolo.recipe.rules.engine import RULES
