@@ -55,7 +55,7 @@ def test_where_nobody_answers_the_first_ranks_host_is_named(standings: Heartbeat
     standings.set_phase("comparing weights after step 7")
     with pytest.raises(RanksLost) as raised, standings.attribute_failure():
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
-    assert str(raised.value).startswith("rank 0 (node0), where all ranks write where they stand, ")
+    assert str(raised.value).startswith("rank 0 (node0), which holds the heartbeats of all ranks, does not answer; ")
     assert "was comparing weights after step 7 when the connection" in str(raised.value)
 
 
@@ -88,7 +88,7 @@ def test_a_rank_that_stands_elsewhere_is_named_with_its_place(tmp_path: Path) ->
     code, output = launched(tmp_path, "--rank-1", "reads")
     assert code == 76
     expected = (
-        r"all ranks are alive, but some stand elsewhere: rank 1 \(\S+\) is waiting for images of step 3 for \d+ s; "
+        r"all ranks are alive, but some are in another phase: rank 1 \(\S+\) is waiting for images of step 3 for \d+ s; "
         r"rank 0 \(\S+\) was exchanging gradients of step 3 when a collective timed out at 4 s"
     )
     assert re.search(expected, output), output
