@@ -8,7 +8,7 @@ from tests.conftest import REPOSITORY
 from yolo.planner.cost.compute import local_work
 from yolo.planner.cost.message_sizes import PlanContext
 from yolo.planner.cost.model_stats import Network, Tensor, yolov5
-from yolo.planner.cost.step_events import phases
+from yolo.planner.cost.strategies import strategy_of
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.prediction import Data, Prediction, predict_ddp, predict_run
 from yolo.planner.profile import Accelerator, ClusterProfile, Link
@@ -78,14 +78,14 @@ def _bert(optimizer: str, gbps: float = IPERF_GBPS) -> Prediction:
     )
     network = _bert_network()
     work = replace(
-        local_work(profile, recipe, network),
+        local_work(profile, recipe, network, strategy_of(recipe)),
         forward_seconds=BERT_MS["forward"] / 1e3,
         backward_seconds=BERT_MS["backward"] / 1e3,
         update_seconds=BERT_MS["step"] / 1e3,
         jitter=0.0,
     )
     context = PlanContext(recipe, network, work, ranks, is_nccl=True, steps=steps)
-    return predict_run(profile, context, phases(context, warmup_share=0.0))
+    return predict_run(profile, context, strategy_of(recipe).phases_of(context, warmup_share=0.0))
 
 
 def _v100() -> Accelerator:

@@ -27,7 +27,7 @@ from yolo.calibration.stopwatch import synchronize
 from yolo.calibration.strategies import CALIBRATED, COMPUTE, STRATEGIES, Strategy
 from yolo.calibration.strategy_timing import measure
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
-from yolo.planner.cost.compute import strategy_key
+from yolo.planner.cost.strategies import DDP, strategy_of
 from yolo.planner.prediction import expected_maximum
 from yolo.planner.profile import Measurement, Workload
 from yolo.recipe import prepare
@@ -191,7 +191,7 @@ class Calibration:
             # Stage 3 compares what it has seen of the network between ranks.
             for _ in range(SETTLE_ALOUD):
                 trainer.step()
-            key = "ddp" if strategy.ddp_bucket_mb else strategy_key(trainer.recipe)
+            key = (DDP if strategy.ddp_bucket_mb else strategy_of(trainer.recipe)).key
             found[key] = statistics.median(self._steps(trainer, is_muted=True))
             del trainer
             gc.collect()

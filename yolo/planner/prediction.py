@@ -8,11 +8,12 @@ from itertools import accumulate
 from statistics import NormalDist
 
 from yolo.planner.cost.collectives import Cost, collective_cost, sent_bytes, wire_bytes
-from yolo.planner.cost.compute import LocalWork, local_work
+from yolo.planner.cost.compute import LocalCost, LocalWork, local_work
 from yolo.planner.cost.memory import Memory, memory_of
 from yolo.planner.cost.message_sizes import PlanContext
 from yolo.planner.cost.model_stats import yolov5
-from yolo.planner.cost.step_events import Phase, ddp_events, phases
+from yolo.planner.cost.step_events import Phase, ddp_events
+from yolo.planner.cost.strategies import DDP, strategy_of
 from yolo.planner.cost.timeline import CommEvent, Event, Timeline
 from yolo.planner.interpolation import Averaged
 from yolo.planner.profile import ClusterProfile
@@ -75,24 +76,26 @@ class Prediction(Step):
 
 def predict(profile: ClusterProfile, recipe: Recipe, data: Data) -> Prediction:
     """Predict a recipe whose `auto` values are resolved for the profile's ranks."""
-    context = _context(profile, recipe, data)
-    return predict_run(profile, context, phases(context, _warmup_share(recipe, context.steps)))
+    strategy = strategy_of(recipe)
+    context = _context(profile, recipe, data, strategy)
+    warmup_share = _warmup_share(recipe, context.steps)
+    return predict_run(profile, context, strategy.phases_of(context, warmup_share))
 
 
 def predict_ddp(
     profile: ClusterProfile, recipe: Recipe, data: Data, bucket_mb: float = 25.0
 ) -> Prediction:
     """Predict torch's DistributedDataParallel with the recipe's work, for comparison."""
-    context = _context(profile, recipe, data, key="ddp")
+    context = _context(profile, recipe, data, DDP)
     events = ddp_events(context, round(bucket_mb * 2**20))
     return predict_run(profile, context, [Phase(1.0, events)])
 
 
 def _context(
-    profile: ClusterProfile, recipe: Recipe, data: Data, key: str | None = None
+    profile: ClusterProfile, recipe: Recipe, data: Data, strategy: LocalCost
 ) -> PlanContext:
     network = yolov5(recipe.model.variant, data.classes, recipe.model.image_size)
-    work = local_work(profile, recipe, network, key)
+    work = local_work(profile, recipe, network, strategy)
     steps = recipe.train.epochs * max(1, -(-data.images // recipe.train.global_batch))
     return PlanContext(recipe, network, work, profile.ranks, profile.backend == "nccl", steps)
 
@@ -111,12 +114,13 @@ def predict_run(profile: ClusterProfile, context: PlanContext, run: Sequence[Pha
     recipe, work = context.recipe, context.work
     costs = tuple((phase.share, _step(profile, context, phase)) for phase in run)
     steady = costs[-1][1]
+    exchange = strategy_of(recipe).buffers_of(recipe, context.network, profile.ranks)
     hours = Step.mean(costs).step_seconds * context.steps / 3600
     return Prediction(
         **asdict(steady),
         images_per_second=recipe.train.global_batch / steady.step_seconds,
         efficiency=_local_seconds(recipe, work) / steady.step_seconds,
-        memory=memory_of(recipe, context.network, profile.ranks),
+        memory=memory_of(recipe, context.network, profile.ranks, exchange),
         phases=costs,
         run_steps=context.steps,
         run_hours=hours,

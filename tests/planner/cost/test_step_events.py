@@ -12,7 +12,8 @@ from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.message_sizes import PlanContext, reversed_groups, zero_buckets
 from yolo.planner.cost.model_stats import yolov5
-from yolo.planner.cost.step_events import phases
+from yolo.planner.cost.step_events import Phase
+from yolo.planner.cost.strategies import strategy_of
 from yolo.planner.cost.timeline import CommEvent, Compute
 from yolo.recipe import prepare
 
@@ -46,6 +47,10 @@ def context_of(name: str, ranks: int = 2) -> PlanContext:
         data_images_per_second=None,
     )
     return PlanContext(recipe, network, work, ranks, is_nccl=False, steps=10_000)
+
+
+def phases(context: PlanContext, warmup_share: float) -> list[Phase]:
+    return strategy_of(context.recipe).phases_of(context, warmup_share)
 
 
 @pytest.mark.slow

@@ -55,7 +55,9 @@ def test_where_nobody_answers_the_first_ranks_host_is_named(standings: Heartbeat
     standings.set_phase("comparing weights after step 7")
     with pytest.raises(RanksLost) as raised, standings.attribute_failure():
         raise RuntimeError("[gloo/pair.cc:1] Connection closed by peer [127.0.0.1]:1")
-    assert str(raised.value).startswith("rank 0 (node0), which holds the heartbeats of all ranks, does not answer; ")
+    assert str(raised.value).startswith(
+        "rank 0 (node0), which holds the heartbeats of all ranks, does not answer; "
+    )
     assert "was comparing weights after step 7 when the connection" in str(raised.value)
 
 

@@ -8,51 +8,26 @@ from itertools import accumulate
 from yolo.planner.cost.model_stats import Network, yolov5
 from yolo.planner.interpolation import Averaged, crowding_of, interpolate, nearest_in_ranks
 from yolo.planner.profile import ClusterProfile, Measurement
-from yolo.recipe.schema.optimizer import ONE_BIT, ZeroOneAdamSection
 from yolo.recipe.schema.recipe import Recipe
 
 BACKWARD = 2.0
 """Operations of backward per operation of forward: gradients of the inputs and of the weights."""
 ADAM_PASSES = 9
 """Passes over memory per parameter vector: clipping reads gradients twice, Adam reads 4 vectors and writes 3."""
-PASSES = {
-    "stage0": 4,
-    "stage0.bf16": 5,
-    "overlapped": 3,
-    "overlapped.bf16": 5,
-    "ddp": 2,
-    "powersgd": 10,
-    "OneBitAdam": 22,
-    "ZeroOneAdam": 22,
-    "ZeroOneAdam.local": 10,
-    "OneBitLamb": 28,
-    "local_steps": 10,
-    "local_steps.one_bit": 24,
-    "stage1": 4,
-    "stage2": 4,
-    "stage3": 6,
-}
-"""Vectors of 4 bytes per parameter that a strategy reads and writes besides, counted in the code that does it."""
-HOOKS = {"ddp": 0, "stage1": 1, "stage2": 1, "stage3": 4, "overlapped": 1, "overlapped.bf16": 1}
-"""Python hooks of a strategy per tensor per micro step. These strategies work within backward, by hooks."""
-LOW_RANK_LAUNCHES = 40
-"""Kernels that PowerSGD starts for all matrices of one shape: two products, and orthogonalization column by column."""
 
 
-def strategy_key(recipe: Recipe) -> str:
-    """Key in a profile's `local_seconds` for the local work that a recipe's strategy adds."""
-    communication = recipe.communication
-    if isinstance(recipe.optimizer, ZeroOneAdamSection) and recipe.optimizer.local_step_clipper > 1:
-        return "ZeroOneAdam.local"
-    if recipe.optimizer.type in ONE_BIT:
-        return recipe.optimizer.type
-    if communication.sync_every > 1:
-        return "local_steps.one_bit" if communication.outer_one_bit else "local_steps"
-    sixteen = ".bf16" if communication.data_type != "fp32" else ""
-    if communication.reducer == "deepspeed":
-        stage = recipe.zero.stage
-        return f"stage0{sixteen}" if stage == 0 else f"stage{stage}"
-    return communication.reducer + (sixteen if communication.reducer == "overlapped" else "")
+@dataclass(frozen=True, slots=True)
+class LocalCost:
+    """What a strategy adds to a rank's computing."""
+
+    key: str
+    """In a profile's `local_seconds`."""
+    passes: int
+    """Vectors of 4 bytes per parameter that it reads and writes besides, counted in the code that does it."""
+    hooks: int | None = None
+    """Python hooks per tensor per micro step; None if the strategy works after backward, not within."""
+    launches: int = 0
+    """Kernels for all matrices of one shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,38 +50,37 @@ class LocalWork(Averaged):
 
 
 def local_work(
-    profile: ClusterProfile, recipe: Recipe, network: Network, key: str | None = None
+    profile: ClusterProfile, recipe: Recipe, network: Network, strategy: LocalCost
 ) -> LocalWork:
-    """Average the measurements at the nearest numbers of ranks, or use the formulae if there are none.
-
-    key: of a strategy that no recipe names.
-    """
-    key = key or strategy_key(recipe)
+    """Average the measurements at the nearest numbers of ranks, or use the formulae if there are none."""
     if not profile.measured:
-        return _by_formula(profile, recipe, network, key)
+        return _by_formula(profile, recipe, network, strategy)
     near = nearest_in_ranks(profile)
-    return LocalWork.mean([(w, _scaled(profile, each, recipe, network, key)) for w, each in near])
+    return LocalWork.mean(
+        [(w, _scaled(profile, each, recipe, network, strategy)) for w, each in near]
+    )
 
 
-def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: str) -> LocalWork:
+def _by_formula(
+    profile: ClusterProfile, recipe: Recipe, network: Network, strategy: LocalCost
+) -> LocalWork:
     accelerator = profile.accelerator
     operations = network.forward_flops * recipe.train.micro_batch
     forward = operations / (accelerator.sustained_tflops * 1e12)
     if recipe.precision.dtype == "fp32":
         forward *= accelerator.fp32_factor
     vector_pass = network.fp32_bytes / (accelerator.memory_gbps * 1e9)
-    hooks = HOOKS.get(key, 0) * len(network.tensors) * accelerator.hook_us * 1e-6
-    if key == "powersgd":
-        shapes = {tensor.shape for tensor in network.tensors if len(tensor.shape) > 1}
-        hooks += LOW_RANK_LAUNCHES * len(shapes) * accelerator.launch_us * 1e-6
+    shapes = {tensor.shape for tensor in network.tensors if len(tensor.shape) > 1}
+    calls = (strategy.hooks or 0) * len(network.tensors) * accelerator.hook_us * 1e-6
+    calls += strategy.launches * len(shapes) * accelerator.launch_us * 1e-6
     # A layer's backward takes time in proportion to what its forward wrote: it moves memory more than it computes.
     done = list(accumulate(tensor.output_elements for tensor in network.ready()))
     return LocalWork(
         forward_seconds=forward,
         backward_seconds=forward * BACKWARD,
         update_seconds=ADAM_PASSES * vector_pass,
-        extra_seconds=PASSES[key] * vector_pass + hooks,
-        is_extra_in_backward=key in HOOKS,
+        extra_seconds=strategy.passes * vector_pass + calls,
+        is_extra_in_backward=strategy.hooks is not None,
         jitter=profile.jitter,
         ready=tuple(each / done[-1] for each in done),
         data_images_per_second=None,
@@ -114,7 +88,11 @@ def _by_formula(profile: ClusterProfile, recipe: Recipe, network: Network, key: 
 
 
 def _scaled(
-    profile: ClusterProfile, measured: Measurement, recipe: Recipe, network: Network, key: str
+    profile: ClusterProfile,
+    measured: Measurement,
+    recipe: Recipe,
+    network: Network,
+    strategy: LocalCost,
 ) -> LocalWork:
     """Scale one measurement to the recipe's work, and to the ranks that share cores."""
     work = measured.workload
@@ -126,15 +104,15 @@ def _scaled(
         factor = profile.accelerator.fp32_factor
         computing *= factor if recipe.precision.dtype == "fp32" else 1 / factor
     vectors = crowding * network.elements / then.elements
-    extra = measured.local_seconds.get(key)
+    extra = measured.local_seconds.get(strategy.key)
     if extra is None:
-        extra = _by_formula(profile, recipe, network, key).extra_seconds / vectors
+        extra = _by_formula(profile, recipe, network, strategy).extra_seconds / vectors
     return LocalWork(
         forward_seconds=measured.forward_seconds * computing,
         backward_seconds=measured.backward_seconds * computing,
         update_seconds=measured.update_seconds * vectors,
         extra_seconds=max(0.0, extra) * vectors,
-        is_extra_in_backward=key in HOOKS,
+        is_extra_in_backward=strategy.hooks is not None,
         jitter=measured.jitter,
         ready=_ready_as_measured(network, measured.ready),
         data_images_per_second=measured.loader_images_per_second,

@@ -35,8 +35,8 @@ class Memory:
         return sum(getattr(self, each.name) for each in fields(self))
 
 
-def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
-    """Peak memory for a recipe whose `auto` values are resolved."""
+def memory_of(recipe: Recipe, network: Network, ranks: int, exchange: float) -> Memory:
+    """Peak memory for a recipe whose `auto` values are resolved; `exchange`: bytes of its strategy's buffers."""
     stage = recipe.zero.stage if ranks > 1 else 0
     is_16_bit = recipe.precision.dtype != "fp32"
     kept = network.kept_bytes["bf16" if is_16_bit else "fp32"] * recipe.train.micro_batch
@@ -46,7 +46,7 @@ def memory_of(recipe: Recipe, network: Network, ranks: int) -> Memory:
     casts = network.fp32_bytes / 2 if is_16_bit else 0.0
     return Memory(
         *_model_states(recipe, network, stage, ranks),
-        exchange=_communication_buffers(recipe, network, stage, ranks),
+        exchange=exchange,
         activations=kept + images + workspace + casts,
     )
 
@@ -72,7 +72,7 @@ def _model_states(
     optimizer = 0.0 if recipe.zero.offload_optimizer != "none" else states / ranks + shard
     if stage < 3:
         return full, _reduced_gradients(network, ranks), optimizer
-    return shard + _persistent_bytes(recipe, network), shard, optimizer
+    return shard + persistent_bytes(recipe, network), shard, optimizer
 
 
 def _reduced_gradients(network: Network, ranks: int) -> float:
@@ -94,32 +94,8 @@ def _touched(ends: Sequence[int], rank: int, ranks: int) -> int:
     return ends[bisect_left(ends, last)] - (ends[start - 1] if start else 0)
 
 
-def _persistent_bytes(recipe: Recipe, network: Network) -> float:
+def persistent_bytes(recipe: Recipe, network: Network) -> float:
     """Small parameters, which stage 3 keeps in full beside the shards."""
     threshold = recipe.zero.stage3_param_persistence_threshold
     sizes = (tensor.elements for tensor in network.tensors)
     return float(FP32 * sum(size for size in sizes if size < threshold))
-
-
-def _communication_buffers(recipe: Recipe, network: Network, stage: int, ranks: int) -> float:
-    if ranks == 1:
-        return 0.0
-    communication, full = recipe.communication, network.fp32_bytes
-    padded = float(FP32 * one_bit_elements(network, ranks))
-    if recipe.optimizer.type in ONE_BIT:
-        # The flat gradient, both error feedbacks and what is unpacked; 0/1 Adam also keeps the weights of the last sync.
-        anchor = full if recipe.optimizer.type == "ZeroOneAdam" else 0.0
-        return padded * (3 + 1 / ranks) + anchor
-    if communication.sync_every > 1:
-        outer = padded * (2 + 1 / ranks) if communication.outer_one_bit else full
-        return 3.0 * full + outer  # anchor, velocity, movement
-    wire = 0.0 if communication.data_type == "fp32" else full / 2
-    if stage > 0:
-        buffers = 2 if recipe.zero.overlap_comm is True and recipe.zero.contiguous_gradients else 1
-        gathered = full - _persistent_bytes(recipe, network) if stage == 3 else 0.0
-        return gathered + FP32 * min(recipe.zero.reduce_bucket_size, network.elements) * buffers
-    if communication.reducer == "powersgd":
-        return 3 * full  # the bucket, error feedback, the approximation
-    if communication.reducer == "overlapped":
-        return wire  # the buckets hold the gradients themselves
-    return full + wire  # DeepSpeed flattens all gradients for one all-reduce

@@ -1,4 +1,4 @@
-"""What a rank does in a step under a recipe's strategy, in order: computing, collectives, waiting.
+"""What a rank does in a step, in order: computing, collectives, waiting. `strategies` chooses the step of a recipe.
 
 The collectives and their sizes are those that DeepSpeed 0.19.8 and this repo's strategies issue; tests compare them with
 a recording of the real ones.
@@ -6,17 +6,13 @@ a recording of the real ones.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from yolo.planner.cost.message_sizes import (
     GUARD_SYNC_BYTES,
     NAN_GATE_BYTES,
     SCALAR_BYTES,
     PlanContext,
-    dense_events,
     gradient_event,
-    low_rank_events,
-    one_bit_events,
     padded,
     prefetch_buckets,
     reversed_groups,
@@ -24,15 +20,7 @@ from yolo.planner.cost.message_sizes import (
 )
 from yolo.planner.cost.model_stats import Network
 from yolo.planner.cost.timeline import CommEvent, Compute, Event, Wait
-from yolo.recipe.schema.optimizer import (
-    ONE_BIT,
-    OneBitAdamSection,
-    OneBitLambSection,
-    ZeroOneAdamSection,
-)
-
-LATEST_FREEZE = 0.25
-"""Share of the run after which an automatic freeze_step freezes at the latest: the plan assumes the latest."""
+from yolo.recipe.schema.optimizer import ONE_BIT
 
 TimedEvents = Sequence[tuple[float, Sequence[CommEvent]]]
 """Collectives, with the share of backward at which they begin."""
@@ -46,69 +34,15 @@ class Phase:
     """Share of the run's steps."""
     events: tuple[Event, ...]
     period: int = 1
-    """Number of steps that the events are for."""
+    """Number of steps that the events are for; ranks wait for each other once in them."""
 
 
-def phases(context: PlanContext, warmup_share: float) -> list[Phase]:
-    """A run's phases in order; it stays in the last.
-
-    warmup_share: share of the run's steps in which the learning rate warms up.
-    """
-    optimizer, communication = context.recipe.optimizer, context.recipe.communication
-    if context.ranks == 1:
-        return [_synced(context, 1.0, ())]
-    if isinstance(optimizer, OneBitAdamSection | OneBitLambSection):
-        dense = _share(context, optimizer.freeze_step, LATEST_FREEZE)
-        return _dense_first(context, dense, one_bit_events(context))
-    if isinstance(optimizer, ZeroOneAdamSection):
-        return _zero_one_phases(context, optimizer, warmup_share)
-    if communication.sync_every > 1:
-        sync = one_bit_events if communication.outer_one_bit else dense_events
-        return [_periodic(context, 1.0, sync(context), communication.sync_every)]
-    if communication.reducer == "powersgd":
-        dense = _share(context, communication.powersgd_start_step, warmup_share)
-        return _dense_first(context, dense, low_rank_events(context))
-    if communication.reducer == "overlapped":
-        return [Phase(1.0, tuple(_with_buckets(context)))]
-    if context.recipe.zero.stage == 0:
-        return [_synced(context, 1.0, dense_events(context))]
-    events = _stage_3 if context.recipe.zero.stage == 3 else _stage_1_and_2
-    return [Phase(1.0, tuple(events(context)))]
-
-
-def _share(context: PlanContext, requested: int | Literal["auto"], automatic: float) -> float:
-    return automatic if requested == "auto" else min(1.0, requested / max(1, context.steps))
-
-
-def _dense_first(
-    context: PlanContext, share: float, compressed: Sequence[CommEvent]
-) -> list[Phase]:
-    dense = _synced(context, share, dense_events(context))
-    return [dense, _synced(context, 1 - share, compressed)]
-
-
-def _zero_one_phases(
-    context: PlanContext, optimizer: ZeroOneAdamSection, warmup_share: float
-) -> list[Phase]:
-    """1 bit each step, then at intervals that double up to the longest, then at the longest."""
-    comm_events, longest = one_bit_events(context), optimizer.local_step_clipper
-    if longest == 1:
-        return [_synced(context, 1.0, comm_events)]
-    frozen = _share(context, optimizer.var_freeze_step, warmup_share)
-    later = (1 - frozen) / 2
-    return [
-        _synced(context, frozen, comm_events),
-        _periodic(context, later, comm_events, max(1, longest // 2)),
-        _periodic(context, later, comm_events, longest),
-    ]
-
-
-def _synced(context: PlanContext, share: float, comm_events: Sequence[CommEvent]) -> Phase:
+def synced(context: PlanContext, share: float, comm_events: Sequence[CommEvent]) -> Phase:
     """Each step ends with the same collectives."""
     return Phase(share, tuple(_step(context, comm_events)))
 
 
-def _periodic(
+def periodic(
     context: PlanContext, share: float, comm_events: Sequence[CommEvent], every: int
 ) -> Phase:
     """Local steps, which send nothing, and a sync after every `every` of them."""
@@ -180,7 +114,7 @@ def _step(context: PlanContext, comm_events: Sequence[CommEvent]) -> Iterator[Ev
     yield Compute(context.work.update_seconds, "update")
 
 
-def _with_buckets(context: PlanContext) -> Iterator[Event]:
+def overlapped_events(context: PlanContext) -> Iterator[Event]:
     """The reducer `overlapped`: buckets of neighbours, each sent once it and those before it are complete."""
     communication = context.recipe.communication
     completed = _completion(context)
@@ -227,7 +161,7 @@ def _zero_events(context: PlanContext, kind: str) -> list[tuple[float, list[Comm
     return sorted(found, key=lambda each: each[0])
 
 
-def _stage_1_and_2(context: PlanContext) -> Iterator[Event]:
+def stage_1_and_2_events(context: PlanContext) -> Iterator[Event]:
     """Buckets all-reduced (or reduced to their owners) in backward, then each group's parameters gathered."""
     zero, ranks = context.recipe.zero, context.ranks
     kind = "all_reduce" if zero.use_multi_rank_bucket_allreduce else "reduce"
@@ -242,7 +176,7 @@ def _stage_1_and_2(context: PlanContext) -> Iterator[Event]:
         yield CommEvent("all_gather", 4 * padded(elements, 2 * ranks), is_waited=True)
 
 
-def _stage_3(context: PlanContext) -> Iterator[Event]:
+def stage_3_events(context: PlanContext) -> Iterator[Event]:
     """Parameters gathered ahead of forward, gradients reduce-scattered, persistent parameters gathered one by one.
 
     A network of this size keeps what it has gathered until backward is over.
