@@ -11,7 +11,7 @@ from tests.planner.conftest import measurement
 from yolo.cli import main
 from yolo.cli.planning import ALLOWED
 from yolo.errors import PlanError
-from yolo.planner.candidates import GradientFidelity
+from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
 from yolo.planner.plan import choose, make_plan
 from yolo.planner.prediction import Data, predict

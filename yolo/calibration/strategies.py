@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from yolo.errors import BenchError
-from yolo.recipe.schema.distributed import CommunicationSection
+from yolo.recipe.schema.distributed import Reducer
 
 Workload = tuple[int, int]
 """Images per step per rank, and their size in pixels."""
@@ -124,7 +124,7 @@ _LISTED = (
 def _unlisted_reducers() -> Iterator[Strategy]:
     """The schema's reducers that are timed with their default settings."""
     listed = {override for strategy in _LISTED for override in strategy.overrides}
-    for reducer in get_args(CommunicationSection.model_fields["reducer"].annotation):
+    for reducer in get_args(Reducer):
         choice = f"communication.reducer={reducer}"
         if reducer != "deepspeed" and choice not in listed:
             yield Strategy(reducer, reducer, (choice,))

@@ -74,7 +74,7 @@ def _plan(options: argparse.Namespace) -> None:
     """Predict what every strategy would cost on a cluster, and rank them. Needs no GPU, and starts nothing except with --verify."""
     from rich.console import Console
 
-    from yolo.planner.candidates import GradientFidelity
+    from yolo.planner.cost.strategies import GradientFidelity
     from yolo.planner.dataset_size import data_of
     from yolo.planner.hardware_catalog import requested_profile
     from yolo.planner.plan import make_plan, resolve_for

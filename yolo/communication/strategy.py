@@ -2,6 +2,20 @@
 
 `build_strategy` in `yolo/training/engine/build.py` chooses one. The trainer calls it at three places, in this order: after
 a backward, after an optimizer step, at an epoch's end.
+
+To add a way of averaging gradients:
+
+1. its class in `reducers/` (in `optimizers/` if it exchanges momentum instead);
+2. its name in `Reducer`, and in `only_for` of the settings that it uses: `yolo/recipe/schema/distributed.py`;
+3. a line in `STRATEGIES`: `yolo/training/engine/build.py`;
+4. its costs in `STRATEGY_COSTS`: `yolo/planner/cost/strategies.py`. `yolo plan`, `yolo calibrate`, the benchmarks and the
+   test that compares predicted with recorded messages then know it;
+5. a recipe in `recipes/communication/`. `make configs` writes its DeepSpeed JSON and the reference of recipe keys;
+6. a test with real ranks in `tests/communication/reducers/`: that AP is kept, and that a resumed run equals an
+   uninterrupted one (`launch_worker` in `tests/conftest.py` starts ranks).
+
+If it cannot work with some settings: a rule in `yolo/recipe/rules/communication.py`, with its evidence in
+`tests/recipe/rules/against_deepspeed/`.
 """
 
 from typing import Any, Protocol
@@ -54,7 +68,11 @@ class SyncStrategy:
         """Run after each backward, before the engine's step; collective at the end of an accumulation."""
 
     def after_step(self) -> None:
-        """Run after each optimizer step, also a skipped one; may be collective."""
+        """Run after each optimizer step, also a skipped one; may be collective.
+
+        A step is skipped, on all ranks, if its gradient is not finite or a spike: what was sent is lost then, but what
+        error feedback kept is sent later. A non-finite value must not stay in error feedback.
+        """
 
     def flush(self) -> None:
         """Make the weights equal on all ranks if they are not; collective."""
@@ -66,8 +84,8 @@ class SyncStrategy:
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         """Load what `rank_state` returned on the same rank.
 
-        If not `is_own`, the state is the first rank's from a run with another number of ranks: load what is equal on all
-        ranks, and reset error feedback.
+        Tensors come on the CPU, and settings may have changed since: check shapes. If not `is_own`, the state is the first
+        rank's from a run with another number of ranks: load what is equal on all ranks, and reset error feedback.
         """
 
     def on_weights_loaded(self) -> None:

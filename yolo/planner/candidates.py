@@ -2,36 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
-from functools import total_ordering
+from typing import get_args
 
+from yolo.planner.cost.strategies import STRATEGY_COSTS, GradientFidelity
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.schema.distributed import Reducer
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ONE_BIT
-
-
-@total_ordering
-class GradientFidelity(Enum):
-    """How far a strategy is from averaging full gradients in each step, the closest first.
-
-    The values are those of `--allow`, and of `learns` in JSON files.
-    """
-
-    SAME = "same"
-    """The same gradients except for the order of sums."""
-    ROUNDED = "rounded"
-    """Gradients or arithmetic in 16 bits."""
-    COMPRESSED = "compressed"
-    """What compression drops is sent later."""
-    LOCAL = "local"
-    """Ranks take local steps."""
-    OTHER_OPTIMIZER = "otherwise"
-    """Another optimizer, whose learning rate has to be tuned again."""
-
-    def __lt__(self, other: "GradientFidelity") -> bool:
-        order = list(GradientFidelity)
-        return order.index(self) < order.index(other)
-
 
 SAME, ROUNDED, COMPRESSED, LOCAL, OTHER_OPTIMIZER = GradientFidelity
 
@@ -119,6 +96,10 @@ def _communications(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     for rank in (2, 4):
         powersgd = ("communication.reducer=powersgd", f"communication.powersgd_rank={rank}")
         yield one(f"PowerSGD rank {rank}", *powersgd, fidelity=COMPRESSED)
+    for reducer in get_args(Reducer):
+        if reducer not in ("deepspeed", "overlapped", "powersgd"):
+            fidelity = STRATEGY_COSTS[reducer].fidelity
+            yield one(reducer, f"communication.reducer={reducer}", fidelity=fidelity)
     if recipe.precision.dtype == "fp16":  # with a scaled loss, none of the following
         return
     is_adam = optimizer in ADAM_FAMILY

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from yolo.errors import RecipeError
-from yolo.planner.candidates import AS_WRITTEN, Candidate, GradientFidelity, candidates
+from yolo.planner.candidates import AS_WRITTEN, Candidate, candidates
+from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.dataset_size import data_of
 from yolo.planner.hardware_catalog import profile_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp

@@ -91,7 +91,7 @@ class GradientBucket:
         self.assign_gradients()
 
     def assign_gradients(self) -> None:
-        """Make the views of the vector the parameters' gradients."""
+        """Make the views of the vector the parameters' gradients; DeepSpeed drops them after the step."""
         for view, parameter in zip(self.views, self.parameters, strict=True):
             parameter.grad = view
         self.missing = len(self.parameters)

@@ -1,4 +1,4 @@
-"""What each strategy costs: its phases and their collectives, its own computing, its buffers.
+"""Each strategy's fidelity and costs: its phases and their collectives, its own computing, its buffers.
 
 The collectives and their sizes are those that DeepSpeed 0.19.8 and this repo's strategies issue; tests compare them with
 a recording of the real ones.
@@ -6,6 +6,8 @@ a recording of the real ones.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import Enum
+from functools import total_ordering
 from typing import Literal
 
 from yolo.planner.cost.compute import LocalCost
@@ -39,6 +41,29 @@ LATEST_FREEZE = 0.25
 """Share of the run after which an automatic freeze_step freezes at the latest: the plan assumes the latest."""
 
 
+@total_ordering
+class GradientFidelity(Enum):
+    """How far a strategy is from averaging full gradients in each step, the closest first.
+
+    The values are those of `--allow`, and of `learns` in JSON files.
+    """
+
+    SAME = "same"
+    """The same gradients except for the order of sums."""
+    ROUNDED = "rounded"
+    """Gradients or arithmetic in 16 bits."""
+    COMPRESSED = "compressed"
+    """What compression drops is sent later."""
+    LOCAL = "local"
+    """Ranks take local steps."""
+    OTHER_OPTIMIZER = "otherwise"
+    """Another optimizer, whose learning rate has to be tuned again."""
+
+    def __lt__(self, other: "GradientFidelity") -> bool:
+        order = list(GradientFidelity)
+        return order.index(self) < order.index(other)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyCost(LocalCost):
     """What a strategy adds to forward, backward and update. A value of communication.reducer is its own key.
@@ -50,6 +75,8 @@ class StrategyCost(LocalCost):
     """The run's phases, given the share of its steps in which the learning rate warms up."""
     buffers: Callable[[Recipe, Network, int], float]
     """Bytes of buckets, flattened gradients and error feedback, given the number of ranks."""
+    fidelity: GradientFidelity = GradientFidelity.SAME
+    """Of a reducer, for the plan; those of optimizers depend on the recipe's own (`candidates`)."""
 
     def phases_of(self, context: PlanContext, warmup_share: float) -> list[Phase]:
         """A run's phases in order; it stays in the last. One rank sends nothing."""
@@ -221,6 +248,7 @@ STRATEGY_COSTS = {
             launches=40,  # two products, and orthogonalization column by column
             phases=_powersgd_phases,
             buffers=_powersgd_buffers,
+            fidelity=GradientFidelity.COMPRESSED,
         ),
         _ONE_BIT_ADAM,
         replace(_ONE_BIT_ADAM, key="OneBitLamb", passes=28),

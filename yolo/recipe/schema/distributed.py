@@ -19,6 +19,7 @@ from yolo.recipe.schema.fields import (
     whole,
 )
 
+Reducer = Literal["deepspeed", "overlapped", "powersgd"]
 StartStep = Annotated[int, Field(ge=2, le=10**10), BeforeValidator(whole)]
 
 
@@ -48,7 +49,7 @@ class ZeroSection(Section):
 class CommunicationSection(Section):
     """What ranks send over the network, when, and how long it may take."""
 
-    reducer: Literal["deepspeed", "overlapped", "powersgd"] = setting("deepspeed")
+    reducer: Reducer = setting("deepspeed")
     """What averages gradients. `deepspeed`: as `zero` says, at stage 0 in one piece after backward. `overlapped`: stage 0 only, bucket by bucket during backward. `powersgd`: stage 0 only, after backward, each gradient matrix as two matrices of powersgd_rank columns."""
     data_type: Auto | Literal["fp32", "bf16", "fp16"] = setting("auto")
     """Number format of gradients on the wire. `auto` is fp32 at stage 0, and precision.dtype from stage 1 on (DeepSpeed allows no other there)."""
