@@ -1,5 +1,7 @@
 """What a rule on hosts looks at, and how it names values that differ."""
 
+import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +80,7 @@ def differences(values: Mapping[str, object], *words: str) -> str | None:
 
     `words` replace values that mean nothing to a reader; the last replaces all further ones.
     """
-    groups: dict[object, list[str]] = {}
-    for name, value in values.items():
-        groups.setdefault(value, []).append(name)
+    groups = grouped(values)
     if len(groups) < 2:
         return None
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
@@ -90,15 +90,17 @@ def differences(values: Mapping[str, object], *words: str) -> str | None:
     )
 
 
-def most_common(values: Mapping[str, Value]) -> Value:
-    """The value that most hosts have."""
-    all_values = list(values.values())
-    return max(all_values, key=all_values.count)
+def grouped(values: Mapping[str, Value]) -> dict[Value, list[str]]:
+    """The hosts that have each value."""
+    groups: defaultdict[Value, list[str]] = defaultdict(list)
+    for name, value in values.items():
+        groups[value].append(name)
+    return groups
 
 
 def outliers(values: Mapping[str, object]) -> list[str]:
     """The hosts whose value differs from most hosts'."""
-    usual = most_common(values)
+    usual = statistics.mode(values.values())
     return [name for name, value in values.items() if value != usual and name != HERE]
 
 

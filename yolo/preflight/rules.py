@@ -5,10 +5,11 @@ An error cannot work: training would stop, hang, or learn from data that differ.
 
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from yolo.preflight.host_info import Content, HostFacts
-from yolo.preflight.rule_context import RuleContext, differences, join_names, most_common, outliers
+from yolo.preflight.rule_context import RuleContext, differences, grouped, join_names, outliers
 from yolo.recipe.rules.engine import Finding, RuleSet, error, warning
 
 HOST_RULES: RuleSet[RuleContext] = RuleSet()
@@ -30,12 +31,10 @@ def every_host_answers(context: RuleContext) -> Iterator[Finding]:
 
 @rule
 def every_host_reaches_the_first(context: RuleContext) -> Iterator[Finding]:
-    names: dict[str, list[str]] = {}
-    for host in context.inspection.hosts:
-        if host.link_problem:
-            names.setdefault(host.link_problem, []).append(host.name)
-    for problem, hosts in names.items():
-        yield error(f"{join_names(hosts)}: link not measured: {problem}", hosts=hosts)
+    problems = {host.name: host.link_problem for host in context.inspection.hosts}
+    for problem, hosts in grouped(problems).items():
+        if problem:
+            yield error(f"{join_names(hosts)}: link not measured: {problem}", hosts=hosts)
 
 
 @rule
@@ -50,12 +49,9 @@ def one_commit(context: RuleContext) -> Iterator[Finding]:
     commits = context.values(lambda facts: facts.code.commit)
     known = {name: commit[:12] for name, commit in commits.items() if commit is not None}
     if found := differences(known):
-        odd = outliers(known)
-        yield error(
-            f"commit: {found}; `git fetch && git checkout {most_common(known)}` in {context.folder} on {join_names(odd)}, or "
-            "the others' likewise",
-            hosts=odd,
-        )
+        usual, odd = statistics.mode(known.values()), outliers(known)
+        remedy = f"`git fetch && git checkout {usual}` in {context.folder} on {join_names(odd)}"
+        yield error(f"commit: {found}; {remedy}, or the others' likewise", hosts=odd)
 
 
 @rule
@@ -278,8 +274,8 @@ def clocks_agree(context: RuleContext) -> Iterator[Finding]:
 
 def gpu_names(facts: HostFacts) -> str:
     """Name a host's GPUs, such as `8 x H100 80 GB`."""
-    kinds = [(gpu.name, round(gpu.memory_mib / 1024)) for gpu in facts.gpus]
+    kinds = Counter((gpu.name, round(gpu.memory_mib / 1024)) for gpu in facts.gpus)
     return ", ".join(
-        f"{kinds.count(kind)} x {kind[0]}" + (f" {kind[1]} GB" if kind[1] else "")
-        for kind in dict.fromkeys(kinds)
+        f"{number} x {name}" + (f" {gigabytes} GB" if gigabytes else "")
+        for (name, gigabytes), number in kinds.items()
     )
