@@ -4,6 +4,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,9 +51,13 @@ class RuleContext:
         """One value per host that answered."""
         return {name: of(facts) for name, facts in self.answered()}
 
-    def names(self, of: Callable[[HostFacts], Mapping[str, object]]) -> list[str]:
-        """The keys of a mapping, united over all hosts."""
-        return list(dict.fromkeys(name for _, facts in self.answered() for name in of(facts)))
+    def by_name(
+        self, of: Callable[[HostFacts], Mapping[str, Value]]
+    ) -> Iterator[tuple[str, dict[str, Value | None]]]:
+        """Each key of the hosts' mappings, and its value per host that answered; None if a host lacks it."""
+        mappings = self.values(of)
+        for name in dict.fromkeys(chain.from_iterable(mappings.values())):
+            yield name, {host: mapping.get(name) for host, mapping in mappings.items()}
 
     def here(self, value: Value) -> dict[str, Value]:
         """This machine's own value, to compare with the hosts'; empty with one node, which is this machine."""
