@@ -1,5 +1,6 @@
 """What a recipe needs on the machine that checks or launches it: data, weights and the list of hosts. Needs no torch."""
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +8,14 @@ from pathlib import Path
 
 from yolo.data.location import local_index, missing_files, shard_location, too_few
 from yolo.errors import ClusterError, DataError
-from yolo.recipe.load.hostfile import slots_by_host
+from yolo.recipe.load.safe_read import MOST_HOSTFILE_BYTES, read_bytes
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.distributed import ClusterSection
+
+LINE = re.compile(r"(\S+)\s+slots=(\d{1,6})\s*(#.*)?")
+"""The launcher ignores the rest of a line, where a second host, for example, would be lost."""
+NAME = re.compile(r"(\w[\w.-]*@)?[\w\[][\w.:%\]-]*", re.ASCII)
+"""A host's name or address, optionally after `user@`; never what ssh reads as an option, or a shell as syntax."""
 
 
 def missing_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[str]:
@@ -41,9 +47,9 @@ def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
 
 def unfit_hosts(cluster: ClusterSection) -> Iterator[str]:
     """One line if the hostfile exists, but cannot be read or lists too few hosts."""
-    if cluster.nodes > 1 and cluster.hostfile is not None and not missing_hosts(cluster):
+    if cluster.nodes > 1 and not missing_hosts(cluster):
         try:
-            slots_by_host(cluster)
+            listed_hosts(cluster)
         except ClusterError as error:
             yield str(error)
 
@@ -77,9 +83,41 @@ class ListedHost:
 
 
 def listed_hosts(cluster: ClusterSection) -> list[ListedHost]:
-    """The hosts of a recipe; ranks rendezvous on the first. Raises ClusterError if the hostfile does not list them."""
+    """The first `cluster.nodes` hosts of the hostfile; ranks rendezvous on the first.
+
+    Raises ClusterError if the hostfile cannot be read or lists fewer.
+    """
     if cluster.nodes == 1:
         return [ListedHost(socket.gethostname(), None)]
     if lack := missing_hosts(cluster):
         raise ClusterError(lack)
-    return [ListedHost(name, slots) for name, slots in slots_by_host(cluster).items()]
+    assert cluster.hostfile is not None
+    hosts = _read_hostfile(Path(cluster.hostfile))
+    if len(hosts) < cluster.nodes:
+        raise ClusterError(
+            f"{cluster.hostfile}: lists {len(hosts)} hosts, and cluster.nodes is {cluster.nodes}; add hosts or lower cluster.nodes"
+        )
+    return hosts[: cluster.nodes]
+
+
+def _read_hostfile(path: Path) -> list[ListedHost]:
+    """Read DeepSpeed's list of hosts as its launcher does: one `name slots=N` per line."""
+    try:
+        text = read_bytes(path, MOST_HOSTFILE_BYTES).decode(errors="replace")
+    except OSError as error:
+        raise ClusterError(f"{path}: cannot be read: {error.strerror}") from error
+    hosts: dict[str, ListedHost] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        found = LINE.fullmatch(line)
+        if not found or not NAME.fullmatch(found[1]):
+            raise ClusterError(
+                f"{path}:{number}: {line[:60]!r}: expected a line `hostname slots=GPUs`"
+            )
+        name = found[1]
+        if name in hosts:
+            raise ClusterError(f"{path}:{number}: {name} is listed twice; remove one line")
+        hosts[name] = ListedHost(name, int(found[2]))
+    return list(hosts.values())

@@ -1,7 +1,10 @@
 """What a rule on hosts looks at, and how it names values that differ."""
 
+import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -48,9 +51,13 @@ class RuleContext:
         """One value per host that answered."""
         return {name: of(facts) for name, facts in self.answered()}
 
-    def names(self, of: Callable[[HostFacts], Mapping[str, object]]) -> list[str]:
-        """The keys of a mapping, united over all hosts."""
-        return list(dict.fromkeys(name for _, facts in self.answered() for name in of(facts)))
+    def by_name(
+        self, of: Callable[[HostFacts], Mapping[str, Value]]
+    ) -> Iterator[tuple[str, dict[str, Value | None]]]:
+        """Each key of the hosts' mappings, and its value per host that answered; None if a host lacks it."""
+        mappings = self.values(of)
+        for name in dict.fromkeys(chain.from_iterable(mappings.values())):
+            yield name, {host: mapping.get(name) for host, mapping in mappings.items()}
 
     def here(self, value: Value) -> dict[str, Value]:
         """This machine's own value, to compare with the hosts'; empty with one node, which is this machine."""
@@ -78,9 +85,7 @@ def differences(values: Mapping[str, object], *words: str) -> str | None:
 
     `words` replace values that mean nothing to a reader; the last replaces all further ones.
     """
-    groups: dict[object, list[str]] = {}
-    for name, value in values.items():
-        groups.setdefault(value, []).append(name)
+    groups = grouped(values)
     if len(groups) < 2:
         return None
     ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
@@ -90,15 +95,17 @@ def differences(values: Mapping[str, object], *words: str) -> str | None:
     )
 
 
-def most_common(values: Mapping[str, Value]) -> Value:
-    """The value that most hosts have."""
-    all_values = list(values.values())
-    return max(all_values, key=all_values.count)
+def grouped(values: Mapping[str, Value]) -> dict[Value, list[str]]:
+    """The hosts that have each value."""
+    groups: defaultdict[Value, list[str]] = defaultdict(list)
+    for name, value in values.items():
+        groups[value].append(name)
+    return groups
 
 
 def outliers(values: Mapping[str, object]) -> list[str]:
     """The hosts whose value differs from most hosts'."""
-    usual = most_common(values)
+    usual = statistics.mode(values.values())
     return [name for name, value in values.items() if value != usual and name != HERE]
 
 

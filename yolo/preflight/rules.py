@@ -5,10 +5,11 @@ An error cannot work: training would stop, hang, or learn from data that differ.
 
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from yolo.preflight.host_info import Content, HostFacts
-from yolo.preflight.rule_context import RuleContext, differences, join_names, most_common, outliers
+from yolo.preflight.rule_context import RuleContext, differences, grouped, join_names, outliers
 from yolo.recipe.rules.engine import Finding, RuleSet, error, warning
 
 HOST_RULES: RuleSet[RuleContext] = RuleSet()
@@ -30,12 +31,10 @@ def every_host_answers(context: RuleContext) -> Iterator[Finding]:
 
 @rule
 def every_host_reaches_the_first(context: RuleContext) -> Iterator[Finding]:
-    names: dict[str, list[str]] = {}
-    for host in context.inspection.hosts:
-        if host.link_problem:
-            names.setdefault(host.link_problem, []).append(host.name)
-    for problem, hosts in names.items():
-        yield error(f"{join_names(hosts)}: link not measured: {problem}", hosts=hosts)
+    problems = {host.name: host.link_problem for host in context.inspection.hosts}
+    for problem, hosts in grouped(problems).items():
+        if problem:
+            yield error(f"{join_names(hosts)}: link not measured: {problem}", hosts=hosts)
 
 
 @rule
@@ -50,12 +49,9 @@ def one_commit(context: RuleContext) -> Iterator[Finding]:
     commits = context.values(lambda facts: facts.code.commit)
     known = {name: commit[:12] for name, commit in commits.items() if commit is not None}
     if found := differences(known):
-        odd = outliers(known)
-        yield error(
-            f"commit: {found}; `git fetch && git checkout {most_common(known)}` in {context.folder} on {join_names(odd)}, or "
-            "the others' likewise",
-            hosts=odd,
-        )
+        usual, odd = statistics.mode(known.values()), outliers(known)
+        remedy = f"`git fetch && git checkout {usual}` in {context.folder} on {join_names(odd)}"
+        yield error(f"commit: {found}; {remedy}, or the others' likewise", hosts=odd)
 
 
 @rule
@@ -93,42 +89,31 @@ def git_answers(context: RuleContext) -> Iterator[Finding]:
 
 @rule
 def one_version_of_each_package(context: RuleContext) -> Iterator[Finding]:
-    for package in context.names(lambda facts: facts.versions):
+    for package, versions in context.by_name(lambda facts: facts.versions):
         advice = (
             "install one, and run `make setup` again"
             if package == "Python"
             else "`rm .venv/ready && make setup` on each installs what requirements.txt names"
         )
-        yield from _same_on_all(
-            package,
-            {host: facts.versions.get(package) for host, facts in context.answered()},
-            missing=("not installed on ", "`make setup` there installs it"),
-            different=("", advice),
-        )
+        lacks = "not installed on {}; `make setup` there installs it"
+        yield from _same_on_all(package, versions, lacks, f"{{}}; {advice}")
 
 
 def _same_on_all(
-    subject: str,
-    values: Mapping[str, str | None],
-    *words: str,
-    missing: tuple[str, str],
-    different: tuple[str, str],
+    subject: str, values: Mapping[str, str | None], lacks: str, differs: str, *words: str
 ) -> Iterator[Finding]:
-    """Errors for hosts without a value, and for different values; each with its problem and its remedy."""
+    """Errors for hosts without a value (`lacks`, with {} for them), and for different values (`differs`)."""
     lacking = [name for name, value in values.items() if value is None]
     if lacking:
-        text = f"{subject}: {missing[0]}{join_names(lacking)}; {missing[1]}"
-        yield error(text, hosts=lacking)
+        yield error(f"{subject}: {lacks.format(join_names(lacking))}", hosts=lacking)
     present = {name: value for name, value in values.items() if value is not None}
     if found := differences(present, *words):
-        text = f"{subject}: {different[0]}{found}; {different[1]}"
-        yield error(text, hosts=outliers(present))
+        yield error(f"{subject}: {differs.format(found)}", hosts=outliers(present))
 
 
 @rule
 def one_build_of_torch(context: RuleContext) -> Iterator[Finding]:
-    for library in context.names(lambda facts: facts.torch_is_for):
-        builds = {host: facts.torch_is_for.get(library) for host, facts in context.answered()}
+    for library, builds in context.by_name(lambda facts: facts.torch_is_for):
         if found := differences(builds):
             text = f"{library} that torch was built for: {found}; install the same torch on each"
             yield error(text, hosts=outliers(builds))
@@ -138,33 +123,29 @@ def one_build_of_torch(context: RuleContext) -> Iterator[Finding]:
 def one_copy_of_each_file(context: RuleContext) -> Iterator[Finding]:
     """Each host reads the recipe, annotations and weights from its own disk."""
     recipes = context.inspection.recipes
-    for file in context.names(lambda facts: facts.content.digests):
-        digests = {host: facts.content.digests.get(file) for host, facts in context.answered()}
+    for file, digests in context.by_name(lambda facts: facts.content.digests):
         advice = "copy it to all, or set data.root, data.train, data.val, model.weights"
         if file in recipes:
             digests |= context.here(recipes[file])
             advice = "copy it to all, or commit and pull"
-        yield from _same_on_all(
-            *(file, digests, "one content", "another"),
-            missing=("cannot be read on ", advice),
-            different=("its content differs: ", advice),
-        )
+        lacks, differs = f"cannot be read on {{}}; {advice}", f"its content differs: {{}}; {advice}"
+        yield from _same_on_all(file, digests, lacks, differs, "one content", "another")
 
 
 @rule
 def one_copy_of_images(context: RuleContext) -> Iterator[Finding]:
-    for place in context.names(lambda facts: facts.content.files):
-        yield from _same_on_all(
-            place,
-            {host: _total(facts.content, place) for host, facts in context.answered()},
-            missing=("not on ", "copy it there, or set data.root and data.images"),
-            different=("images differ: ", "`rsync --archive --delete` from one host to all"),
-        )
+    for place, totals in context.by_name(lambda facts: _totals(facts.content)):
+        lacks = "not on {}; copy it there, or set data.root and data.images"
+        differs = "images differ: {}; `rsync --archive --delete` from one host to all"
+        yield from _same_on_all(place, totals, lacks, differs)
 
 
-def _total(content: Content, place: str) -> str | None:
-    count = content.files.get(place, -1)
-    return None if count < 0 else f"{count:,} files, {content.sizes[place]:,} bytes"
+def _totals(content: Content) -> dict[str, str | None]:
+    """Number and bytes of the images in each place; None if there are none."""
+    return {
+        place: None if count < 0 else f"{count:,} files, {content.sizes[place]:,} bytes"
+        for place, count in content.files.items()
+    }
 
 
 @rule
@@ -278,8 +259,8 @@ def clocks_agree(context: RuleContext) -> Iterator[Finding]:
 
 def gpu_names(facts: HostFacts) -> str:
     """Name a host's GPUs, such as `8 x H100 80 GB`."""
-    kinds = [(gpu.name, round(gpu.memory_mib / 1024)) for gpu in facts.gpus]
+    kinds = Counter((gpu.name, round(gpu.memory_mib / 1024)) for gpu in facts.gpus)
     return ", ".join(
-        f"{kinds.count(kind)} x {kind[0]}" + (f" {kind[1]} GB" if kind[1] else "")
-        for kind in dict.fromkeys(kinds)
+        f"{number} x {name}" + (f" {gigabytes} GB" if gigabytes else "")
+        for (name, gigabytes), number in kinds.items()
     )

@@ -29,11 +29,8 @@ class PreparedRecipe:
         The file is not read again. Raises RecipeError with one line for each mistake.
         """
         loaded = self.resolved.loaded.with_values(*overrides)
-        ranks, local_ranks = (
-            world_size or self.world_size,
-            local_world_size or self.local_world_size,
-        )
-        return prepare_loaded(loaded, ranks, local_ranks)
+        ranks = world_size or self.world_size
+        return prepare_loaded(loaded, ranks, local_world_size or self.local_world_size)
 
 
 def prepare(
@@ -54,7 +51,7 @@ def prepare_loaded(
 ) -> PreparedRecipe:
     """`prepare` for a recipe that is already loaded."""
     resolved = resolve(loaded, world_size, local_world_size)
-    findings = [finding for each in RULES for finding in each(resolved)]
+    findings = RULES.check(resolved)
     errors = [_line(resolved, item) for item in findings if item.severity is Severity.ERROR]
     if errors:
         raise RecipeError("\n".join(errors))

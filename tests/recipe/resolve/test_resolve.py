@@ -149,3 +149,12 @@ def test_values_on_top_of_a_prepared_recipe_are_resolved_for_its_ranks_and_meet_
         RecipeError, match="override 'communication.reducer=overlapped': .*zero.stage"
     ):
         plain.with_values("communication.reducer=overlapped", "zero.stage=1")
+
+
+def test_a_prepared_recipe_is_prepared_for_another_number_of_ranks_and_another_batch(
+    write: Write,
+) -> None:
+    path = write("train: {global_batch: 16}")
+    plain, other = prepare(path, (), 4, 2), prepare(path, ("train.global_batch=24",), 3, 1)
+    path.unlink()
+    assert plain.with_values("train.global_batch=24", world_size=3, local_world_size=1) == other

@@ -72,11 +72,6 @@ def passthrough_problems(section: Mapping[str, Any]) -> list[Problem]:
     return [found for word, value in section.items() for found in _problems(word, value)]
 
 
-def deepspeed_version() -> str:
-    """The DeepSpeed version that schema.json was extracted from."""
-    return str(_snapshot()["deepspeed_version"])
-
-
 @cache
 def _snapshot() -> Mapping[str, Any]:
     return cast(Mapping[str, Any], json.loads(SNAPSHOT.read_text(encoding="utf-8")))
@@ -103,7 +98,7 @@ def _unread(word: str, known: Sequence[str]) -> str:
     hint = nearest(word, known)
     owned_by = next((OWNED[key] for key in OWNED if hint.endswith(f"{key!r}?")), "")
     return (
-        f"DeepSpeed {deepspeed_version()} does not read this key and would silently ignore it."
+        f"DeepSpeed {_snapshot()['deepspeed_version']} does not read this key and would silently ignore it."
         f"{hint}{f' It is set by {owned_by}.' if owned_by else ''}"
         f" Allowed here: {', '.join(key for key in known if key not in OWNED)}"
     )

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,31 +49,49 @@ DEFAULT = Origin(Source.DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedRecipe:
-    """A recipe as it was written, before its `auto` values are computed."""
+class RecipeValues:
+    """What files and overrides state, merged but without defaults, and where each value came from."""
 
     path: Path
-    recipe: UnresolvedRecipe
-    origins: Mapping[Key, Origin]
+    values: dict[str, Any]
+    origins: dict[Key, Origin]
     """The origin of every value that is not a default."""
-    values: Mapping[str, Any]
-    """What files and overrides state, merged but without defaults."""
+
+    def place(self, key: Key) -> str:
+        """Where a key, or the nearest section around it, was written."""
+        for length in range(len(key), 0, -1):
+            origin = self.origins.get(key[:length])
+            if origin is not None and origin.place:
+                is_override = origin.source is Source.OVERRIDE
+                return f"override {origin.place!r}" if is_override else origin.place
+        return str(self.path)
+
+    def forget(self, key: Key, kept: Sequence[Key] = ()) -> None:
+        """Drop the origins of the values inside a section, except the `kept` ones."""
+        depth = len(key)
+        for old in [old for old in self.origins if old[:depth] == key and len(old) > depth]:
+            if old[: depth + 1] not in kept:
+                del self.origins[old]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRecipe(RecipeValues):
+    """A recipe as it was written, before its `auto` values are computed."""
+
+    recipe: UnresolvedRecipe
 
     @property
     def name(self) -> str:
         """The file's name without its ending; it names the run's folder."""
         return self.path.stem
 
-    def place(self, key: Key) -> str:
-        """Where a key, or the nearest section around it, was written."""
-        return _place(self.origins, self.path, key)
-
     def with_values(self, *overrides: str) -> "LoadedRecipe":
         """Put overrides such as `train.epochs=30` on top, without reading the file again; the later wins.
 
         Raises RecipeError with one line for each mistake.
         """
-        return _override(self.path, deepcopy(dict(self.values)), dict(self.origins), overrides)
+        copy = RecipeValues(self.path, deepcopy(self.values), dict(self.origins))
+        return _override(copy, overrides)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -82,14 +99,12 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> LoadedRecipe
 
     Raises RecipeError with one line for each mistake.
     """
-    path = Path(path)
-    values: dict[str, Any] = {}
-    origins: dict[Key, Origin] = {}
-    for file, document in _with_parents(path):
-        source = Source.FILE if file == path else Source.PARENT
+    merged = RecipeValues(Path(path), {}, {})
+    for file, document in _with_parents(merged.path):
+        source = Source.FILE if file == merged.path else Source.PARENT
         own = {key: Origin(source, place) for key, place in document.positions.items()}
-        _merge(values, document.values, (), origins, own)
-    return _override(path, values, origins, overrides)
+        _merge(merged, merged.values, document.values, (), own)
+    return _override(merged, overrides)
 
 
 def _with_parents(path: Path) -> list[tuple[Path, Document]]:
@@ -118,13 +133,11 @@ def _with_parents(path: Path) -> list[tuple[Path, Document]]:
         path = path.parent / parent
 
 
-def _override(
-    path: Path, values: dict[str, Any], origins: dict[Key, Origin], overrides: Sequence[str]
-) -> LoadedRecipe:
-    """Merge overrides into values and origins, both changed in place, and validate the result."""
+def _override(merged: RecipeValues, overrides: Sequence[str]) -> LoadedRecipe:
+    """Merge overrides into the values, which are changed in place, and validate the result."""
     for text in overrides:
         key, value = _parse_override(text)
-        section: Any = values
+        section: Any = merged.values
         for depth, word in enumerate(key[:-1], 1):
             section = section.get(word, {})
             if not isinstance(section, Mapping):
@@ -133,44 +146,39 @@ def _override(
                 )
         for word in reversed(key):
             value = {word: value}
-        _merge(values, value, (), origins, Origin(Source.OVERRIDE, text))
-    return LoadedRecipe(path, _validate(values, origins, path), origins, values)
+        _merge(merged, merged.values, value, (), Origin(Source.OVERRIDE, text))
+    return LoadedRecipe(merged.path, merged.values, merged.origins, _validate(merged))
 
 
 def _merge(
-    values: dict[str, Any],
+    merged: RecipeValues,
+    section: dict[str, Any],
     newer: Mapping[str, Any],
     key: Key,
-    origins: dict[Key, Origin],
     own: Mapping[Key, Origin] | Origin,
 ) -> None:
     """Put newer values over older ones, section by section; lists and plain values are replaced."""
     for word, value in newer.items():
         place = (*key, word)
-        if place == ("optimizer",) and isinstance(value, Mapping):
-            _forget_other_optimizer(values, value, origins)
-        origins[place] = own if isinstance(own, Origin) else own.get(place, DEFAULT)
         is_section = isinstance(value, Mapping)
-        if not (is_section and isinstance(values.get(word), dict)):
-            for old in [k for k in origins if k[: len(place)] == place and k != place]:
-                del origins[old]
-            values[word] = {} if is_section else value
+        if place == ("optimizer",) and is_section:
+            _forget_other_optimizer(merged, value)
+        merged.origins[place] = own if isinstance(own, Origin) else own[place]
+        if not (is_section and isinstance(section.get(word), dict)):
+            merged.forget(place)
+            section[word] = {} if is_section else value
         if is_section:
-            _merge(values[word], value, place, origins, own)
+            _merge(merged, section[word], value, place, own)
 
 
-def _forget_other_optimizer(
-    values: dict[str, Any], newer: Mapping[str, Any], origins: dict[Key, Origin]
-) -> None:
+def _forget_other_optimizer(merged: RecipeValues, newer: Mapping[str, Any]) -> None:
     """Another type of optimizer has other parameters: the parent's stay only if they mean the same."""
-    older = values.get("optimizer")
+    older = merged.values.get("optimizer")
     if isinstance(older, dict) and newer.get("type", older.get("type")) != older.get("type"):
         is_one_family = newer["type"] in ADAM_FAMILY and older.get("type") in ADAM_FAMILY
         kept = ADAM_PARAMETERS if is_one_family else ()
-        values["optimizer"] = {word: older[word] for word in kept if word in older}
-        stays = [("optimizer", word) for word in kept]
-        for key in [key for key in origins if key[0] == "optimizer" and key[:2] not in stays]:
-            del origins[key]
+        merged.values["optimizer"] = {word: older[word] for word in kept if word in older}
+        merged.forget(("optimizer",), [("optimizer", word) for word in kept])
 
 
 def _parse_override(text: str) -> tuple[Key, Any]:
@@ -184,32 +192,19 @@ def _parse_override(text: str) -> tuple[Key, Any]:
     return key, parse_value(value, f"override {text!r}")
 
 
-def _validate(
-    values: Mapping[str, Any], origins: Mapping[Key, Origin], path: Path
-) -> UnresolvedRecipe:
-    optimizer = values.get("optimizer")
+def _validate(merged: RecipeValues) -> UnresolvedRecipe:
+    values, optimizer = merged.values, merged.values.get("optimizer")
     if isinstance(optimizer, dict):  # Pydantic needs the union's discriminator
         values = {**values, "optimizer": {"type": "SGD"} | optimizer}
-
-    place = partial(_place, origins, path)
     try:
         # In JSON mode, because Pydantic's strict mode refuses lists for tuples in Python mode.
         recipe = UnresolvedRecipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise RecipeError("\n".join(explain(error, values, place))) from error
+        raise RecipeError("\n".join(explain(error, values, merged.place))) from error
     problems = [
-        f"{place(('deepspeed', *key))}: deepspeed.{'.'.join(key)}: {text}"
+        f"{merged.place(('deepspeed', *key))}: deepspeed.{'.'.join(key)}: {text}"
         for key, text in passthrough_problems(recipe.deepspeed)
     ]
     if problems:
         raise RecipeError("\n".join(problems))
     return recipe
-
-
-def _place(origins: Mapping[Key, Origin], path: Path, key: Key) -> str:
-    for length in range(len(key), 0, -1):
-        origin = origins.get(key[:length])
-        if origin is not None and origin.place:
-            is_override = origin.source is Source.OVERRIDE
-            return f"override {origin.place!r}" if is_override else origin.place
-    return str(path)

@@ -24,11 +24,6 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(name for name in named if name not in ("", "-1"))[: len(installed)]
 
 
-def count_gpus() -> int:
-    """The number of visible GPUs."""
-    return len(visible_gpus())
-
-
 def count_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -11,7 +11,7 @@ from yolo.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import DEFAULT, LoadedRecipe, Origin, Source
 from yolo.recipe.resolve.batch_scaling import scaled_to_batch
-from yolo.recipe.resolve.hardware import count_cores, count_gpus
+from yolo.recipe.resolve.hardware import count_cores, visible_gpus
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
 from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import Recipe, UnresolvedRecipe
@@ -124,7 +124,7 @@ def _processes(
         return world_size, (each, f"world size {world_size} / {nodes} nodes")
     if requested != "auto":
         return nodes * requested, (requested, "")
-    gpus = count_gpus()
+    gpus = len(visible_gpus())
     reason = f"{gpus} GPUs found" if gpus else f"no GPU found, so {CPU_PROCESSES} on the CPU"
     each = gpus or CPU_PROCESSES
     return nodes * each, (each, reason)
@@ -223,7 +223,7 @@ def _upload_weights(recipe: UnresolvedRecipe, _: _Context) -> Computed:
 
 
 def _backend(_recipe: UnresolvedRecipe, _: _Context) -> Computed:
-    gpus = count_gpus()
+    gpus = len(visible_gpus())
     return ("nccl", f"{gpus} GPUs found") if gpus else ("gloo", "no GPU found")
 
 

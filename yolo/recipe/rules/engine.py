@@ -85,10 +85,9 @@ def on(finding: Callable[..., Finding], *keys: str) -> Callable[[RecipeCheck], R
         @wraps(check)
         def findings(resolved: ResolvedRecipe) -> Iterator[Finding]:
             for text in check(resolved.recipe):
-                if finding is no_effect:
-                    yield from without_effect(resolved, text, *keys)
-                else:
-                    yield from (finding(text, key=key) for key in keys)
+                for key in keys:
+                    if finding is not no_effect or resolved.is_set(split_key(key)):
+                        yield finding(text, key=key)
 
         return check
 

@@ -6,36 +6,38 @@
 from collections.abc import Iterator
 
 from yolo.recipe.resolve.resolve import ResolvedRecipe
-from yolo.recipe.rules.engine import Finding, error, no_effect, rule, warning
+from yolo.recipe.rules.engine import Finding, error, no_effect, on, rule, warning
+from yolo.recipe.schema.recipe import Recipe
 
 ZERO = "deepspeed.zero_optimization"
 
 
-def _passed(resolved: ResolvedRecipe, *words: str) -> object:
-    found: object = resolved.recipe.deepspeed
+def _passed(recipe: Recipe, *words: str) -> object:
+    found: object = recipe.deepspeed
     for word in words:
         found = found.get(word) if isinstance(found, dict) else None
     return found
 
 
-def _zero(resolved: ResolvedRecipe, word: str) -> object:
-    return _passed(resolved, "zero_optimization", word)
+def _zero(recipe: Recipe, word: str) -> object:
+    return _passed(recipe, "zero_optimization", word)
 
 
-def _divides_before_the_sum(resolved: ResolvedRecipe) -> bool:
+def _divides_before_the_sum(recipe: Recipe) -> bool:
     """Whether DeepSpeed divides gradients before their sum; its default `reduce_scatter: true` prevents it."""
-    return resolved.recipe.zero.stage > 0 and _zero(resolved, "reduce_scatter") is False
+    return recipe.zero.stage > 0 and _zero(recipe, "reduce_scatter") is False
 
 
 @rule
 def prescaling_excludes_reduce_scatter(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    stage = resolved.recipe.zero.stage
-    if stage == 0 or _divides_before_the_sum(resolved):
+    recipe = resolved.recipe
+    stage = recipe.zero.stage
+    if stage == 0 or _divides_before_the_sum(recipe):
         return
-    factor = _passed(resolved, "gradient_predivide_factor")
     requested = {
-        "prescale_gradients": _passed(resolved, "prescale_gradients") is True,
-        "gradient_predivide_factor": factor is not None and factor != 1.0,
+        "prescale_gradients": _passed(recipe, "prescale_gradients") is True,
+        "gradient_predivide_factor": _passed(recipe, "gradient_predivide_factor")
+        not in (None, 1.0),
     }
     for word in (word for word, is_requested in requested.items() if is_requested):
         key = f"deepspeed.{word}"
@@ -45,17 +47,16 @@ def prescaling_excludes_reduce_scatter(resolved: ResolvedRecipe) -> Iterator[Fin
             yield error(f"DeepSpeed refuses it at stage {stage}; remove it", key=key)
 
 
-@rule
-def a_predivide_factor_divides(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    is_used = resolved.recipe.zero.stage == 0 or _divides_before_the_sum(resolved)
-    if _passed(resolved, "gradient_predivide_factor") == 0 and is_used:
-        key = "deepspeed.gradient_predivide_factor"
-        yield error("gradients are divided by it; remove it", key=key)
+@on(error, "deepspeed.gradient_predivide_factor")
+def a_predivide_factor_divides(recipe: Recipe) -> Iterator[str]:
+    is_used = recipe.zero.stage == 0 or _divides_before_the_sum(recipe)
+    if is_used and _passed(recipe, "gradient_predivide_factor") == 0:
+        yield "gradients are divided by it; remove it"
 
 
 @rule
 def zero_keys_need_a_stage(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    keys = _passed(resolved, "zero_optimization")
+    keys = _passed(resolved.recipe, "zero_optimization")
     if resolved.recipe.zero.stage == 0 and isinstance(keys, dict):
         for word in keys:
             yield no_effect("zero.stage is 0", key=f"{ZERO}.{word}")
@@ -70,48 +71,44 @@ def dead_zero_keys(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "reduce_scatter": "stages 1 and 2 reduce-scatter nothing; see zero.use_multi_rank_bucket_allreduce",
         }
         for word, why in reasons.items():
-            if _zero(resolved, word) is not None:
+            if _zero(resolved.recipe, word) is not None:
                 yield no_effect(why, key=f"{ZERO}.{word}")
 
 
-@rule
-def gradient_norm_is_needed_for_clipping(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _zero(resolved, "compute_grad_norm") is False:
-        key = f"{ZERO}.compute_grad_norm"
-        if resolved.recipe.train.gradient_clipping > 0:
-            text = "clipping needs the norm; set train.gradient_clipping to 0 or remove this"
-            yield error(text, key=key)
-        elif resolved.recipe.zero.stage not in (1, 2):
-            yield error("DeepSpeed allows it at stages 1 and 2 only; remove it", key=key)
+@on(error, f"{ZERO}.compute_grad_norm")
+def gradient_norm_is_needed_for_clipping(recipe: Recipe) -> Iterator[str]:
+    if _zero(recipe, "compute_grad_norm") is False:
+        if recipe.train.gradient_clipping > 0:
+            yield "clipping needs the norm; set train.gradient_clipping to 0 or remove this"
+        elif recipe.zero.stage not in (1, 2):
+            yield "DeepSpeed allows it at stages 1 and 2 only; remove it"
 
 
 @rule
 def quantised_communication_needs_stage_3(resolved: ResolvedRecipe) -> Iterator[Finding]:
     stage = resolved.recipe.zero.stage
     for word in ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size"):
-        if 0 < stage < 3 and _zero(resolved, word):
+        if 0 < stage < 3 and _zero(resolved.recipe, word):
             yield no_effect(f"zero.stage is {stage}", key=f"{ZERO}.{word}")
 
 
-@rule
-def quantised_weights_exclude_autocast(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    recipe = resolved.recipe
-    is_requested = _zero(resolved, "zero_quantized_weights") is True
-    if is_requested and recipe.zero.stage == 3 and recipe.precision.dtype != "fp32":
-        text = f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {recipe.precision.dtype}; remove it"
-        yield error(text, key=f"{ZERO}.zero_quantized_weights")
+@on(error, f"{ZERO}.zero_quantized_weights")
+def quantised_weights_exclude_autocast(recipe: Recipe) -> Iterator[str]:
+    dtype = recipe.precision.dtype
+    is_requested = _zero(recipe, "zero_quantized_weights") is True
+    if is_requested and recipe.zero.stage == 3 and dtype != "fp32":
+        yield f"DeepSpeed refuses it with torch_autocast, and precision.dtype is {dtype}; remove it"
 
 
-@rule
-def the_comms_logger_blocks(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if _passed(resolved, "comms_logger") is not None:
-        text = "makes every collective wait for its end, so nothing overlaps; bytes and seconds are measured without it"
-        yield warning(text, key="deepspeed.comms_logger")
+@on(warning, "deepspeed.comms_logger")
+def the_comms_logger_blocks(recipe: Recipe) -> Iterator[str]:
+    if _passed(recipe, "comms_logger") is not None:
+        yield "makes every collective wait for its end, so nothing overlaps; bytes and seconds are measured without it"
 
 
 @rule
 def breakdowns_synchronise_the_device(resolved: ResolvedRecipe) -> Iterator[Finding]:
     for words in (("wall_clock_breakdown",), ("flops_profiler", "enabled")):
-        if _passed(resolved, *words) is True:
+        if _passed(resolved.recipe, *words) is True:
             text = "waits for the device at every step of the run, which slows all of it"
             yield warning(text, key=".".join(("deepspeed", *words)))

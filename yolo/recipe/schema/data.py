@@ -20,31 +20,6 @@ from yolo.recipe.schema.fields import (
 
 Preset = Literal["none", "low", "medium", "high"]
 
-_LOW = {
-    "hsv_h": 0.015,
-    "hsv_s": 0.7,
-    "hsv_v": 0.4,
-    "degrees": 0.0,
-    "translate": 0.1,
-    "scale": 0.5,
-    "shear": 0.0,
-    "perspective": 0.0,
-    "flipud": 0.0,
-    "fliplr": 0.5,
-    "mosaic": 1.0,
-    "mixup": 0.0,
-}
-# The public YOLOv5's hyp.scratch-{low,med,high} and hyp.no-augmentation. Medium and high differ there only in copy-paste,
-# which needs segmentation masks; here high has rotation instead.
-AUGMENTATION_PRESETS = MappingProxyType(
-    {
-        "none": MappingProxyType(dict.fromkeys(_LOW, 0.0)),
-        "low": MappingProxyType(_LOW),
-        "medium": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1}),
-        "high": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1, "degrees": 5.0}),
-    }
-)
-
 
 class AugmentationSection(Section):
     """How training images are augmented; `auto` is the preset's value."""
@@ -79,6 +54,25 @@ class AugmentationSection(Section):
     """Where a mosaic's other three images come from. `all`: the full data set. `batch`: the same micro batch, so that each image is decoded once and not four times, for data sets that `data.cache` cannot hold; images of a batch then resemble each other more. Shards always take images from their buffer."""
     mosaic_off_epochs: CountOrZero = setting(0, unit="epochs")
     """No mosaic and no mixup in the last this many epochs, so that training ends on unmixed images."""
+
+
+_NONE = {
+    name: 0.0 for name, field in AugmentationSection.model_fields.items() if field.default == "auto"
+}
+_LOW = _NONE | {
+    **{"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4},
+    **{"translate": 0.1, "scale": 0.5, "fliplr": 0.5, "mosaic": 1.0},
+}
+# The public YOLOv5's hyp.scratch-{low,med,high} and hyp.no-augmentation. Medium and high differ there only in copy-paste,
+# which needs segmentation masks; here high has rotation instead.
+AUGMENTATION_PRESETS = MappingProxyType(
+    {
+        "none": MappingProxyType(_NONE),
+        "low": MappingProxyType(_LOW),
+        "medium": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1}),
+        "high": MappingProxyType(_LOW | {"scale": 0.9, "mixup": 0.1, "degrees": 5.0}),
+    }
+)
 
 
 def is_url(location: str) -> bool:
