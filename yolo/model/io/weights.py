@@ -38,10 +38,8 @@ class LoadedWeights:
 
     def summary(self) -> str:
         """One line for the log."""
-        text = f"{len(self.matched)} tensors loaded"
-        if not self.skipped:
-            return text
-        return f"{text}, {len(self.skipped)} skipped: {listed(self.skipped)}"
+        skipped = f", {len(self.skipped)} skipped: {listed(self.skipped)}" if self.skipped else ""
+        return f"{len(self.matched)} tensors loaded{skipped}"
 
 
 @dataclass(frozen=True, slots=True)
