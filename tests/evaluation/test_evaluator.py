@@ -193,7 +193,7 @@ import sys
 import numpy as np
 import torch.distributed as dist
 from yolo.evaluation.detections import Detections
-from yolo.evaluation.gather import ProcessGroup
+from yolo.evaluation.evaluator import ProcessGroup
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)

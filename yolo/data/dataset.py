@@ -133,9 +133,8 @@ class DetectionDataset:
     def box_shapes(self, size: int) -> np.ndarray:
         """Widths and heights (M, 2) of the boxes, in pixels of an image with its long side at `size`; without crowds."""
         shapes = [
-            (record.boxes[:, 2:] - record.boxes[:, :2])[~record.crowd]
-            * (size / max(record.width, record.height))
-            for record in self.records
+            (r.boxes[:, 2:] - r.boxes[:, :2])[~r.crowd] * (size / max(r.width, r.height))
+            for r in self.records
         ]
         return np.concatenate([*shapes, np.zeros((0, 2), dtype=np.float32)])
 

@@ -84,10 +84,7 @@ def shard_location(data: DataSection, split: str) -> str:
 
 
 def local_index(data: DataSection, split: str) -> ShardIndex | None:
-    """A split's index if its location is on this machine, else None.
-
-    Raises DataError if it is missing or invalid.
-    """
+    """A split's index if its location is on this machine, else None. Raises DataError if it is missing or invalid."""
     location = shard_location(data, split)
     if is_url(location):
         return None

@@ -25,10 +25,7 @@ def load_split(section: ResolvedData, split: str) -> DetectionDataset:
 
 
 def load_annotated(path: Path) -> DetectionDataset:
-    """A COCO annotation file with its image folder nearby, or the `val` split of a data.yaml.
-
-    Raises DataError if it cannot be read.
-    """
+    """A COCO annotation file with its image folder nearby, or a data.yaml's `val` split. Raises DataError if unreadable."""
     if path.suffix in (".yaml", ".yml"):
         return read_yolo(path, "val")
     stem = path.stem.removeprefix("instances_")

@@ -10,8 +10,7 @@ on a shared 2-core machine. `python -m tests.evaluation.compare_libraries` repro
 """
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +113,10 @@ def run_coco_eval(
     detections: Sequence[Detections], truth: GroundTruth, classes: Sequence[int]
 ) -> COCOeval_faster:
     """The library's evaluator of some classes after it ran; prints nothing."""
-    with _garbage_collection_paused():
+    # The library needs one dictionary per box; the garbage collector would scan all of them repeatedly for nothing.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
         areas = [image.areas.astype(float) for image in truth.images]
         crowd = [image.crowd.astype(int) for image in truth.images]
         scores = [found.scores for found in detections]
@@ -124,19 +126,10 @@ def run_coco_eval(
             "bbox",
         )
         evaluator.evaluate()
-    return evaluator
-
-
-@contextmanager
-def _garbage_collection_paused() -> Iterator[None]:
-    """The library needs one dictionary per box, and the collector would scan all of them repeatedly for nothing."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
         if was_enabled:
             gc.enable()
+    return evaluator
 
 
 def _coco(

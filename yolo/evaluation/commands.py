@@ -54,15 +54,10 @@ def evaluate_weights(
     images = ResizedImages(dataset.records, detector.image_size, None)
     stride = detector.model.stride[-1] if settings.rectangular else None
     workers = min(MAX_WORKERS, count_cores() - 1)
+    batches, truth = evaluation_loader(images, batch, workers, stride), GroundTruth.of(dataset)
+    model = detector.model.to(device)
     with counting("evaluating images", len(dataset.records)) as advance:
-        metrics = evaluate(
-            detector.model.to(device),
-            evaluation_loader(images, batch, workers, stride),
-            GroundTruth.of(dataset),
-            settings,
-            device,
-            advance=advance,
-        )
+        metrics = evaluate(model, batches, truth, settings, device, advance=advance)
     assert metrics is not None  # this is the first rank
     if json_path is not None:
         json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
@@ -88,15 +83,8 @@ def detect_and_draw(
     used: set[Path] = set()
     files = image_files(places)
     with counting("detecting in images", len(files)) as advance:
-        for entry in detect_images(
-            detector.model.to(device),
-            files,
-            detector.image_size,
-            confidence,
-            iou,
-            MAX_DETECTIONS,
-            device,
-        ):
+        model, limits = detector.model.to(device), (confidence, iou, MAX_DETECTIONS)
+        for entry in detect_images(model, files, detector.image_size, *limits, device):
             drawn_path = _free_name(out, entry, used)
             drawn = draw_detections(entry.image, entry.detections, class_names)
             if not cv2.imwrite(str(drawn_path), drawn):

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
 from yolo.evaluation.metrics import ConfusionMatrix
+from yolo.model.boxes import area, pairwise_intersection, pairwise_iou
 
 CONFIDENCE = 0.25
 IOU = 0.45
@@ -24,7 +26,7 @@ def confusion_matrix(detections: Sequence[Detections], truth: GroundTruth) -> Co
     for found, image in zip(detections, truth.images, strict=True):
         found = found.above(CONFIDENCE)
         boxes, classes = image.boxes[~image.crowd], image.classes[~image.crowd]
-        paired_boxes, paired_detections = _pairs(_pairwise_iou(boxes, found.boxes))
+        paired_boxes, paired_detections = _pairs(boxes, found.boxes)
         np.add.at(counts, (classes[paired_boxes], found.classes[paired_detections]), 1)
         np.add.at(counts[:, background], np.delete(classes, paired_boxes), 1)
         is_false = np.ones(len(found), dtype=bool)
@@ -35,15 +37,9 @@ def confusion_matrix(detections: Sequence[Detections], truth: GroundTruth) -> Co
     return ConfusionMatrix((*truth.class_names, "background"), counts)
 
 
-def _pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """IoU of (N, 4) with (M, 4) boxes xyxy: (N, M) in 0..1."""
-    shared = _intersections(first, second)
-    union = _areas(first)[:, None] + _areas(second) - shared
-    return shared / np.maximum(union, np.finfo(np.float32).tiny)
-
-
-def _pairs(overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of (N, M) paired one to one, the largest overlap first."""
+def _pairs(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of boxes (N, 4) and (M, 4) paired one to one, the largest overlap first."""
+    overlaps = pairwise_iou(torch.from_numpy(boxes), torch.from_numpy(others)).numpy()
     rows, columns = np.nonzero(overlaps > IOU)
     order = np.argsort(-overlaps[rows, columns], kind="stable")
     free_rows, free_columns = (np.ones(size, dtype=bool) for size in overlaps.shape)
@@ -58,19 +54,6 @@ def _pairs(overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_in_crowd(found: Detections, image: ImageTruth) -> np.ndarray:
     """Whether more than the share `IOU` of each detection's area (K,) is in a crowd's box, of any class."""
-    inside = _intersections(found.boxes, image.boxes[image.crowd])
-    own = np.maximum(_areas(found.boxes), np.finfo(np.float32).tiny)
-    is_inside: np.ndarray = (inside / own[:, None] > IOU).any(axis=1)
-    return is_inside
-
-
-def _intersections(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    upper_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    lower_right = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    sides = np.maximum(lower_right - upper_left, 0)
-    return sides[..., 0] * sides[..., 1]
-
-
-def _areas(boxes: np.ndarray) -> np.ndarray:
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    return sides[:, 0] * sides[:, 1]
+    boxes, crowds = torch.from_numpy(found.boxes), torch.from_numpy(image.boxes[image.crowd])
+    own = area(boxes).clamp(min=torch.finfo(torch.float32).tiny)
+    return (pairwise_intersection(boxes, crowds) / own[:, None] > IOU).any(dim=1).numpy()

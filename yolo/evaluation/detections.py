@@ -95,7 +95,6 @@ def merge(parts: Iterable[Sequence[Detections]], truth: GroundTruth) -> tuple[De
         unknown = sorted(by_image.keys() - set(expected))
         raise ValueError(
             f"{len(missing)} images of the truth were not evaluated (ids {missing[:5]}), "
-            f"{len(unknown)} evaluated images are not in it (ids {unknown[:5]}): "
-            "expected each image on one rank"
+            f"{len(unknown)} evaluated images are not in it (ids {unknown[:5]}): expected each image on one rank"
         )
     return tuple(by_image[image_id].ordered() for image_id in expected)

@@ -65,10 +65,7 @@ def detect_images(
     max_detections: int,
     device: torch.device,
 ) -> Iterator[DetectedImage]:
-    """Detect in image files, one after another.
-
-    Unreadable images are skipped with a warning. DataError if none can be read.
-    """
+    """Detect in image files in turn. Unreadable images are skipped with a warning; DataError if none can be read."""
     unreadable = 0
     for index, path in enumerate(files):
         try:

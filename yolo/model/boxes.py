@@ -21,14 +21,19 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     """IoU of each of (..., N, 4) with each of (..., M, 4), both xyxy: (..., N, M) in 0..1; 0, not NaN, without area."""
+    intersection = pairwise_intersection(first, second)
+    union = (area(first)[..., None] + area(second)[..., None, :]).sub_(intersection)
+    return intersection / union.clamp_(min=torch.finfo(union.dtype).tiny)
+
+
+def pairwise_intersection(first: Tensor, second: Tensor) -> Tensor:
+    """Common area of each of (..., N, 4) with each of (..., M, 4), both xyxy: (..., N, M)."""
     first, second = first.unsqueeze(-2), second.unsqueeze(-3)
     # One coordinate at a time: operations on a last dimension of two or four are slow.
     left, top = (torch.maximum(first[..., i], second[..., i]) for i in (0, 1))
     right, bottom = (torch.minimum(first[..., i], second[..., i]) for i in (2, 3))
     width, height = (right - left).clamp_(min=0), (bottom - top).clamp_(min=0)
-    intersection = width.mul_(height)
-    union = (_area(first) + _area(second)).sub_(intersection)
-    return intersection / union.clamp_(min=torch.finfo(union.dtype).tiny)
+    return width.mul_(height)
 
 
 def complete_iou(first: Tensor, second: Tensor) -> Tensor:
@@ -55,7 +60,8 @@ def complete_iou(first: Tensor, second: Tensor) -> Tensor:
     return iou - distance - weight * proportions
 
 
-def _area(corners: Tensor) -> Tensor:
+def area(corners: Tensor) -> Tensor:
+    """Area (...) of boxes (..., 4) xyxy; 0 for one with a negative side."""
     return (corners[..., 2:] - corners[..., :2]).clamp(min=0).prod(dim=-1)
 
 

@@ -53,9 +53,7 @@ class Detect(nn.Module):
         levels = zip(raw_levels, self.strides, self.anchors_pixels, strict=True)
         for raw, stride, anchors in levels:  # (B, 3, rows, columns, 5 + classes), pixels, (3, 2)
             y, x = (torch.arange(length, device=raw.device) for length in raw.shape[2:4])
-            corner = torch.stack(
-                torch.meshgrid(y, x, indexing="ij")[::-1], dim=-1
-            )  # (rows, columns, 2)
+            corner = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (rows, columns, 2)
             sigmoid = at_least_fp32(raw).sigmoid()
             centre = (cell_offset(sigmoid[..., 0:2]) + corner) * stride
             size = box_shape(sigmoid[..., 2:4], anchors[:, None, None])

@@ -13,9 +13,8 @@ class Conv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1):
         super().__init__()
-        padding = (
-            kernel - 1
-        ) // 2  # rounded down: the first layer's even kernel halves the image exactly
+        # Rounded down: the first layer's even kernel halves the image exactly.
+        padding = (kernel - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(out_channels, BATCHNORM_EPSILON, BATCHNORM_MOMENTUM)
         # Not in place: the backward hooks of ZeRO-3 reject a module that overwrites its input.

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolo.architecture import ANCHORS_PER_LEVEL, Block, Layer, family, layers, strides
+from yolo.architecture import ANCHORS_PER_LEVEL, Anchors, Block, Layer, family, layers, strides
 from yolo.model.head import Detect
 from yolo.model.layers import C3, SPPF, Concat, Conv
-
-Anchors = Sequence[Sequence[Sequence[float]]]
 
 
 class YOLOv5(nn.Module):
@@ -29,15 +27,11 @@ class YOLOv5(nn.Module):
         self.classes = classes
         self.stride = strides(variant)
         self._layers = layers(variant)
-        self._read_later = {
-            source
-            for i, layer in enumerate(self._layers)
-            for source in layer.sources
-            if source < i - 1
-        }
-        sizes = torch.as_tensor(
-            family(variant).anchors if anchors is None else anchors, dtype=torch.float32
-        )
+        sources = ((i, source) for i, layer in enumerate(self._layers) for source in layer.sources)
+        self._read_later = {source for i, source in sources if source < i - 1}
+        if anchors is None:
+            anchors = family(variant).anchors
+        sizes = torch.as_tensor(anchors, dtype=torch.float32)
         expected = (len(self.stride), ANCHORS_PER_LEVEL, 2)
         if sizes.shape != expected:
             raise ValueError(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.data.shards.sharded import assert_same, loader_for, opened
 from yolo.data.dataset import DetectionDataset
 from yolo.data.shards import store as shard_store
-from yolo.data.shards.order import ShardSlice, ShuffleBuffer, slices_of_stream
+from yolo.data.shards.stream import ShardSlice, ShuffleBuffer, slices_of_stream
 from yolo.errors import DataError
 
 

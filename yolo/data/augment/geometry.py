@@ -163,8 +163,7 @@ def _is_visible(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     old, new = before[:, 2:] - before[:, :2], after[:, 2:] - after[:, :2]
     is_wide = (new > MIN_SIDE_PIXELS).all(axis=1)
     safe = np.maximum(new, 1e-9)
-    areas, before_areas = new[:, 0] * new[:, 1], old[:, 0] * old[:, 1]
-    is_visible = areas > MIN_AREA_SHARE * np.maximum(before_areas, 1e-9)
+    is_visible = new.prod(axis=1) > MIN_AREA_SHARE * np.maximum(old.prod(axis=1), 1e-9)
     aspect = safe[:, 0] / safe[:, 1]
     is_thick = (aspect < MAX_ASPECT) & (aspect > 1 / MAX_ASPECT)
     return is_wide & is_visible & is_thick

@@ -6,6 +6,7 @@ Ranges and order follow the public YOLOv5's published settings.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import cv2
 import numpy as np
@@ -71,12 +72,8 @@ def mosaic(tiles: Sequence[Tile], size: int, random: np.random.Generator) -> lis
     """Place four images around a random point of a plane twice as large as the network's input."""
     x, y = (math.floor(middle) for middle in random.uniform(0.5 * size, 1.5 * size, 2))
     return [
-        replace(
-            tile,
-            left=x - tile.columns if index % 2 == 0 else x,
-            top=y - tile.rows if index < 2 else y,
-        )
-        for index, tile in enumerate(tiles)
+        replace(tile, left=x - is_left * tile.columns, top=y - is_upper * tile.rows)
+        for tile, (is_upper, is_left) in zip(tiles, product((1, 0), (1, 0)), strict=True)
     ]
 
 

@@ -94,10 +94,7 @@ def _size_mismatch(name: str, found: tuple[int, ...], width: int, height: int) -
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height as displayed (EXIF rotation applied), from the file's header only.
-
-    Raises UnusableImage naming the file.
-    """
+    """Width and height as displayed (EXIF rotation applied), from the header only. Raises UnusableImage naming the file."""
     try:
         with open_regular(path) as file, Image.open(file) as image:
             width, height = image.size

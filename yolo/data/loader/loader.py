@@ -87,10 +87,7 @@ class TrainingLoader:
         return [self._images.records[key.image].path.name for keys in batches for key in keys]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[TrainingBatch]]:
-        """The micro batches of each step of an epoch, from `first_step` on.
-
-        Raises DataError naming a file that has become unreadable since it was verified.
-        """
+        """The micro batches of each step of an epoch, from `first_step` on. Raises DataError as `BatchLoader` does."""
         self.steps.start_at(epoch, first_step)
         batches = iter(self._batches)
         while micro_batches := list(islice(batches, self.steps.accumulation)):

@@ -241,9 +241,8 @@ def unpack(shards: Shards, folder: Path, progress: ProgressFactory = no_progress
         temporary.rename(folder)
     except OSError as error:
         if not folder.is_dir():  # else another run has fetched them meanwhile
-            raise DataError(
-                f"{folder}: {error}; set data.cache_folder to a local folder"
-            ) from error
+            message = f"{folder}: {error}; set data.cache_folder to a local folder"
+            raise DataError(message) from error
     finally:
         rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,11 @@
-"""Training on images that are streamed from shards."""
+"""Training on images that are streamed from shards.
 
-from collections.abc import Iterator
+Which process reads what, and when each image is drawn, follows from the seed, the epoch, the number of processes and the
+sizes of the shards, so an epoch can be resumed at any step without reading what comes before.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
@@ -15,12 +20,69 @@ from yolo.data.image.resized import ResizedImages, Tile, tile_of
 from yolo.data.loader.loader import BatchLoader, TrainingLoader
 from yolo.data.loader.samples import TrainingBatch, allocate_batch, collate
 from yolo.data.location import streams_of
-from yolo.data.shards.order import ShuffleBuffer, slices_of_stream
 from yolo.data.shards.reader import Shards, StoredSample
 from yolo.recipe.schema.recipe import Recipe
 
-DRAWS, SAMPLES = 2, 3
-"""Separate the random numbers of the order and of the augmentation."""
+SHARDS, DRAWS, SAMPLES = 1, 2, 3
+"""Separate the random numbers of the shards' order, of the images' order and of the augmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSlice:
+    """Samples `first` to `stop` of a shard."""
+
+    shard: int
+    first: int
+    stop: int
+
+
+def slices_of_stream(
+    samples: Sequence[int], stream: int, streams: int, seed: int, epoch: int
+) -> list[ShardSlice]:
+    """What one of several streams reads in an epoch; `samples`: number of samples in each shard.
+
+    The shards are concatenated in the epoch's order, and each stream takes an equal length of that: full shards if
+    their number is a multiple of `streams`, else also parts of one or two. Each sample is in exactly one stream.
+    """
+    order = np.random.default_rng((seed, epoch, SHARDS)).permutation(len(samples))
+    start, stop = stream * len(samples), (stream + 1) * len(samples)  # a shard's length: `streams`
+    slices = []
+    for place in range(start // streams, -(-stop // streams)):
+        shard = int(order[place])
+        cuts = (max(start - place * streams, 0), min(stop - place * streams, streams))
+        first, last = (cut * samples[shard] // streams for cut in cuts)
+        if last > first:
+            slices.append(ShardSlice(shard, first, last))
+    return slices
+
+
+class ShuffleBuffer:
+    """The numbers 0, 1, 2, ... in the order in which a shuffle buffer of a fixed capacity gives them.
+
+    It holds the numbers that may be drawn next and, once no more can be added, those drawn last.
+    """
+
+    def __init__(self, count: int, capacity: int) -> None:
+        self.count = count
+        self.numbers = list(range(min(count, capacity)))
+        self.added = len(self.numbers)
+        self._undrawn = len(self.numbers)
+
+    def slot(self, share: float) -> int:
+        """The slot to draw, for a random number from 0 to 1."""
+        return int(share * self._undrawn)
+
+    def replace(self, slot: int) -> int | None:
+        """Replace the drawn number by the next one; returns the removed number, or None if it stays in the buffer."""
+        number = self.numbers[slot]
+        if self.added < self.count:
+            self.numbers[slot] = self.added
+            self.added += 1
+            return number
+        self._undrawn -= 1
+        self.numbers[slot] = self.numbers[self._undrawn]
+        self.numbers[self._undrawn] = number
+        return None
 
 
 def _streamed_tile(sample: StoredSample, size: int) -> Tile:

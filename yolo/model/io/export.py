@@ -15,7 +15,6 @@ from torch import Tensor
 from yolo.architecture import VARIANTS
 from yolo.errors import WeightsError
 from yolo.model.io.weights import Detector, atomic_write, load_detector
-from yolo.model.network import YOLOv5
 
 INPUT, OUTPUT = "images", "predictions"
 MAX_DIFFERENCE = 1e-4
@@ -83,7 +82,12 @@ def export_weights(
         advance(1)
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(batch or 1, 3, height, width, generator=generator)
-        difference, largest = _difference(model, run(temporary, images), images)
+        with torch.no_grad():
+            expected = model(images)
+        found = run(temporary, images)
+        is_alike = found.shape == expected.shape
+        difference = float((found - expected).abs().max()) if is_alike else math.inf
+        largest = float(expected.abs().max())
         if not difference / largest <= MAX_DIFFERENCE:
             raise WeightsError(
                 f"{out}: its output differs from torch's by {difference:.1e} at values up to {largest:.0f}, so it was not"
@@ -91,15 +95,6 @@ def export_weights(
             )
         advance(1)
     return f"{line}, {height}x{width} pixels; differs from torch by {difference:.1e} at values up to {largest:.0f}"
-
-
-def _difference(model: YOLOv5, found: Tensor, images: Tensor) -> tuple[float, float]:
-    """Largest absolute difference from torch's output (infinite if the shapes differ), and torch's largest number."""
-    with torch.no_grad():
-        expected = model(images)
-    is_alike = found.shape == expected.shape
-    difference = float((found - expected).abs().max()) if is_alike else math.inf
-    return difference, float(expected.abs().max())
 
 
 def _ultralytics_checkpoint(detector: Detector) -> dict[str, Any]:

@@ -38,10 +38,8 @@ class LoadedWeights:
 
     def summary(self) -> str:
         """One line for the log."""
-        text = f"{len(self.matched)} tensors loaded"
-        if not self.skipped:
-            return text
-        return f"{text}, {len(self.skipped)} skipped: {listed(self.skipped)}"
+        skipped = f", {len(self.skipped)} skipped: {listed(self.skipped)}" if self.skipped else ""
+        return f"{len(self.matched)} tensors loaded{skipped}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +134,7 @@ def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
         unfit = misfits(shapes, shapes_of(variant, classes))
     except (KeyError, ValueError) as error:
         raise WeightsError(
-            f"{path}: its metadata does not say which network it holds ({error}); use a file"
-            " written by this program"
+            f"{path}: its metadata does not say which network it holds ({error}); use a file written by this program"
         ) from error
     if unfit:
         raise WeightsError(
@@ -219,8 +216,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
         raise WeightsError(
-            f"{path}: not a valid safetensors file ({error}); copy it again, or convert it to"
-            " safetensors"
+            f"{path}: not a valid safetensors file ({error}); copy it again, or convert it to safetensors"
         ) from error
 
 

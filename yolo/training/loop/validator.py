@@ -14,8 +14,7 @@ from yolo.data.image.decode import read_image
 from yolo.data.loader.loader import evaluation_loader
 from yolo.errors import WeightsError
 from yolo.evaluation.detections import Detections, GroundTruth
-from yolo.evaluation.evaluator import evaluate
-from yolo.evaluation.gather import LocalGather, ProcessGroup
+from yolo.evaluation.evaluator import LocalGather, ProcessGroup, evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.predict import detect
 from yolo.model import YOLOv5
