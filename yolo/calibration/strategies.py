@@ -29,6 +29,10 @@ class Strategy:
 COMPUTE = Strategy("compute", "computing only", exchanges=False)
 LOCAL = 16
 """Steps between exchanges, for strategies with local steps."""
+LOCAL_STEPS = f"communication.sync_every={LOCAL}"
+OVERLAPPED = "communication.reducer=overlapped"
+BF16_WIRE = "communication.data_type=bf16"
+REDUCE_TO_OWNER = "zero.use_multi_rank_bucket_allreduce=false"
 
 
 def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
@@ -37,29 +41,17 @@ def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
 
 _ALL = (
     Strategy("zero0", "DeepSpeed stage 0"),
-    Strategy("zero0_bf16", "stage 0, bf16 wire", ("communication.data_type=bf16",)),
+    Strategy("zero0_bf16", "stage 0, bf16 wire", (BF16_WIRE,)),
     Strategy("zero1", "ZeRO-1", ("zero.stage=1",)),
-    Strategy(
-        "zero1_reduce",
-        "ZeRO-1, reduce to owner",
-        ("zero.stage=1", "zero.use_multi_rank_bucket_allreduce=false"),
-    ),
+    Strategy("zero1_reduce", "ZeRO-1, reduce to owner", ("zero.stage=1", REDUCE_TO_OWNER)),
     Strategy("zero2", "ZeRO-2", ("zero.stage=2",)),
-    Strategy(
-        "zero2_reduce",
-        "ZeRO-2, reduce to owner",
-        ("zero.stage=2", "zero.use_multi_rank_bucket_allreduce=false"),
-    ),
+    Strategy("zero2_reduce", "ZeRO-2, reduce to owner", ("zero.stage=2", REDUCE_TO_OWNER)),
     Strategy("zero3", "ZeRO-3", ("zero.stage=3", "zero.stage3_param_persistence_threshold=0")),
     Strategy("zero3_persistent", "ZeRO-3, small tensors kept", ("zero.stage=3",)),
     Strategy("ddp", "torch DDP", ddp_bucket_mb=25.0),  # its default
     Strategy("ddp_small_buckets", "torch DDP, overlapped's buckets", ddp_bucket_mb=0.9),
-    Strategy("overlapped", "overlapped", ("communication.reducer=overlapped",)),
-    Strategy(
-        "overlapped_bf16",
-        "overlapped, bf16 wire",
-        ("communication.reducer=overlapped", "communication.data_type=bf16"),
-    ),
+    Strategy("overlapped", "overlapped", (OVERLAPPED,)),
+    Strategy("overlapped_bf16", "overlapped, bf16 wire", (OVERLAPPED, BF16_WIRE)),
     Strategy(
         "powersgd",
         "PowerSGD rank 2",
@@ -88,22 +80,15 @@ _ALL = (
         period=LOCAL,
     ),
     Strategy("onebit_lamb", "1-bit LAMB, after freeze", _one_bit("OneBitLamb", "freeze_step=1")),
-    Strategy(
-        "local_steps",
-        f"local steps, every {LOCAL}",
-        (f"communication.sync_every={LOCAL}",),
-        period=LOCAL,
-    ),
+    Strategy("local_steps", f"local steps, every {LOCAL}", (LOCAL_STEPS,), period=LOCAL),
     Strategy(
         "local_steps_one_bit",
         f"local steps, every {LOCAL}, 1 bit",
-        (f"communication.sync_every={LOCAL}", "communication.outer_one_bit=true"),
+        (LOCAL_STEPS, "communication.outer_one_bit=true"),
         period=LOCAL,
     ),
 )
 STRATEGIES = {strategy.name: strategy for strategy in _ALL}
-
-
 VARIANTS = tuple(
     Strategy(
         f"{name}_{size}",

@@ -52,8 +52,7 @@ def write_rows(rows: Sequence[StrategyRow], folder: Path) -> list[Path]:
 def markdown(rows: Sequence[StrategyRow], machine: str) -> str:
     """One table per number of hosts and bandwidth: milliseconds, ratios to DeepSpeed's stage 0, bytes."""
     lines = [f"Measured on {machine}.", ""]
-    for hosts, bandwidth in sorted({(row.hosts, row.bandwidth_mbps) for row in rows}):
-        cell = [row for row in rows if (row.hosts, row.bandwidth_mbps) == (hosts, bandwidth)]
+    for (hosts, bandwidth), cell in results.by_cell(rows):
         base = next((row for row in cell if row.strategy == "zero0"), None)
         first = cell[0]
         lines += [

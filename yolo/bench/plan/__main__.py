@@ -17,9 +17,9 @@ from yolo.bench.communication.cell import (
     emulated_cell,
     run_cell,
 )
-from yolo.bench.plan.plan_scores import PlanRow, write_plan
-from yolo.calibration.calibrate import MODULE as CALIBRATION
+from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
+from yolo.calibration.launch_worker import MODULE as CALIBRATION
 from yolo.calibration.strategies import COMPUTE, STRATEGIES, VARIANTS, Strategy, Workload
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
 from yolo.calibration.worker import ALL_STRATEGIES
@@ -65,7 +65,7 @@ def _bench(options: argparse.Namespace) -> None:
     strategies = [known[name] for name in names]
     profile, lines_of = _measure(cells, calibrated, strategies, workload, options.steps)
     rows = [
-        _row(profile, cell, line, known[line["strategy"]], cell in calibrated, workload)
+        _row(profile, cell, line, known[line["strategy"]], cell in calibrated)
         for cell, lines in lines_of.items()
         for line in lines
         if line["strategy"] != COMPUTE.name
@@ -104,7 +104,8 @@ def _measure(
 def _calibrate(
     cell: EmulatedCell, mbps: float, strategies: Sequence[Strategy], workload: Workload
 ) -> Measurement:
-    out = cell.folder / "calibration.json"
+    cluster, folder = cell
+    out = folder / "calibration.json"
     # A strategy's local work is calibrated under the name without its bucket size.
     names = [
         name
@@ -115,24 +116,20 @@ def _calibrate(
         *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
         *("--strategies", ",".join(names)),
         *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out)),
-        *job_overrides(workload, len(cell.cluster.hosts)),
+        *job_overrides(workload, len(cluster.hosts)),
     ]
-    processes = cell.cluster.launch(arguments, cell.folder / "calibration")
-    cell.cluster.wait(processes, CALIBRATION_SECONDS)
+    processes = cluster.launch(arguments, folder / "calibration")
+    cluster.wait(processes, CALIBRATION_SECONDS)
     return Measurement.model_validate_json(out.read_text())
 
 
 def _row(
-    profile: ClusterProfile,
-    cell: Cell,
-    line: Line,
-    strategy: Strategy,
-    is_calibrated: bool,
-    workload: Workload,
+    profile: ClusterProfile, cell: Cell, line: Line, strategy: Strategy, is_calibrated: bool
 ) -> PlanRow:
     hosts, mbps = cell
-    predicted = predicted_under(profile, cell, strategy, workload)
+    predicted = predicted_under(profile, cell, strategy, (line["images"], line["image_size"]))
     memory = predicted.memory
+    as_measured = ("step_seconds", "step_seconds_low", "step_seconds_high", *MEMORY)
     return PlanRow(
         strategy=strategy.name,
         label=strategy.label,
@@ -140,25 +137,20 @@ def _row(
         bandwidth_mbps=mbps,
         calibrated=is_calibrated and strategy.name in COMPARED,
         predicted_step_seconds=predicted.step_seconds,
-        measured_step_seconds=line["step_seconds"],
-        measured_step_seconds_low=line["step_seconds_low"],
-        measured_step_seconds_high=line["step_seconds_high"],
         predicted_wire_bytes=predicted.sent_bytes,
         measured_wire_bytes=line["sent_bytes_per_rank_per_step"],
         predicted_interface_bytes=predicted.wire_bytes,
         measured_interface_bytes=line["wire_bytes_per_rank_per_step"],
         predicted_parameter_bytes=memory.parameters,
-        measured_parameter_bytes=line["parameter_bytes"],
         predicted_gradient_bytes=memory.gradients,
-        measured_gradient_bytes=line["gradient_bytes"],
         predicted_optimizer_bytes=memory.optimizer,
-        measured_optimizer_bytes=line["optimizer_bytes"],
         predicted_parts={
             "compute": predicted.compute_seconds,
             "codec": predicted.codec_seconds,
             "exposed": predicted.exposed_seconds,
             "slowest_rank": predicted.straggler_seconds,
         },
+        **{f"measured_{name}": line[name] for name in as_measured},
     )
 
 
