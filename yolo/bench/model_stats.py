@@ -24,11 +24,8 @@ def measure(variant: str) -> dict[str, Any]:
     """The statistics of one variant, with the snapshot's keys."""
     with FakeTensorMode():
         model = YOLOv5(variant, CLASSES)
-        group_of = {
-            id(parameter): group["name"]
-            for group in parameter_groups(model)
-            for parameter in group["params"]
-        }
+        groups = parameter_groups(model)
+        group_of = {id(p): group["name"] for group in groups for p in group["params"]}
         outputs = _output_elements(model)
         tensors = [
             [list(p.shape), group_of[id(p)], outputs.get(id(p), 0)] for p in model.parameters()
@@ -102,8 +99,7 @@ def _kept_bytes(model: nn.Module, images: int, dtype: str) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=is_autocast, cache_enabled=False),
     ):
-        outputs = model(_images(images))
-    del outputs
+        model(_images(images))
     return sum(storage.nbytes() for storage in kept.values())
 
 

@@ -155,5 +155,5 @@ def _evaluate(
             corners = ((kept[:, :4] - [*padding, *padding]) / scale).clip(0, most)
             number = record.image_id
             found[number] = Detections(number, corners, kept[:, 4], kept[:, 5].astype(int))
-    figures = coco_figures(truth, [found[image.image_id] for image in truth.images])
-    return float(figures[0]), float(figures[1])
+    ap, ap50, *_ = coco_figures(truth, [found[image.image_id] for image in truth.images])
+    return float(ap), float(ap50)
