@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from yolo.data.augment.transforms import Augmentation, random_view
 from yolo.data.dataset import ImageRecord
 from yolo.data.image.letterbox import GREY
+from yolo.data.loader.loader import use_one_thread
 from yolo.recipe.schema.recipe import Recipe
 
 Labels = np.ndarray
@@ -148,7 +149,7 @@ def plain_loader(
         shuffle=shuffle,
         num_workers=recipe.data.workers,
         collate_fn=collate,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=use_one_thread,
     )
 
 
@@ -171,7 +172,3 @@ def _padded(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, L
     square[top : top + height, left : left + width] = image
     labels[:, 1:] += [left, top, left, top]
     return square, labels
-
-
-def _use_one_thread(_: int) -> None:
-    cv2.setNumThreads(0)

@@ -13,7 +13,7 @@ from yolo.architecture import Anchors
 from yolo.bench.baseline.data import PlainSamples, PlainSquares, collate_batch, plain_loader
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.calibration.stopwatch import Stopwatch
-from yolo.data.dataset import DetectionDataset
+from yolo.data.open import load_split
 from yolo.errors import BenchError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model import YOLOv5
@@ -21,6 +21,7 @@ from yolo.model.loss import Normaliser, detection_loss
 from yolo.recipe.deepspeed.config import deepspeed_config
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.build import parameter_groups
+from yolo.training.loop.datasets import chosen_anchors
 from yolo.training.loop.lr_schedule import LRSchedule
 
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
@@ -98,14 +99,10 @@ class PlainRun:
     """Summed over all steps, by part."""
 
 
-def train_plainly(
-    recipe: Recipe,
-    train: DetectionDataset,
-    val: DetectionDataset,
-    anchors: Anchors,
-    device: torch.device,
-) -> PlainRun:
+def train_plainly(recipe: Recipe, device: torch.device) -> PlainRun:
     """Train a recipe's epochs in this process; evaluate as often as the recipe says."""
+    train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
+    anchors, _ = chosen_anchors(recipe, train)
     epochs = recipe.train.epochs
     torch.manual_seed(recipe.train.seed)
     step = PlainStep(recipe, len(train.class_names), anchors, device)

@@ -29,12 +29,8 @@ NOT_SAVED = "could not be saved"
 
 NAN_RUN_SECONDS = 3600.0
 SUMMED = (
-    "poisoned_micro_batches",
-    "skipped_steps",
-    "skipped_when_clean",
-    "spikes",
-    "spikes_when_clean",
-    "rollbacks",
+    *("poisoned_micro_batches", "skipped_steps", "skipped_when_clean"),
+    *("spikes", "spikes_when_clean", "rollbacks"),
 )
 POISON = Path(__file__).parent / "poison"
 

@@ -20,7 +20,7 @@ from yolo.bench.communication.cell import (
 from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
 from yolo.calibration.launch_worker import MODULE as CALIBRATION
-from yolo.calibration.strategies import COMPUTE, STRATEGIES, VARIANTS, Strategy, Workload
+from yolo.calibration.strategies import STRATEGIES, VARIANTS, Strategy, Workload
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
 from yolo.calibration.worker import ALL_STRATEGIES
 from yolo.errors import exit_code_of
@@ -63,25 +63,8 @@ def _bench(options: argparse.Namespace) -> None:
     known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
     names = list(known) if options.strategies == "all" else options.strategies.split(",")
     strategies = [known[name] for name in names]
-    profile, lines_of = _measure(cells, calibrated, strategies, workload, options.steps)
-    rows = [
-        _row(profile, cell, line, known[line["strategy"]], cell in calibrated)
-        for cell, lines in lines_of.items()
-        for line in lines
-        if line["strategy"] != COMPUTE.name
-    ]
-    print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
-
-
-def _measure(
-    cells: Sequence[Cell],
-    calibrated: Sequence[Cell],
-    strategies: Sequence[Strategy],
-    workload: Workload,
-    steps: int,
-) -> tuple[ClusterProfile, dict[Cell, list[Line]]]:
     profile: ClusterProfile | None = None
-    lines: dict[Cell, list[Line]] = {}
+    lines: list[tuple[Cell, Line]] = []
     with bench_progress() as progress:
         total = (len(cells) + len(calibrated)) * len(strategies)
         task = progress.add_task("plan", total=total)
@@ -94,11 +77,16 @@ def _measure(
                     profile = profile or new_profile("emulated", resolved, measured, count_cores())
                     profile = add_measurement(profile, measured)
                     progress.advance(task, len(strategies))
-                lines[hosts, mbps] = run_cell(
-                    cell, strategies, steps, workload, lambda: progress.advance(task)
+                found = run_cell(
+                    cell, strategies, options.steps, workload, lambda: progress.advance(task)
                 )
+            lines += [((hosts, mbps), line) for line in found if line["strategy"] in known]
     assert profile is not None
-    return profile, lines
+    rows = [
+        _row(profile, where, line, known[line["strategy"]], where in calibrated)
+        for where, line in lines
+    ]
+    print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
 
 
 def _calibrate(

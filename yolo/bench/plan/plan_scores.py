@@ -145,11 +145,11 @@ def write_plan(rows: Sequence[PlanRow], profile: ClusterProfile, folder: Path) -
         "rows": [asdict(row) for row in rows],
         "profile": profile.model_dump(mode="json"),
     }
-    tables = markdown(rows, found, MACHINE)
+    tables = markdown(rows, found)
     return results.write_results(folder, "plan", content, tables, figure(rows))
 
 
-def markdown(rows: Sequence[PlanRow], found: Scores, machine: str) -> str:
+def markdown(rows: Sequence[PlanRow], found: Scores) -> str:
     """Scores, then one table per cell."""
     calibrated = f"{found.calibrated_step_median:.1%}", f"{found.calibrated_step_p95:.1%}"
     predicted = f"{found.foretold_step_median:.1%}", f"{found.foretold_step_p95:.1%}"
@@ -169,7 +169,7 @@ def markdown(rows: Sequence[PlanRow], found: Scores, machine: str) -> str:
         for each in found.cells
     ]
     lines = [
-        *("# Predicted and measured", "", f"On {machine}.", ""),
+        *("# Predicted and measured", "", f"On {MACHINE}.", ""),
         *results.markdown_table(SCORE_COLUMNS, sums),
         "",
         *results.markdown_table(CELL_COLUMNS, cells),

@@ -49,8 +49,7 @@ def _bench(options: argparse.Namespace) -> None:
     sections = options.sections.split(",")
     if unknown := [name for name in sections if name not in SECTIONS]:
         raise BenchError(f"--sections {unknown[0]}: expected some of {', '.join(SECTIONS)}")
-    overrides = [*ONE_PROCESS, *options.overrides]
-    prepared = prepare(options.recipe, overrides, 1)
+    prepared = prepare(options.recipe, [*ONE_PROCESS, *options.overrides], 1)
     check_files(prepared.resolved)
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     cpu = torch.backends.cpu.get_cpu_capability()
@@ -66,7 +65,7 @@ def _bench(options: argparse.Namespace) -> None:
         for section in sections:
             progress.update(task, description=section)
             if section == "steps":
-                found = [_compare_steps(options, overrides, prepared.resolved, results)]
+                found = [_compare_steps(options, prepared.resolved, results)]
             elif section == "loading":
                 sized = prepared.with_values(f"model.image_size={LOADER_SIZE}").resolved.recipe
                 found = compare_loading(sized, options.rounds, options.seconds)
@@ -91,12 +90,10 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _compare_steps(
-    options: argparse.Namespace,
-    overrides: Sequence[str],
-    resolved: ResolvedRecipe,
-    results: SpeedResults,
+    options: argparse.Namespace, resolved: ResolvedRecipe, results: SpeedResults
 ) -> SpeedRatio:
-    arguments = ("--rounds", str(options.rounds), str(options.recipe), *overrides)
+    arguments = ["--rounds", str(options.rounds), str(options.recipe)]
+    arguments += [*ONE_PROCESS, *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "steps.json"
         launch = launch_module(resolved, "yolo.bench.speed.steps", ["--out", str(out), *arguments])
