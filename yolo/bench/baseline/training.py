@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -95,7 +94,7 @@ class PlainRun:
     evaluation_seconds: float = 0.0
     steps: int = 0
     images: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=dict)
     """Summed over all steps, by part."""
 
 
@@ -128,7 +127,7 @@ def train_plainly(recipe: Recipe, device: torch.device) -> PlainRun:
             run.ap, run.ap50 = _evaluate(step.average, squares, truth, recipe)
             run.evaluation_seconds += time.perf_counter() - evaluation_began
     run.wall_seconds = time.perf_counter() - begun
-    run.seconds = watch.seconds
+    run.seconds = dict(watch.seconds)
     run.images_per_second = run.images / sum(watch.seconds.values())
     return run
 
