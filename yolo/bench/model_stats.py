@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolo.architecture import VARIANTS
@@ -55,13 +56,11 @@ def _output_elements(model: nn.Module) -> dict[int, int]:
     elements: dict[int, int] = {}
 
     def note(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        elements[id(module.weight)] = output.numel()
+        if isinstance(module, nn.Conv2d):
+            elements[id(module.weight)] = output.numel()
 
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(note) for module in convolutions]
-    model(_images(1))
-    for hook in hooks:
-        hook.remove()
+    with register_module_forward_hook(note):
+        model(_images(1))
     return elements
 
 
