@@ -33,9 +33,13 @@ class StepTraffic:
         self._run = run
         self._lines = 0
         self._last: tuple[int, float] | None = None
-        """The step of the log's last line, and the bytes that a host had sent then, mean over the hosts."""
+        """The step of the log's last line, and `sent_bytes` then."""
         self._steps, self._metered, self._sent = 0, 0.0, 0.0
         """Compared steps, and their bytes per rank by the meter and by the interfaces."""
+
+    def sent_bytes(self) -> float:
+        """Bytes that a host has sent so far, mean over the hosts."""
+        return fmean(host.counters().sent_bytes for host in self._cluster.hosts)
 
     def look(self) -> None:
         """Read the interfaces if the log has a new line; call this often while the training runs."""
@@ -46,14 +50,13 @@ class StepTraffic:
         if not new:
             return
         record = json.loads(new[-1])
-        sent = fmean(host.counters().sent_bytes for host in self._cluster.hosts)
-        is_after_steps = len(new) == 1 and record["kind"] == "step"
-        if is_after_steps and self._last is not None:
-            step, sent_before = self._last
-            self._steps += record["step"] - step
-            self._metered += record.get(WIRE_BYTES, 0.0) * (record["step"] - step)
+        step, sent = record["step"], self.sent_bytes()
+        if len(new) == 1 and record["kind"] == "step" and self._last is not None:
+            step_before, sent_before = self._last
+            self._steps += step - step_before
+            self._metered += record.get(WIRE_BYTES, 0.0) * (step - step_before)
             self._sent += sent - sent_before
-        self._last = record["step"], sent
+        self._last = step, sent
 
     def rows(self) -> list[tuple[str, str]]:
         """The meter's and the interfaces' bytes for a table; none if too few lines were logged to compare."""
@@ -94,16 +97,12 @@ def _bench(options: argparse.Namespace) -> None:
     with EmulatedCluster(options.hosts, options.bandwidth) as cluster:
         _print_link_check(link_check.check(cluster))
         traffic = StepTraffic(cluster, run)
-        before = [host.counters() for host in cluster.hosts]
-        processes = cluster.launch(
-            [*arguments, "--run", str(run.path), *overrides], run.path / "hosts"
-        )
-        print(f"training on {len(cluster.hosts)} hosts; their output is in {run.path / 'hosts'}")
+        before = traffic.sent_bytes()
+        output = run.path / "hosts"
+        processes = cluster.launch([*arguments, "--run", str(run.path), *overrides], output)
+        print(f"training on {len(cluster.hosts)} hosts; their output is in {output}")
         cluster.wait(processes, options.timeout, traffic.look)
-        sent = fmean(
-            (host.counters() - earlier).sent_bytes
-            for host, earlier in zip(cluster.hosts, before, strict=True)
-        )
+        sent = traffic.sent_bytes() - before
     if not run.finished.exists():
         raise BenchError(f"the hosts ended without an error, but {run.finished} is missing")
     summary = json.loads(run.summary.read_text())

@@ -92,14 +92,17 @@ def _train(recipe: Path, settings: Sequence[str], resolved: ResolvedRecipe) -> B
 
 def spread(rows: Sequence[BatchRow]) -> float:
     """Highest minus lowest AP of the batches, each the mean over its seeds."""
-    means = [statistics.fmean(row.ap for row in runs) for runs in _by_batch(rows).values()]
+    means = [
+        statistics.fmean(row.ap for row in runs)
+        for runs in results.grouped(rows, "global_batch").values()
+    ]
     return max(means) - min(means)
 
 
 def markdown(rows: Sequence[BatchRow]) -> str:
     """A table with one line per batch and the AP of each seed, then the spread."""
     cells = []
-    for batch, runs in _by_batch(rows).items():
+    for batch, runs in results.grouped(rows, "global_batch").items():
         aps = ", ".join(f"{row.ap:.3f}" for row in runs)
         ap50s = ", ".join(f"{row.ap50:.3f}" for row in runs)
         megabytes = statistics.fmean(row.wire_bytes_per_rank for row in runs) / 1e6
@@ -108,11 +111,6 @@ def markdown(rows: Sequence[BatchRow]) -> str:
         cells.append((batch, lr, steps, aps, ap50s, f"{megabytes:,.0f}", f"{seconds:.0f}"))
     differs = f"AP differs by {spread(rows):.3f} between the batches, {rows[0].epochs} epochs each."
     return "\n".join([*results.markdown_table(COLUMNS, cells), "", differs]) + "\n"
-
-
-def _by_batch(rows: Sequence[BatchRow]) -> dict[int, list[BatchRow]]:
-    batches = dict.fromkeys(row.global_batch for row in rows)
-    return {batch: [row for row in rows if row.global_batch == batch] for batch in batches}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 from yolo.architecture import VARIANTS
@@ -24,11 +25,8 @@ def measure(variant: str) -> dict[str, Any]:
     """The statistics of one variant, with the snapshot's keys."""
     with FakeTensorMode():
         model = YOLOv5(variant, CLASSES)
-        group_of = {
-            id(parameter): group["name"]
-            for group in parameter_groups(model)
-            for parameter in group["params"]
-        }
+        groups = parameter_groups(model)
+        group_of = {id(p): group["name"] for group in groups for p in group["params"]}
         outputs = _output_elements(model)
         tensors = [
             [list(p.shape), group_of[id(p)], outputs.get(id(p), 0)] for p in model.parameters()
@@ -58,13 +56,11 @@ def _output_elements(model: nn.Module) -> dict[int, int]:
     elements: dict[int, int] = {}
 
     def note(module: nn.Module, _: Any, output: torch.Tensor) -> None:
-        elements[id(module.weight)] = output.numel()
+        if isinstance(module, nn.Conv2d):
+            elements[id(module.weight)] = output.numel()
 
-    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
-    hooks = [module.register_forward_hook(note) for module in convolutions]
-    model(_images(1))
-    for hook in hooks:
-        hook.remove()
+    with register_module_forward_hook(note):
+        model(_images(1))
     return elements
 
 
@@ -102,8 +98,7 @@ def _kept_bytes(model: nn.Module, images: int, dtype: str) -> int:
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=is_autocast, cache_enabled=False),
     ):
-        outputs = model(_images(images))
-    del outputs
+        model(_images(images))
     return sum(storage.nbytes() for storage in kept.values())
 
 

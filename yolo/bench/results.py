@@ -4,6 +4,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -48,6 +49,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     """The rows of a results file, each as a dataclass of this kind."""
     return [kind(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
+
+
+def grouped(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
+    """The rows by the values of these attributes, in the order of their first rows."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(attrgetter(*names)(row), []).append(row)
+    return groups
+
+
+def by_cell(rows: Iterable[Row]) -> list[tuple[tuple[int, float], list[Row]]]:
+    """The rows of each number of hosts and bandwidth, low ones first."""
+    return sorted(grouped(rows, "hosts", "bandwidth_mbps").items())
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -62,13 +62,14 @@ def measure_streaming(
 
     Raises DataError if its data cannot be read.
     """
-    recipe = prepare(recipe_path, overrides, ranks, ranks).resolved.recipe
+    prepared = prepare(recipe_path, overrides, ranks, ranks)
+    recipe = prepared.resolved.recipe
     workers = recipe.data.workers
     with tempfile.TemporaryDirectory() as folder:
         shards = SHARDS_PER_WORKER * ranks * max(1, workers)
         shard_split(recipe, "train", Path(folder), shard_mb=1, shards=shards)
         places = ("data.format=shards", f"data.root={folder}", "data.train=train")
-        streamed = prepare(recipe_path, [*overrides, *places], ranks, ranks).resolved.recipe
+        streamed = prepared.with_values(*places).resolved.recipe
         opened = open_shards(streamed.data, "train")
         loaders = [StreamingLoader(opened, streamed, rank, ranks) for rank in range(ranks)]
         rates = [_images_per_second(loader) for loader in loaders]

@@ -18,7 +18,6 @@ from yolo.planner.profile import (
 from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.resolve.hardware import count_cores
 
-MODULE = "yolo.calibration.worker"
 SOURCE = "measured by yolo calibrate"
 
 
@@ -39,12 +38,8 @@ def calibrate(
     arguments = ["--recipe", str(path), "--classes", str(data.classes), "--loads-data"]
     if bandwidth_gbps:
         arguments += ["--bandwidth-gbps", str(bandwidth_gbps)]
-    measured = run_worker(
-        resolved,
-        MODULE,
-        [*arguments, *overrides],
-        lambda result: Measurement.model_validate_json(result.read_text()),
-    )
+    result = run_worker(resolved, [*arguments, *overrides])
+    measured = Measurement.model_validate_json(result)
     profile = add_measurement(before or new_profile(out.stem, resolved, measured), measured)
     write_profile(profile, out)
     return profile

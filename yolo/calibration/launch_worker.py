@@ -1,11 +1,10 @@
-"""Run a worker of this package on the machines of a recipe, through the launcher, and read its result."""
+"""Run the worker on the machines of a recipe, through the launcher, and read its result."""
 
 import os
 import signal
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 
@@ -13,19 +12,17 @@ from yolo.errors import LaunchError
 from yolo.launch.command import launch_module
 from yolo.recipe import ResolvedRecipe
 
-Result = TypeVar("Result")
+MODULE = "yolo.calibration.worker"
 
 
-def run_worker(
-    resolved: ResolvedRecipe, module: str, arguments: Sequence[str], read: Callable[[Path], Result]
-) -> Result:
-    """Start a module whose first rank writes the file given by `--out`, wait for it, and read the file.
+def run_worker(resolved: ResolvedRecipe, arguments: Sequence[str]) -> str:
+    """Start the worker, wait for it, and return the JSON that its first rank wrote.
 
     Raises LaunchError if it ends without a result.
     """
     with tempfile.TemporaryDirectory(prefix="yolo-ranks-") as folder:
         out = Path(folder) / "answer.json"
-        launch = launch_module(resolved, module, ["--out", str(out), *arguments])
+        launch = launch_module(resolved, MODULE, ["--out", str(out), *arguments])
         process = psutil.Popen(
             launch.command,
             env=os.environ | dict(launch.environment),
@@ -38,5 +35,5 @@ def run_worker(
                 each.terminate()
             raise
         if code != 0 or not out.exists():
-            raise LaunchError(f"{module} ended with exit code {code}; see its output above")
-        return read(out)
+            raise LaunchError(f"{MODULE} ended with exit code {code}; see its output above")
+        return out.read_text(encoding="utf-8")

@@ -25,8 +25,6 @@ class Strategy:
     """Steps after which its traffic repeats."""
     exchanges: bool = True
     """False to measure computing only."""
-    is_calibrated: bool = True
-    """False if a profile has no use for its time: it is another strategy's, or not timed by default."""
     ddp_bucket_mb: float | None = None
     """MiB per bucket, to use torch's DistributedDataParallel instead of DeepSpeed."""
 
@@ -34,6 +32,10 @@ class Strategy:
 COMPUTE = Strategy("compute", "computing only", exchanges=False)
 LOCAL = 16
 """Steps between exchanges, for strategies with local steps."""
+LOCAL_STEPS = f"communication.sync_every={LOCAL}"
+OVERLAPPED = "communication.reducer=overlapped"
+BF16_WIRE = "communication.data_type=bf16"
+REDUCE_TO_OWNER = "zero.use_multi_rank_bucket_allreduce=false"
 
 
 def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
@@ -42,41 +44,17 @@ def _one_bit(kind: str, *settings: str) -> tuple[str, ...]:
 
 _LISTED = (
     Strategy("zero0", "DeepSpeed stage 0"),
-    Strategy("zero0_bf16", "stage 0, bf16 wire", ("communication.data_type=bf16",)),
+    Strategy("zero0_bf16", "stage 0, bf16 wire", (BF16_WIRE,)),
     Strategy("zero1", "ZeRO-1", ("zero.stage=1",)),
-    Strategy(
-        "zero1_reduce",
-        "ZeRO-1, reduce to owner",
-        ("zero.stage=1", "zero.use_multi_rank_bucket_allreduce=false"),
-        is_calibrated=False,
-    ),
+    Strategy("zero1_reduce", "ZeRO-1, reduce to owner", ("zero.stage=1", REDUCE_TO_OWNER)),
     Strategy("zero2", "ZeRO-2", ("zero.stage=2",)),
-    Strategy(
-        "zero2_reduce",
-        "ZeRO-2, reduce to owner",
-        ("zero.stage=2", "zero.use_multi_rank_bucket_allreduce=false"),
-        is_calibrated=False,
-    ),
-    Strategy(
-        "zero3",
-        "ZeRO-3",
-        ("zero.stage=3", "zero.stage3_param_persistence_threshold=0"),
-        is_calibrated=False,
-    ),
+    Strategy("zero2_reduce", "ZeRO-2, reduce to owner", ("zero.stage=2", REDUCE_TO_OWNER)),
+    Strategy("zero3", "ZeRO-3", ("zero.stage=3", "zero.stage3_param_persistence_threshold=0")),
     Strategy("zero3_persistent", "ZeRO-3, small tensors kept", ("zero.stage=3",)),
     Strategy("ddp", "torch DDP", ddp_bucket_mb=25.0),  # its default
-    Strategy(
-        "ddp_small_buckets",
-        "torch DDP, overlapped's buckets",
-        is_calibrated=False,
-        ddp_bucket_mb=0.9,
-    ),
-    Strategy("overlapped", "overlapped", ("communication.reducer=overlapped",)),
-    Strategy(
-        "overlapped_bf16",
-        "overlapped, bf16 wire",
-        ("communication.reducer=overlapped", "communication.data_type=bf16"),
-    ),
+    Strategy("ddp_small_buckets", "torch DDP, overlapped's buckets", ddp_bucket_mb=0.9),
+    Strategy("overlapped", "overlapped", (OVERLAPPED,)),
+    Strategy("overlapped_bf16", "overlapped, bf16 wire", (OVERLAPPED, BF16_WIRE)),
     Strategy(
         "powersgd",
         "PowerSGD rank 2",
@@ -87,7 +65,6 @@ _LISTED = (
         "onebit_adam_warmup",
         "1-bit Adam, before freeze",
         _one_bit("OneBitAdam", "freeze_step=1000000"),
-        is_calibrated=False,
     ),
     Strategy("onebit_adam", "1-bit Adam, after freeze", _one_bit("OneBitAdam", "freeze_step=1")),
     Strategy(
@@ -106,16 +83,11 @@ _LISTED = (
         period=LOCAL,
     ),
     Strategy("onebit_lamb", "1-bit LAMB, after freeze", _one_bit("OneBitLamb", "freeze_step=1")),
-    Strategy(
-        "local_steps",
-        f"local steps, every {LOCAL}",
-        (f"communication.sync_every={LOCAL}",),
-        period=LOCAL,
-    ),
+    Strategy("local_steps", f"local steps, every {LOCAL}", (LOCAL_STEPS,), period=LOCAL),
     Strategy(
         "local_steps_one_bit",
         f"local steps, every {LOCAL}, 1 bit",
-        (f"communication.sync_every={LOCAL}", "communication.outer_one_bit=true"),
+        (LOCAL_STEPS, "communication.outer_one_bit=true"),
         period=LOCAL,
     ),
 )
@@ -131,8 +103,13 @@ def _unlisted_reducers() -> Iterator[Strategy]:
 
 
 STRATEGIES = {strategy.name: strategy for strategy in (*_LISTED, *_unlisted_reducers())}
-CALIBRATED = tuple(name for name, strategy in STRATEGIES.items() if strategy.is_calibrated)
-"""What a profile measures."""
+CALIBRATED = tuple(
+    name
+    for name in STRATEGIES
+    if not name.endswith("_reduce")
+    and name not in ("zero3", "ddp_small_buckets", "onebit_adam_warmup")
+)
+"""What a profile measures; the others do the same local work as one of these."""
 
 VARIANTS = tuple(
     Strategy(

@@ -14,7 +14,6 @@ from yolo.errors import PlanError
 from yolo.planner.plan import Plan, Ranked
 from yolo.recipe import prepare
 
-MODULE = "yolo.calibration.worker"
 STEPS = 10
 
 
@@ -55,19 +54,15 @@ def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list
         )
     chosen = list(dict.fromkeys([*plan.ranked[:first], plan.as_written]))
     # One word without quotes and blanks: launchers pass those on in different ways.
-    strategies = base64.b64encode(
-        json.dumps([_strategy(each) for each in chosen]).encode()
-    ).decode()
+    strategies = base64.b64encode(json.dumps([*map(_strategy, chosen)]).encode()).decode()
     arguments = ["--recipe", str(path), "--classes", str(plan.data.classes)]
     arguments += ["--verify", strategies, "--steps", str(STEPS), *overrides]
-    measured: list[Any] = run_worker(
-        resolved, MODULE, arguments, lambda result: json.loads(result.read_text())
-    )
+    measured: list[Any] = json.loads(run_worker(resolved, arguments))
     return [
         Verified(
             each.label,
-            each.prediction.step_seconds
-            - each.prediction.data_wait_seconds,  # with synthetic images
+            # Synthetic images are not waited for.
+            each.prediction.step_seconds - each.prediction.data_wait_seconds,
             found["step_seconds"],
             each.prediction.wire_bytes,
             found["metered_bytes_per_rank_per_step"],

@@ -1,6 +1,7 @@
 """What one rank does to calibrate the planner: a step without the network, each strategy's own work, each collective.
 
-Started on every host by the launcher; the first rank writes what was measured as one JSON file.
+Started on every host by the launcher; the first rank writes what was measured as one JSON file. With `--verify`, it times
+the strategies of a plan instead.
 """
 
 import argparse

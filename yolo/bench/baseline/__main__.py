@@ -11,10 +11,8 @@ import torch
 from yolo.bench.baseline.training import train_plainly
 from yolo.bench.command_line import recipe_parser
 from yolo.bench.results import write_json
-from yolo.data.open import load_split
 from yolo.errors import exit_code_of
 from yolo.recipe import prepare
-from yolo.training.loop.datasets import chosen_anchors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,10 +27,7 @@ def _train(options: argparse.Namespace) -> None:
     recipe = prepare(options.recipe, options.overrides, 1, 1).resolved.recipe
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(recipe.cluster.threads_per_process)
-    train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
-    anchors, _ = chosen_anchors(recipe, train)
-    run = train_plainly(recipe, train, val, anchors, device)
-    write_json(options.out, asdict(run))
+    write_json(options.out, asdict(train_plainly(recipe, device)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from yolo.data.augment.pipeline import random_view
 from yolo.data.dataset import ImageRecord
 from yolo.data.image.letterbox import GREY
+from yolo.data.loader.loader import use_one_thread
 from yolo.recipe.schema.recipe import Recipe
 
 Labels = np.ndarray
@@ -55,8 +56,7 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         targets[:, 1] = labels[:, 0]
         targets[:, 2:4] = (labels[:, 1:3] + labels[:, 3:5]) / 2 / self.size
         targets[:, 4:6] = (labels[:, 3:5] - labels[:, 1:3]) / self.size
-        pixels = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))
-        return torch.from_numpy(pixels), torch.from_numpy(targets)
+        return _to_tensor(image), torch.from_numpy(targets)
 
     def read(self, index: int) -> tuple[np.ndarray, Labels]:
         """Read an image (H, W, 3), its long side at the network's size, and its labels."""
@@ -80,8 +80,7 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         else:
             canvas, labels = _padded(*self.read(index), self.size)
         view = random_view(canvas.shape[0], self.size, self.settings, random)
-        sides = (self.size, self.size)
-        grey = (GREY, GREY, GREY)
+        sides, grey = (self.size, self.size), (GREY, GREY, GREY)
         if self.settings.perspective:
             image = cv2.warpPerspective(canvas, view.matrix, sides, borderValue=grey)
         else:
@@ -111,20 +110,18 @@ class PlainSamples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
             x1, y1 = max(left, 0), max(top, 0)
             x2, y2 = min(left + width, 2 * size), min(top + height, 2 * size)
             canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-            labels[:, 1:] += np.array([left, top, left, top])
-            labels[:, 1:] = labels[:, 1:].clip(0, 2 * size)
+            labels[:, 1:] = (labels[:, 1:] + [left, top, left, top]).clip(0, 2 * size)
             all_labels.append(labels)
         return canvas, np.concatenate(all_labels)
 
     def _jittered(self, image: np.ndarray, random: np.random.Generator) -> np.ndarray:
         limits = np.array([self.settings.hsv_h, self.settings.hsv_s, self.settings.hsv_v])
         gains = 1 + random.uniform(-1, 1, 3) * limits
-        levels = np.arange(256)
-        hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
-        hue = cv2.LUT(hue, (levels * gains[0] % 180).astype(np.uint8))
-        saturation = cv2.LUT(saturation, (levels * gains[1]).clip(0, 255).astype(np.uint8))
-        value = cv2.LUT(value, (levels * gains[2]).clip(0, 255).astype(np.uint8))
-        return cv2.cvtColor(cv2.merge([hue, saturation, value]), cv2.COLOR_HSV2BGR)
+        hue, saturation, value = np.arange(256) * gains[:, None]
+        tables = np.array([hue % 180, saturation.clip(0, 255), value.clip(0, 255)])
+        channels = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
+        changed = [cv2.LUT(*each) for each in zip(channels, tables.astype(np.uint8), strict=True)]
+        return cv2.cvtColor(cv2.merge(changed), cv2.COLOR_HSV2BGR)
 
 
 class PlainSquares(PlainSamples):
@@ -134,10 +131,9 @@ class PlainSquares(PlainSamples):
         image, labels = self.read(index)
         size, record = self.size, self.records[index]
         square, _ = _padded(image, labels, size)
-        pixels = np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))
         padding = (size - image.shape[1]) // 2, (size - image.shape[0]) // 2
         scale = size / max(record.width, record.height)
-        return torch.from_numpy(pixels), padding, scale, record
+        return _to_tensor(square), padding, scale, record
 
 
 def plain_loader(
@@ -153,7 +149,7 @@ def plain_loader(
         shuffle=shuffle,
         num_workers=recipe.data.workers,
         collate_fn=collate,
-        worker_init_fn=_use_one_thread,
+        worker_init_fn=use_one_thread,
     )
 
 
@@ -165,14 +161,14 @@ def collate_batch(samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Batch
     return images, torch.cat([targets for _, targets in samples])
 
 
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1)))
+
+
 def _padded(image: np.ndarray, labels: Labels, size: int) -> tuple[np.ndarray, Labels]:
     square = np.full((size, size, 3), GREY, dtype=np.uint8)
     height, width = image.shape[:2]
     left, top = (size - width) // 2, (size - height) // 2
     square[top : top + height, left : left + width] = image
-    labels[:, 1:] += np.array([left, top, left, top])
+    labels[:, 1:] += [left, top, left, top]
     return square, labels
-
-
-def _use_one_thread(_: int) -> None:
-    cv2.setNumThreads(0)

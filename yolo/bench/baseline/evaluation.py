@@ -3,12 +3,13 @@
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo.evaluation.detections import Detections, GroundTruth
+from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
 
 
 def greedy_suppression(
@@ -44,18 +45,16 @@ def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def coco_figures(truth: GroundTruth, detections: Sequence[Detections]) -> np.ndarray:
     """COCO's 12 figures (12,), AP and AP50 first, by COCO's own code; -1 if there is no ground truth for a figure."""
-    annotations: list[dict[str, object]] = []
-    for image in truth.images:
-        boxes = _coco_boxes(image.image_id, image.boxes, image.classes)
-        for box, crowd, area in zip(boxes, image.crowd, image.areas, strict=True):
-            number = len(annotations) + 1
-            annotations.append(box | {"id": number, "area": float(area), "iscrowd": int(crowd)})
+    numbers = count(1)
+    annotations = [
+        box | {"id": next(numbers), "area": float(area), "iscrowd": int(crowd)}
+        for image in truth.images
+        for box, crowd, area in zip(_coco_boxes(image), image.crowd, image.areas, strict=True)
+    ]
     results = [
         box | {"score": float(score)}
         for found in detections
-        for box, score in zip(
-            _coco_boxes(found.image_id, found.boxes, found.classes), found.scores, strict=True
-        )
+        for box, score in zip(_coco_boxes(found), found.scores, strict=True)
     ]
     if not results:
         return np.zeros(12)
@@ -75,10 +74,8 @@ def coco_figures(truth: GroundTruth, detections: Sequence[Detections]) -> np.nda
     return figures
 
 
-def _coco_boxes(
-    image_id: int, boxes: np.ndarray, classes: np.ndarray
-) -> Iterator[dict[str, object]]:
-    for box, label in zip(boxes, classes, strict=True):
+def _coco_boxes(found: ImageTruth | Detections) -> Iterator[dict[str, object]]:
+    for box, label in zip(found.boxes, found.classes, strict=True):
         left, top, right, bottom = (float(value) for value in box)
         xywh = [left, top, right - left, bottom - top]
-        yield {"image_id": image_id, "category_id": int(label), "bbox": xywh}
+        yield {"image_id": found.image_id, "category_id": int(label), "bbox": xywh}

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections import defaultdict
 from copy import deepcopy
 from dataclasses import dataclass, field
 
@@ -13,7 +12,7 @@ from yolo.architecture import Anchors
 from yolo.bench.baseline.data import PlainSamples, PlainSquares, collate_batch, plain_loader
 from yolo.bench.baseline.evaluation import coco_figures, greedy_suppression
 from yolo.calibration.stopwatch import Stopwatch
-from yolo.data.dataset import DetectionDataset
+from yolo.data.open import load_split
 from yolo.errors import BenchError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.model import YOLOv5
@@ -21,6 +20,7 @@ from yolo.model.loss import Normaliser, detection_loss
 from yolo.recipe.deepspeed.config import deepspeed_config
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.build import parameter_groups
+from yolo.training.loop.datasets import chosen_anchors
 from yolo.training.loop.lr_schedule import LRSchedule
 
 OPTIMIZERS = {"AdamW": torch.optim.AdamW, "SGD": torch.optim.SGD}
@@ -94,18 +94,14 @@ class PlainRun:
     evaluation_seconds: float = 0.0
     steps: int = 0
     images: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: dict[str, float] = field(default_factory=dict)
     """Summed over all steps, by part."""
 
 
-def train_plainly(
-    recipe: Recipe,
-    train: DetectionDataset,
-    val: DetectionDataset,
-    anchors: Anchors,
-    device: torch.device,
-) -> PlainRun:
+def train_plainly(recipe: Recipe, device: torch.device) -> PlainRun:
     """Train a recipe's epochs in this process; evaluate as often as the recipe says."""
+    train, val = load_split(recipe.data, "train"), load_split(recipe.data, "val")
+    anchors, _ = chosen_anchors(recipe, train)
     epochs = recipe.train.epochs
     torch.manual_seed(recipe.train.seed)
     step = PlainStep(recipe, len(train.class_names), anchors, device)
@@ -131,7 +127,7 @@ def train_plainly(
             run.ap, run.ap50 = _evaluate(step.average, squares, truth, recipe)
             run.evaluation_seconds += time.perf_counter() - evaluation_began
     run.wall_seconds = time.perf_counter() - begun
-    run.seconds = watch.seconds
+    run.seconds = dict(watch.seconds)
     run.images_per_second = run.images / sum(watch.seconds.values())
     return run
 
@@ -155,5 +151,5 @@ def _evaluate(
             corners = ((kept[:, :4] - [*padding, *padding]) / scale).clip(0, most)
             number = record.image_id
             found[number] = Detections(number, corners, kept[:, 4], kept[:, 5].astype(int))
-    figures = coco_figures(truth, [found[image.image_id] for image in truth.images])
-    return float(figures[0]), float(figures[1])
+    ap, ap50, *_ = coco_figures(truth, [found[image.image_id] for image in truth.images])
+    return float(ap), float(ap50)

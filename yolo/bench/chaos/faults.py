@@ -28,6 +28,10 @@ FULL_SECONDS = 8.0
 NOT_SAVED = "could not be saved"
 
 NAN_RUN_SECONDS = 3600.0
+SUMMED = (
+    *("poisoned_micro_batches", "skipped_steps", "skipped_when_clean"),
+    *("spikes", "spikes_when_clean", "rollbacks"),
+)
 POISON = Path(__file__).parent / "poison"
 
 
@@ -42,7 +46,7 @@ def cut_for_a_while(job: ChaosJob) -> dict[str, Any]:
         "timeout_seconds": TIMEOUT_SECONDS,
         "finished": started.is_finished,
         "started_again": started.output.count(RESTARTED),
-        "bit_identical": started.is_finished and started.weights() == job.expected_weights(),
+        "bit_identical": job.ends_as_undisturbed(started),
     }
 
 
@@ -94,8 +98,7 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
     """Fill the run's disk while a checkpoint is being written, keep it full until the run logs it, then free it."""
     started = job.start(DISK_RUN)
     started.wait_for_a_checkpoint()
-    run = started.run
-    if run is None:
+    if started.run is None:
         raise BenchError(f"the run on the small disk did not start: {started.output[-3000:]}")
     end = time.monotonic() + RUN_SECONDS
 
@@ -120,12 +123,12 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
         "whole_checkpoints_while_full": sorted(valid),
         "went_on_while_full": is_running,
         "finished": started.is_finished,
-        "bit_identical": started.is_finished and started.weights() == job.expected_weights(),
+        "bit_identical": job.ends_as_undisturbed(started),
     }
 
 
 def _fill(path: Path) -> None:
-    block = b"\0" * 2**16
+    block = bytes(2**16)
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(block) == len(block):
             pass
@@ -134,13 +137,9 @@ def _fill(path: Path) -> None:
 def feed_nan(job: ChaosJob, share: float, seed: int, train_seeds: Sequence[int]) -> dict[str, Any]:
     """Train each `train.seed` once clean and once with a share of the micro batches NaN; returns sums, and AP's mean change."""
     pairs = [_train_pair(job, share, seed, train_seed) for train_seed in train_seeds]
-    summed = (
-        *("poisoned_micro_batches", "skipped_steps", "skipped_when_clean"),
-        *("spikes", "spikes_when_clean", "rollbacks"),
-    )
     return {
         "share": share,
-        **{name: sum(pair[name] for pair in pairs) for name in summed},
+        **{name: sum(pair[name] for pair in pairs) for name in SUMMED},
         "ap_change": statistics.fmean(pair["ap"] - pair["ap_clean"] for pair in pairs),
         "pairs": pairs,
     }
@@ -151,11 +150,10 @@ def _train_pair(job: ChaosJob, share: float, seed: int, train_seed: int) -> dict
     name = f"poisoned-{train_seed}"
     work = job.folder / name
     work.mkdir(parents=True, exist_ok=True)
+    poison, path = f"{share}:{seed}", f"{POISON}:{job.environment['PYTHONPATH']}"
     # The launcher passes these variables on to the other hosts.
-    (work / ".deepspeed_env").write_text(f"YOLO_POISON={share}:{seed}\n")
-    path = f"{POISON}:{job.environment['PYTHONPATH']}"
-    added = {"YOLO_POISON": f"{share}:{seed}", "PYTHONPATH": path}
-    poisoned = job.start(name, f"train.seed={train_seed}", added=added)
+    (work / ".deepspeed_env").write_text(f"YOLO_POISON={poison}\n")
+    poisoned = job.start(name, f"train.seed={train_seed}", YOLO_POISON=poison, PYTHONPATH=path)
     poisoned.wait(NAN_RUN_SECONDS)
     (before, spikes_before, nan_before), (after, spikes, nan) = map(_outcome, (clean, poisoned))
     fed = poisoned.output.count("become NaN")

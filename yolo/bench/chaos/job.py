@@ -52,16 +52,17 @@ class ChaosJob:
             self._undisturbed[seed] = started
         return self._undisturbed[seed]
 
-    def expected_weights(self) -> dict[str, bytes]:
-        """The final weights of the undisturbed run."""
-        return self.undisturbed().weights()
+    def ends_as_undisturbed(self, started: "StartedRun") -> bool:
+        """Whether a run reached its end with the weights of the undisturbed one."""
+        return started.is_finished and started.weights() == self.undisturbed().weights()
 
-    def start(
-        self, name: str, *further: str, added: Mapping[str, str] | None = None
-    ) -> "StartedRun":
-        """Start `yolo train` on the first host; its output goes to `<folder>/<name>.log`, which no fault's disk holds."""
-        resume = f"checkpoint.resume={'auto' if (self.folder / name).exists() else 'never'}"
+    def start(self, name: str, *further: str, **added: str) -> "StartedRun":
+        """Start `yolo train` on the first host; its output goes to `<folder>/<name>.log`, which no fault's disk holds.
+
+        `added`: to the environment.
+        """
         work = self.folder / name
+        resume = f"checkpoint.resume={'auto' if work.exists() else 'never'}"
         work.mkdir(parents=True, exist_ok=True)
         command = [
             *(sys.executable, "-m", "yolo", "train", str(self.recipe)),
@@ -71,13 +72,10 @@ class ChaosJob:
             *further,
         ]
         log = self.folder / f"{name}.log"
+        environment = {**self.environment, **added}
         with log.open("ab") as file:
             process = self.cluster.hosts[0].run(
-                command,
-                {**self.environment, **(added or {})},
-                folder=work,
-                stdout=file,
-                stderr=subprocess.STDOUT,
+                command, environment, work, stdout=file, stderr=subprocess.STDOUT
             )
         return StartedRun(process, work, log)
 
@@ -136,23 +134,19 @@ class StartedRun:
                 continue
             if "yolo.train" not in words:
                 continue
-            rank = next((w for w in words if w.startswith("--local_rank")), None)
-            if rank is None:
+            if not any(word.startswith("--local_rank") for word in words):
                 kind = "launcher"  # `deepspeed` itself, and its pdsh and ssh
             elif "deepspeed.launcher.launch" in words:
                 kind = "launcher on a host"
-            elif "deepspeed.launcher.launch" in above:
-                kind = "rank"
             else:
-                kind = "worker of a rank"
+                kind = "rank" if "deepspeed.launcher.launch" in above else "worker of a rank"
             found.setdefault(kind, []).append(process)
         return found
 
     def weights(self) -> dict[str, bytes]:
         """The final averaged weights, as bytes by name."""
         assert self.run is not None
-        weights = load_file(self.run.last_weights)
-        return {name: values.tobytes() for name, values in weights.items()}
+        return {name: w.tobytes() for name, w in load_file(self.run.last_weights).items()}
 
     def valid_checkpoints(self) -> set[str]:
         """Names of the checkpoints that are complete and undamaged."""

@@ -5,7 +5,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,8 @@ from yolo.errors import BenchError
 TIMEOUT_SECONDS = 1800.0
 Line = dict[str, Any]
 """A `yolo.calibration.strategy_timing.StrategyTiming` as JSON."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmulatedCell:
-    """A cluster whose links are as slow as requested, and a temporary folder for its output."""
-
-    cluster: EmulatedCluster
-    folder: Path
+EmulatedCell = tuple[EmulatedCluster, Path]
+"""A cluster whose links are as slow as requested, and a temporary folder for its output."""
 
 
 @contextmanager
@@ -36,7 +29,7 @@ def emulated_cell(hosts: int, mbps: float) -> Iterator[EmulatedCell]:
         tempfile.TemporaryDirectory(prefix="yolo-bench-") as folder,
     ):
         link_check.check(cluster)
-        yield EmulatedCell(cluster, Path(folder))
+        yield cluster, Path(folder)
 
 
 def cell_parser(name: str, description: str | None, hosts: str) -> argparse.ArgumentParser:
@@ -67,12 +60,11 @@ def run_cell(
 
     `workload` may be the seconds that computing should take. Raises BenchError if the hosts end too early.
     """
-    path = cell.folder / "lines.jsonl"
-    words = (
-        ("--workload", *workload)
-        if isinstance(workload, tuple)
-        else ("--compute-seconds", workload)
-    )
+    cluster, folder = cell
+    path = folder / "lines.jsonl"
+    words: tuple[object, ...] = ("--compute-seconds", workload)
+    if isinstance(workload, tuple):
+        words = ("--workload", *workload)
     arguments = [
         *("--module", "yolo.calibration.strategy_timing", "--out", str(path)),
         *("--strategies", ",".join(strategy.name for strategy in strategies)),
@@ -87,8 +79,8 @@ def run_cell(
             if lines[-1]["strategy"] != COMPUTE.name:
                 advance()
 
-    processes = cell.cluster.launch(arguments, cell.folder / "hosts")
-    cell.cluster.wait(processes, TIMEOUT_SECONDS, meanwhile=read)
+    processes = cluster.launch(arguments, folder / "hosts")
+    cluster.wait(processes, TIMEOUT_SECONDS, meanwhile=read)
     read()
     expected = len(strategies) + 2
     if len(lines) < expected:

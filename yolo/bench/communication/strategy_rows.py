@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ EMPHASISED = {
     "zero_one_adam_local": "#17a2b8",
 }
 """Lines in colour; the others are faint, and their figures are in the table."""
+DRAWN = ("bandwidth_mbps", "step_seconds", "step_seconds_low", "step_seconds_high")
 COLUMNS = (
     *("strategy", "step, ms (quartiles)", "exposed, ms", "MB a step and rank"),
     *("collectives", "against stage 0"),
@@ -52,8 +54,7 @@ def write_rows(rows: Sequence[StrategyRow], folder: Path) -> list[Path]:
 def markdown(rows: Sequence[StrategyRow], machine: str) -> str:
     """One table per number of hosts and bandwidth: milliseconds, ratios to DeepSpeed's stage 0, bytes."""
     lines = [f"Measured on {machine}.", ""]
-    for hosts, bandwidth in sorted({(row.hosts, row.bandwidth_mbps) for row in rows}):
-        cell = [row for row in rows if (row.hosts, row.bandwidth_mbps) == (hosts, bandwidth)]
+    for (hosts, bandwidth), cell in results.by_cell(rows):
         base = next((row for row in cell if row.strategy == "zero0"), None)
         first = cell[0]
         lines += [
@@ -99,21 +100,18 @@ def _draw_panel(axes: Axes, rows: Sequence[StrategyRow]) -> None:
         own = sorted((r for r in rows if r.strategy == name), key=lambda row: row.bandwidth_mbps)
         if not own:
             continue
-        x = [row.bandwidth_mbps for row in own]
-        y = [row.step_seconds for row in own]
+        x, y, low, high = zip(*map(attrgetter(*DRAWN), own), strict=True)
         if name in EMPHASISED:
             axes.plot(x, y, "o-", color=EMPHASISED[name], lw=1.8, ms=4, label=strategy.label)
-            low = [row.step_seconds_low for row in own]
-            high = [row.step_seconds_high for row in own]
             axes.fill_between(x, low, high, color=EMPHASISED[name], alpha=0.15, lw=0)
         else:
             axes.plot(x, y, "-", color=results.FAINT, lw=1.0, zorder=1, label=faint_label)
             faint_label = None
     computing = {row.bandwidth_mbps: row.compute_seconds for row in rows}
-    x = sorted(computing)
-    y = [computing[each] for each in x]
-    axes.plot(x, y, "--", color=results.INK, lw=1.0, label="computing only")
-    axes.set_xticks(x, [f"{each:g}" for each in x])
+    ticks = sorted(computing)
+    seconds = [computing[each] for each in ticks]
+    axes.plot(ticks, seconds, "--", color=results.INK, lw=1.0, label="computing only")
+    axes.set_xticks(ticks, [f"{each:g}" for each in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))

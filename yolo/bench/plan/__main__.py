@@ -17,17 +17,10 @@ from yolo.bench.communication.cell import (
     emulated_cell,
     run_cell,
 )
-from yolo.bench.plan.plan_scores import PlanRow, write_plan
-from yolo.calibration.calibrate import MODULE as CALIBRATION
+from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
-from yolo.calibration.strategies import (
-    CALIBRATED,
-    COMPUTE,
-    STRATEGIES,
-    VARIANTS,
-    Strategy,
-    Workload,
-)
+from yolo.calibration.launch_worker import MODULE as CALIBRATION
+from yolo.calibration.strategies import CALIBRATED, STRATEGIES, VARIANTS, Strategy, Workload
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
@@ -69,25 +62,8 @@ def _bench(options: argparse.Namespace) -> None:
     known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
     names = list(known) if options.strategies == "all" else options.strategies.split(",")
     strategies = [known[name] for name in names]
-    profile, lines_of = _measure(cells, calibrated, strategies, workload, options.steps)
-    rows = [
-        _row(profile, cell, line, known[line["strategy"]], cell in calibrated, workload)
-        for cell, lines in lines_of.items()
-        for line in lines
-        if line["strategy"] != COMPUTE.name
-    ]
-    print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
-
-
-def _measure(
-    cells: Sequence[Cell],
-    calibrated: Sequence[Cell],
-    strategies: Sequence[Strategy],
-    workload: Workload,
-    steps: int,
-) -> tuple[ClusterProfile, dict[Cell, list[Line]]]:
     profile: ClusterProfile | None = None
-    lines: dict[Cell, list[Line]] = {}
+    lines: list[tuple[Cell, Line]] = []
     with bench_progress() as progress:
         total = (len(cells) + len(calibrated)) * len(strategies)
         task = progress.add_task("plan", total=total)
@@ -100,17 +76,23 @@ def _measure(
                     profile = profile or new_profile("emulated", resolved, measured, count_cores())
                     profile = add_measurement(profile, measured)
                     progress.advance(task, len(strategies))
-                lines[hosts, mbps] = run_cell(
-                    cell, strategies, steps, workload, lambda: progress.advance(task)
+                found = run_cell(
+                    cell, strategies, options.steps, workload, lambda: progress.advance(task)
                 )
+            lines += [((hosts, mbps), line) for line in found if line["strategy"] in known]
     assert profile is not None
-    return profile, lines
+    rows = [
+        _row(profile, where, line, known[line["strategy"]], where in calibrated)
+        for where, line in lines
+    ]
+    print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
 
 
 def _calibrate(
     cell: EmulatedCell, mbps: float, strategies: Sequence[Strategy], workload: Workload
 ) -> Measurement:
-    out = cell.folder / "calibration.json"
+    cluster, folder = cell
+    out = folder / "calibration.json"
     # A strategy's local work is calibrated under the name without its bucket size.
     names = [
         name
@@ -121,24 +103,20 @@ def _calibrate(
         *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
         *("--strategies", ",".join(names)),
         *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out)),
-        *job_overrides(workload, len(cell.cluster.hosts)),
+        *job_overrides(workload, len(cluster.hosts)),
     ]
-    processes = cell.cluster.launch(arguments, cell.folder / "calibration")
-    cell.cluster.wait(processes, CALIBRATION_SECONDS)
+    processes = cluster.launch(arguments, folder / "calibration")
+    cluster.wait(processes, CALIBRATION_SECONDS)
     return Measurement.model_validate_json(out.read_text())
 
 
 def _row(
-    profile: ClusterProfile,
-    cell: Cell,
-    line: Line,
-    strategy: Strategy,
-    is_calibrated: bool,
-    workload: Workload,
+    profile: ClusterProfile, cell: Cell, line: Line, strategy: Strategy, is_calibrated: bool
 ) -> PlanRow:
     hosts, mbps = cell
-    predicted = predicted_under(profile, cell, strategy, workload)
+    predicted = predicted_under(profile, cell, strategy, (line["images"], line["image_size"]))
     memory = predicted.memory
+    as_measured = ("step_seconds", "step_seconds_low", "step_seconds_high", *MEMORY)
     return PlanRow(
         strategy=strategy.name,
         label=strategy.label,
@@ -146,25 +124,20 @@ def _row(
         bandwidth_mbps=mbps,
         calibrated=is_calibrated and strategy.name in COMPARED,
         predicted_step_seconds=predicted.step_seconds,
-        measured_step_seconds=line["step_seconds"],
-        measured_step_seconds_low=line["step_seconds_low"],
-        measured_step_seconds_high=line["step_seconds_high"],
         predicted_wire_bytes=predicted.sent_bytes,
         measured_wire_bytes=line["sent_bytes_per_rank_per_step"],
         predicted_interface_bytes=predicted.wire_bytes,
         measured_interface_bytes=line["wire_bytes_per_rank_per_step"],
         predicted_parameter_bytes=memory.parameters,
-        measured_parameter_bytes=line["parameter_bytes"],
         predicted_gradient_bytes=memory.gradients,
-        measured_gradient_bytes=line["gradient_bytes"],
         predicted_optimizer_bytes=memory.optimizer,
-        measured_optimizer_bytes=line["optimizer_bytes"],
         predicted_parts={
             "compute": predicted.compute_seconds,
             "codec": predicted.codec_seconds,
             "exposed": predicted.exposed_seconds,
             "slowest_rank": predicted.straggler_seconds,
         },
+        **{f"measured_{name}": line[name] for name in as_measured},
     )
 
 

@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -97,45 +98,34 @@ class Scores:
 
 def scores(rows: Sequence[PlanRow]) -> Scores:
     """Score all rows."""
-    calibrated, predicted = (
-        [abs(row.error("step_seconds")) for row in rows if row.calibrated is is_calibrated]
-        for is_calibrated in (True, False)
+    (known, known_p95), (unknown, unknown_p95) = (
+        _median_and_p95([row.error("step_seconds") for row in rows if row.calibrated is calibrated])
+        for calibrated in (True, False)
     )
     wire = [abs(row.error("wire_bytes")) for row in rows]
     return Scores(
-        calibrated_step_median=_median(calibrated),
-        calibrated_step_p95=_p95(calibrated),
-        foretold_step_median=_median(predicted),
-        foretold_step_p95=_p95(predicted),
-        wire_bytes_median=_median(wire),
+        calibrated_step_median=known,
+        calibrated_step_p95=known_p95,
+        foretold_step_median=unknown,
+        foretold_step_p95=unknown_p95,
+        wire_bytes_median=statistics.median(wire),
         wire_bytes_largest=max(wire),
         interface_bytes_largest=max(abs(row.error("interface_bytes")) for row in rows),
         memory_largest=max(abs(row.error(what)) for row in rows for what in MEMORY),
-        cells=[_cell_score(*cell, own) for cell, own in _by_cell(rows).items()],
+        cells=[_cell_score(*cell, own) for cell, own in results.by_cell(rows)],
     )
 
 
-def _median(errors: Sequence[float]) -> float:
-    return statistics.median(errors) if errors else 0.0
-
-
-def _p95(errors: Sequence[float]) -> float:
-    return sorted(errors)[math.ceil(0.95 * len(errors)) - 1] if errors else 0.0
-
-
-def _by_cell(rows: Sequence[PlanRow]) -> dict[tuple[int, float], list[PlanRow]]:
-    cells = sorted({(row.hosts, row.bandwidth_mbps) for row in rows})
-    return {
-        cell: [row for row in rows if (row.hosts, row.bandwidth_mbps) == cell] for cell in cells
-    }
+def _median_and_p95(errors: Sequence[float]) -> tuple[float, float]:
+    """Of the absolute errors; 0 if there are none."""
+    ordered = sorted(map(abs, errors)) or [0.0]
+    return statistics.median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 def _cell_score(hosts: int, mbps: float, rows: Sequence[PlanRow]) -> CellScore:
-    first = min(rows, key=lambda row: row.predicted_step_seconds)
-    fastest = min(rows, key=lambda row: row.measured_step_seconds)
-    tau = kendalltau(
-        [row.predicted_step_seconds for row in rows], [row.measured_step_seconds for row in rows]
-    ).statistic
+    predicted, measured = map(attrgetter, ("predicted_step_seconds", "measured_step_seconds"))
+    first, fastest = min(rows, key=predicted), min(rows, key=measured)
+    tau = kendalltau([*map(predicted, rows)], [*map(measured, rows)]).statistic
     return CellScore(
         hosts=hosts,
         bandwidth_mbps=mbps,
@@ -155,11 +145,11 @@ def write_plan(rows: Sequence[PlanRow], profile: ClusterProfile, folder: Path) -
         "rows": [asdict(row) for row in rows],
         "profile": profile.model_dump(mode="json"),
     }
-    tables = markdown(rows, found, MACHINE)
+    tables = markdown(rows, found)
     return results.write_results(folder, "plan", content, tables, figure(rows))
 
 
-def markdown(rows: Sequence[PlanRow], found: Scores, machine: str) -> str:
+def markdown(rows: Sequence[PlanRow], found: Scores) -> str:
     """Scores, then one table per cell."""
     calibrated = f"{found.calibrated_step_median:.1%}", f"{found.calibrated_step_p95:.1%}"
     predicted = f"{found.foretold_step_median:.1%}", f"{found.foretold_step_p95:.1%}"
@@ -179,12 +169,12 @@ def markdown(rows: Sequence[PlanRow], found: Scores, machine: str) -> str:
         for each in found.cells
     ]
     lines = [
-        *("# Predicted and measured", "", f"On {machine}.", ""),
+        *("# Predicted and measured", "", f"On {MACHINE}.", ""),
         *results.markdown_table(SCORE_COLUMNS, sums),
         "",
         *results.markdown_table(CELL_COLUMNS, cells),
     ]
-    for (hosts, mbps), own in _by_cell(rows).items():
+    for (hosts, mbps), own in results.by_cell(rows):
         ranked = sorted(own, key=lambda row: row.predicted_step_seconds)
         lines += ["", f"## {hosts} hosts, {mbps:g} Mbit/s", ""]
         lines += results.markdown_table(ROW_COLUMNS, map(_cells, ranked))

@@ -15,11 +15,16 @@ from yolo.bench.results import machine_facts
 from yolo.bench.speed.evaluation import compare_evaluation
 from yolo.bench.speed.loading import compare_loading
 from yolo.bench.speed.speed_ratios import SpeedRatio, SpeedResults
-from yolo.bench.speed.training import ONE_PROCESS, call, compare_training
-from yolo.data.open import load_split
+from yolo.bench.speed.training import (
+    ONE_PROCESS,
+    call,
+    comparisons,
+    seconds_waited,
+    train_both,
+)
 from yolo.errors import BenchError, exit_code_of
 from yolo.launch.command import launch_module
-from yolo.recipe import prepare
+from yolo.recipe import ResolvedRecipe, prepare
 
 SECTIONS = ("steps", "loading", "evaluation", "training")
 LOADER_SIZE = 640
@@ -44,8 +49,8 @@ def _bench(options: argparse.Namespace) -> None:
     sections = options.sections.split(",")
     if unknown := [name for name in sections if name not in SECTIONS]:
         raise BenchError(f"--sections {unknown[0]}: expected some of {', '.join(SECTIONS)}")
-    overrides = [*ONE_PROCESS, *options.overrides]
-    check_files(prepare(options.recipe, overrides, 1).resolved)
+    prepared = prepare(options.recipe, [*ONE_PROCESS, *options.overrides], 1)
+    check_files(prepared.resolved)
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     cpu = torch.backends.cpu.get_cpu_capability()
     results = SpeedResults(machine_facts(f"torch {torch.__version__}", cpu, *gpu))
@@ -60,21 +65,21 @@ def _bench(options: argparse.Namespace) -> None:
         for section in sections:
             progress.update(task, description=section)
             if section == "steps":
-                found = [_compare_steps(options, overrides, results)]
+                found = [_compare_steps(options, prepared.resolved, results)]
             elif section == "loading":
-                settings = [*overrides, f"model.image_size={LOADER_SIZE}"]
-                at_size = prepare(options.recipe, settings, 1).resolved.recipe
-                records = load_split(at_size.data, "train").records
-                found = compare_loading(at_size, records, options.rounds, options.seconds)
+                sized = prepared.with_values(f"model.image_size={LOADER_SIZE}").resolved.recipe
+                found = compare_loading(sized, options.rounds, options.seconds)
             elif section == "evaluation":
                 found = [compare_evaluation(options.images, options.rounds)]
             else:
                 short = [f"train.epochs={options.epochs}"] if options.epochs else []
-                settings = [*short, *options.overrides]
-                runs = compare_training(options.recipe, settings, options.rounds, advance)
+                settings = [*ONE_PROCESS, *short, *options.overrides]
+                runs = train_both(
+                    options.recipe, settings, prepared.resolved, options.rounds, advance
+                )
                 for side, parts in results.step_seconds.items():  # for the figure
-                    parts["waiting for images"] = runs.waits()[side]
-                found = runs.comparisons()
+                    parts["waiting for images"] = seconds_waited(side, runs[side][-1])
+                found = comparisons(runs)
             results.comparisons += found
             for ratio in found:
                 progress.console.print(ratio.line(), soft_wrap=True)
@@ -85,14 +90,14 @@ def _bench(options: argparse.Namespace) -> None:
 
 
 def _compare_steps(
-    options: argparse.Namespace, overrides: Sequence[str], results: SpeedResults
+    options: argparse.Namespace, resolved: ResolvedRecipe, results: SpeedResults
 ) -> SpeedRatio:
-    resolved = prepare(options.recipe, overrides, 1).resolved
+    arguments = ["--rounds", str(options.rounds), str(options.recipe)]
+    arguments += [*ONE_PROCESS, *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "steps.json"
-        arguments = ["--out", str(out), "--rounds", str(options.rounds), str(options.recipe)]
-        launch = launch_module(resolved, "yolo.bench.speed.steps", [*arguments, *overrides])
-        call(launch.command, dict(launch.environment))
+        launch = launch_module(resolved, "yolo.bench.speed.steps", ["--out", str(out), *arguments])
+        call(launch.command, launch.environment)
         found: dict[str, Any] = json.loads(out.read_text())
     results.step_seconds = found["step_seconds"]
     results.facts |= {name: found[name] for name in ("precision", "peak_memory_bytes", "gpu")}

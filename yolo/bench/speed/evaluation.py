@@ -47,9 +47,9 @@ def _predictions(found: Detections) -> np.ndarray:
     """A network's output for these detections: (ROWS, 5 + CLASSES) float32."""
     rows = np.zeros((ROWS, 5 + CLASSES), dtype=np.float32)
     count = len(found)
-    corners = found.boxes
-    rows[:count, :2] = (corners[:, :2] + corners[:, 2:]) / 2
-    rows[:count, 2:4] = corners[:, 2:] - corners[:, :2]
+    low, high = found.boxes[:, :2], found.boxes[:, 2:]
+    rows[:count, :2] = (low + high) / 2
+    rows[:count, 2:4] = high - low
     rows[:count, 4] = 1.0
     rows[np.arange(count), 5 + found.classes] = found.scores
     return rows

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,11 +11,11 @@ import torch
 from yolo.bench.baseline.data import PlainSamples
 from yolo.bench.speed.generated import draw_photographs
 from yolo.bench.speed.speed_ratios import SpeedRatio
-from yolo.data.dataset import ImageRecord
 from yolo.data.image.cache import ImageCache, memory_budget
 from yolo.data.image.resized import ResizedImages
 from yolo.data.loader.sampler import SampleKey
 from yolo.data.loader.samples import TrainingSamples
+from yolo.data.open import load_split
 from yolo.recipe.schema.recipe import Recipe
 
 BATCH = 16
@@ -25,13 +25,12 @@ DEGREES = 5.0
 """Rotation of the preset `high`: images are no longer upright, so they must be warped."""
 
 
-def compare_loading(
-    recipe: Recipe, records: Sequence[ImageRecord], rounds: int, seconds: float
-) -> list[SpeedRatio]:
-    """Compare with the data set's images cached decoded, and with uncached photographs of 1,920 x 1,280 pixels.
+def compare_loading(recipe: Recipe, rounds: int, seconds: float) -> list[SpeedRatio]:
+    """Compare with the training split's images cached decoded, and with uncached photographs of 1,920 x 1,280 pixels.
 
     `seconds` is per side and round, in CPU time of the calling process, which does all the work.
     """
+    records = load_split(recipe.data, "train").records
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     size = recipe.model.image_size

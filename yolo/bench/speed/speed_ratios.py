@@ -59,17 +59,10 @@ class SpeedResults:
 
     def write(self, folder: Path) -> list[Path]:
         """Write speed.json, and speed.png if a step's parts were measured; returns the files."""
-        rows = [
-            asdict(each)
-            | {"ratio": each.ratio, "ratio_low": min(each.ratios), "ratio_high": max(each.ratios)}
-            for each in self.comparisons
-        ]
-        content = {
-            "machine": self.machine,
-            "comparisons": rows,
-            "step_seconds": self.step_seconds,
-            "facts": self.facts,
-        }
+        content = asdict(self)
+        for row, each in zip(content["comparisons"], self.comparisons, strict=True):
+            low, high = min(each.ratios), max(each.ratios)
+            row |= {"ratio": each.ratio, "ratio_low": low, "ratio_high": high}
         drawing = figure(self.step_seconds) if self.step_seconds else None
         return write_results(folder, "speed", content, figure=drawing)
 
