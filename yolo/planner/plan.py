@@ -24,13 +24,10 @@ MEMORY_HEADROOM = 0.92
 """Usable share of a GPU's memory: the rest is the driver's, and gaps between tensors."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A strategy with its costs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked(Candidate):
+    """A strategy with its costs, and without overrides that change nothing."""
 
-    label: str
-    overrides: tuple[str, ...]
-    fidelity: GradientFidelity
     prediction: Prediction
     fits: bool
     """Whether it fits into a rank's memory."""
@@ -177,7 +174,7 @@ def _ranked(
         f"{candidate.label} (as written)" if is_written else candidate.label,
         needed,
         candidate.fidelity if needed else GradientFidelity.SAME,
-        prediction,
+        prediction=prediction,
         fits=prediction.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9,
     )
 

@@ -60,7 +60,7 @@ def dense_events(context: PlanContext) -> list[CommEvent]:
 def one_bit_elements(network: Network, ranks: int) -> int:
     """Length of the padded vector: each tensor begins its own block, and ranks share the blocks evenly."""
     blocks = sum(math.ceil(tensor.elements / BLOCK) for tensor in network.tensors)
-    return math.ceil(blocks / ranks) * ranks * BLOCK
+    return padded(blocks, ranks) * BLOCK
 
 
 def one_bit_events(context: PlanContext) -> list[CommEvent]:

@@ -46,7 +46,7 @@ def periodic(
     context: PlanContext, share: float, comm_events: Sequence[CommEvent], every: int
 ) -> Phase:
     """Local steps, which send nothing, and a sync after every `every` of them."""
-    local = [event for event in _step(context, ()) if not isinstance(event, CommEvent | Wait)]
+    local = [event for event in _step(context) if not isinstance(event, CommEvent | Wait)]
     guard = [CommEvent("all_reduce", GUARD_SYNC_BYTES, is_waited=True)]
     if context.recipe.optimizer.type in ONE_BIT:  # the last step of the period is a synced one
         guard = [
@@ -105,12 +105,16 @@ def _packing(context: PlanContext) -> Iterator[Event]:
         yield Compute(context.work.extra_seconds, "codec")
 
 
-def _step(context: PlanContext, comm_events: Sequence[CommEvent]) -> Iterator[Event]:
-    """All collectives follow the last backward."""
-    yield from _micro_steps(context, (), last_only=True)
-    if comm_events:
+def _step(
+    context: PlanContext, after: Sequence[CommEvent] = (), beside: TimedEvents = ()
+) -> Iterator[Event]:
+    """Collectives after the last backward, or beside it."""
+    yield from _micro_steps(context, beside, last_only=True)
+    if beside:
+        yield Wait()
+    if beside or after:
         yield from _packing(context)
-        yield from comm_events
+    yield from after
     yield Compute(context.work.update_seconds, "update")
 
 
@@ -125,14 +129,7 @@ def overlapped_events(context: PlanContext) -> Iterator[Event]:
         elements = sum(context.network.tensors[index].elements for index in group)
         event = gradient_event("all_reduce", elements, communication.data_type, is_waited=False)
         comm_events.append((latest, [event]))
-    yield from _overlapped_step(context, comm_events)
-
-
-def _overlapped_step(context: PlanContext, comm_events: TimedEvents) -> Iterator[Event]:
-    yield from _micro_steps(context, comm_events, last_only=True)
-    yield Wait()
-    yield from _packing(context)
-    yield Compute(context.work.update_seconds, "update")
+    yield from _step(context, beside=comm_events)
 
 
 def _completion(context: PlanContext) -> dict[int, float]:
@@ -216,7 +213,7 @@ def ddp_events(context: PlanContext, bucket_bytes: int) -> tuple[Event, ...]:
     # The first rank broadcasts BatchNorm's means and variances before each forward pass.
     buffers = 4 * 2 * sum(_batchnorm_channels(context.network))
     broadcast = CommEvent("broadcast", buffers, is_waited=True)
-    return (broadcast, *_overlapped_step(context, comm_events))
+    return (broadcast, *_step(context, beside=comm_events))
 
 
 DDP_FIRST_BYTES = 2**20
