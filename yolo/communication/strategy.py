@@ -11,7 +11,7 @@ To add a way of averaging gradients:
 4. its costs in `STRATEGY_COSTS`: `yolo/planner/cost/strategies.py`. `yolo plan`, `yolo calibrate`, the benchmarks and the
    test that compares predicted with recorded messages then know it;
 5. a recipe in `recipes/communication/`. `make configs` writes its DeepSpeed JSON and the reference of recipe keys;
-6. a test with real ranks in `tests/communication/reducers/`: that AP is kept, and that a resumed run equals an
+6. a test with real ranks in `tests/communication/`: that AP is kept, and that a resumed run equals an
    uninterrupted one (`launch_worker` in `tests/conftest.py` starts ranks).
 
 If it cannot work with some settings: a rule in `yolo/recipe/rules/communication.py`, with its evidence in
