@@ -4,7 +4,7 @@ The collectives and their sizes are those that DeepSpeed 0.19.8 and this repo's 
 a recording of the real ones.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import total_ordering
@@ -28,7 +28,7 @@ from yolo.planner.cost.step_events import (
     stage_3_events,
     synced,
 )
-from yolo.planner.cost.timeline import CommEvent
+from yolo.planner.cost.timeline import CommEvent, Event
 from yolo.recipe.schema.optimizer import (
     ONE_BIT,
     OneBitAdamSection,
@@ -37,6 +37,7 @@ from yolo.recipe.schema.optimizer import (
 )
 from yolo.recipe.schema.recipe import Recipe
 
+Phases = Callable[[PlanContext, float], list[Phase]]
 LATEST_FREEZE = 0.25
 """Share of the run after which an automatic freeze_step freezes at the latest: the plan assumes the latest."""
 
@@ -71,7 +72,7 @@ class StrategyCost(LocalCost):
     With a 16-bit communication.data_type, the entry `<key>.bf16` is used if there is one.
     """
 
-    phases: Callable[[PlanContext, float], list[Phase]]
+    phases: Phases
     """The run's phases, given the share of its steps in which the learning rate warms up."""
     buffers: Callable[[Recipe, Network, int], float]
     """Bytes of buckets, flattened gradients and error feedback, given the number of ranks."""
@@ -154,26 +155,15 @@ def _powersgd_phases(context: PlanContext, warmup_share: float) -> list[Phase]:
     return _dense_first(context, share, low_rank_events(context))
 
 
-def _overlapped_phases(context: PlanContext, _: float) -> list[Phase]:
-    return [Phase(1.0, tuple(overlapped_events(context)))]
-
-
-def _stage_0_phases(context: PlanContext, _: float) -> list[Phase]:
-    return [synced(context, 1.0, dense_events(context))]
-
-
-def _stage_1_and_2_phases(context: PlanContext, _: float) -> list[Phase]:
-    return [Phase(1.0, tuple(stage_1_and_2_events(context)))]
-
-
-def _stage_3_phases(context: PlanContext, _: float) -> list[Phase]:
-    return [Phase(1.0, tuple(stage_3_events(context)))]
+def _alike(events: Callable[[PlanContext], Iterable[Event]]) -> Phases:
+    """One phase, each of whose steps has these events."""
+    return lambda context, _: [Phase(1.0, tuple(events(context)))]
 
 
 # --- buffers ----------------------------------------------------------------------------------------------------
 
 
-def _wire_bytes(recipe: Recipe, network: Network) -> float:
+def _wire_bytes(recipe: Recipe, network: Network, ranks: int) -> float:
     """A 16-bit copy of the gradients, if they travel in 16 bits."""
     return 0.0 if recipe.communication.data_type == "fp32" else network.fp32_bytes / 2
 
@@ -191,7 +181,7 @@ def _local_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
     return 3.0 * full + (padded * (2 + 1 / ranks) if recipe.communication.outer_one_bit else full)
 
 
-def _zero_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
+def _zero_buffers(recipe: Recipe, network: Network, _: int) -> float:
     """Buckets; at stage 3 also the gathered parameters."""
     zero = recipe.zero
     buckets = 2 if zero.overlap_comm is True and zero.contiguous_gradients else 1
@@ -200,29 +190,20 @@ def _zero_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
     return gathered + FP32 * min(zero.reduce_bucket_size, network.elements) * buckets
 
 
-def _stage_0_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
-    """DeepSpeed flattens all gradients for one all-reduce."""
-    return network.fp32_bytes + _wire_bytes(recipe, network)
-
-
-def _overlapped_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
-    """The buckets hold the gradients themselves."""
-    return _wire_bytes(recipe, network)
-
-
-def _powersgd_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
-    """The bucket, error feedback, the approximation."""
-    return 3 * network.fp32_bytes
-
-
 # --- the table --------------------------------------------------------------------------------------------------
 
-_STAGE_0 = StrategyCost(key="stage0", passes=4, phases=_stage_0_phases, buffers=_stage_0_buffers)
-_STAGE_1 = StrategyCost(
-    key="stage1", passes=4, hooks=1, phases=_stage_1_and_2_phases, buffers=_zero_buffers
+_STAGE_0 = StrategyCost(
+    key="stage0",
+    passes=4,
+    phases=lambda context, _: [synced(context, 1.0, dense_events(context))],
+    # DeepSpeed flattens all gradients for one all-reduce.
+    buffers=lambda recipe, network, ranks: network.fp32_bytes + _wire_bytes(recipe, network, ranks),
 )
-_OVERLAPPED = StrategyCost(
-    key="overlapped", passes=3, hooks=1, phases=_overlapped_phases, buffers=_overlapped_buffers
+_STAGE_1 = StrategyCost(
+    key="stage1", passes=4, hooks=1, phases=_alike(stage_1_and_2_events), buffers=_zero_buffers
+)
+_OVERLAPPED = StrategyCost(  # its buckets hold the gradients themselves
+    key="overlapped", passes=3, hooks=1, phases=_alike(overlapped_events), buffers=_wire_bytes
 )
 _ONE_BIT_ADAM = StrategyCost(
     key="OneBitAdam", passes=22, phases=_frozen_phases, buffers=_one_bit_buffers
@@ -239,7 +220,7 @@ STRATEGY_COSTS = {
         replace(_STAGE_0, key="stage0.bf16", passes=5),
         _STAGE_1,
         replace(_STAGE_1, key="stage2"),
-        replace(_STAGE_1, key="stage3", passes=6, hooks=4, phases=_stage_3_phases),
+        replace(_STAGE_1, key="stage3", passes=6, hooks=4, phases=_alike(stage_3_events)),
         _OVERLAPPED,
         replace(_OVERLAPPED, key="overlapped.bf16", passes=5),
         StrategyCost(
@@ -247,7 +228,8 @@ STRATEGY_COSTS = {
             passes=10,
             launches=40,  # two products, and orthogonalization column by column
             phases=_powersgd_phases,
-            buffers=_powersgd_buffers,
+            # The bucket, error feedback, the approximation.
+            buffers=lambda recipe, network, ranks: 3 * network.fp32_bytes,
             fidelity=GradientFidelity.COMPRESSED,
         ),
         _ONE_BIT_ADAM,
