@@ -6,7 +6,7 @@ from typing import Literal
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_INDEX_BYTES, read_bytes
@@ -22,20 +22,16 @@ MAX_BYTES = 2**62
 """Fits into 64 bits, with room for sums."""
 
 
-class Shard(BaseModel):
+class Shard(BaseModel, extra="forbid", frozen=True):
     """One tar file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[\w.-]+$")
     samples: int = Field(ge=1, le=MAX_SAMPLES)
     bytes: int = Field(ge=1, le=MAX_BYTES)
 
 
-class ShardIndex(BaseModel):
+class ShardIndex(BaseModel, extra="forbid", frozen=True):
     """index.json of a folder of shards."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1]
     split: Literal["train", "val"]

@@ -64,9 +64,8 @@ def shard_split(
         index = _write(dataset, split, temporary, shards, recipe.train.seed, progress)
         temporary.chmod(0o755)  # readable by other users
         temporary.rename(folder)
-    except BaseException:
+    finally:
         rmtree(temporary, ignore_errors=True)
-        raise
     return index, dataset.report.lines()
 
 

@@ -6,6 +6,7 @@ of become inert stubs, and any other name is an error.
 """
 
 import io
+import math
 import pickle
 import pickletools
 import sys
@@ -264,10 +265,8 @@ def _tensor(
     )
     if not is_valid or not isinstance(storage, Storage):
         raise ValueError(f"a tensor of size {shown(size)} and stride {shown(stride)}")
-    elements, last = 1, offset
-    for length, step in zip(size, stride, strict=True):
-        elements *= length
-        last += (length - 1) * step
+    elements = math.prod(size)
+    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     # Expanded tensors (stride 0) are in bounds too, but with them a few bytes could ask for any amount of memory.
     if elements and (last >= storage.elements or elements > storage.elements):
         raise ValueError(
