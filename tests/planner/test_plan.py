@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import LIBRARIES_ALONE, REPOSITORY, processor_seconds
 from tests.planner.conftest import measurement
 from yolo.cli import main
-from yolo.cli.planning import ALLOWED
+from yolo.cli.plan import ALLOWED
 from yolo.errors import PlanError
 from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster

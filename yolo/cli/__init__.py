@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from yolo import __version__
-from yolo.cli import conversion, planning, recipes, training
+from yolo.cli import conversion, plan, recipes, training
 from yolo.cli.arguments import add_command, parse
 from yolo.errors import exit_code_of
 
@@ -27,7 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"yolo {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (recipes, planning, training, conversion):
+    for module in (recipes, plan, training, conversion):
         module.add_commands(commands)
     add_command(commands, _completion).add_argument("shell", choices=SHELLS)
     return parser
