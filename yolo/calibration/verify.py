@@ -4,7 +4,6 @@ import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -12,7 +11,7 @@ from rich.table import Table
 from yolo.calibration.launch_worker import run_worker
 from yolo.errors import PlanError
 from yolo.planner.plan import Plan, Ranked
-from yolo.recipe import prepare
+from yolo.recipe import LoadedRecipe, prepare_loaded
 
 STEPS = 10
 
@@ -41,12 +40,14 @@ class Verified:
         return self.predicted_wire_bytes / self.measured_wire_bytes - 1
 
 
-def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list[Verified]:
-    """Run the first strategies of a plan and the recipe as written, on the machines of the recipe.
+def verify(
+    loaded: LoadedRecipe, overrides: Sequence[str], plan: Plan, first: int
+) -> list[Verified]:
+    """Run the first strategies of a plan and the recipe as written, on the machines of the recipe, which was loaded with `overrides`.
 
     Raises PlanError if the plan is for another number of ranks, LaunchError if the ranks fail.
     """
-    resolved = prepare(path, overrides).resolved
+    resolved = prepare_loaded(loaded).resolved
     if resolved.world_size != plan.profile.ranks:
         raise PlanError(
             f"--verify runs on the recipe's {resolved.world_size} ranks, but the plan is for {plan.profile.ranks}; set "
@@ -55,7 +56,7 @@ def verify(path: Path, overrides: Sequence[str], plan: Plan, first: int) -> list
     chosen = list(dict.fromkeys([*plan.ranked[:first], plan.as_written]))
     # One word without quotes and blanks: launchers pass those on in different ways.
     strategies = base64.b64encode(json.dumps([*map(_strategy, chosen)]).encode()).decode()
-    arguments = ["--recipe", str(path), "--classes", str(plan.data.classes)]
+    arguments = ["--recipe", str(loaded.path), "--classes", str(plan.data.classes)]
     arguments += ["--verify", strategies, "--steps", str(STEPS), *overrides]
     measured: list[Any] = json.loads(run_worker(resolved, arguments))
     return [

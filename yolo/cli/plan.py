@@ -101,7 +101,7 @@ def _plan(options: argparse.Namespace) -> None:
     if options.verify:
         from yolo.calibration.verify import verified_table, verify
 
-        Console().print(verified_table(verify(recipe, overrides, plan, options.verify)))
+        Console().print(verified_table(verify(loaded, overrides, plan, options.verify)))
 
 
 def _calibrate(options: argparse.Namespace) -> None:
