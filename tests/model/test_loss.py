@@ -6,7 +6,7 @@ from torch import Tensor
 
 from yolo.architecture import COCO_ANCHORS, COCO_ANCHORS_P6, Anchors
 from yolo.model import YOLOv5
-from yolo.model.loss import Assignment, DetectionLoss, LossParts, Normaliser
+from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.recipe.schema.model import LossSection
 
 STRIDES = (8, 16, 32)
@@ -46,7 +46,7 @@ def _assign(criterion: DetectionLoss, targets: Tensor, images: int) -> Assignmen
 
 def _whole(
     criterion: DetectionLoss, predictions: list[Tensor], targets: Tensor
-) -> tuple[Tensor, LossParts]:
+) -> tuple[Tensor, Tensor]:
     images = len(predictions[0])
     assignment = _assign(criterion, targets, images)
     normaliser = Normaliser(assignment.matches, images, shards=1)
@@ -90,8 +90,8 @@ def test_the_gradient_does_not_depend_on_how_the_global_batch_is_cut(
 
     torch.testing.assert_close(average, total, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(_gradients(apart), _gradients(together), rtol=1e-10, atol=1e-14)
-    summed = torch.stack([shard_parts.stacked() for _, shard_parts in losses]).sum(0)
-    torch.testing.assert_close(summed, parts.stacked(), rtol=1e-12, atol=1e-14)
+    summed = torch.stack([shard_parts for _, shard_parts in losses]).sum(0)
+    torch.testing.assert_close(summed, parts, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("anchors", [COCO_ANCHORS, COCO_ANCHORS_P6], ids=["P5", "P6"])
@@ -117,14 +117,14 @@ def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
     total.backward()
     box, obj, cls = _slow_loss(slow, TARGETS, anchors, label_smoothing=0.1, image_size=320)
     ((box + obj + cls) * 4).backward()
-    torch.testing.assert_close(parts.stacked(), torch.stack((box, obj, cls)).detach())
+    torch.testing.assert_close(parts, torch.stack((box, obj, cls)).detach())
     torch.testing.assert_close(total, (box + obj + cls) * 4)
     torch.testing.assert_close(_gradients(fast), _gradients(slow), rtol=1e-5, atol=1e-8)
 
 
 def test_the_order_of_the_boxes_does_not_change_the_objectness_targets() -> None:
-    forwards = _whole(_criterion(), _predictions(4), TARGETS)[1].obj
-    backwards = _whole(_criterion(), _predictions(4), TARGETS.flip(0))[1].obj
+    forwards = _whole(_criterion(), _predictions(4), TARGETS)[1][1]
+    backwards = _whole(_criterion(), _predictions(4), TARGETS.flip(0))[1][1]
     assert forwards.item() == backwards.item()
 
 
@@ -146,16 +146,17 @@ def test_every_parameter_gets_a_gradient(classes: int, has_boxes: bool) -> None:
 
 def test_without_any_box_only_objectness_is_left() -> None:
     total, parts = _whole(_criterion(), _predictions(2), TARGETS[:0])
-    assert (parts.box.item(), parts.cls.item()) == (0, 0)
-    torch.testing.assert_close(total, parts.obj * 2)
+    box, obj, cls = parts
+    assert (box.item(), cls.item()) == (0, 0)
+    torch.testing.assert_close(total, obj * 2)
 
 
 def test_one_class_has_no_class_loss() -> None:
     targets = TARGETS.clone()
     targets[:, 1] = 0
     _, parts = _whole(_criterion(classes=1), _predictions(4, classes=1), targets)
-    assert parts.cls.item() == 0
-    assert parts.box.item() > 0
+    assert parts[2].item() == 0
+    assert parts[0].item() > 0
 
 
 def test_the_loss_is_computed_in_fp32_under_autocast() -> None:
@@ -164,14 +165,14 @@ def test_the_loss_is_computed_in_fp32_under_autocast() -> None:
     expected, _ = _whole(criterion, [level.float() for level in half], TARGETS.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         total, parts = _whole(criterion, half, TARGETS.float())
-    assert total.dtype == parts.box.dtype == torch.float32
+    assert total.dtype == parts.dtype == torch.float32
     assert total.item() == expected.item()
 
 
 def test_the_logged_parts_are_detached() -> None:
     total, parts = _whole(_criterion(), _predictions(4), TARGETS)
     assert total.requires_grad
-    assert not parts.stacked().requires_grad
+    assert not parts.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -54,22 +54,6 @@ class Normaliser:
     """Micro batches in the global batch: ranks times accumulation steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class LossParts:
-    """One shard's share of the logged loss, detached scalars: their sum over the shards is the global batch's loss.
-
-    As the public YOLOv5 logs them: with the gains, without the batch size factor.
-    """
-
-    box: Tensor
-    obj: Tensor
-    cls: Tensor
-
-    def stacked(self) -> Tensor:
-        """(3,): box, objectness, class."""
-        return torch.stack((self.box, self.obj, self.cls))
-
-
 class DetectionLoss:
     """CIoU of the boxes plus cross-entropy of objectness and classes, summed over the levels.
 
@@ -123,8 +107,11 @@ class DetectionLoss:
 
     def __call__(
         self, predictions: Sequence[Tensor], assignment: Assignment, normaliser: Normaliser
-    ) -> tuple[Tensor, LossParts]:
-        """The loss to call backward on, and its parts; in fp32 whatever the predictions' type and autocast.
+    ) -> tuple[Tensor, Tensor]:
+        """The loss to call backward on, and its parts (3,); in fp32 whatever the predictions' type and autocast.
+
+        The parts box, obj and cls are this shard's share of the logged loss, detached: their sums over the shards are the
+        global batch's, as the public YOLOv5 logs them, with the gains and without the factor of the batch size.
 
         predictions: raw logits, one tensor per level (B, 3, rows, columns, 5 + classes). Without matches the box and
         class terms are empty sums, 0, and every output still has a (zero) gradient on every rank.
@@ -146,7 +133,7 @@ class DetectionLoss:
             obj_loss = self.obj_gain * torch.stack(obj).sum()
             cls_loss = self.cls_gain * torch.stack(cls).sum()
             total = (box_loss + obj_loss + cls_loss) * normaliser.images * normaliser.shards
-        return total, LossParts(box_loss.detach(), obj_loss.detach(), cls_loss.detach())
+        return total, torch.stack((box_loss, obj_loss, cls_loss)).detach()
 
     def _level(self, logits: Tensor, matches: LevelMatches) -> tuple[Tensor, Tensor, Tensor]:
         """One level's sums: box over this shard's matches, objectness over its cells, class over its matches."""

@@ -108,7 +108,7 @@ class TrainStep:
                 counting = None
             target = target.to(device, non_blocking=True)
             loss, parts = self.loss(predictions, target, self._normaliser(matches))
-            losses += parts.stacked()
+            losses += parts
             if micro_batch is batch[-1]:  # 1.0, or NaN: then every rank skips the step
                 loss = loss * guard.nan_gate(losses.sum(), self.wants_to_stop(), is_local)
             self.observer.begin(StepPart.BACKWARD, step)
