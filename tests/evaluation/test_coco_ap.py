@@ -1,18 +1,21 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from tests.evaluation.compare_libraries import faster_stats
 from yolo.bench.baseline.evaluation import coco_figures
 from yolo.bench.speed.generated import generate
+from yolo.data.dataset import ImageRecord
 from yolo.evaluation.coco_ap import measure
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.evaluation.detections import Detections, GroundTruth
 
 
 def truth_of(*boxes: list[float], classes: list[int], crowd: list[bool]) -> GroundTruth:
     array = np.array(boxes, dtype=np.float32).reshape(-1, 4)
     areas = (array[:, 2:] - array[:, :2]).prod(axis=1)
     kinds, is_crowd = np.array(classes, dtype=np.int64), np.array(crowd, dtype=bool)
-    image = ImageTruth(1, array, kinds, is_crowd, areas)
+    image = ImageRecord(1, Path("a.jpg"), 640, 640, array, kinds, is_crowd, areas)
     return GroundTruth(("cat", "dog"), (image,))
 
 

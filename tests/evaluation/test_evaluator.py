@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from yolo.data.dataset import ImageRecord
 from yolo.data.image.letterbox import letterbox
 from yolo.data.loader.samples import EvaluationBatch
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth, merge
+from yolo.evaluation.detections import Detections, GroundTruth, merge
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics, metrics_to_json
 from yolo.recipe.schema.train import EvaluationSection
@@ -46,13 +47,22 @@ class BrightSquareFinder(nn.Module):
         return torch.tensor(rows)
 
 
-def scene(number: int) -> tuple[np.ndarray, ImageTruth]:
+def scene(number: int) -> tuple[np.ndarray, ImageRecord]:
     """A dark image with a bright square, twice as wide as high."""
     image = np.full((64, 128, 3), 20 + number, dtype=np.uint8)
     left, top, side = 8 + 4 * number, 8 + 2 * number, 24
     image[top : top + side, left : left + side] = 255
     box = np.array([[left, top, left + side, top + side]], dtype=np.float32)
-    return image, ImageTruth(100 - number, box, np.array([0]), np.array([False]), np.array([576.0]))
+    return image, ImageRecord(
+        100 - number,
+        Path("a.jpg"),
+        128,
+        64,
+        box,
+        np.array([0]),
+        np.array([False]),
+        np.array([576.0]),
+    )
 
 
 SCENES = [scene(number) for number in range(10)]

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 
+from yolo.data.dataset import ImageRecord
 from yolo.evaluation.confusion import confusion_matrix
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.metrics import RECALLS, ClassMetrics, ConfusionMatrix, Curve, Metrics
 
 # COCO's tables: precision (IoU, recall, class, size, detections), recall (IoU, class, size, detections).
@@ -135,7 +136,7 @@ def run_coco_eval(
 def _coco(
     truth: GroundTruth,
     classes: Sequence[int],
-    images: Sequence[ImageTruth] | Sequence[Detections],
+    images: Sequence[ImageRecord] | Sequence[Detections],
     **columns: Sequence[np.ndarray],
 ) -> COCO:
     """The boxes of some classes as the library takes them; `columns` are further values of them, an array per image."""

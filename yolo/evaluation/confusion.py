@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.data.dataset import ImageRecord
+from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.metrics import ConfusionMatrix
 from yolo.model.boxes import area, pairwise_intersection, pairwise_iou
 
@@ -52,7 +53,7 @@ def _pairs(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return paired[:, 0], paired[:, 1]
 
 
-def _is_in_crowd(found: Detections, image: ImageTruth) -> np.ndarray:
+def _is_in_crowd(found: Detections, image: ImageRecord) -> np.ndarray:
     """Whether more than the share `IOU` of each detection's area (K,) is in a crowd's box, of any class."""
     boxes, crowds = torch.from_numpy(found.boxes), torch.from_numpy(image.boxes[image.crowd])
     own = area(boxes).clamp(min=torch.finfo(torch.float32).tiny)

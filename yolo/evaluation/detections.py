@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from yolo.data.dataset import DetectionDataset
+from yolo.data.dataset import DetectionDataset, ImageRecord
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,35 +41,17 @@ class Detections:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ImageTruth:
-    """The ground truth of one image."""
-
-    image_id: int
-    boxes: np.ndarray
-    """(M, 4) float32: left, top, right, bottom in pixels of the original image."""
-    classes: np.ndarray
-    """(M,) int64: index into the class names."""
-    crowd: np.ndarray
-    """(M,) bool: the box holds a crowd; detections in it are neither hits nor misses."""
-    areas: np.ndarray
-    """(M,) float32 square pixels, which decide between small, medium and large."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class GroundTruth:
     """The ground truth of a data set, in ascending order of the image ids."""
 
     class_names: tuple[str, ...]
-    images: tuple[ImageTruth, ...]
+    images: tuple[ImageRecord, ...]
 
     @classmethod
     def of(cls, dataset: DetectionDataset) -> "GroundTruth":
         """The boxes of a data set."""
-        images = [
-            ImageTruth(record.image_id, record.boxes, record.classes, record.crowd, record.areas)
-            for record in dataset.records
-        ]
-        return cls(dataset.class_names, tuple(sorted(images, key=lambda image: image.image_id)))
+        images = sorted(dataset.records, key=lambda image: image.image_id)
+        return cls(dataset.class_names, tuple(images))
 
     def only(self, image_ids: Collection[int]) -> "GroundTruth":
         """Some of the images."""

@@ -9,7 +9,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.data.dataset import ImageRecord
+from yolo.evaluation.detections import Detections, GroundTruth
 
 
 def greedy_suppression(
@@ -74,7 +75,7 @@ def coco_figures(truth: GroundTruth, detections: Sequence[Detections]) -> np.nda
     return figures
 
 
-def _coco_boxes(found: ImageTruth | Detections) -> Iterator[dict[str, object]]:
+def _coco_boxes(found: ImageRecord | Detections) -> Iterator[dict[str, object]]:
     for box, label in zip(found.boxes, found.classes, strict=True):
         left, top, right, bottom = (float(value) for value in box)
         xywh = [left, top, right - left, bottom - top]

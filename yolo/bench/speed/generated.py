@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from yolo.data.dataset import ImageRecord
-from yolo.evaluation.detections import Detections, GroundTruth, ImageTruth
+from yolo.evaluation.detections import Detections, GroundTruth
 
 SIDE = 640
 QUALITY = 90
@@ -35,13 +35,14 @@ def _boxes(count: int, random: np.random.Generator) -> np.ndarray:
 
 def _image(
     number: int, classes: int, max_detections: int, crowd_share: float, random: np.random.Generator
-) -> tuple[ImageTruth, Detections]:
+) -> tuple[ImageRecord, Detections]:
     boxes = _boxes(int(random.integers(0, 20)), random)
     labels = random.integers(0, classes, len(boxes))
     is_crowd = random.random(len(boxes)) < crowd_share
     # The share of its box that an outline fills: some objects are small although their boxes are not.
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) * random.uniform(0.3, 1.0, len(boxes))
-    image = ImageTruth(number * 7 + 3, boxes, labels, is_crowd, areas.astype(np.float32))
+    place = number * 7 + 3, Path(f"{number}.jpg"), SIDE, SIDE
+    image = ImageRecord(*place, boxes, labels, is_crowd, areas.astype(np.float32))
 
     count = int(random.integers(0, max_detections + 1))
     found, found_labels = _boxes(count, random), random.integers(0, classes, count)
