@@ -9,12 +9,16 @@ import pytest
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
 from yolo.bench.communication.strategy_rows import StrategyRow, figure, markdown
-from yolo.bench.results import read_rows
 from yolo.calibration.strategies import STRATEGIES, chosen
 from yolo.errors import BenchError
 from yolo.recipe import prepare
 
 MEASURED = ("zero0", "overlapped", "onebit_adam", "local_steps")
+
+
+def rows_of(results: Path) -> list[StrategyRow]:
+    content = json.loads((results / "communication.json").read_text())
+    return [StrategyRow(**row) for row in content["rows"]]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,7 @@ def test_every_strategy_is_measured_and_written_down(results: Path) -> None:
 def test_the_interfaces_counters_agree_with_the_meter_and_with_what_is_claimed(
     results: Path,
 ) -> None:
-    rows = {row.strategy: row for row in read_rows(results / "communication.json", StrategyRow)}
+    rows = {row.strategy: row for row in rows_of(results)}
     for row in rows.values():
         assert row.metered_bytes_per_rank_per_step == pytest.approx(
             row.wire_bytes_per_rank_per_step, rel=0.02
@@ -67,7 +71,7 @@ def test_the_interfaces_counters_agree_with_the_meter_and_with_what_is_claimed(
 
 @needs_a_cluster
 def test_a_part_of_the_table_can_be_drawn_again(results: Path) -> None:
-    rows = read_rows(results / "communication.json", StrategyRow)
+    rows = rows_of(results)
     assert markdown(rows[1:], "here").count("\n| ") == len(rows)
     assert figure(rows[:1]).axes
 

@@ -11,12 +11,16 @@ from tests.conftest import ON_A_PROCESSOR, REPOSITORY, needs_a_cluster
 from tests.forking.server import run_forked
 from yolo.bench.plan.__main__ import predicted_under
 from yolo.bench.plan.plan_scores import PlanRow, scores
-from yolo.bench.results import read_rows
 from yolo.calibration.strategies import STRATEGIES
 from yolo.planner.profile import ClusterProfile
 
 pytestmark = [pytest.mark.slow(20), needs_a_cluster]
 MEASURED = ("zero0", "onebit_adam")
+
+
+def rows_of(results: Path) -> list[PlanRow]:
+    content = json.loads((results / "plan.json").read_text())
+    return [PlanRow(**row) for row in content["rows"]]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def test_each_strategy_is_predicted_and_measured_in_each_cell(results: Path) -> 
 
 
 def test_bytes_and_memory_are_exact(results: Path) -> None:
-    for row in read_rows(results / "plan.json", PlanRow):
+    for row in rows_of(results):
         assert row.predicted_wire_bytes == pytest.approx(row.measured_wire_bytes, rel=0.01)
         for what in ("parameter_bytes", "gradient_bytes", "optimizer_bytes"):
             assert abs(row.error(what)) < 0.05, (row.strategy, what)
@@ -58,7 +62,7 @@ def test_bytes_and_memory_are_exact(results: Path) -> None:
 def test_the_slow_strategy_is_ranked_last_and_a_profile_predicts_its_own_rows_again(
     results: Path,
 ) -> None:
-    rows = read_rows(results / "plan.json", PlanRow)
+    rows = rows_of(results)
     assert all(cell.kendall_tau == 1.0 and cell.regret == 0.0 for cell in scores(rows).cells)
     row = next(row for row in rows if row.strategy == "zero0" and not row.calibrated)
     saved = json.loads((results / "plan.json").read_text())["profile"]

@@ -46,11 +46,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a results file, each as a dataclass of this kind."""
-    return [kind(**row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
-
-
 def grouped(rows: Iterable[Row], *names: str) -> dict[Any, list[Row]]:
     """The rows by the values of these attributes, in the order of their first rows."""
     groups: dict[Any, list[Row]] = {}

@@ -57,6 +57,6 @@ def test_known_keys_pass() -> None:
 
 @pytest.mark.slow
 def test_the_snapshot_is_what_the_installed_deepspeed_reads() -> None:
-    from yolo.training.engine.write_schema import as_text
+    from tests.recipe.deepspeed.write_schema import as_text
 
-    assert SNAPSHOT.read_text() == as_text(), "run `python -m yolo.training.engine.write_schema`"
+    assert SNAPSHOT.read_text() == as_text(), "run `python -m tests.recipe.deepspeed.write_schema`"

@@ -1,7 +1,7 @@
 """Check the recipe's `deepspeed:` section, whose keys are passed through to DeepSpeed.
 
 DeepSpeed silently ignores an unknown top-level key. The keys and types that the pinned version reads are in schema.json,
-extracted from DeepSpeed by `python -m yolo.training.engine.write_schema`.
+extracted from DeepSpeed by `python -m tests.recipe.deepspeed.write_schema`.
 """
 
 import json

@@ -3,7 +3,7 @@
 DeepSpeed refuses unknown keys inside the sections that have a Pydantic model and ignores them in silence everywhere
 else, so the second kind is found by recording the keys that `DeepSpeedConfig` reads from a dictionary.
 
-Run `python -m yolo.training.engine.write_schema` after an upgrade; a test fails while the snapshot is out of date.
+Run `python -m tests.recipe.deepspeed.write_schema` after an upgrade; a test fails while the snapshot is out of date.
 """
 
 import json
