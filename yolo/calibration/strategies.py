@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 from yolo.errors import BenchError
+from yolo.planner.cost.strategies import STRATEGY_COSTS
 from yolo.recipe.schema.distributed import Reducer
 
 Workload = tuple[int, int]
@@ -99,7 +100,7 @@ def _unlisted_reducers() -> Iterator[Strategy]:
     for reducer in get_args(Reducer):
         choice = f"communication.reducer={reducer}"
         if reducer != "deepspeed" and choice not in listed:
-            yield Strategy(reducer, reducer, (choice,))
+            yield Strategy(reducer, reducer, (choice,), period=STRATEGY_COSTS[reducer].period)
 
 
 STRATEGIES = {strategy.name: strategy for strategy in (*_LISTED, *_unlisted_reducers())}

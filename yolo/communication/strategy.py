@@ -6,13 +6,14 @@ a backward, after an optimizer step, at an epoch's end.
 To add a way of averaging gradients:
 
 1. its class in `reducers/` (in `optimizers/` if it exchanges momentum instead);
-2. its name in `Reducer`, and in `only_for` of the settings that it uses: `yolo/recipe/schema/distributed.py`;
+2. its name in `Reducer`, and in `only_for` of the settings that it uses: `yolo/recipe/schema/distributed.py`. The
+   docstring of `reducer` there is its row in the documentation;
 3. a line in `STRATEGIES`: `yolo/training/engine/build.py`;
 4. its costs in `STRATEGY_COSTS`: `yolo/planner/cost/strategies.py`. `yolo plan`, `yolo calibrate`, the benchmarks and the
    test that compares predicted with recorded messages then know it;
 5. a recipe in `recipes/communication/`. `make configs` writes its DeepSpeed JSON and the reference of recipe keys;
-6. a test with real ranks in `tests/communication/`: that AP is kept, and that a resumed run equals an
-   uninterrupted one (`launch_worker` in `tests/conftest.py` starts ranks).
+6. a test with real ranks in `tests/training/`, whose fixture `run` trains through the launcher: what it learns against
+   `reducer: deepspeed`, and its bytes. `checkpointing/test_resume.py` resumes each reducer by itself.
 
 If it cannot work with some settings: a rule in `yolo/recipe/rules/communication.py`, with its evidence in
 `tests/recipe/rules/against_deepspeed/`.
@@ -65,7 +66,10 @@ class SyncStrategy:
         return ""
 
     def reduce_gradients(self) -> None:
-        """Run after each backward, before the engine's step; collective at the end of an accumulation."""
+        """Run after each backward, before the engine's step; collective at the end of an accumulation.
+
+        Under fp16, gradients are still multiplied by the loss scale, and so is error feedback of them.
+        """
 
     def after_step(self) -> None:
         """Run after each optimizer step, also a skipped one; may be collective.

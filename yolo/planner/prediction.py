@@ -147,7 +147,7 @@ def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
     seconds = time.seconds / period  # on ranks that are equally fast
     computing = {part: total / period for part, total in time.computing.items()}
     local = sum(computing.values())
-    late = work.jitter * local / math.sqrt(period) * expected_maximum(profile.ranks)
+    late = work.jitter * local / math.sqrt(period / phase.syncs) * expected_maximum(profile.ranks)
     wait = _data_wait(context.recipe, work, seconds + late)
     hooks = work.extra_seconds if work.is_extra_in_backward and profile.ranks > 1 else 0.0
     codec = computing.pop("codec", 0.0)

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from tests.training.conftest import Ended, Run, Start, assert_same, last_weights
 from yolo.architecture import parameter_count
 from yolo.data.open import load_split
 from yolo.recipe import prepare
+from yolo.recipe.schema.distributed import Reducer
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.engine.distributed import DistributedContext
@@ -33,11 +34,21 @@ LOCAL_STEPS = ("communication.sync_every=2", "communication.outer_one_bit=true")
 POWERSGD = ("communication.reducer=powersgd", "communication.powersgd_start_step=2")
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [ONE_BIT_ADAM, ONE_BIT_LAMB, ZERO_ONE_ADAM, LOCAL_STEPS, POWERSGD],
-    ids=["1-bit Adam", "1-bit LAMB", "0/1 Adam", "local steps", "PowerSGD"],
-)
+STRATEGIES = {
+    "1-bit Adam": ONE_BIT_ADAM,
+    "1-bit LAMB": ONE_BIT_LAMB,
+    "0/1 Adam": ZERO_ONE_ADAM,
+    "local steps": LOCAL_STEPS,
+    "PowerSGD": POWERSGD,
+    **{
+        reducer: (f"communication.reducer={reducer}",)
+        for reducer in get_args(Reducer)
+        if reducer not in ("deepspeed", "overlapped", "powersgd")
+    },
+}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 def test_a_run_goes_on_from_an_earlier_checkpoint_as_if_never_stopped(
     run: Run, strategy: tuple[str, ...]
 ) -> None:

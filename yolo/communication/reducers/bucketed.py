@@ -35,7 +35,7 @@ class OverlappedReducer(SyncStrategy):
         parameters = [p for p in engine.module.parameters() if p.requires_grad][::-1]
         wire_type = WIRE_TYPES[data_type]
         self.buckets = [
-            GradientBucket(group, wire_type) for group in _grouped(parameters, bucket_size)
+            GradientBucket(group, wire_type) for group in grouped(parameters, bucket_size)
         ]
         self._launched = 0
         for bucket in self.buckets:
@@ -78,7 +78,7 @@ class GradientBucket:
         self._work: Any = None
 
     def launch(self) -> None:
-        """Start the all-reduce."""
+        """Copy the gradients and start their all-reduce."""
         copy_gradients(self.parameters, self.views)
         self.vector.div_(dist.get_world_size())  # before the sum, which may overflow in fp16
         self.wire.copy_(self.vector)
@@ -97,7 +97,7 @@ class GradientBucket:
         self.missing = len(self.parameters)
 
 
-def _grouped(parameters: Sequence[nn.Parameter], bucket_size: int) -> list[list[nn.Parameter]]:
+def grouped(parameters: Sequence[nn.Parameter], bucket_size: int) -> list[list[nn.Parameter]]:
     """Consecutive parameters of one type, up to `bucket_size` elements per group; a larger parameter forms its own group."""
     groups: list[list[nn.Parameter]] = []
     room = 0

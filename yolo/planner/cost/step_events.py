@@ -34,11 +34,13 @@ class Phase:
     """Share of the run's steps."""
     events: tuple[Event, ...]
     period: int = 1
-    """Number of steps that the events are for; ranks wait for each other once in them."""
+    """Number of steps that the events are for."""
+    syncs: int = 1
+    """How often ranks wait for each other in them."""
 
 
 def synced(context: PlanContext, share: float, comm_events: Sequence[CommEvent]) -> Phase:
-    """Each step ends with the same collectives."""
+    """Each step ends with the same collectives; the last one must be waited for, before the update."""
     return Phase(share, tuple(_step(context, comm_events)))
 
 

@@ -76,6 +76,8 @@ class StrategyCost(LocalCost):
     """The run's phases, given the share of its steps in which the learning rate warms up."""
     buffers: Callable[[Recipe, Network, int], float]
     """Bytes of buckets, flattened gradients and error feedback, given the number of ranks."""
+    period: int = 1
+    """Steps after which the traffic of a reducer repeats."""
     fidelity: GradientFidelity = GradientFidelity.SAME
     """Of a reducer, for the plan; those of optimizers depend on the recipe's own (`candidates`)."""
 

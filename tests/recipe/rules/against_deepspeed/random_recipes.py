@@ -2,12 +2,13 @@
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from tests.conftest import HAS_CPU_ADAM
 from yolo.recipe.deepspeed.passthrough import OWNED, REFUSED, SNAPSHOT
+from yolo.recipe.schema.distributed import Reducer
 
 Overrides = tuple[str, ...]
 WRITES_FILES = {"csv_monitor", "tensorboard", "comet", "aio", "datastates_ckpt", "dump_state"}
@@ -52,7 +53,7 @@ def zero() -> st.SearchStrategy[Overrides]:
 
 def communication() -> st.SearchStrategy[Overrides]:
     values = {
-        "communication.reducer": ["deepspeed", "overlapped", "powersgd"],
+        "communication.reducer": list(get_args(Reducer)),
         "communication.data_type": ["auto", "fp32", "bf16", "fp16"],
         "communication.bucket_size": ["auto", 1, 50_000, 10**9],
         "communication.powersgd_rank": [1, 4, 64],
