@@ -85,4 +85,4 @@ def test_what_a_full_disk_does_not_take_is_written_when_it_has_room_again(tmp_pa
     metrics.step(step_metrics(4, 0.4))
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert steps == [1, 2, 3, 4]
-    assert len(warnings) == 1 and "training goes on" in warnings[0]
+    assert len(warnings) == 1 and "training continues" in warnings[0]

@@ -69,7 +69,7 @@ class StrategyTiming:
     gradient_bytes: int
     """When backward is over."""
     optimizer_bytes: int
-    """Of moments, master copies and the like."""
+    """Moments, master copies and the like."""
 
 
 def job_overrides(workload: Workload, hosts: int) -> tuple[str, ...]:

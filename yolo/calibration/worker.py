@@ -51,7 +51,7 @@ STEPS = 10
 """Timed of each strategy."""
 SETTLE = 3
 SETTLE_ALOUD = 2
-"""Of a strategy, before it is muted."""
+"""Steps of a strategy before it is muted."""
 LONGEST_SECONDS = 20.0
 """For one strategy; where steps take long, fewer are timed."""
 READY_POINTS = 20
@@ -71,7 +71,7 @@ class Calibration:
         self.network = NetworkCalibration(job, ranks)
 
     def measure(self, bandwidth_gbps: float | None) -> Measurement:
-        """Everything, in the order in which it stands in a profile."""
+        """Measure everything, in the order of a profile."""
         logger.info("calibrating: computation without communication")
         trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
         recipe = trainer.recipe

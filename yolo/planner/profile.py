@@ -110,7 +110,7 @@ class Measurement(Section):
     forward_seconds: Positive = setting(unit="seconds")
     """Per micro step without communication, all ranks busy."""
     backward_seconds: Positive = setting(unit="seconds")
-    """Of the same micro step."""
+    """For the same micro step."""
     update_seconds: NotNegative = setting(unit="seconds")
     """Clipping and the optimizer's step."""
     jitter: NotNegative = setting()

@@ -70,6 +70,6 @@ class MetricsLog:
         except OSError as error:
             if not self._is_warned:
                 self._warn(
-                    f"{self._file.name}: {error.strerror}; training goes on, and the records wait"
+                    f"{self._file.name}: {error.strerror}; training continues, and the records wait"
                 )
             self._is_warned = True

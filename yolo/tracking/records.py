@@ -26,7 +26,7 @@ class StepCosts:
     wire_bytes: float
     """Sent per rank; as many are received."""
     traffic_by_kind: Mapping[str, KindTraffic]
-    """Of the main rank."""
+    """The main rank's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def scores(rows: Sequence[PlanRow]) -> Scores:
 
 
 def _median_and_p95(errors: Sequence[float]) -> tuple[float, float]:
-    """Of the absolute errors; 0 if there are none."""
+    """Median and 95th percentile of the absolute errors; 0 if there are none."""
     ordered = sorted(map(abs, errors)) or [0.0]
     return statistics.median(ordered), ordered[math.ceil(0.95 * len(ordered)) - 1]
 

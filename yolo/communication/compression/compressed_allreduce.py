@@ -58,7 +58,7 @@ class CompressedAllReduce:
         self.layout = layout
         self.worker_error = layout.vector(dtype)
         self.server_error = self.worker_error.new_zeros(layout.length // self.ranks)
-        """Of this rank's part of each bucket, one after the other."""
+        """For this rank's part of each bucket, one after the other."""
         table = SignTable(dtype, layout.device)
         grain = self.ranks * layout.block
         buckets = max(1, round(layout.length / BUCKET_ELEMENTS))

@@ -9,7 +9,7 @@ class KindTraffic:
 
     calls: float = 0
     payload_bytes: float = 0
-    """Of the tensors handed over."""
+    """The bytes of the tensors handed over."""
     wire_bytes: float = 0.0
     """Sent; as many are received. By the formulae of the algorithms, on gloo with the headers of TCP and below."""
     seconds: float = 0.0

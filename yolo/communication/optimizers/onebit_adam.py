@@ -19,11 +19,11 @@ from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
 STEPS_BETWEEN_DECISIONS = 10
 """With `freeze_step: auto`, where each decision costs a round trip."""
 STABLE_RATIO = 0.96
-"""Of the second moment's L1 norm now and some steps ago (paper, section 7.1)."""
+"""Between the second moment's L1 norm now and some steps ago (paper, section 7.1)."""
 SHARE_OF_RUN = 0.05
 """The paper looks back 1 / (1 - beta2) steps, 1000 at 0.999; a shorter run looks back this share of its steps."""
 LATEST_SHARE = 0.25
-"""Of the run, after which the second moment is frozen in any case: a later freeze saves too little."""
+"""Share of the run after which the second moment is frozen in any case: a later freeze saves too little."""
 
 
 class OneBitAdam(FlatOptimizer):

@@ -79,7 +79,7 @@ class StrategyCost(LocalCost):
     period: int = 1
     """Steps after which the traffic of a reducer repeats."""
     fidelity: GradientFidelity = GradientFidelity.SAME
-    """Of a reducer, for the plan; those of optimizers depend on the recipe's own (`candidates`)."""
+    """For reducers; those of optimizers depend on the recipe's own (`candidates`)."""
 
     def phases_of(self, context: PlanContext, warmup_share: float) -> list[Phase]:
         """A run's phases in order; it stays in the last. One rank sends nothing."""

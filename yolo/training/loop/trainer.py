@@ -163,7 +163,7 @@ class Trainer:
     # --- anomalies ----------------------------------------------------------------------------------------------
 
     def _handle_anomalies(self, result: StepResult, batch: Sequence[TrainingBatch]) -> None:
-        """Let the guard judge the step; the same on all ranks."""
+        """Let the guard check the step; the same on all ranks."""
         state = self.state
         is_mean = state.strategy.averages_gradients and not result.is_local
         norm = state.engine.get_global_grad_norm() if is_mean else None

@@ -77,7 +77,7 @@ class StabilityGuard:
         self.losses = SpikeDetector(settings.spike_score)
         self.norms = SpikeDetector(settings.spike_score)
         self.local_losses = SpikeDetector(settings.spike_score)
-        """Of local steps, kept apart: what all ranks decide by must be the same on all."""
+        """For local steps, kept apart: what all ranks decide by must be the same on all."""
         self.recent_anomalies: deque[int] = deque()
         """The bad steps among the last `strike_window`, counted from 1."""
         self.skipped = 0
