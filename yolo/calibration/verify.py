@@ -10,6 +10,7 @@ from rich.table import Table
 
 from yolo.calibration.launch_worker import run_worker
 from yolo.errors import PlanError
+from yolo.planner.cost.strategies import STRATEGY_COSTS
 from yolo.planner.plan import Plan, Ranked
 from yolo.recipe import LoadedRecipe, prepare_loaded
 
@@ -80,7 +81,8 @@ def _strategy(ranked: Ranked) -> dict[str, Any]:
     if "communication.reducer=powersgd" in overrides:
         overrides.append("communication.powersgd_start_step=2")
     keys = dict(text.split("=", 1) for text in overrides)
-    period = int(keys.get("communication.sync_every", 1))
+    reducer = STRATEGY_COSTS.get(keys.get("communication.reducer", ""))
+    period = reducer.period if reducer else int(keys.get("communication.sync_every", 1))
     return {"name": ranked.label, "overrides": overrides, "period": period, "settle_steps": 6}
 
 
