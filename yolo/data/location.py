@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlparse
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -22,7 +21,7 @@ MAX_BYTES = 2**62
 """Fits into 64 bits, with room for sums."""
 
 
-class Shard(BaseModel, extra="forbid", frozen=True):
+class Shard(BaseModel, extra="forbid", frozen=True, defer_build=True):
     """One tar file."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -30,8 +29,8 @@ class Shard(BaseModel, extra="forbid", frozen=True):
     bytes: int = Field(ge=1, le=MAX_BYTES)
 
 
-class ShardIndex(BaseModel, extra="forbid", frozen=True):
-    """index.json of a folder of shards."""
+class ShardIndex(BaseModel, extra="forbid", frozen=True, defer_build=True):
+    """index.json of a folder of shards; not built before its first use, which most commands never have."""
 
     version: Literal[1]
     split: Literal["train", "val"]
@@ -75,7 +74,7 @@ def shard_location(data: DataSection, split: str) -> str:
     else:
         location = str(Path(data.root) / given)
     if location.startswith("file:"):
-        return url2pathname(urlparse(location).path)
+        return unquote(urlparse(location).path)
     return location
 
 
