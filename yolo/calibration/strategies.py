@@ -107,8 +107,8 @@ STRATEGIES = {strategy.name: strategy for strategy in (*_LISTED, *_unlisted_redu
 CALIBRATED = tuple(
     name
     for name in STRATEGIES
-    if not name.endswith("_reduce")
-    and name not in ("zero3", "ddp_small_buckets", "onebit_adam_warmup")
+    if name
+    not in ("zero1_reduce", "zero2_reduce", "zero3", "ddp_small_buckets", "onebit_adam_warmup")
 )
 """What a profile measures; the others do the same local work as one of these."""
 

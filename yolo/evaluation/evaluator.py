@@ -155,7 +155,8 @@ class _AsyncNMS:
         self, predictions: Tensor, batch: EvaluationBatch, ready: torch.cuda.Event | None
     ) -> list[Detections]:
         with torch.cuda.stream(self._stream):
-            if self._stream is not None and ready is not None:
+            if self._stream is not None:
+                assert ready is not None
                 self._stream.wait_event(ready)
                 predictions.record_stream(self._stream)
             settings = self._settings

@@ -17,8 +17,9 @@ FAMILIAR = {
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """` Did you mean '...'?`, or nothing if no allowed word is near."""
-    by_lower_case = {candidate.lower(): candidate for candidate in allowed}
+    """` Did you mean '...'?`, or nothing if no allowed word is near; the dashes of options do not count."""
+    word = word.lstrip("-")
+    by_lower_case = {candidate.lower().lstrip("-"): candidate for candidate in allowed}
     familiar = by_lower_case.get(FAMILIAR.get(word.lower(), ""))
     if familiar:
         return f" Did you mean {familiar!r}?"

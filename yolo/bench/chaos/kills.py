@@ -42,6 +42,8 @@ class Kills:
 def kill_at_random(job: ChaosJob, number: int, chance: random.Random) -> Kills:
     """Kill `number` times, over as many runs as that takes; compare each run with the undisturbed one."""
     found = Kills()
+    if number:
+        job.undisturbed()  # a set-up that cannot work is noticed before anything is killed
     while found.kills < number:
         found.runs += 1
         before = found.kills

@@ -22,19 +22,17 @@ from yolo.calibration.calibrate import add_measurement, new_profile
 from yolo.calibration.launch_worker import MODULE as CALIBRATION
 from yolo.calibration.strategies import CALIBRATED, STRATEGIES, VARIANTS, Strategy, Workload
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
-from yolo.errors import exit_code_of
+from yolo.errors import BenchError, exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile, Measurement
 from yolo.recipe.resolve.hardware import count_cores
 
 Cell = tuple[int, float]
 """Hosts, and Mbit/s of their links."""
-COMPARED = (
-    *("zero0", "zero0_bf16", "zero1", "zero1_reduce", "zero3_persistent", "ddp", "overlapped"),
-    *("overlapped_bf16", "powersgd", "onebit_adam", "onebit_lamb", "zero_one_adam_local"),
-    *("local_steps", "local_steps_one_bit"),
+COMPARED = tuple(
+    name for name in (*CALIBRATED, "zero1_reduce") if name not in ("zero2", "zero_one_adam")
 )
-"""Strategies whose local work a calibration measures."""
+"""Strategies whose local work a calibration measures; zero1_reduce does that of zero1."""
 DATA = Data(images=1000, classes=CLASSES)
 """Only predicted hours depend on the number of images."""
 CALIBRATION_SECONDS = 300.0
@@ -61,6 +59,8 @@ def _bench(options: argparse.Namespace) -> None:
     cells = sorted({*calibrated, *cells_of(options)})
     known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
     names = list(known) if options.strategies == "all" else options.strategies.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise BenchError(f"--strategies {','.join(unknown)}: expected some of {','.join(known)}")
     strategies = [known[name] for name in names]
     profile: ClusterProfile | None = None
     lines: list[tuple[Cell, Line]] = []

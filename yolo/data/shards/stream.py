@@ -92,7 +92,8 @@ def _streamed_tile(sample: StoredSample, size: int) -> Tile:
     @cache
     def read() -> np.ndarray:
         name, width, height = str(record.path), record.width, record.height
-        image = decode_image(encoded.pop(), name, width, height, size)
+        image = decode_image(encoded[0], name, width, height, size)
+        encoded.clear()
         return resize_long_side(image, size, (height, width))
 
     return tile_of(record, size, read)

@@ -115,8 +115,8 @@ def _add_sample(tar: tarfile.TarFile, dataset: DetectionDataset, position: int) 
         suffix = ".image"
     image = read_bytes(record.path, MOST_IMAGE_BYTES)
     files = {suffix: image, f".{ANNOTATION}": annotation_of(record, position)}
-    for suffix, content in sorted(files.items()):
-        entry = tarfile.TarInfo(f"{position:012d}{suffix}")
+    for ending, content in sorted(files.items()):
+        entry = tarfile.TarInfo(f"{position:012d}{ending}")
         entry.size, entry.mode = len(content), 0o444
         entry.uname = entry.gname = "bigdata"  # webdataset's, so that rewritten shards are equal
         tar.addfile(entry, io.BytesIO(content))

@@ -13,38 +13,45 @@ CHECKPOINT = re.compile(r"epoch-\d{4,}(-step-\d{7,})?")
 """Name of a checkpoint's folder. Only valid ones have it; damaged or unfinished ones have other names."""
 
 
-@dataclass
+class _In:
+    """A path in a run's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: "RunDirectory", _: type) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True, slots=True)
 class RunDirectory:
     """`runs/<recipe name>/<UTC time>/` and the files in it."""
 
     path: Path
-
-    def __post_init__(self) -> None:
-        path = self.path
-        self.recipe = path / "recipe.yaml"
-        """The resolved recipe; each value with its origin."""
-        self.plan = path / "plan.json"
-        """The plan from which `strategy: auto` chose."""
-        self.deepspeed_json = path / "deepspeed.json"
-        """DeepSpeed's configuration."""
-        self.metrics = path / "metrics.jsonl"
-        """One JSON line per logged step and evaluation."""
-        self.events = path / "events.jsonl"
-        """One JSON line per skipped step and per rollback."""
-        self.summary = path / "summary.json"
-        """The run's result."""
-        self.data_report = path / "data_report.json"
-        """Problems of the data, with counts and examples."""
-        self.report = path / "report.html"
-        """The run as an HTML page."""
-        self.checkpoints = path / "checkpoints"
-        """One folder per checkpoint, named after its position in the run."""
-        self.last_weights = path / "weights" / "last.safetensors"
-        """The averaged weights of the newest checkpoint; finally, those after the last epoch."""
-        self.best_weights = path / "weights" / "best.safetensors"
-        """The averaged weights with the highest AP."""
-        self.finished = path / "finished"
-        """Written last: the launcher's exit code can be 0 for a run that was interrupted."""
+    recipe = _In("recipe.yaml")
+    """The resolved recipe; each value with its origin."""
+    plan = _In("plan.json")
+    """The plan from which `strategy: auto` chose."""
+    deepspeed_json = _In("deepspeed.json")
+    """DeepSpeed's configuration."""
+    metrics = _In("metrics.jsonl")
+    """One JSON line per logged step and evaluation."""
+    events = _In("events.jsonl")
+    """One JSON line per skipped step and per rollback."""
+    summary = _In("summary.json")
+    """The run's result."""
+    data_report = _In("data_report.json")
+    """Problems of the data, with counts and examples."""
+    report = _In("report.html")
+    """The run as an HTML page."""
+    checkpoints = _In("checkpoints")
+    """One folder per checkpoint, named after its position in the run."""
+    last_weights = _In("weights/last.safetensors")
+    """The averaged weights of the newest checkpoint; finally, those after the last epoch."""
+    best_weights = _In("weights/best.safetensors")
+    """The averaged weights with the highest AP."""
+    finished = _In("finished")
+    """Written last: the launcher's exit code can be 0 for a run that was interrupted."""
 
     def published(self) -> list[Path]:
         """The checkpoints' folders, newest first."""

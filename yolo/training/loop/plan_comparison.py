@@ -49,12 +49,11 @@ class PlanComparison:
         mean = Step.mean(predicted.phases)
         figures = _figures(mean)
         exposed, wait = costs.exposed_communication_seconds, costs.data_wait_seconds
+        computing = mean.compute_seconds + mean.codec_seconds
+        computed = costs.step_seconds - exposed - wait
         rows = [
             ("step", "seconds", figures["step_seconds"], costs.step_seconds),
-            (
-                *("computing_and_packing", "seconds"),
-                *(mean.compute_seconds + mean.codec_seconds, costs.step_seconds - exposed - wait),
-            ),
+            ("computing_and_packing", "seconds", computing, computed),
             ("exposed_communication", "seconds", figures["exposed_communication_seconds"], exposed),
             ("data_wait", "seconds", figures["data_wait_seconds"], wait),
             ("sent_by_a_rank", "bytes", figures["wire_bytes"], costs.wire_bytes),
