@@ -20,7 +20,8 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
 
     Malformed lines are counted in the data set's report. Raises DataError if nothing can be read.
     """
-    names, images = class_names(data_yaml), images_of_split(data_yaml, split)
+    content = read_data_yaml(data_yaml)
+    names, images = class_names(content, data_yaml), images_of_split(content, data_yaml, split)
     report = DataReport(f"{data_yaml} ({split})", images=len(images))
     records = []
     for image_id, path in enumerate(images):
@@ -41,9 +42,8 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
 
 
-def class_names(path: Path) -> tuple[str, ...]:
-    """The class names of a data.yaml in order. Raises DataError if it cannot be read."""
-    content = _load(path)
+def class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """The class names of a data.yaml in order. Raises DataError if they are invalid."""
     names = content.get("names")
     if isinstance(names, dict):
         numbers = [str(number) for number in range(len(names))]  # keys stay strings
@@ -59,12 +59,11 @@ def class_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def images_of_split(data_yaml: Path, split: str) -> list[Path]:
-    """The image files of one split of a data.yaml, without opening them. Raises DataError if it cannot be read.
+def images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) -> list[Path]:
+    """The image files of one split of a data.yaml, without opening them. Raises DataError if they cannot be listed.
 
     The split is a folder, a text file that lists images, or a list of either.
     """
-    content = _load(data_yaml)
     if split not in content:
         raise DataError(
             f"{data_yaml}: has no `{split}:`; set it to the folder of the split's images"
@@ -102,8 +101,8 @@ def label_path(image: Path) -> Path:
     return Path(*folders, name).with_suffix(".txt")
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    """Read as a recipe is: plain values only, unique keys, limited size."""
+def read_data_yaml(path: Path) -> Mapping[str, Any]:
+    """Read as a recipe is: plain values only, unique keys, limited size. Raises DataError if it cannot be read."""
     if not path.exists():
         raise DataError(
             f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"

@@ -36,9 +36,11 @@ def _of_annotations(recipe: Recipe) -> Data | None:
     path = Path(recipe.data.root) / recipe.data.train
     try:
         if recipe.data.format == "yolo":
-            from yolo.data.yolo_txt import class_names, images_of_split  # slow: imports OpenCV
+            from yolo.data import yolo_txt  # slow: imports OpenCV
 
-            return Data(len(images_of_split(path, "train")), len(class_names(path)))
+            content = yolo_txt.read_data_yaml(path)
+            images = yolo_txt.images_of_split(content, path, "train")
+            return Data(len(images), len(yolo_txt.class_names(content, path)))
         content = json.loads(read_text(path, LARGEST_BYTES))
         return Data(len(content["images"]), max(1, len(content["categories"])))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):

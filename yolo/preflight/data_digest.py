@@ -67,7 +67,7 @@ def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
     """Images and labels. Raises DataError."""
     from yolo.data import yolo_txt  # needs packages that a host may lack
 
-    images = yolo_txt.images_of_split(data_yaml, split)
+    images = yolo_txt.images_of_split(yolo_txt.read_data_yaml(data_yaml), data_yaml, split)
     return [*images, *map(yolo_txt.label_path, images)]
 
 

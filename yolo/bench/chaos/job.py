@@ -128,15 +128,15 @@ class StartedRun:
         found: dict[str, list[psutil.Process]] = {}
         for process in processes_in(self.work):
             try:
-                words, parent = process.cmdline(), process.parent()
+                arguments, parent = process.cmdline(), process.parent()
                 above = parent.cmdline() if parent else []
             except psutil.Error:
                 continue
-            if "yolo.train" not in words:
+            if "yolo.train" not in arguments:
                 continue
-            if not any(word.startswith("--local_rank") for word in words):
+            if not any(each.startswith("--local_rank") for each in arguments):
                 kind = "launcher"  # `deepspeed` itself, and its pdsh and ssh
-            elif "deepspeed.launcher.launch" in words:
+            elif "deepspeed.launcher.launch" in arguments:
                 kind = "launcher on a host"
             else:
                 kind = "rank" if "deepspeed.launcher.launch" in above else "worker of a rank"

@@ -141,8 +141,8 @@ def _resolved(schema: dict[str, Any], kind: str | int | None = None) -> dict[str
 
 
 def _either(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    words = (one.keys() | other.keys()) - {"default", "title", "description"}
-    is_same = all(one.get(word) == other.get(word) for word in words)
+    keywords = (one.keys() | other.keys()) - {"default", "title", "description"}
+    is_same = all(one.get(keyword) == other.get(keyword) for keyword in keywords)
     return one if is_same else {"anyOf": [one, other]}
 
 

@@ -143,8 +143,8 @@ def an_overlapped_bucket_must_fill_early(recipe: Recipe) -> Iterator[str]:
 def one_rank_has_nothing_to_synchronise(resolved: ResolvedRecipe) -> Iterator[Finding]:
     if resolved.world_size > 1:
         return
-    words = ("reducer", "sync_every", "check_weights_every")
-    keys = (f"communication.{word}" for word in words)
+    names = ("reducer", "sync_every", "check_weights_every")
+    keys = (f"communication.{name}" for name in names)
     yield from without_effect(resolved, "there is one rank", *keys)
     kind = resolved.recipe.optimizer.type
     if kind in ONE_BIT:

@@ -145,9 +145,8 @@ class CheckpointManager:
 
     def _make_room(self, part: Path, rank_bytes: int) -> str | None:
         parameters = sum(p.numel() * p.element_size() for p in self.plain.parameters())
-        size = (
-            4 * parameters + self.context.world_size * rank_bytes
-        )  # weights, average, two moments
+        # Weights, average and two moments, and the ranks' own files.
+        size = 4 * parameters + self.context.world_size * rank_bytes
         try:
             self._refuse_if_superseded()
             remove_unfinished(self.run.checkpoints)

@@ -13,7 +13,7 @@ CHECKPOINT = re.compile(r"epoch-\d{4,}(-step-\d{7,})?")
 """Name of a checkpoint's folder. Only valid ones have it; damaged or unfinished ones have other names."""
 
 
-class _In:
+class _RunFile:
     """A path in a run's folder."""
 
     def __init__(self, name: str) -> None:
@@ -28,29 +28,29 @@ class RunDirectory:
     """`runs/<recipe name>/<UTC time>/` and the files in it."""
 
     path: Path
-    recipe = _In("recipe.yaml")
+    recipe = _RunFile("recipe.yaml")
     """The resolved recipe; each value with its origin."""
-    plan = _In("plan.json")
+    plan = _RunFile("plan.json")
     """The plan from which `strategy: auto` chose."""
-    deepspeed_json = _In("deepspeed.json")
+    deepspeed_json = _RunFile("deepspeed.json")
     """DeepSpeed's configuration."""
-    metrics = _In("metrics.jsonl")
+    metrics = _RunFile("metrics.jsonl")
     """One JSON line per logged step and evaluation."""
-    events = _In("events.jsonl")
+    events = _RunFile("events.jsonl")
     """One JSON line per skipped step and per rollback."""
-    summary = _In("summary.json")
+    summary = _RunFile("summary.json")
     """The run's result."""
-    data_report = _In("data_report.json")
+    data_report = _RunFile("data_report.json")
     """Problems of the data, with counts and examples."""
-    report = _In("report.html")
+    report = _RunFile("report.html")
     """The run as an HTML page."""
-    checkpoints = _In("checkpoints")
+    checkpoints = _RunFile("checkpoints")
     """One folder per checkpoint, named after its position in the run."""
-    last_weights = _In("weights/last.safetensors")
+    last_weights = _RunFile("weights/last.safetensors")
     """The averaged weights of the newest checkpoint; finally, those after the last epoch."""
-    best_weights = _In("weights/best.safetensors")
+    best_weights = _RunFile("weights/best.safetensors")
     """The averaged weights with the highest AP."""
-    finished = _In("finished")
+    finished = _RunFile("finished")
     """Written last: the launcher's exit code can be 0 for a run that was interrupted."""
 
     def published(self) -> list[Path]:

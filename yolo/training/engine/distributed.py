@@ -84,11 +84,9 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
             dist_backend=backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
         )
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
-        what, hint = (
-            f"cluster.backend {backend}",
-            (
-                "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
-            ),
+        what = f"cluster.backend {backend}"
+        hint = (
+            "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
         )
         if "EADDRINUSE" in str(error):
             what = f"cluster.master_port {os.environ.get('MASTER_PORT', '')}"

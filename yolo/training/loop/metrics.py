@@ -92,8 +92,8 @@ class MetricsAccumulator:
         """Sum the loss parts over the ranks; seconds and bytes of the totals become means over them."""
         traffic = totals.traffic
         costs = [
-            *(totals.seconds, totals.data_wait_seconds, traffic.seconds, traffic.exposed_seconds),
-            *(traffic.payload_bytes, traffic.wire_bytes, totals.skipped),
+            *(totals.seconds, totals.data_wait_seconds, totals.skipped),
+            *(traffic.seconds, traffic.exposed_seconds, traffic.payload_bytes, traffic.wire_bytes),
         ]
         sums = torch.tensor([*losses, *costs], dtype=torch.float64, device=self.context.device)
         if self.context.world_size > 1:
@@ -101,8 +101,7 @@ class MetricsAccumulator:
             self.meter.take()  # the log's own few bytes are not the training's
         box, obj, cls, *costs = sums.tolist()
         means = [cost / self.context.world_size for cost in costs]
-        totals.seconds, totals.data_wait_seconds, traffic.seconds, traffic.exposed_seconds = means[
-            :4
-        ]
-        traffic.payload_bytes, traffic.wire_bytes, totals.skipped = means[4:]
+        totals.seconds, totals.data_wait_seconds, totals.skipped = means[:3]
+        traffic.seconds, traffic.exposed_seconds = means[3:5]
+        traffic.payload_bytes, traffic.wire_bytes = means[5:]
         return box, obj, cls

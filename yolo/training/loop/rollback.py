@@ -46,9 +46,8 @@ class Rollback:
 
     def record(self, step: int, anomaly: Anomaly) -> None:
         """Write an anomaly of a step, or of the local steps before it, to the log and events.jsonl."""
-        kind, what = (
-            ("spike", "applied, clipped") if anomaly.was_applied else ("skipped", "skipped")
-        )
+        spike, skipped = ("spike", "applied, clipped"), ("skipped", "skipped")
+        kind, what = spike if anomaly.was_applied else skipped
         self._event(kind, step, f"{anomaly.reason}; {what}")
 
     def roll_back(self, step: int) -> None:

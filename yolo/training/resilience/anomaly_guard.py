@@ -108,10 +108,8 @@ class StabilityGuard:
             ]
         )
         if self.context.world_size > 1:
-            if is_local:
-                sums *= (
-                    self.context.world_size
-                )  # assumes the other ranks' images as hard as its own
+            if is_local:  # assumes the other ranks' images as hard as its own
+                sums *= self.context.world_size
             else:
                 dist.all_reduce(sums)
         is_bad = ~sums[0].isfinite() | (sums[0] > self._loss_detector(is_local).limit)
