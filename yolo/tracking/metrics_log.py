@@ -44,7 +44,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Write pending records, and close the file."""
-        self._write_pending()
+        self.flush()
         self._file.close()
 
     def _write(self, kind: str, step: int, epoch: float, figures: Mapping[str, float]) -> None:
@@ -56,9 +56,10 @@ class MetricsLog:
             **{name: value if math.isfinite(value) else None for name, value in figures.items()},
         }
         self._pending += json.dumps(record).encode() + b"\n"
-        self._write_pending()
+        self.flush()
 
-    def _write_pending(self) -> None:
+    def flush(self) -> None:
+        """Write the records that are not on the disk yet; a full disk is logged once."""
         start = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(self._pending)

@@ -108,7 +108,7 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
     while may_wait() and not started.unfinished_checkpoints():
         time.sleep(0.001)
     filler = started.work / "filler"
-    _fill(filler)
+    fill_up(filler)
     job.log("the disk is full")
     time.sleep(FULL_SECONDS)
     while may_wait() and NOT_SAVED not in started.output:
@@ -127,7 +127,8 @@ def fill_disk(job: ChaosJob) -> dict[str, Any]:
     }
 
 
-def _fill(path: Path) -> None:
+def fill_up(path: Path) -> None:
+    """Write a file that leaves nothing free on its disk."""
     block = bytes(2**16)
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(block) == len(block):

@@ -53,7 +53,12 @@ class Detector:
 
 
 def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None:
-    """Write the state dict atomically. WeightsError if the file cannot be written.
+    """Write `weights_content` atomically. WeightsError if the file cannot be written."""
+    write_weights(path, weights_content(model, metadata))
+
+
+def weights_content(model: YOLOv5, metadata: Mapping[str, str]) -> bytes:
+    """The state dict as the content of a safetensors file.
 
     The file's metadata is `metadata` (by convention class_names as JSON, and image_size) plus the network's variant,
     classes and anchors (JSON, pixels).
@@ -66,8 +71,13 @@ def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None
         "anchors": json.dumps(model.anchors.tolist()),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return save(tensors, described)
+
+
+def write_weights(path: Path, content: bytes) -> None:
+    """Write a file's content atomically. WeightsError if it cannot be written."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(save(tensors, described))  # `save_file` makes it unreadable to others
+        temporary.write_bytes(content)  # `save_file` would make it unreadable to others
 
 
 @contextmanager

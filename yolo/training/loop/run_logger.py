@@ -119,8 +119,9 @@ class RunLogger:
     ) -> None:
         """Write the report and show the closing table."""
         bar = self._console.bar
-        if bar is None:
+        if bar is None or self._log is None:
             return
+        self._log.flush()  # the report reads it
         self._wandb.log_comparisons(summary.steps, summary.epochs, comparisons)
         # Once: every call copies the file into the run's own folder.
         self._wandb.log_weights(self._run.best_weights)

@@ -1,6 +1,7 @@
 """Sets up a run on one rank, from the recipe to the summary."""
 
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from yolo.planner.prediction import Data
 from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
+from yolo.training.checkpointing.atomic_dir import room_for
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.metadata import latest_valid
@@ -45,6 +47,11 @@ from yolo.training.resilience.heartbeat import HeartbeatMonitor
 from yolo.training.resilience.preemption import PreemptionHandler
 
 logger = logging.getLogger(__name__)
+
+FULL_DISK_SECONDS = 3600.0
+"""The result of a run waits this long for space."""
+RESULT_BYTES = 2**24
+"""Room for summary, report and logs."""
 
 
 def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
@@ -130,8 +137,10 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
     if context.is_main:
         _become_latest(run)
     result = trainer.train()
+    trainer.shutdown()  # no rank waits for what the main rank still writes, or sends to W&B
     if context.is_main:
         checkpoints.wait()
+        _wait_for_room(run, validator, services.preemption)
         comparisons = comparison.comparisons(state.total, engine, context) if comparison else []
         summary = RunSummary.of(
             resolved.name, state, result, resumed_from, context.world_size, comparisons
@@ -139,7 +148,27 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
         summary.write(run.summary)
         services.run_logger.on_train_end(summary, comparisons)
         run.finished.write_text("the run reached its end\n", encoding="utf-8")
-    trainer.shutdown()  # no rank waits for what the main rank still sends to W&B
+
+
+def _wait_for_room(run: RunDirectory, validator: Validator, preemption: PreemptionHandler) -> None:
+    """Wait until all weights are on the disk and the run's result fits on it.
+
+    Raises CheckpointError after `FULL_DISK_SECONDS`, or if the run is asked to stop.
+    """
+    end = time.monotonic() + FULL_DISK_SECONDS
+    is_told = False
+    while problem := validator.write_unsaved() or room_for(RESULT_BYTES, run.path):
+        if preemption.is_requested() or time.monotonic() > end:
+            raise CheckpointError(f"{run.path}: the run's result could not be written: {problem}")
+        if not is_told:
+            logger.warning(
+                "%s; training is done, and its result waits up to %.0f minutes for space in %s",
+                problem,
+                FULL_DISK_SECONDS / 60,
+                run.path,
+            )
+            is_told = True
+        time.sleep(1)
 
 
 def _build_models(

@@ -18,7 +18,7 @@ from yolo.evaluation.evaluator import LocalGather, ProcessGroup, evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.predict import detect
 from yolo.model import YOLOv5
-from yolo.model.io.weights import save_weights
+from yolo.model.io.weights import weights_content, write_weights
 from yolo.recipe.schema.recipe import Recipe
 from yolo.tracking.records import SampleBox, SamplePicture
 from yolo.training.checkpointing.run_directory import RunDirectory
@@ -56,6 +56,7 @@ class Validator:
         self.run = run
         self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
+        self._unsaved: dict[Path, bytes] = {}
         self.batches = evaluation_loader(
             datasets.val_images,
             recipe.train.micro_batch,
@@ -82,15 +83,27 @@ class Validator:
         return ValidationResult(ap, ap50, is_best, metrics, self._samples(model))
 
     def save(self, model: YOLOv5, path: Path) -> None:
-        """Write weights with all that is needed to use them anywhere; a full disk is logged, and training continues."""
+        """Write weights with all that is needed to use them anywhere.
+
+        Those that a full disk does not take are kept in memory and written with the next ones; training continues.
+        """
         description = {
             "class_names": json.dumps(self.val.class_names),
             "image_size": str(self.recipe.model.image_size),
         }
-        try:
-            save_weights(path, model, description)
-        except WeightsError as error:
-            logger.warning("%s; training continues", error)
+        self._unsaved[path] = weights_content(model, description)
+        if problem := self.write_unsaved():
+            logger.warning("%s; training continues", problem)
+
+    def write_unsaved(self) -> str | None:
+        """Write the weights that are not on the disk yet; returns the reason if one of them cannot be written."""
+        for path, content in tuple(self._unsaved.items()):
+            try:
+                write_weights(path, content)
+            except WeightsError as error:
+                return str(error)
+            del self._unsaved[path]
+        return None
 
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
         """The same few validation images each time, with true and detected boxes."""
