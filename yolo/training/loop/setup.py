@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 FULL_DISK_SECONDS = 3600.0
 """The result of a run waits this long for space."""
-RESULT_BYTES = 2**24
+RESULT_BYTES = 2**22
 """Room for summary, report and logs."""
 
 
