@@ -29,10 +29,10 @@ def part_of(folder: Path) -> Path:
 
 def room_for(size: int, folder: Path) -> str | None:
     """None if `size` bytes fit on the disk of an existing folder, else the reason."""
-    free = shutil.disk_usage(folder).free
-    if free >= size + SPARE_BYTES:
+    needed, free = size + SPARE_BYTES, shutil.disk_usage(folder).free
+    if free >= needed:
         return None
-    return f"{size / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free"
+    return f"{needed / 2**20:.0f} MiB are needed and {free / 2**20:.0f} MiB are free"
 
 
 def write_synced(path: Path, content: bytes | memoryview) -> None:
