@@ -1,5 +1,7 @@
+import contextlib
 import json
 import os
+import random
 import resource
 import signal
 import socket
@@ -82,9 +84,12 @@ def cluster_can_be_built() -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, below those that Linux hands out by itself until it is used."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 @pytest.fixture

@@ -203,5 +203,7 @@ def wait_until(process: Process, condition: Callable[[], bool]) -> None:
     """Wait for something that a run does on its way."""
     deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline and process.poll() is None
+        if process.poll() is not None:
+            pytest.fail(f"the run has ended: {process.communicate()[0][-6000:]}")
+        assert time.monotonic() < deadline
         time.sleep(0.05)
