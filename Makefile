@@ -97,7 +97,7 @@ format: setup ## put the code into its format
 	.venv/bin/ruff check --fix yolo tests
 
 # What these measure wants the machine to itself.
-ALONE := $(addprefix tests/,emulation/test_cluster.py preflight/test_cluster_check.py bench/test_chaos.py)
+ALONE := $(addprefix tests/,bench/test_chaos.py calibration/test_calibrate.py emulation/test_cluster.py preflight/test_cluster_check.py)
 PYTEST := -m pytest
 # One more than cores are: tests that wait for a link or a timeout leave theirs to others.
 WORKERS := $(shell expr $$(nproc) + 1)
