@@ -11,7 +11,7 @@ import deepspeed.comm as dist
 import psutil
 import torch
 
-from yolo.calibration.stopwatch import synchronize
+from yolo.calibration.stopwatch import seconds_per_call
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.wire_bytes import (
@@ -91,30 +91,21 @@ class NetworkCalibration:
         A step has computed before, so its data is in no cache. There is no barrier before the call: gloo's ranks then fall
         into a rhythm in which the first to begin sends first, and ends up to twice as late as with a barrier.
         """
-        once = self._seconds(call)
+        once = seconds_per_call(call, self.ranks.device)
         repeats = broadcast_object(self.ranks, round(max(3.0, min(25.0, 0.3 / once))))
         seconds: list[float] = []
         for _ in range(repeats):
             self._other_work.add_(1.0)
-            synchronize(self.ranks.device)
-            seconds.append(self._seconds(call))
+            seconds.append(seconds_per_call(call, self.ranks.device))
         dist.barrier()
         busy, begun = _busy_seconds(), time.perf_counter()
         repeats = broadcast_object(self.ranks, round(max(1.0, min(50.0, BUSY_SECONDS / once))))
-        self._seconds(call, repeats)
+        seconds_per_call(call, self.ranks.device, repeats)
         elapsed = time.perf_counter() - begun
         cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
         available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
         share = min(1.0, max(0.0, self._mean(cores / available)))
         return self._mean(_without_extremes(seconds)), share
-
-    def _seconds(self, call: Callable[[], Any], times: int = 1) -> float:
-        """Seconds per call."""
-        started = time.perf_counter()
-        for _ in range(times):
-            call()
-        synchronize(self.ranks.device)
-        return (time.perf_counter() - started) / times
 
     def behind(self) -> dict[str, float]:
         """Seconds of a small collective queued behind others in flight, by kind."""
@@ -131,7 +122,7 @@ class NetworkCalibration:
         seconds = []
         for _ in range(ROUNDS):
             dist.barrier()
-            seconds.append(self._seconds(start_and_wait) / SMALL_CALLS)
+            seconds.append(seconds_per_call(start_and_wait, self.ranks.device) / SMALL_CALLS)
         return self._mean(statistics.median(seconds))
 
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
@@ -186,7 +177,7 @@ class NetworkCalibration:
         """Bytes that a rank's interface sends per call, and the seconds per call; means over the ranks."""
         dist.barrier()
         before = interface_bytes()
-        seconds = self._seconds(call, times)
+        seconds = seconds_per_call(call, self.ranks.device, times)
         time.sleep(SETTLED_SECONDS)  # the last acknowledgements
         sent = (interface_bytes() - before) / times
         return self._mean(sent), self._mean(seconds)

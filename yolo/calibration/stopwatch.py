@@ -1,7 +1,9 @@
-"""Time the parts of a step."""
+"""Time calls, and the parts of a step."""
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -41,6 +43,16 @@ class Unwatched(Stopwatch):
 
     def stop(self, part: str) -> None:
         """Do not wait for the GPU."""
+
+
+def seconds_per_call(call: Callable[[], Any], device: torch.device, calls: int = 1) -> float:
+    """Mean seconds of calls in a row, until the GPU has finished them."""
+    synchronize(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        call()
+    synchronize(device)
+    return (time.perf_counter() - started) / calls
 
 
 def synchronize(device: torch.device) -> None:

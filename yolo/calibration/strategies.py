@@ -1,6 +1,6 @@
 """The strategies that the benchmarks compare, each as overrides of a recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -127,16 +127,15 @@ VARIANTS = tuple(
 """Bucket sizes that are never calibrated, only predicted."""
 
 
-def chosen(names: str) -> list[Strategy]:
-    """The strategies of a list such as `zero0,ddp`; `all` for every one.
+def chosen(names: str, among: Sequence[str] = tuple(STRATEGIES)) -> list[Strategy]:
+    """The strategies of a list such as `zero0,ddp`: some of `among`, or variants; `all` for all of `among`.
 
     Raises BenchError for an unknown name.
     """
-    if names == "all":
-        return list(STRATEGIES.values())
-    known = STRATEGIES | {strategy.name: strategy for strategy in VARIANTS}
-    if unknown := [name for name in names.split(",") if name not in known]:
+    variants = {strategy.name: strategy for strategy in VARIANTS}
+    wanted = among if names == "all" else names.split(",")
+    if unknown := [name for name in wanted if name not in (*among, *variants)]:
         raise BenchError(
-            f"{', '.join(unknown)}: no such strategy; expected some of {', '.join(STRATEGIES)}, or all"
+            f"{', '.join(unknown)}: no such strategy; expected some of {', '.join(among)}, or all"
         )
-    return [known[name] for name in names.split(",")]
+    return [(STRATEGIES | variants)[name] for name in wanted]

@@ -10,7 +10,6 @@ import re
 import shutil
 import statistics
 import subprocess
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +17,9 @@ import deepspeed.comm as dist
 import numpy as np
 
 from yolo.calibration.collectives import interface_bytes
+from yolo.calibration.stopwatch import seconds_per_call
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload, chosen
-from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
+from yolo.calibration.synthetic_step import DDPEngine, SyntheticTraining, TimingJob
 from yolo.communication.metering.meter import TrafficMeter
 from yolo.recipe import prepare
 from yolo.training.engine.distributed import (
@@ -99,17 +99,15 @@ def measure(
     dist.barrier()
     meter.take()
     before = _sent()
-    seconds = []
-    for _ in range(windows):
-        started = time.perf_counter()
-        for _ in range(strategy.period):
-            trainer.step()
-        seconds.append((time.perf_counter() - started) / strategy.period)
+    seconds = [
+        seconds_per_call(trainer.step, ranks.device, strategy.period) for _ in range(windows)
+    ]
     traffic = meter.take()
     meter.detach()
     dist.barrier()
     sent = _sent() - before
-    beside = trainer.unmetered_collectives()
+    # The meter does not see those of DDP.
+    beside = trainer.engine.collectives if isinstance(trainer.engine, DDPEngine) else 0
     of_rank = seconds, *sent, *_memory(trainer)
     of_all = zip(*all_gather_object(ranks, of_rank), strict=True)
     each_seconds, on_the_wire, handed_over, gradients, parameters, moments = of_all

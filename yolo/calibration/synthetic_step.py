@@ -122,10 +122,6 @@ class SyntheticTraining:
             watch.stop(StepPart.UPDATE)
         return {part: seconds / steps for part, seconds in watch.seconds.items()}
 
-    def unmetered_collectives(self) -> int:
-        """Collectives per step that the traffic meter does not see."""
-        return self.engine.collectives if isinstance(self.engine, DDPEngine) else 0
-
 
 class NoSync(SyncStrategy):
     """Every rank trains by itself: computation without communication."""

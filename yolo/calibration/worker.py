@@ -24,7 +24,7 @@ import torch
 from yolo.calibration.collectives import NetworkCalibration, mean_over_ranks
 from yolo.calibration.loader_rate import loader_images_per_second
 from yolo.calibration.muted_collectives import muted_collectives
-from yolo.calibration.stopwatch import synchronize
+from yolo.calibration.stopwatch import seconds_per_call, synchronize
 from yolo.calibration.strategies import CALIBRATED, COMPUTE, STRATEGIES, Strategy
 from yolo.calibration.strategy_timing import measure
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
@@ -128,25 +128,16 @@ class Calibration:
     def _steps(self, trainer: SyntheticTraining, is_muted: bool = False) -> list[float]:
         """Seconds per step of a strategy, all ranks busy; a mean of its period counts as one."""
         quiet = muted_collectives if is_muted else nullcontext
-        period = trainer.strategy.period
+        period, device = trainer.strategy.period, self.ranks.device
         with quiet():
             for _ in range(max(SETTLE, trainer.strategy.settle_steps)):
                 trainer.step()
-            once = self._seconds(trainer, 1)
+            once = seconds_per_call(trainer.step, device)
         fits = LONGEST_SECONDS / max(1e-6, once)
         windows = max(3, min(STEPS, int(fits))) if period == 1 else 2
         windows = broadcast_object(self.ranks, windows)
         with quiet():
-            return [self._seconds(trainer, period) for _ in range(windows)]
-
-    def _seconds(self, trainer: SyntheticTraining, steps: int) -> float:
-        """Seconds per step."""
-        synchronize(self.ranks.device)
-        started = time.perf_counter()
-        for _ in range(steps):
-            trainer.step()
-        synchronize(self.ranks.device)
-        return (time.perf_counter() - started) / steps
+            return [seconds_per_call(trainer.step, device, period) for _ in range(windows)]
 
     def _jitter(self, alone: Sequence[float]) -> float:
         """Standard deviation of a rank's step: by how far the slowest of them is from their mean, step by step."""
@@ -252,9 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         calibration = Calibration(job, ranks, options.loads_data, options.strategies.split(","))
         found = calibration.measure(options.bandwidth_gbps).model_dump(mode="json")
     if ranks.is_main:
-        temporary = options.out.with_name(f".{options.out.name}.part")
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        temporary.replace(options.out)
+        options.out.write_text(json.dumps(found), encoding="utf-8")
     shutdown_distributed()
 
 

@@ -1,7 +1,7 @@
 """A disk that is full when training ends."""
 
-import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from tests.training.conftest import (
     running_in,
     wait_until,
 )
-from yolo.bench.chaos.faults import fill_up
+from yolo.bench.chaos.faults import fill_up, small_disk
+from yolo.errors import BenchError
 
 pytestmark = pytest.mark.slow(30)
 
@@ -26,13 +27,12 @@ WAITS = "training is done, and its result waits"
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Path]:
     """The folder `runs`, on a disk of 128 MiB."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no disk can be mounted: not root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with ExitStack() as disk:
+        try:
+            disk.enter_context(small_disk(tmp_path / "runs", 128))
+        except BenchError as error:
+            pytest.skip(f"no disk can be mounted: {error}")
+        yield tmp_path / "runs"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from yolo.bench.chaos.faults import cut_for_a_while, cut_for_good, feed_nan, fill_disk, small_disk
+from yolo.bench.chaos import faults
 from yolo.bench.chaos.job import ChaosJob, processes_in
 from yolo.bench.chaos.kills import kill_at_random
 from yolo.bench.results import write_json
@@ -69,7 +69,7 @@ def _run(options: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory(prefix="yolo-chaos-") as name:
         folder = Path(name)
         generate_demo(folder / "demo", DemoSettings(train_images=24, val_images=9, size=96))
-        with small_disk(folder), EmulatedCluster(2) as cluster:
+        with faults.small_disk(folder / faults.DISK_RUN), EmulatedCluster(2) as cluster:
             environment = {"OMP_NUM_THREADS": "1", **cluster.open_to_ssh()}
             job = ChaosJob(cluster, folder, (f"data.root={folder / 'demo'}", *SMALL), environment)
             found = _inject_faults(job, options)
@@ -89,16 +89,16 @@ def _inject_faults(job: ChaosJob, options: argparse.Namespace) -> dict[str, Any]
     number = options.kills if "kills" in options.faults else 0
     found = asdict(kill_at_random(job, number, random.Random(options.seed)))
     if "links" in options.faults:
-        found["link_cut_for_a_while"] = cut_for_a_while(job)
-        found["link_cut_for_good"] = cut_for_good(job)
+        found["link_cut_for_a_while"] = faults.cut_for_a_while(job)
+        found["link_cut_for_good"] = faults.cut_for_good(job)
     if "disk" in options.faults:
-        found["disk_full"] = fill_disk(job)
+        found["disk_full"] = faults.fill_disk(job)
     if "nan" in options.faults:
         if options.nan_recipe:
             folder, (recipe, *overrides) = job.folder / "nan", options.nan_recipe
             job = replace(job, folder=folder, overrides=tuple(overrides), _undisturbed={})
             job.recipe = Path(recipe).resolve()
-        found["nan"] = feed_nan(job, options.nan, options.seed, options.nan_seeds)
+        found["nan"] = faults.feed_nan(job, options.nan, options.seed, options.nan_seeds)
         if options.nan_recipe:  # not for the small run, whose AP depends on every step
             found["nan"]["ap_bound"] = AP_BOUND
     return found

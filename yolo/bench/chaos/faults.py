@@ -80,18 +80,17 @@ def _cut_run(job: ChaosJob, name: str, *settings: str) -> Iterator[tuple[Started
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """Mount a small disk for one run; do so before building the cluster, whose hosts see the mounts of that moment."""
-    work = folder / DISK_RUN
-    work.mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(work)]
+def small_disk(folder: Path, mib: int = DISK_MIB) -> Iterator[None]:
+    """Mount a small disk as a new folder; do so before building a cluster, whose hosts see the mounts of that moment."""
+    folder.mkdir(parents=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
     ran = subprocess.run(mount, capture_output=True, text=True)
     if ran.returncode:
         raise BenchError(f"mount: {ran.stderr.strip()}; expected a privileged container")
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", str(work)], capture_output=True)
+        subprocess.run(["umount", "--lazy", str(folder)], capture_output=True)
 
 
 def fill_disk(job: ChaosJob) -> dict[str, Any]:

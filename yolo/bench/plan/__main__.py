@@ -20,9 +20,9 @@ from yolo.bench.communication.cell import (
 from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
 from yolo.calibration.launch_worker import MODULE as CALIBRATION
-from yolo.calibration.strategies import CALIBRATED, STRATEGIES, VARIANTS, Strategy, Workload
+from yolo.calibration.strategies import CALIBRATED, VARIANTS, Strategy, Workload, chosen
 from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
-from yolo.errors import BenchError, exit_code_of
+from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile, Measurement
 from yolo.recipe.resolve.hardware import count_cores
@@ -57,11 +57,8 @@ def _bench(options: argparse.Namespace) -> None:
     pairs = (text.partition(":") for text in options.calibrate.split(","))
     calibrated = [(int(hosts), float(mbps)) for hosts, _, mbps in pairs]
     cells = sorted({*calibrated, *cells_of(options)})
-    known = {**{name: STRATEGIES[name] for name in COMPARED}, **{v.name: v for v in VARIANTS}}
-    names = list(known) if options.strategies == "all" else options.strategies.split(",")
-    if unknown := [name for name in names if name not in known]:
-        raise BenchError(f"--strategies {','.join(unknown)}: expected some of {','.join(known)}")
-    strategies = [known[name] for name in names]
+    strategies = chosen(options.strategies, (*COMPARED, *(each.name for each in VARIANTS)))
+    known = {strategy.name: strategy for strategy in strategies}
     profile: ClusterProfile | None = None
     lines: list[tuple[Cell, Line]] = []
     with bench_progress() as progress:

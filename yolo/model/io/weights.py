@@ -54,7 +54,8 @@ class Detector:
 
 def save_weights(path: Path, model: YOLOv5, metadata: Mapping[str, str]) -> None:
     """Write `weights_content` atomically. WeightsError if the file cannot be written."""
-    write_weights(path, weights_content(model, metadata))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(weights_content(model, metadata))
 
 
 def weights_content(model: YOLOv5, metadata: Mapping[str, str]) -> bytes:
@@ -71,13 +72,7 @@ def weights_content(model: YOLOv5, metadata: Mapping[str, str]) -> bytes:
         "anchors": json.dumps(model.anchors.tolist()),
     }
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return save(tensors, described)
-
-
-def write_weights(path: Path, content: bytes) -> None:
-    """Write a file's content atomically. WeightsError if it cannot be written."""
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)  # `save_file` would make it unreadable to others
+    return save(tensors, described)  # a file of `save_file` is unreadable to others
 
 
 @contextmanager

@@ -19,7 +19,7 @@ EARLIER = f".earlier{PART}"
 DAMAGED = ".damaged"
 """Suffix of a quarantined folder: it was found altered, and stays for inspection."""
 SPARE_BYTES = 16 * 2**20
-"""Left free on the disk, for logs and the file system's own data."""
+"""Left free on the disk, for logs, a run's report and the file system's own data."""
 
 
 def part_of(folder: Path) -> Path:

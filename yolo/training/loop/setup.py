@@ -48,10 +48,8 @@ from yolo.training.resilience.preemption import PreemptionHandler
 
 logger = logging.getLogger(__name__)
 
-FULL_DISK_SECONDS = 3600.0
+FULL_DISK_SECONDS = 3600
 """The result of a run waits this long for space."""
-RESULT_BYTES = 2**22
-"""Room for summary, report and logs."""
 
 
 def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
@@ -155,20 +153,17 @@ def _wait_for_room(run: RunDirectory, validator: Validator, preemption: Preempti
 
     Raises CheckpointError after `FULL_DISK_SECONDS`, or if the run is asked to stop.
     """
-    end = time.monotonic() + FULL_DISK_SECONDS
-    is_told = False
-    while problem := validator.write_unsaved() or room_for(RESULT_BYTES, run.path):
-        if preemption.is_requested() or time.monotonic() > end:
-            raise CheckpointError(f"{run.path}: the run's result could not be written: {problem}")
-        if not is_told:
-            logger.warning(
-                "%s; training is done, and its result waits up to %.0f minutes for space in %s",
-                problem,
-                FULL_DISK_SECONDS / 60,
-                run.path,
-            )
-            is_told = True
+    for second in range(FULL_DISK_SECONDS):
+        problem = validator.write_unsaved() or room_for(0, run.path)
+        if problem is None:
+            return
+        if preemption.is_requested():
+            break
+        if second == 0:
+            what = f"training is done, and its result waits up to {FULL_DISK_SECONDS // 60} minutes"
+            logger.warning("%s; %s for space in %s", problem, what, run.path)
         time.sleep(1)
+    raise CheckpointError(f"{run.path}: the run's result could not be written: {problem}")
 
 
 def _build_models(

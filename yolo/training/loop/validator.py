@@ -18,7 +18,7 @@ from yolo.evaluation.evaluator import LocalGather, ProcessGroup, evaluate
 from yolo.evaluation.metrics import Metrics
 from yolo.evaluation.predict import detect
 from yolo.model import YOLOv5
-from yolo.model.io.weights import weights_content, write_weights
+from yolo.model.io.weights import atomic_write, weights_content
 from yolo.recipe.schema.recipe import Recipe
 from yolo.tracking.records import SampleBox, SamplePicture
 from yolo.training.checkpointing.run_directory import RunDirectory
@@ -99,7 +99,8 @@ class Validator:
         """Write the weights that are not on the disk yet; returns the reason if one of them cannot be written."""
         for path, content in tuple(self._unsaved.items()):
             try:
-                write_weights(path, content)
+                with atomic_write(path) as temporary:
+                    temporary.write_bytes(content)
             except WeightsError as error:
                 return str(error)
             del self._unsaved[path]

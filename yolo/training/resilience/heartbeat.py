@@ -141,13 +141,6 @@ class HeartbeatMonitor:
                 raise
             raise self._name(error) from error
 
-    def who_is_missing(self, error: BaseException) -> str:
-        """A few lines: what failed, which ranks are silent since when, and which are in another phase.
-
-        Takes up to ANSWER_SECONDS.
-        """
-        return self._ask(error)[0]
-
     def _name(self, error: BaseException) -> RanksLost:
         """Find the missing ranks, once, and end this process soon after."""
         with self._failure_lock:
@@ -160,7 +153,10 @@ class HeartbeatMonitor:
         return self._lost[0]
 
     def _ask(self, error: BaseException) -> tuple[str, bool]:
-        """The text, and whether another rank reports it."""
+        """What failed, which ranks are silent since when or in another phase, and whether another rank reports it.
+
+        Takes up to ANSWER_SECONDS.
+        """
         phase, _, since = self._phase
         what = (
             f"rank {self.rank} ({self.hosts[self.rank]}) was {phase} when {_gist(error)} "
@@ -220,10 +216,12 @@ class HeartbeatMonitor:
         groups = defaultdict(list)
         for rank in elsewhere:
             groups[phases[rank].what].append(rank)
-        first = [described(ranks[0]) + _and_more(len(ranks) - 1) for ranks in groups.values()]
-        return "all ranks are alive, but some are in another phase: " + "; ".join(
-            first[:MOST_NAMED]
-        )
+        first = [
+            described(first) + (f" (and {len(others)} ranks more)" if others else "")
+            for first, *others in groups.values()
+        ]
+        named = "; ".join(first[:MOST_NAMED])
+        return f"all ranks are alive, but some are in another phase: {named}"
 
     def _beat(self, store: TCPStore | None) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
@@ -304,10 +302,6 @@ def _key(rank: int) -> str:
 
 def _line(phase: RankPhase) -> str:
     return json.dumps(asdict(phase))
-
-
-def _and_more(ranks: int) -> str:
-    return f" (and {ranks} ranks more)" if ranks else ""
 
 
 def _gist(error: BaseException) -> str:
