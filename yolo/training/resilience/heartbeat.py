@@ -217,8 +217,8 @@ class HeartbeatMonitor:
         for rank in elsewhere:
             groups[phases[rank].what].append(rank)
         first = [
-            described(first) + (f" (and {len(others)} ranks more)" if others else "")
-            for first, *others in groups.values()
+            described(rank) + (f" (and {len(others)} ranks more)" if others else "")
+            for rank, *others in groups.values()
         ]
         named = "; ".join(first[:MOST_NAMED])
         return f"all ranks are alive, but some are in another phase: {named}"
