@@ -104,8 +104,8 @@ class NetworkCalibration:
         elapsed = time.perf_counter() - begun
         cores = (_busy_seconds() - busy) / elapsed / self._ranks_here
         available = min(1.0, (psutil.cpu_count() or 1) / self._ranks_here)
-        share = min(1.0, max(0.0, self._mean(cores / available)))
-        return self._mean(_without_extremes(seconds)), share
+        share = min(1.0, max(0.0, mean_over_ranks(self.ranks, cores / available)))
+        return mean_over_ranks(self.ranks, _without_extremes(seconds)), share
 
     def behind(self) -> dict[str, float]:
         """Seconds of a small collective queued behind others in flight, by kind."""
@@ -123,7 +123,7 @@ class NetworkCalibration:
         for _ in range(ROUNDS):
             dist.barrier()
             seconds.append(seconds_per_call(start_and_wait, self.ranks.device) / SMALL_CALLS)
-        return self._mean(statistics.median(seconds))
+        return mean_over_ranks(self.ranks, statistics.median(seconds))
 
     def _call(self, kind: str, size: int, is_async: bool = False) -> tuple[Callable[[], Any], int]:
         """A function that runs the collective once, and its payload in bytes: `size`, rounded to a multiple of the ranks."""
@@ -180,10 +180,7 @@ class NetworkCalibration:
         seconds = seconds_per_call(call, self.ranks.device, times)
         time.sleep(SETTLED_SECONDS)  # the last acknowledgements
         sent = (interface_bytes() - before) / times
-        return self._mean(sent), self._mean(seconds)
-
-    def _mean(self, value: float) -> float:
-        return mean_over_ranks(self.ranks, value)
+        return mean_over_ranks(self.ranks, sent), mean_over_ranks(self.ranks, seconds)
 
 
 def mean_over_ranks(ranks: DistributedContext, value: float) -> float:

@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
@@ -127,8 +127,7 @@ class TrafficMeter:
             if getattr(self._thread, "is_inside", False):
                 return original(*args, **kwargs)  # torch builds some from others: they count once
             given = signature.bind(*args, **kwargs).arguments
-            payload = given[collective.payload]
-            payload = (payload,) if isinstance(payload, torch.Tensor) else tuple(payload)
+            payload = _tensors(given[collective.payload])
             is_on_gpu = any(tensor.is_cuda for tensor in payload)
             started = _now(is_on_gpu)
             self._thread.is_inside = True
@@ -262,3 +261,7 @@ def _seconds(start: Any, end: Any) -> float:
 def _drained(items: deque[Any]) -> Iterator[Any]:
     while items:
         yield items.popleft()
+
+
+def _tensors(payload: Any) -> Sequence[torch.Tensor]:
+    return (payload,) if isinstance(payload, torch.Tensor) else tuple(payload)
