@@ -17,11 +17,12 @@ SEED ?= 1
 BASE ?= HEAD
 
 PYTHON := .venv/bin/python
+CODE := yolo tests docs
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
-.PHONY: bench bench-cluster bench-communication bench-plan bench-batches chaos
+.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -53,11 +54,15 @@ detect: setup ## draw what WEIGHTS detect in IMAGES
 check: setup ## say whether every recipe can work, without starting anything
 	@$(PYTHON) -m yolo check $(RECIPES)
 
-configs: setup ## write the DeepSpeed JSON of every recipe into ds_configs/, and the reference of recipe keys
+configs: setup ## write what is generated: ds_configs/, the schema for editors, the pages of recipes and keys
 	@rm -rf ds_configs
 	@$(PYTHON) -m yolo config --write ds_configs $(RECIPES)
-	@$(PYTHON) -m yolo schema > recipes/README.md
 	@$(PYTHON) -m yolo schema --json > recipes/schema.json
+	@$(PYTHON) docs/generate.py
+
+docs: setup ## build the documentation's site into results/site, offline; a warning is an error
+	@$(PYTHON) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs results/site
+	@echo results/site/index.html
 
 recipes: setup ## list the recipes, one line each
 	@$(PYTHON) -m yolo recipes
@@ -87,14 +92,14 @@ chaos: setup ## what a run survives: KILLS random kills, cut links, a full disk,
 	@$(PYTHON) -m yolo.bench.chaos --kills $(KILLS) --seed $(SEED)
 
 lint: setup ## format, lint, types and floors, as CI checks them
-	.venv/bin/ruff format --check yolo tests
-	.venv/bin/ruff check yolo tests
+	.venv/bin/ruff format --check $(CODE)
+	.venv/bin/ruff check $(CODE)
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
 format: setup ## put the code into its format
-	.venv/bin/ruff format yolo tests
-	.venv/bin/ruff check --fix yolo tests
+	.venv/bin/ruff format $(CODE)
+	.venv/bin/ruff check --fix $(CODE)
 
 # What these measure wants the machine to itself.
 ALONE := $(addprefix tests/,bench/test_chaos.py calibration/test_calibrate.py emulation/test_cluster.py preflight/test_cluster_check.py)

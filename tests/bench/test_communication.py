@@ -65,7 +65,7 @@ def test_the_interfaces_counters_agree_with_the_meter_and_with_what_is_claimed(
     assert plain.wire_bytes_per_rank_per_step / local == pytest.approx(16, rel=0.05)
     # The counts of boxes, the stability guard's vote, and the two of the exchange itself.
     assert one_bit.collectives_per_step == 4
-    # The machine may be busy with other tests; what it reaches alone stands in the README.
+    # The machine may be busy with other tests; what it reaches alone stands in docs/results.md.
     assert plain.step_seconds / one_bit.step_seconds > 3
 
 

@@ -43,6 +43,12 @@ def add_commands(commands: Commands) -> None:
         help="also predict 1 to 1,024 nodes: print lines, and write a figure there",
     )
     plan.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="PNG",
+        help="draw the milliseconds of a step, computing and network: the recipe, the plan's choice and some others",
+    )
+    plan.add_argument(
         "--verify",
         type=count,
         nargs="?",
@@ -98,6 +104,11 @@ def _plan(options: argparse.Namespace) -> None:
         write_figure(found, options.scale)
         print("\n".join(scale_lines(found)))
         print(f"wrote {options.scale}")
+    if options.timeline:
+        from yolo.planner.step_figure import write_step_figure
+
+        write_step_figure(loaded, plan, options.timeline)
+        print(f"wrote {options.timeline}")
     if options.verify:
         from yolo.calibration.verify import verified_table, verify
 

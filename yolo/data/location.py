@@ -58,7 +58,7 @@ def parse_index(text: str | bytes, place: str) -> ShardIndex:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "it"
         raise DataError(
-            f"{place}: is no index of shards: {key}: {first['msg']}; write the shards with `python -m yolo shard`"
+            f"{place}: is no index of shards: {key}: {first['msg']}; write the shards with `yolo shard`"
         ) from error
 
 
@@ -89,7 +89,7 @@ def local_index(data: DataSection, split: str) -> ShardIndex | None:
     except OSError as error:
         raise DataError(
             f"data.{split}: {path}: {(error.strerror or str(error)).lower()}; data.root and data.{split} name a folder "
-            "that `python -m yolo shard` wrote"
+            "that `yolo shard` wrote"
         ) from error
 
 
@@ -107,7 +107,7 @@ def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> I
         smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
         yield (
             f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers each read their "
-            f"own shards; rewrite them with `python -m yolo shard --shards {4 * streams}` {smaller}or lower data.workers"
+            f"own shards; rewrite them with `yolo shard --shards {4 * streams}` {smaller}or lower data.workers"
         )
 
 

@@ -9,6 +9,7 @@ from yolo.planner.profile import ClusterProfile
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.distributed import Reducer
 from yolo.recipe.schema.optimizer import ADAM_FAMILY, ONE_BIT
+from yolo.recipe.schema.recipe import Recipe
 
 SAME, ROUNDED, COMPRESSED, LOCAL, OTHER_OPTIMIZER = GradientFidelity
 
@@ -49,7 +50,16 @@ PLAIN = (
     *("communication.reducer=deepspeed", "communication.data_type=auto"),
     *("communication.bucket_size=auto", "communication.sync_every=1"),
 )
-"""Undo the strategy that a recipe has chosen."""
+"""Undo the strategy that a recipe has chosen; its optimizer stays."""
+
+
+def plain(recipe: Recipe) -> tuple[str, ...]:
+    """Undo the strategy that a recipe has chosen, a 1-bit optimizer included."""
+    return (*PLAIN, *_uncompressed(recipe))
+
+
+def _uncompressed(recipe: Recipe) -> tuple[str, ...]:
+    return ("optimizer.type=AdamW",) if recipe.optimizer.type in ONE_BIT else ()
 
 
 def _precisions(resolved: ResolvedRecipe, profile: ClusterProfile) -> Iterator[Candidate]:
@@ -75,7 +85,7 @@ def _accumulations(resolved: ResolvedRecipe) -> Iterator[Candidate]:
 def _communications(resolved: ResolvedRecipe) -> Iterator[Candidate]:
     recipe = resolved.recipe
     optimizer = recipe.optimizer.type
-    uncompressed = ("optimizer.type=AdamW",) if optimizer in ONE_BIT else ()
+    uncompressed = _uncompressed(recipe)
     bucket_size = recipe.communication.bucket_size
 
     def one(label: str, *overrides: str, fidelity: GradientFidelity = SAME) -> Candidate:

@@ -115,7 +115,7 @@ def cluster(text: str) -> ClusterProfile:
     if gpu not in GPUS:
         raise PlanError(
             f"{text}: no GPU {gpu!r} in the catalogue.{nearest(gpu, GPUS)} Known: {', '.join(GPUS)}; for another GPU write a "
-            "profile, or measure one with `python -m yolo calibrate`"
+            "profile, or measure one with `yolo calibrate`"
         )
     count = int(nodes or 1)
     if count > 1 and network is None:
@@ -158,7 +158,7 @@ def requested_profile(
     if name is None:
         raise PlanError(
             "for which cluster? Give --cluster NODESxGPUSxGPU-NETWORK such as 4x8xa100-100gbe, or --measured FILE from "
-            "`python -m yolo calibrate`, or set cluster.profile in the recipe"
+            "`yolo calibrate`, or set cluster.profile in the recipe"
         )
     profile = cluster(name)
     if nodes or gpus_per_node:

@@ -14,7 +14,7 @@ from yolo.planner.cost.message_sizes import PlanContext
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.cost.step_events import Phase, ddp_events
 from yolo.planner.cost.strategies import DDP, strategy_of
-from yolo.planner.cost.timeline import CommEvent, Event, Timeline
+from yolo.planner.cost.timeline import CommEvent, Event, StepTime, Timeline
 from yolo.planner.interpolation import Averaged
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.schema.recipe import Recipe
@@ -128,22 +128,33 @@ def predict_run(profile: ClusterProfile, context: PlanContext, run: Sequence[Pha
     )
 
 
-def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
-    work, period = context.work, phase.period
-    comm_events = [event for event in phase.events if isinstance(event, CommEvent)]
+def step_time(profile: ClusterProfile, recipe: Recipe, data: Data) -> StepTime:
+    """The timeline of a step on ranks that are equally fast, in the phase that a run stays in; all steps of its period."""
+    strategy = strategy_of(recipe)
+    context = _context(profile, recipe, data, strategy)
+    return _played(profile, strategy.phases_of(context, _warmup_share(recipe, context.steps))[-1])
 
+
+def _played(profile: ClusterProfile, phase: Phase) -> StepTime:
     @cache
     def cost_of(event: Event) -> Cost:
         if isinstance(event, CommEvent):
             return collective_cost(profile, event.kind, event.payload_bytes)
         return Cost(0.0)
 
+    timeline = Timeline(profile.accelerator.overlap_slowdown)
+    return timeline.play((event, cost_of(event)) for event in phase.events)
+
+
+def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
+    work, period = context.work, phase.period
+    comm_events = [event for event in phase.events if isinstance(event, CommEvent)]
+
     def mean_bytes(count: Callable[[ClusterProfile, str, float], float]) -> float:
         sent = (count(profile, event.kind, event.payload_bytes) for event in comm_events)
         return sum(sent) / period if profile.ranks > 1 else 0.0
 
-    timeline = Timeline(profile.accelerator.overlap_slowdown)
-    time = timeline.play((event, cost_of(event)) for event in phase.events)
+    time = _played(profile, phase)
     seconds = time.seconds / period  # on ranks that are equally fast
     computing = {part: total / period for part, total in time.computing.items()}
     local = sum(computing.values())

@@ -1,4 +1,4 @@
-"""`python -m yolo check --cluster`: print the hosts as a table or as JSON, then the findings of the rules."""
+"""`yolo check --cluster`: print the hosts as a table or as JSON, then the findings of the rules."""
 
 import hashlib
 import json

@@ -134,7 +134,7 @@ def test_the_command_writes_both_splits_and_check_knows_them(demo: Path, tmp_pat
         refused = yolo(command, "recipes/demo.yaml", *data, *few)
         assert refused.returncode == 2
         assert "3 shards are too few: 2 ranks x 2 data.workers" in refused.stderr
-        assert "rewrite them with `python -m yolo shard --shards 16`" in refused.stderr
+        assert "rewrite them with `yolo shard --shards 16`" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
     found = data_of(prepare(DEMO, data, 2).resolved.recipe)
     assert (found.images, found.classes) == (23, 4)

@@ -93,7 +93,7 @@ def test_a_description_is_wanted(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_says_where_recipes_are_listed() -> None:
-    with pytest.raises(RecipeError, match="nowhere.yaml: no such file; `python -m yolo recipes`"):
+    with pytest.raises(RecipeError, match="nowhere.yaml: no such file; `yolo recipes`"):
         load_recipe("nowhere.yaml")
 
 

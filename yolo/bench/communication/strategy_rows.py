@@ -27,7 +27,7 @@ EMPHASISED = {
 """Lines in colour; the others are faint, and their figures are in the table."""
 DRAWN = ("bandwidth_mbps", "step_seconds", "step_seconds_low", "step_seconds_high")
 COLUMNS = (
-    *("strategy", "step, ms (quartiles)", "exposed, ms", "MB a step and rank"),
+    *("strategy", "step, ms (quartiles)", "exposed, ms", "MB per step per rank"),
     *("collectives", "against stage 0"),
 )
 

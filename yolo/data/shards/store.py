@@ -30,7 +30,7 @@ STDERR_TAIL = 4096
 """Bytes at the end of stderr in which the last line is searched."""
 NO_SUCH_COMMAND = (126, 127)
 """Exit codes of a shell that a retry cannot fix."""
-REWRITE = "copy it again, or rewrite the shards with `python -m yolo shard`"
+REWRITE = "copy it again, or rewrite the shards with `yolo shard`"
 
 Result = TypeVar("Result")
 

@@ -34,6 +34,18 @@ class Wait:
 Event = Compute | CommEvent | Wait
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A time in which a rank computes a part of the step, or the network carries a collective."""
+
+    name: str
+    """A part of `Compute`, or a collective's kind."""
+    start: float
+    """Seconds since the step began, as `end`."""
+    end: float
+    is_network: bool
+
+
 @dataclass(slots=True)
 class StepTime:
     """Where the seconds of a step go."""
@@ -41,6 +53,7 @@ class StepTime:
     seconds: float = 0.0
     computing: dict[str, float] = field(default_factory=dict)
     """Seconds by part, as if no collective is under way."""
+    spans: list[Span] = field(default_factory=list)
 
     @property
     def exposed_seconds(self) -> float:
@@ -57,8 +70,9 @@ class Timeline:
 
     def __init__(self, slowdown: float) -> None:
         self._slowdown = slowdown
-        self._under_way: list[Cost] = []
+        self._under_way: list[tuple[str, Cost]] = []
         self._left = 0.0
+        self._began = 0.0
         self.time = StepTime()
 
     def play(self, events: Iterable[tuple[Event, Cost]]) -> StepTime:
@@ -68,7 +82,7 @@ class Timeline:
                 case Compute():
                     self._compute(event)
                 case CommEvent():
-                    self._begin(cost)
+                    self._begin(event.kind, cost)
                     if event.is_waited:
                         self._drain()
                 case Wait():
@@ -76,20 +90,20 @@ class Timeline:
         self._drain()
         return self.time
 
-    def _begin(self, cost: Cost) -> None:
+    def _begin(self, kind: str, cost: Cost) -> None:
         if cost.seconds > 0:
             if self._under_way:
                 cost = replace(cost, seconds=cost.seconds - cost.spared_behind)
             else:
-                self._left = cost.seconds
-            self._under_way.append(cost)
+                self._left, self._began = cost.seconds, self.time.seconds
+            self._under_way.append((kind, cost))
 
     def _compute(self, event: Compute) -> None:
         parts = self.time.computing
         parts[event.part] = parts.get(event.part, 0.0) + event.seconds
-        left = event.seconds
+        left, start = event.seconds, self.time.seconds
         while left > SMALLEST_STEP and self._under_way:
-            share = self._under_way[0].core_share
+            share = self._under_way[0][1].core_share
             computing = min(1 / (1 + self._slowdown), 1 - min(share, 0.5))
             sending = min(1.0, 0.5 / share) if share else 1.0
             seconds = min(left / computing, self._left / sending)
@@ -97,6 +111,7 @@ class Timeline:
             left -= seconds * computing
             self._advance(seconds * sending)
         self.time.seconds += max(left, 0.0)
+        self.time.spans.append(Span(event.part, start, self.time.seconds, is_network=False))
 
     def _drain(self) -> None:
         while self._under_way:
@@ -106,5 +121,8 @@ class Timeline:
     def _advance(self, seconds: float) -> None:
         self._left -= seconds
         if self._left <= SMALLEST_STEP:
-            self._under_way.pop(0)
-            self._left = self._under_way[0].seconds if self._under_way else 0.0
+            kind, _ = self._under_way.pop(0)
+            now = self.time.seconds
+            self.time.spans.append(Span(kind, self._began, now, is_network=True))
+            self._left = self._under_way[0][1].seconds if self._under_way else 0.0
+            self._began = now

@@ -41,9 +41,7 @@ def read_document(path: Path) -> Document:
         text = read_text(path, MOST_RECIPE_BYTES)
     except FileNotFoundError as error:
         near = nearest(path.name, (other.name for other in path.parent.glob("*.yaml")))
-        raise RecipeError(
-            f"{path}: no such file; `python -m yolo recipes` lists them.{near}"
-        ) from error
+        raise RecipeError(f"{path}: no such file; `yolo recipes` lists them.{near}") from error
     except IsADirectoryError as error:
         raise RecipeError(f"{path}: is a folder; name a recipe (*.yaml) in it") from error
     except OSError as error:

@@ -30,9 +30,10 @@ def json_schema() -> dict[str, Any]:
 def reference_page() -> str:
     """Every key with its type, default, unit and meaning, as Markdown."""
     lines = [
-        "# Recipe reference",
+        "# Reference of all keys",
         "",
-        "`extends: other.yaml` starts from another recipe. `auto` values are computed; `python -m yolo config` shows them.",
+        "Every key of a recipe, with its default, what it allows, its unit and its meaning. `extends: other.yaml` starts from "
+        "another recipe. `auto` values are computed; `yolo config` shows them.",
     ]
     lines += _rows("", UnresolvedRecipe, ())
     return "\n".join(lines) + "\n"

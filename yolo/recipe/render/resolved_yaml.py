@@ -34,7 +34,7 @@ def effective_yaml(resolved: ResolvedRecipe) -> str:
 
 
 def effective_json(resolved: ResolvedRecipe) -> dict[str, Any]:
-    """What `python -m yolo config --json` prints: the recipe, DeepSpeed's JSON, and each value's origin."""
+    """What `yolo config --json` prints: the recipe, DeepSpeed's JSON, and each value's origin."""
     recipe = resolved.recipe.model_dump(mode="json")
     return {
         "recipe": recipe,

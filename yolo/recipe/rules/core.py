@@ -85,7 +85,7 @@ def an_automatic_strategy_needs_a_profile(recipe: Recipe) -> Iterator[str]:
     if recipe.strategy == "auto" and recipe.cluster.profile is None:
         yield (
             "auto chooses from the speed of the cluster's network and accelerators, and cluster.profile is not set; set it "
-            "to a name such as 4x8xa100-100gbe, or to the file that `python -m yolo calibrate` writes"
+            "to a name such as 4x8xa100-100gbe, or to the file that `yolo calibrate` writes"
         )
 
 

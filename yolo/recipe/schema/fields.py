@@ -58,7 +58,7 @@ def _no_line_breaks(value: str) -> str:
 
 
 Auto = Literal["auto"]
-"""Computed from other values and from the world size; `python -m yolo config` shows the result and the formula."""
+"""Computed from other values and from the world size; `yolo config` shows the result and the formula."""
 
 HIGHEST_COUNT = 10**10
 Count = Annotated[int, Field(ge=1, le=HIGHEST_COUNT), BeforeValidator(whole)]

@@ -45,7 +45,7 @@ def world_size_from_launcher() -> int:
         return int(os.environ["WORLD_SIZE"])
     except (KeyError, ValueError) as error:
         raise LaunchError(
-            "yolo.train is started by a launcher: `python -m yolo train RECIPE`, or "
+            "yolo.train is started by a launcher: `yolo train RECIPE`, or "
             "`deepspeed --module yolo.train --recipe RECIPE`"
         ) from error
 

@@ -1,6 +1,6 @@
 """Preemption: on SIGTERM, SIGINT or SIGUSR1, a rank writes a checkpoint and stops, within a given time.
 
-SLURM sends SIGUSR1 if `sbatch --signal=USR1@120` requests a warning, and SIGTERM when the time is up or the job is
+SLURM sends SIGUSR1 if `sbatch --signal=B:USR1@120` requests a warning, and SIGTERM when the time is up or the job is
 cancelled. Needs no torch.
 """
 

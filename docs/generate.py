@@ -1,0 +1,162 @@
+"""Write the generated pages: `keys.md` from the schema, `recipes/` from each recipe's file and the planner.
+
+`make docs` and `make configs` call it. The pages are in the repository, so that they can be read there too.
+"""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo.planner.hardware_catalog import cluster
+from yolo.planner.plan import make_plan, resolve_for
+from yolo.planner.prediction import Data, Prediction, predict
+from yolo.recipe import load_recipe
+from yolo.recipe.render.ds_configs import generated_path
+from yolo.recipe.render.reference import reference_page
+
+DOCS = Path(__file__).parent
+REPOSITORY = DOCS.parent
+DATA = {
+    "data/demo": Data(images=512, classes=4),
+    "data/bccd": Data(images=205, classes=3),
+    "data/coco": Data(images=118_287, classes=80),
+}
+"""What the shipped recipes train on; the pages must not depend on which data lie on this machine."""
+SMALL_CLUSTERS = ("2x1xt4-1gbe", "4x1xt4-1gbe", "2x2xa100-10gbe")
+"""For a global batch of 16, which four micro batches on 4 ranks use up."""
+LARGE_CLUSTERS = ("1x8xa100", "4x8xa100-10gbe", "4x8xa100-100gbe-rdma")
+FAMILIES = {
+    "": "To start with",
+    "coco": "COCO at full size",
+    "communication": "Less communication",
+    "deepspeed": "DeepSpeed's own switches",
+}
+"""Title of each folder of recipes."""
+LABELS = ("Data", "Run", "Change")
+"""Words that begin a line of a recipe's first comment; its other lines say when to choose it."""
+COSTS = (
+    *("cluster", "ms per step", "of it communication", "MB sent per step per rank", "GB per rank"),
+    "images/s",
+)
+
+
+def recipe_paths() -> list[Path]:
+    """All shipped recipes, relative to the repository, in the order of their families."""
+    found = (path.relative_to(REPOSITORY) for path in REPOSITORY.glob("recipes/**/*.yaml"))
+    return sorted(found, key=lambda path: (list(FAMILIES).index(family(path)), path))
+
+
+def family(recipe: Path) -> str:
+    """The folder of a recipe within recipes/."""
+    return recipe.parent.name if recipe.parent.name != "recipes" else ""
+
+
+def pages() -> dict[str, str]:
+    """The text of every generated page, by its path relative to docs/."""
+    recipes = {str(path.with_suffix(".md")): recipe_page(path) for path in recipe_paths()}
+    texts = {"recipes/index.md": index(), **recipes}
+    return {"keys.md": reference_page()} | {
+        name: "\n".join(lines) + "\n" for name, lines in texts.items()
+    }
+
+
+def index() -> Iterator[str]:
+    """The page that lists all recipes."""
+    yield "# Shipped recipes"
+    yield ""
+    yield "Each page has the recipe's file, when to choose it, its command, and what the planner predicts that it costs."
+    yield "Start from the nearest one with `extends:` ([writing recipes](../writing-recipes.md)). `yolo recipes` prints this list."
+    for folder, title in FAMILIES.items():
+        yield from ("", f"## {title}", "")
+        yield from _table_head("recipe", "model", "pixels", "batch", "epochs", "what it is")
+        for path in (path for path in recipe_paths() if family(path) == folder):
+            recipe = load_recipe(REPOSITORY / path).recipe
+            page = path.relative_to("recipes").with_suffix("")
+            model, train = recipe.model, recipe.train
+            cells = [f"[{page}]({page}.md)", f"yolov5{model.variant}", model.image_size]
+            yield _row(*cells, train.global_batch, train.epochs, recipe.description)
+
+
+def recipe_page(path: Path) -> Iterator[str]:
+    """The page of one recipe."""
+    head, body = _head_and_body((REPOSITORY / path).read_text(encoding="utf-8"))
+    labelled = {line.partition(":")[0]: line.partition(":")[2].strip() for line in head}
+    about = [line for line in head if line.partition(":")[0] not in LABELS]
+    root = "../" * len(path.parts)
+    docs = root.removesuffix("../")
+    config = generated_path(path, Path("ds_configs"))
+    yield from (f"# {path.relative_to('recipes').with_suffix('')}", "", *about, "")
+    if "Data" in labelled:
+        yield from (f"Data: {labelled['Data']}", "")
+    yield from ("## The recipe", "", f"[{path}]({root}{path}):", "")
+    yield from ("```yaml", f"# {path}", *body, "```", "")
+    yield from ("## Train it", "", "```sh", *_commands(path, labelled["Run"]), "```", "")
+    if change := re.fullmatch(r'(?:make train )?SET="(.*)"(.*)', labelled.get("Change", "")):
+        yield from (f"Other values, for example, go behind it: `{change[1]}`{change[2]}.", "")
+    yield (
+        f"DeepSpeed gets [{config}]({root}{config}). `yolo config {path}` prints every value with its origin, and the "
+        f"[reference]({docs}keys.md) explains each key."
+    )
+    yield from ("", "## What it costs", "", *_costs(path, f"{docs}planner.md"))
+
+
+def _table_head(*names: str) -> tuple[str, str]:
+    return _row(*names), "|---" * len(names) + "|"
+
+
+def _row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _head_and_body(text: str) -> tuple[list[str], list[str]]:
+    """The first comment without its marks, and the lines behind it."""
+    lines = text.splitlines()
+    count = next(number for number, line in enumerate(lines) if not line.startswith("#"))
+    return [line.removeprefix("#").strip() for line in lines[:count]], lines[count:]
+
+
+def _commands(path: Path, run: str) -> Iterator[str]:
+    """`yolo check` and `yolo train`, with the overrides of the file's own `make train ... SET="..."`."""
+    found = re.search(r'SET="(.*)"', run)
+    words = " ".join([str(path), *([found[1]] if found else [])])
+    yield from (f"yolo check {words}", f"yolo train {words}")
+
+
+def _costs(path: Path, planner: str) -> Iterator[str]:
+    loaded = load_recipe(REPOSITORY / path)
+    data = DATA[loaded.recipe.data.root]
+    clusters = SMALL_CLUSTERS if loaded.recipe.train.global_batch < 32 else LARGE_CLUSTERS
+    yield f"Predicted from data sheets for the recipe as it is; nothing was measured ([the planner]({planner}))."
+    yield from ("", *_table_head(*COSTS))
+    for name in clusters:
+        profile = cluster(name)
+        prediction = predict(profile, resolve_for(profile, loaded).recipe, data)
+        yield _row(f"`{name}`", *_cells(prediction))
+    name = clusters[1]
+    sizes = f"--images {data.images} --classes {data.classes}"
+    yield from ("", f"What the planner would choose on `{name}`, and why:", "")
+    yield from (f"- {reason}" for reason in make_plan(loaded, cluster(name), data=data).reasons)
+    yield from ("", "```sh", f"yolo plan {path} --cluster {name} {sizes}", "```")
+
+
+def _cells(prediction: Prediction) -> Iterator[str]:
+    communication = prediction.exposed_seconds + prediction.codec_seconds
+    yield f"{prediction.step_seconds * 1e3:.1f}"
+    yield f"{communication * 1e3:.1f} ({communication / prediction.step_seconds:.0%})"
+    yield f"{prediction.sent_bytes / 1e6:.3g}"
+    yield f"{prediction.memory.total / 1e9:.2f}"
+    yield f"{prediction.images_per_second:,.0f}"
+
+
+def main() -> None:
+    """Write all pages anew; the page of a recipe that is gone goes too."""
+    shutil.rmtree(DOCS / "recipes", ignore_errors=True)
+    for name, text in pages().items():
+        page = DOCS / name
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

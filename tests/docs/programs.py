@@ -1,0 +1,155 @@
+"""The Python programs that documented commands start: forked, on little data and with few steps."""
+
+import json
+import socketserver
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
+from tests.forking.popen import LAUNCHER
+from tests.forking.server import UNDRAWN, ForkedProcess
+from yolo.calibration.strategies import chosen
+from yolo.errors import BenchError
+
+SMALL = (
+    *("model.variant=n", "model.image_size=64", "data.workers=0"),
+    *("train.epochs=1", "train.global_batch=8", "train.warmup_epochs=0"),
+    *("evaluation.every_epochs=1", "checkpoint.every_epochs=1"),
+    *("tracking.wandb.mode=disabled", "precision.dtype=fp32"),
+)
+"""Put behind the overrides of what trains; the last one of a key counts."""
+HERE = ("cluster.nodes=1", "cluster.processes_per_node=2", "cluster.backend=gloo")
+"""The same for what runs on machines that are not there."""
+FEWER = {
+    "yolo.bench": ("--hosts", "2"),
+    "yolo.bench.batch_scaling": ("--batches", "8"),
+    "yolo.bench.chaos": (
+        *("--kills", "0", "--faults", "nan", "--nan", "0.2", "--nan-seeds", "0"),
+        *("--nan-recipe", "recipes/demo.yaml", "data.root={demo}", *SMALL),
+    ),
+    "yolo.bench.communication": (
+        *("--hosts", "2", "--bandwidths", "100", "--strategies", "zero0", "--steps", "3"),
+        *("--ratio", "10"),
+    ),
+    "yolo.bench.plan": (
+        *("--hosts", "2", "--bandwidths", "100", "--calibrate", "2:100"),
+        *("--strategies", "zero0", "--steps", "3", "--pixels", "64"),
+    ),
+    "yolo.bench.speed": (
+        *("--sections", "evaluation", "--rounds", "1", "--images", "20", "--epochs", "1"),
+    ),
+    "yolo.bench.streaming": (),
+}
+"""Put in the place of a benchmark's own arguments; {demo} is the demo data set."""
+EMULATED = ("yolo.bench", "yolo.bench.chaos", "yolo.bench.communication", "yolo.bench.plan")
+"""Benchmarks on emulated hosts."""
+OF_RECIPES = ("yolo.bench", "yolo.bench.batch_scaling", "yolo.bench.speed", "yolo.bench.streaming")
+DRAWN = "yolo.data.demo"
+"""Draws the demo data set, for which a small one stands in."""
+
+
+@dataclass
+class Programs:
+    """What is started for the words that come through the socket."""
+
+    has_cluster: bool
+    """Whether emulated hosts can be built here; what needs them is passed over if not."""
+    done: set[tuple[str, ...]] = field(default_factory=set)
+    """Benchmarks and choices of tests that have run already, as they were shortened."""
+
+    def command(self, words: Sequence[str], folder: str) -> tuple[list[str], str] | None:
+        """What to fork in the place of a command, and where; None if it need not run."""
+        python = sys.executable
+        match list(words):
+            case ["yolo", *arguments] | ["python", "-m", "yolo", *arguments]:
+                return [python, "-m", "yolo", *small(arguments)], folder
+            case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
+                port = str(free_port())
+                few = ["--num_accelerators", "2", "--master_port", port, "--log_level", "error"]
+                return [LAUNCHER, *few, *arguments, *SMALL, *HERE], folder
+            case ["python", "-m", module, *_] if module == DRAWN:
+                return None
+            case ["python", "-m", module, *_] if module in EMULATED and not self.has_cluster:
+                return None
+            case ["python", "-m", module, *arguments] if module in FEWER:
+                if "--strategies" in arguments:
+                    chosen(arguments[arguments.index("--strategies") + 1])
+                return self._once([python, "-m", module, *fewer(module, arguments, folder)], folder)
+            case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
+                choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+                return self._once([*choice, *arguments], str(REPOSITORY))
+            case ["python", *arguments]:
+                return [python, *arguments], folder
+        raise AssertionError(f"{' '.join(words)}: no stand-in for it")
+
+    def _once(self, command: list[str], folder: str) -> tuple[list[str], str] | None:
+        if tuple(command) in self.done:
+            return None
+        self.done.add(tuple(command))
+        return command, folder
+
+
+def fewer(module: str, arguments: Sequence[str], folder: str) -> list[str]:
+    """The arguments of a benchmark, those replaced that say how much it does."""
+    options = {word for word in FEWER[module] if word.startswith("--")}
+    kept: list[str] = []
+    option = ""
+    for word in arguments:
+        is_recipe = (word.endswith(".yaml") or "=" in word) and option != "--nan-recipe"
+        if word.startswith("--") or is_recipe:
+            option = word
+        if option not in options:
+            kept.append(word)
+    more = SMALL if module in OF_RECIPES else ()
+    return [*kept, *more, *(word.format(demo=f"{folder}/data/demo") for word in FEWER[module])]
+
+
+def small(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `yolo`, with little to do for what starts ranks."""
+    starts_ranks = arguments[:1] in (["train"], ["calibrate"]) or "--verify" in arguments
+    if not starts_ranks or "--dry-run" in arguments or "--help" in arguments:
+        return list(arguments)
+    return [*arguments, *SMALL, *HERE, f"cluster.master_port={free_port()}"]
+
+
+@contextmanager
+def serve(socket: Path, has_cluster: bool) -> Iterator[Programs]:
+    """Answer `stand_ins/fork_client.py`, each request in a thread."""
+    programs = Programs(has_cluster)
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            request = json.loads(self.rfile.readline())
+            output = Path(request["output"])
+            try:
+                found = programs.command(request["words"], request["folder"])
+            except (AssertionError, BenchError) as error:
+                with output.open("a") as stream:
+                    print(error, file=stream)
+                self.wfile.write(b"0\n1\n")
+                return
+            if found is None:
+                self.wfile.write(b"0\n0\n")
+                return
+            command, folder = found
+            environment = request["environment"] | {UNDRAWN: "1"}
+            environment |= {name: ON_A_PROCESSOR[name] for name in ("DS_ACCELERATOR", "PYTHONPATH")}
+            environment["OMP_NUM_THREADS"] = "1"
+            process = ForkedProcess(command, Path(folder), environment, output)
+            try:
+                self.wfile.write(f"{process.pid}\n".encode())
+                code = process.wait(timeout=300)
+            finally:
+                process.kill_all()
+            self.wfile.write(f"{code if code >= 0 else 128 - code}\n".encode())
+
+    with socketserver.ThreadingUnixStreamServer(str(socket), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield programs
+        server.shutdown()
