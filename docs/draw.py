@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from matplotlib import rcParams
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -28,34 +27,43 @@ INK, PALE = "#1f2933", "#8a94a0"
 FILES, CODE, RUN = "#fdf3e3", "#e8f0fd", "#e7f6ee"
 """What a user writes or reads; what computes; what runs on every rank."""
 BOXES = {
-    "recipe": (0.0, 1.0, "recipe\n(YAML)", FILES),
-    "check": (1.0, 1.0, "check, resolve\n`auto` values", CODE),
-    "json": (2.0, 1.0, "DeepSpeed\nJSON", FILES),
-    "engine": (3.0, 1.0, "engine\n(DeepSpeed)", RUN),
-    "step": (4.0, 1.0, "training step", RUN),
-    "outputs": (5.0, 1.0, "checkpoints,\nAP, export", FILES),
-    "calibration": (0.0, 0.0, "calibrate\nthe cluster", CODE),
-    "planner": (1.0, 0.0, "planner", CODE),
-    "model": (3.0, 0.0, "YOLOv5,\ncommunication", CODE),
-    "data": (4.0, 0.0, "images,\nshards", FILES),
-    "tracking": (5.0, 0.0, "W&B, report,\nmeasured cost", FILES),
+    "recipe": (0, 3, "recipe (YAML)", FILES),
+    "check": (1, 3, "check, resolve\nautomatic values", CODE),
+    "json": (2, 3, "DeepSpeed JSON", FILES),
+    "calibration": (0, 2, "calibrate\nthe cluster", CODE),
+    "planner": (1, 2, "planner", CODE),
+    "engine": (2, 2, "engine (DeepSpeed)", RUN),
+    "model": (1, 1, "YOLOv5,\ncommunication", CODE),
+    "step": (2, 1, "training step", RUN),
+    "data": (1, 0, "images, shards", FILES),
+    "record": (2, 0, "checkpoints, AP, W&B,\nmeasured cost", FILES),
 }
-"""Place (column, row), text and colour of each box."""
+"""Column and row from below, text and colour of each box."""
 ARROWS = (
-    *(("recipe", "check"), ("check", "json"), ("json", "engine"), ("engine", "step")),
-    *(("step", "outputs"), ("check", "planner"), ("planner", "json"), ("calibration", "planner")),
-    *(("model", "engine"), ("data", "step"), ("step", "tracking")),
+    *(("recipe", "check"), ("check", "json"), ("check", "planner"), ("planner", "json")),
+    *(("calibration", "planner"), ("json", "engine"), ("model", "engine"), ("engine", "step")),
+    *(("data", "step"), ("step", "record")),
 )
 WIDTH, HEIGHT = 0.78, 0.52
 RUN_FOLDER = Path("runs/demo/latest")
 IMAGES = Path("data/demo/images")
+PLACES = {
+    "stage 0": (-8, 10),
+    "overlapped": (8, 10),
+    "ZeRO-1 to owners": (8, -14),
+    "overlapped, bf16": (8, -12),
+    "1-bit Adam": (-8, 12),
+    "1-bit LAMB": (-8, 0),
+    "PowerSGD": (-8, -8),
+}
+"""Where names stand, in points from their mark, if not to its right."""
 SHOWN = range(2, 7)
 """Numbers of the validation images that are shown, one beside the other."""
 
 
 def data_flow() -> Figure:
     """From a recipe to a run's record."""
-    drawing = Figure(figsize=(11, 2.9), layout="constrained")
+    drawing = Figure(figsize=(8, 4.2), layout="constrained")
     axes = drawing.subplots()
     for x, y, text, colour in BOXES.values():
         corner = (x - WIDTH / 2, y - HEIGHT / 2)
@@ -64,8 +72,8 @@ def data_flow() -> Figure:
         axes.text(x, y, text, ha="center", va="center", fontsize=11, color=INK)
     for start, end in ARROWS:
         axes.add_patch(_arrow(BOXES[start][:2], BOXES[end][:2]))
-    axes.set_xlim(-0.5, 5.5)
-    axes.set_ylim(-0.4, 1.4)
+    axes.set_xlim(-0.45, 2.45)
+    axes.set_ylim(-0.4, 3.4)
     axes.axis("off")
     return drawing
 
@@ -96,39 +104,34 @@ def trade_rows() -> list[tuple[str, float, float, float]]:
 
 
 def trade() -> Figure:
-    """What fewer bytes buy in step time, and what they cost in AP."""
+    """What a faster step costs in AP."""
     rows = trade_rows()
-    drawing = Figure(figsize=(11, 4.4), layout="constrained")
-    left, right = drawing.subplots(1, 2)
-    for number, (name, megabytes, speed, ap) in enumerate(rows):
-        is_default = number == 0
-        for axes, value in ((left, speed), (right, ap)):
-            colour = INK if is_default else "#2f6fdb"
-            axes.plot(megabytes, value, "o", color=colour, ms=8 if is_default else 6)
-            axes.annotate(
-                name,
-                (megabytes, value),
-                xytext=(6, 5),
-                textcoords="offset points",
-                fontsize=9,
-                color=INK,
-            )
-    right.axhline(rows[0][3], color=PALE, lw=0.8, ls=":")
-    left.set_yscale("log")
-    left.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
-    _format(left, "times as fast as stage 0, at 100 Mbit/s")
-    _format(right, "AP of the demo, 20 epochs, one seed")
-    return drawing
-
-
-def _format(axes: Axes, title: str) -> None:
+    drawing = Figure(figsize=(8, 4.4), layout="constrained")
+    axes = drawing.subplots()
+    axes.axhline(rows[0][3], color=PALE, lw=0.8, ls=":")
+    for name, megabytes, speed, ap in rows:
+        axes.plot(speed, ap, "o", color=INK if name == rows[0][0] else "#2f6fdb", ms=7)
+        axes.annotate(
+            f"{name}\n{megabytes:g} MB",
+            (speed, ap),
+            xytext=PLACES.get(name, (8, 0)),
+            textcoords="offset points",
+            ha="right" if PLACES.get(name, (8, 0))[0] < 0 else "left",
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.12)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("MB sent per step per rank")
-    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    axes.set_xlim(0.3, 30)
+    axes.set_ylim(0, 0.72)
+    axes.set_xlabel("times as fast as stage 0, a step at 100 Mbit/s")
+    axes.set_title(
+        "AP of the demo after 20 epochs; MB sent per step per rank", fontsize=11, loc="left"
+    )
     axes.grid(color="#edf0f3", lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+    return drawing
 
 
 def detections() -> np.ndarray:
@@ -138,7 +141,7 @@ def detections() -> np.ndarray:
     for number in SHOWN:
         image = read_image(IMAGES / f"val-{number:04d}.jpg")
         found = detect(
-            detector.model, image, detector.image_size, 0.25, 0.45, 300, torch.device("cpu")
+            detector.model, image, detector.image_size, 0.5, 0.45, 300, torch.device("cpu")
         )
         shown.append(draw_detections(image, found, detector.class_names))
     return np.hstack(shown)

@@ -28,7 +28,7 @@ FEWER = {
     "yolo.bench": ("--hosts", "2"),
     "yolo.bench.batch_scaling": ("--batches", "8"),
     "yolo.bench.chaos": (
-        *("--kills", "0", "--faults", "nan", "--nan", "0.2", "--nan-seeds", "0"),
+        *("--seed", "0", "--kills", "0", "--faults", "nan", "--nan", "0.2", "--nan-seeds", "0"),
         *("--nan-recipe", "recipes/demo.yaml", "data.root={demo}", *SMALL),
     ),
     "yolo.bench.communication": (
@@ -43,6 +43,7 @@ FEWER = {
         *("--sections", "evaluation", "--rounds", "1", "--images", "20", "--epochs", "1"),
     ),
     "yolo.bench.streaming": (),
+    "tests.evaluation.compare_libraries": ("--images", "20"),
 }
 """Put in the place of a benchmark's own arguments; {demo} is the demo data set."""
 EMULATED = ("yolo.bench", "yolo.bench.chaos", "yolo.bench.communication", "yolo.bench.plan")

@@ -3,6 +3,7 @@
 `python -m tests.evaluation.compare_libraries`
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -22,8 +23,11 @@ def faster_stats(truth: GroundTruth, detections: tuple[Detections, ...]) -> np.n
 
 def main() -> None:
     """Three runs each, in turns; the fastest counts, the slowest shows the spread."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=2000, help="default %(default)s")
+    images = parser.parse_args().images
     for classes in (3, 20, 80):
-        truth, detections = generate(2000, classes)
+        truth, detections = generate(images, classes)
         count = sum(len(found) for found in detections)
         seconds: dict[str, list[float]] = {"faster-coco-eval": [], "pycocotools": []}
         stats = {}
@@ -38,7 +42,7 @@ def main() -> None:
         difference = np.abs(stats["faster-coco-eval"] - stats["pycocotools"]).max()
         fast, slow = seconds["faster-coco-eval"], seconds["pycocotools"]
         print(
-            f"{classes} classes, 2000 images, {count} detections: faster-coco-eval {min(fast):.2f}..{max(fast):.2f} s, "
+            f"{classes} classes, {images} images, {count} detections: faster-coco-eval {min(fast):.2f}..{max(fast):.2f} s, "
             f"pycocotools {min(slow):.2f}..{max(slow):.2f} s, {min(slow) / min(fast):.1f} times as long; "
             f"largest difference of 12 figures {difference:.1e}",
             flush=True,
