@@ -12,6 +12,7 @@ release = __version__
 extensions = ["myst_parser", "sphinx_copybutton", "sphinx_external_toc"]
 external_toc_exclude_missing = False  # a page that is in no list is a warning
 nitpicky = True
+smartquotes = False  # `--option` in a plain sentence stays what it is
 
 myst_heading_anchors = 3  # links such as keys.md#train, as the repository's page makes them
 copybutton_prompt_text = "$ "

@@ -86,7 +86,7 @@ def recipe_page(path: Path) -> Iterator[str]:
     root = "../" * len(path.parts)
     docs = root.removesuffix("../")
     config = generated_path(path, Path("ds_configs"))
-    yield from (f"# {path.relative_to('recipes').with_suffix('')}", "", *about, "")
+    yield from (f"# {path.stem}", "", *about, "")
     if "Data" in labelled:
         yield from (f"Data: {labelled['Data']}", "")
     yield from ("## The recipe", "", f"[{path}]({root}{path}):", "")

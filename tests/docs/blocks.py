@@ -14,7 +14,7 @@ FILES = ("yaml", "bash", "dockerfile", "ini")
 SHOWN_ONLY = ("text", "json")
 INLINE_COMMAND = re.compile(r"(?:yolo [a-z]+|make|pytest|python -m|deepspeed) .+")
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}\b(?!=)|\.\.\.|<|\[-|\|")
-"""What a command is told about with: RECIPE, `...`."""
+"""What stands in a command for something else: RECIPE, `...`."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Block:
     def file(self) -> str | None:
         """The path that its text is to be written to, if it is a file."""
         found = FILE_NAME.match(self.text)
-        if self.language in FILES or (self.language == "python" and found):
+        is_module = self.language == "python" and found is not None and found[1].endswith(".py")
+        if self.language in FILES or is_module:
             assert found, f"{self}: its first line has to name the file: `# recipes/mine.yaml`"
             return found[1]
         return None

@@ -1,5 +1,6 @@
 """The Python programs that documented commands start: forked, on little data and with few steps."""
 
+import itertools
 import json
 import socketserver
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
 from tests.forking.popen import LAUNCHER
 from tests.forking.server import UNDRAWN, ForkedProcess
+from yolo.bench.chaos.__main__ import FAULTS
+from yolo.bench.command_line import numbers
+from yolo.bench.speed.__main__ import SECTIONS
 from yolo.calibration.strategies import chosen
 from yolo.errors import BenchError
 
@@ -58,40 +62,61 @@ class Programs:
     """What is started for the words that come through the socket."""
 
     has_cluster: bool
-    """Whether emulated hosts can be built here; what needs them is passed over if not."""
+    """Whether emulated hosts can be built here; what needs them is only checked if not."""
     done: set[tuple[str, ...]] = field(default_factory=set)
     """Benchmarks and choices of tests that have run already, as they were shortened."""
 
-    def command(self, words: Sequence[str], folder: str) -> tuple[list[str], str] | None:
-        """What to fork in the place of a command, and where; None if it need not run."""
+    def commands(self, words: Sequence[str], folder: str) -> list[tuple[list[str], str]]:
+        """What to fork in the place of a command, one after the other, and where; nothing if it need not run.
+
+        What is run with little to do is checked first as the page has it. Raises AssertionError or BenchError for words that
+        the page should not have.
+        """
         python = sys.executable
+        yolo = [python, "-m", "yolo"]
         match list(words):
             case ["yolo", *arguments] | ["python", "-m", "yolo", *arguments]:
-                return [python, "-m", "yolo", *small(arguments)], folder
+                if not starts_ranks(arguments):
+                    return [([*yolo, *arguments], folder)]
+                return [([*yolo, *each], folder) for each in (dry(arguments), small(arguments))]
             case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
                 port = str(free_port())
                 few = ["--num_accelerators", "2", "--master_port", port, "--log_level", "error"]
-                return [LAUNCHER, *few, *arguments, *SMALL, *HERE], folder
+                return [([LAUNCHER, *few, *arguments, *SMALL, *HERE], folder)]
             case ["python", "-m", module, *_] if module == DRAWN:
-                return None
-            case ["python", "-m", module, *_] if module in EMULATED and not self.has_cluster:
-                return None
+                return []
             case ["python", "-m", module, *arguments] if module in FEWER:
-                if "--strategies" in arguments:
-                    chosen(arguments[arguments.index("--strategies") + 1])
-                return self._once([python, "-m", module, *fewer(module, arguments, folder)], folder)
+                assert_known(module, arguments)
+                recipe = [word for word in arguments if word.endswith(".yaml") or "=" in word]
+                checks = [([*yolo, "check", *recipe], folder)] if recipe else []
+                if module in EMULATED and not self.has_cluster:
+                    return checks
+                shortened = [python, "-m", module, *fewer(module, arguments, folder)]
+                return checks + self._once(shortened, folder)
             case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
                 choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
                 return self._once([*choice, *arguments], str(REPOSITORY))
-            case ["python", *arguments]:
-                return [python, *arguments], folder
+            case ["python", script] if script.endswith(".py"):
+                return [([python, script], folder)]
         raise AssertionError(f"{' '.join(words)}: no stand-in for it")
 
-    def _once(self, command: list[str], folder: str) -> tuple[list[str], str] | None:
+    def _once(self, command: list[str], folder: str) -> list[tuple[list[str], str]]:
         if tuple(command) in self.done:
-            return None
+            return []
         self.done.add(tuple(command))
-        return command, folder
+        return [(command, folder)]
+
+
+def assert_known(module: str, arguments: Sequence[str]) -> None:
+    """Raises AssertionError or BenchError if a list that is shortened names what does not exist."""
+    given = dict(itertools.pairwise(arguments))
+    chosen(given.get("--strategies", "all"))
+    known = {"--faults": FAULTS, "--sections": SECTIONS}
+    for option, names in known.items():
+        unknown = set(given.get(option, names[0]).split(",")) - set(names)
+        assert not unknown, f"{option} {given[option]}: expected some of {', '.join(names)}"
+    for option in ("--hosts", "--bandwidths"):
+        numbers(option, given.get(option, "1"), float)
 
 
 def fewer(module: str, arguments: Sequence[str], folder: str) -> list[str]:
@@ -109,11 +134,28 @@ def fewer(module: str, arguments: Sequence[str], folder: str) -> list[str]:
     return [*kept, *more, *(word.format(demo=f"{folder}/data/demo") for word in FEWER[module])]
 
 
+def starts_ranks(arguments: Sequence[str]) -> bool:
+    """Whether `yolo` trains or measures with these arguments."""
+    trains = arguments[:1] in (["train"], ["calibrate"]) or "--verify" in arguments
+    return trains and "--dry-run" not in arguments and "--help" not in arguments
+
+
+def dry(arguments: Sequence[str]) -> list[str]:
+    """The arguments as they are, for a command that only checks them."""
+    if arguments[0] == "train":
+        return [*arguments, "--dry-run"]
+    return [
+        "check",
+        *(
+            word
+            for word in arguments
+            if (word.endswith(".yaml") and "recipes/" in word) or "=" in word
+        ),
+    ]
+
+
 def small(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `yolo`, with little to do for what starts ranks."""
-    starts_ranks = arguments[:1] in (["train"], ["calibrate"]) or "--verify" in arguments
-    if not starts_ranks or "--dry-run" in arguments or "--help" in arguments:
-        return list(arguments)
+    """The arguments of `yolo`, with little to do."""
     return [*arguments, *SMALL, *HERE, f"cluster.master_port={free_port()}"]
 
 
@@ -126,27 +168,26 @@ def serve(socket: Path, has_cluster: bool) -> Iterator[Programs]:
         def handle(self) -> None:
             request = json.loads(self.rfile.readline())
             output = Path(request["output"])
-            try:
-                found = programs.command(request["words"], request["folder"])
-            except (AssertionError, BenchError) as error:
-                with output.open("a") as stream:
-                    print(error, file=stream)
-                self.wfile.write(b"0\n1\n")
-                return
-            if found is None:
-                self.wfile.write(b"0\n0\n")
-                return
-            command, folder = found
             environment = request["environment"] | {UNDRAWN: "1"}
             environment |= {name: ON_A_PROCESSOR[name] for name in ("DS_ACCELERATOR", "PYTHONPATH")}
             environment["OMP_NUM_THREADS"] = "1"
-            process = ForkedProcess(command, Path(folder), environment, output)
+            code = 0
             try:
-                self.wfile.write(f"{process.pid}\n".encode())
-                code = process.wait(timeout=300)
-            finally:
-                process.kill_all()
-            self.wfile.write(f"{code if code >= 0 else 128 - code}\n".encode())
+                commands = programs.commands(request["words"], request["folder"])
+            except (AssertionError, BenchError) as error:
+                with output.open("a") as stream:
+                    print(error, file=stream)
+                commands, code = [], 1
+            for command, folder in commands:
+                process = ForkedProcess(command, Path(folder), environment, output)
+                try:
+                    self.wfile.write(f"{process.pid}\n".encode())
+                    code = process.wait(timeout=300)
+                finally:
+                    process.kill_all()
+                if code:
+                    break
+            self.wfile.write(f"end {code if code >= 0 else 128 - code}\n".encode())
 
     with socketserver.ThreadingUnixStreamServer(str(socket), Handler) as server:
         server.daemon_threads = True

@@ -29,7 +29,7 @@ def run_blocks(
     `/path/to` in their text means the environment's READERS_DATA.
     """
     home, logs = folder / "home", folder / "logs"
-    logs.mkdir()
+    logs.mkdir(parents=True)
     if tree is None:
         home.mkdir()
     else:
@@ -72,7 +72,9 @@ def shell_script(blocks: Sequence[Block], logs: Path) -> str:
         elif block.language == "python":
             lines.append(f"cp {log}.text block.py; python block.py")
         elif block.language == "sh":
-            lines += [command for command in block.commands if not NOT_HERE.fullmatch(command)]
+            for command in block.commands:
+                if not NOT_HERE.fullmatch(command):
+                    lines += [command, "[ $? = 0 ]"]  # `a && b` where a fails ends no shell
         for part, (command, _) in enumerate(block.dialogue):
             said = f"{log}-{part}"
             lines.append(

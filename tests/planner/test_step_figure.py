@@ -1,4 +1,4 @@
-"""The picture of a step, by `yolo plan --timeline`."""
+"""The figure of a step, by `yolo plan --timeline`."""
 
 import itertools
 from pathlib import Path
@@ -11,6 +11,7 @@ from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import make_plan
 from yolo.planner.prediction import Data
+from yolo.planner.scaling import scaling_points
 from yolo.planner.step_figure import step_times
 from yolo.recipe import load_recipe
 
@@ -18,7 +19,7 @@ COCO = REPOSITORY / "recipes/coco/yolov5s.yaml"
 ADAM = ["optimizer.type=AdamW", "optimizer.lr=0.001"]
 
 
-def test_the_rows_of_a_picture_are_steps_as_the_plan_predicts_them() -> None:
+def test_the_rows_of_a_figure_are_steps_as_the_plan_predicts_them() -> None:
     loaded = load_recipe(COCO, ADAM)
     plan = make_plan(
         loaded, cluster("2x8xa100-100gbe"), GradientFidelity.COMPRESSED, Data(118_287, 80)
@@ -39,9 +40,34 @@ def test_the_rows_of_a_picture_are_steps_as_the_plan_predicts_them() -> None:
     assert waits["overlapped"] < waits[plan.as_written.label]
 
 
-def test_a_strategy_that_rules_refuse_for_the_recipe_is_left_out(tmp_path: Path) -> None:
-    picture = tmp_path / "new" / "step.png"
-    own = ("train.gradient_accumulation_steps=4", "communication.sync_every=4")
-    options = ("--cluster", "2x4xa100-10gbe", "--timeline", str(picture))
-    assert main(["plan", str(COCO), *options, *own]) == 0
-    assert picture.stat().st_size > 20_000
+def test_local_steps_are_left_out_and_the_figure_is_written(tmp_path: Path) -> None:
+    figure = tmp_path / "new" / "step.png"
+    own = ["communication.sync_every=4", "train.global_batch=64"]
+    loaded = load_recipe(COCO, own)
+    plan = make_plan(loaded, cluster("2x4xa100-10gbe"), data=Data(118_287, 80))
+    assert plan.as_written.label not in step_times(loaded, plan)
+    assert (
+        main(["plan", str(COCO), "--cluster", "2x4xa100-10gbe", "--timeline", str(figure), *own])
+        == 0
+    )
+    assert figure.stat().st_size > 20_000
+
+
+def test_one_rank_has_nothing_to_draw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = tmp_path / "step.png"
+    assert main(["plan", str(COCO), "--cluster", "1xa100", "--timeline", str(figure)]) == 2
+    assert "one rank communicates nothing" in capsys.readouterr().err
+    assert not figure.exists()
+
+
+@pytest.mark.parametrize("own", [("zero.stage=2",), ("communication.reducer=powersgd",)])
+def test_the_curves_of_scaling_do_not_depend_on_the_strategy_as_written(
+    own: tuple[str, ...],
+) -> None:
+    found = [
+        scaling_points(
+            load_recipe(COCO, [*ADAM, *more]), cluster("4x8xa100-10gbe"), Data(118_287, 80)
+        )
+        for more in ((), own)
+    ]
+    assert found[0] == found[1]

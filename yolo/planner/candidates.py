@@ -53,7 +53,7 @@ PLAIN = (
 """Undo the strategy that a recipe has chosen; its optimizer stays."""
 
 
-def plain(recipe: Recipe) -> tuple[str, ...]:
+def without_strategy(recipe: Recipe) -> tuple[str, ...]:
     """Undo the strategy that a recipe has chosen, a 1-bit optimizer included."""
     return (*PLAIN, *_uncompressed(recipe))
 

@@ -128,14 +128,18 @@ def predict_run(profile: ClusterProfile, context: PlanContext, run: Sequence[Pha
     )
 
 
-def step_time(profile: ClusterProfile, recipe: Recipe, data: Data) -> StepTime:
-    """The timeline of a step on ranks that are equally fast, in the phase that a run stays in; all steps of its period."""
+def step_time(profile: ClusterProfile, recipe: Recipe, data: Data) -> StepTime | None:
+    """The timeline of a step on ranks that are equally fast, in the phase that a run stays in.
+
+    None for local steps, of which no single one shows the cost.
+    """
     strategy = strategy_of(recipe)
     context = _context(profile, recipe, data, strategy)
-    return _played(profile, strategy.phases_of(context, _warmup_share(recipe, context.steps))[-1])
+    phase = strategy.phases_of(context, _warmup_share(recipe, context.steps))[-1]
+    return _timeline_of(profile, phase) if phase.period == 1 else None
 
 
-def _played(profile: ClusterProfile, phase: Phase) -> StepTime:
+def _timeline_of(profile: ClusterProfile, phase: Phase) -> StepTime:
     @cache
     def cost_of(event: Event) -> Cost:
         if isinstance(event, CommEvent):
@@ -154,7 +158,7 @@ def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
         sent = (count(profile, event.kind, event.payload_bytes) for event in comm_events)
         return sum(sent) / period if profile.ranks > 1 else 0.0
 
-    time = _played(profile, phase)
+    time = _timeline_of(profile, phase)
     seconds = time.seconds / period  # on ranks that are equally fast
     computing = {part: total / period for part, total in time.computing.items()}
     local = sum(computing.values())

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from yolo.planner.candidates import plain
+from yolo.planner.candidates import without_strategy
 from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
 from yolo.planner.plan import resolve_for
 from yolo.planner.prediction import Data, predict
@@ -66,7 +66,7 @@ def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) ->
         for doublings in range(MOST_NODES.bit_length()):
             scaled = networks[network].with_nodes(2**doublings)
             batch = f"train.global_batch={images_per_gpu * scaled.ranks}"
-            overrides = (*plain(written), *STRATEGIES[strategy][0])
+            overrides = (*without_strategy(written), *STRATEGIES[strategy][0])
             resolved = resolve_for(scaled, loaded, batch, *overrides)
             costs = predict(scaled, resolved.recipe, data)
             found.append((scaled.ranks, costs.images_per_second, costs.efficiency))

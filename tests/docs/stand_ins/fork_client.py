@@ -1,4 +1,7 @@
-"""Ask the server of `tests/docs/programs.py` for a program, wait for its end, and pass signals on to it."""
+"""Ask the server of `tests/docs/programs.py` for a program, wait for its end, and pass signals on to it.
+
+Its answer is the number of each process that it starts, and `end` with the exit code.
+"""
 
 import json
 import os
@@ -17,7 +20,18 @@ request = {
 }
 stream.write(json.dumps(request) + "\n")
 stream.flush()
-if child := int(stream.readline()):
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, frame: os.kill(child, received))
-sys.exit(int(stream.readline()))
+child = 0
+
+
+def pass_on(number: int, _: object) -> None:
+    if child:
+        os.kill(child, number)
+
+
+for received in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    signal.signal(received, pass_on)
+for line in stream:
+    if line.startswith("end "):
+        sys.exit(int(line.removeprefix("end ")))
+    child = int(line)
+sys.exit("the test's process is gone")

@@ -111,7 +111,8 @@ class Timeline:
             left -= seconds * computing
             self._advance(seconds * sending)
         self.time.seconds += max(left, 0.0)
-        self.time.spans.append(Span(event.part, start, self.time.seconds, is_network=False))
+        if event.seconds > 0:
+            self.time.spans.append(Span(event.part, start, self.time.seconds, is_network=False))
 
     def _drain(self) -> None:
         while self._under_way:
