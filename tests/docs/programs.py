@@ -91,7 +91,7 @@ class Programs:
                 checks = [([*yolo, "check", *recipe], folder)] if recipe else []
                 if module in EMULATED and not self.has_cluster:
                     return checks
-                shortened = [python, "-m", module, *fewer(module, arguments, folder)]
+                shortened = [python, "-m", module, *fewer(module, arguments)]
                 return checks + self._once(shortened, folder)
             case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
                 choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
@@ -104,7 +104,7 @@ class Programs:
         if tuple(command) in self.done:
             return []
         self.done.add(tuple(command))
-        return [(command, folder)]
+        return [([word.replace("{demo}", f"{folder}/data/demo") for word in command], folder)]
 
 
 def assert_known(module: str, arguments: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ def assert_known(module: str, arguments: Sequence[str]) -> None:
         numbers(option, given.get(option, "1"), float)
 
 
-def fewer(module: str, arguments: Sequence[str], folder: str) -> list[str]:
+def fewer(module: str, arguments: Sequence[str]) -> list[str]:
     """The arguments of a benchmark, those replaced that say how much it does."""
     options = {word for word in FEWER[module] if word.startswith("--")}
     kept: list[str] = []
@@ -131,7 +131,7 @@ def fewer(module: str, arguments: Sequence[str], folder: str) -> list[str]:
         if option not in options:
             kept.append(word)
     more = SMALL if module in OF_RECIPES else ()
-    return [*kept, *more, *(word.format(demo=f"{folder}/data/demo") for word in FEWER[module])]
+    return [*kept, *more, *FEWER[module]]
 
 
 def starts_ranks(arguments: Sequence[str]) -> bool:
