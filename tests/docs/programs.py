@@ -22,7 +22,7 @@ from yolo.errors import BenchError
 SMALL = (
     *("model.variant=n", "model.image_size=64", "data.workers=0"),
     *("train.epochs=1", "train.global_batch=8", "train.warmup_epochs=0"),
-    *("evaluation.every_epochs=1", "checkpoint.every_epochs=1"),
+    *("evaluation.every_epochs=1", "checkpoint.every_epochs=1", "checkpoint.every_steps=2"),
     *("tracking.wandb.mode=disabled", "precision.dtype=fp32"),
 )
 """Put behind the overrides of what trains; the last one of a key counts."""
