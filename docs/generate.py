@@ -144,7 +144,7 @@ def _cells(prediction: Prediction) -> Iterator[str]:
     communication = prediction.exposed_seconds + prediction.codec_seconds
     yield f"{prediction.step_seconds * 1e3:.1f}"
     yield f"{communication * 1e3:.1f} ({communication / prediction.step_seconds:.0%})"
-    yield f"{prediction.sent_bytes / 1e6:.3g}"
+    yield f"{prediction.wire_bytes / 1e6:.3g}"
     yield f"{prediction.memory.total / 1e9:.2f}"
     yield f"{prediction.images_per_second:,.0f}"
 

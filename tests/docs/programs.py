@@ -17,7 +17,8 @@ from yolo.bench.chaos.__main__ import FAULTS
 from yolo.bench.command_line import numbers
 from yolo.bench.speed.__main__ import SECTIONS
 from yolo.calibration.strategies import chosen
-from yolo.errors import BenchError
+from yolo.errors import BenchError, RecipeError
+from yolo.recipe import prepare
 
 SMALL = (
     *("model.variant=n", "model.image_size=64", "data.workers=0"),
@@ -36,11 +37,11 @@ FEWER = {
         *("--nan-recipe", "recipes/demo.yaml", "data.root={demo}", *SMALL),
     ),
     "yolo.bench.communication": (
-        *("--hosts", "2", "--bandwidths", "100", "--strategies", "zero0", "--steps", "3"),
+        *("--hosts", "2", "--bandwidths", "1000", "--strategies", "zero0", "--steps", "3"),
         *("--ratio", "10"),
     ),
     "yolo.bench.plan": (
-        *("--hosts", "2", "--bandwidths", "100", "--calibrate", "2:100"),
+        *("--hosts", "2", "--bandwidths", "1000", "--calibrate", "2:1000"),
         *("--strategies", "zero0", "--steps", "3", "--pixels", "64"),
     ),
     "yolo.bench.speed": (
@@ -69,16 +70,16 @@ class Programs:
     def commands(self, words: Sequence[str], folder: str) -> list[tuple[list[str], str]]:
         """What to fork in the place of a command, one after the other, and where; nothing if it need not run.
 
-        What is run with little to do is checked first as the page has it. Raises AssertionError or BenchError for words that
+        What is run with little to do is checked as the page has it. Raises AssertionError or BenchError for words that
         the page should not have.
         """
         python = sys.executable
         yolo = [python, "-m", "yolo"]
         match list(words):
             case ["yolo", *arguments] | ["python", "-m", "yolo", *arguments]:
-                if not starts_ranks(arguments):
+                if not starts_ranks(arguments) or not is_sound(arguments, folder):
                     return [([*yolo, *arguments], folder)]
-                return [([*yolo, *each], folder) for each in (dry(arguments), small(arguments))]
+                return [([*yolo, *small(arguments)], folder)]
             case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
                 port = str(free_port())
                 few = ["--num_accelerators", "2", "--master_port", port, "--log_level", "error"]
@@ -87,12 +88,12 @@ class Programs:
                 return []
             case ["python", "-m", module, *arguments] if module in FEWER:
                 assert_known(module, arguments)
-                recipe = [word for word in arguments if word.endswith(".yaml") or "=" in word]
-                checks = [([*yolo, "check", *recipe], folder)] if recipe else []
+                assert is_sound(arguments, folder), (
+                    "`yolo check` says what is wrong with its recipe"
+                )
                 if module in EMULATED and not self.has_cluster:
-                    return checks
-                shortened = [python, "-m", module, *fewer(module, arguments)]
-                return checks + self._once(shortened, folder)
+                    return []
+                return self._once([python, "-m", module, *fewer(module, arguments)], folder)
             case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
                 choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
                 return self._once([*choice, *arguments], str(REPOSITORY))
@@ -140,18 +141,16 @@ def starts_ranks(arguments: Sequence[str]) -> bool:
     return trains and "--dry-run" not in arguments and "--help" not in arguments
 
 
-def dry(arguments: Sequence[str]) -> list[str]:
-    """The arguments as they are, for a command that only checks them."""
-    if arguments[0] == "train":
-        return [*arguments, "--dry-run"]
-    return [
-        "check",
-        *(
-            word
-            for word in arguments
-            if (word.endswith(".yaml") and "recipes/" in word) or "=" in word
-        ),
-    ]
+def is_sound(arguments: Sequence[str], folder: str) -> bool:
+    """Whether the recipe among the arguments, if there is one, can work with their overrides."""
+    recipes = [word for word in arguments if word.endswith(".yaml") and "recipes/" in word]
+    overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+    try:
+        for recipe in recipes:
+            prepare(Path(folder, recipe), overrides)
+    except RecipeError:
+        return False
+    return True
 
 
 def small(arguments: Sequence[str]) -> list[str]:
