@@ -53,7 +53,6 @@ PLACES = {
     "ZeRO-1 to owners": (8, -14),
     "overlapped, bf16": (8, -12),
     "1-bit Adam": (-8, 12),
-    "1-bit LAMB": (-8, 0),
     "PowerSGD": (-8, -8),
 }
 """Where names stand, in points from their mark, if not to its right."""
@@ -123,7 +122,7 @@ def trade() -> Figure:
         )
     axes.set_xscale("log")
     axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-    axes.set_xlim(0.3, 30)
+    axes.set_xlim(0.3, 40)
     axes.set_ylim(0, 0.72)
     axes.set_xlabel("times as fast as stage 0, a step at 100 Mbit/s")
     axes.set_title(
