@@ -1,4 +1,4 @@
-"""Draw the pages' figures that no command of theirs writes: `python docs/draw.py`, after `make train` and `make detect`.
+"""Draw the pages' figures that no command of theirs writes: `python docs/draw.py`, after `make train`.
 
 `data-flow.svg`: how a recipe becomes a run. `trade.svg`: the table of strategies in strategies.md. `training.png` and
 `detections.jpg`: the demo's newest run, and its detections in some of the validation images.

@@ -150,7 +150,7 @@ def _cells(prediction: Prediction) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write all pages anew; the page of a recipe that is gone goes too."""
+    """Write all pages again, and remove those of recipes that no longer exist."""
     shutil.rmtree(DOCS / "recipes", ignore_errors=True)
     for name, text in pages().items():
         page = DOCS / name

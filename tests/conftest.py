@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -90,6 +91,31 @@ def free_port() -> int:
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind(("127.0.0.1", port))
             return port
+
+
+def as_yolo(demo: Path, root: Path) -> tuple[str, ...]:
+    """The demo's data in the public YOLOv5's format, and the overrides that name it."""
+    for split in ("train", "val"):
+        content = json.loads((demo / "annotations" / f"instances_{split}.json").read_text())
+        (root / "images" / split).mkdir(parents=True)
+        (root / "labels" / split).mkdir(parents=True)
+        for image in content["images"]:
+            name = image["file_name"]
+            shutil.copy(demo / "images" / name, root / "images" / split / name)
+            lines = [
+                f"{box['category_id'] - 1} {(x + w / 2) / image['width']} {(y + h / 2) / image['height']} "
+                f"{w / image['width']} {h / image['height']}"
+                for box in content["annotations"]
+                if box["image_id"] == image["id"]
+                for x, y, w, h in [box["bbox"]]
+            ]
+            label = (root / "labels" / split / name).with_suffix(".txt")
+            label.write_text("\n".join(lines))
+    (root / "data.yaml").write_text(
+        "path: .\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle, star]\n"
+    )
+    files = ("data.train=data.yaml", "data.val=data.yaml")
+    return (f"data.root={root}", "data.format=yolo", *files)
 
 
 @pytest.fixture

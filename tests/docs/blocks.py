@@ -7,7 +7,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-FILE_NAME = re.compile(r"(?:#!.*\n)?# ((?:[\w.-]+/)*[\w-]*[.\w-]*\.?\w+)\n")
+FILE_NAME = re.compile(r"(?:#!.*\n)?# ([\w./-]+)\n")
 """The first line of a block that is a file, or its second after `#!`: `# recipes/mine.yaml`."""
 RUN = ("sh", "console", "python")
 FILES = ("yaml", "bash", "dockerfile", "ini")

@@ -54,6 +54,9 @@ FEWER = {
 EMULATED = ("yolo.bench", "yolo.bench.chaos", "yolo.bench.communication", "yolo.bench.plan")
 """Benchmarks on emulated hosts."""
 OF_RECIPES = ("yolo.bench", "yolo.bench.batch_scaling", "yolo.bench.speed", "yolo.bench.streaming")
+UNSOUND = "`yolo check` says what is wrong with its recipe"
+Command = tuple[list[str], str]
+"""Words, and the folder to run them in."""
 DRAWN = "yolo.data.demo"
 """Draws the demo data set, for which a small one stands in."""
 
@@ -67,8 +70,8 @@ class Programs:
     done: set[tuple[str, ...]] = field(default_factory=set)
     """Benchmarks and choices of tests that have run already, as they were shortened."""
 
-    def commands(self, words: Sequence[str], folder: str) -> list[tuple[list[str], str]]:
-        """What to fork in the place of a command, one after the other, and where; nothing if it need not run.
+    def command(self, words: Sequence[str], folder: str) -> Command | None:
+        """What to fork in the place of a command, and where; None if it need not run.
 
         What is run with little to do is checked as the page has it. Raises AssertionError or BenchError for words that
         the page should not have.
@@ -78,34 +81,33 @@ class Programs:
         match list(words):
             case ["yolo", *arguments] | ["python", "-m", "yolo", *arguments]:
                 if not starts_ranks(arguments) or not is_sound(arguments, folder):
-                    return [([*yolo, *arguments], folder)]
-                return [([*yolo, *small(arguments)], folder)]
+                    return [*yolo, *arguments], folder
+                return [*yolo, *small(arguments)], folder
             case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
+                assert is_sound(arguments, folder), UNSOUND
                 port = str(free_port())
                 few = ["--num_accelerators", "2", "--master_port", port, "--log_level", "error"]
-                return [([LAUNCHER, *few, *arguments, *SMALL, *HERE], folder)]
+                return [LAUNCHER, *few, *arguments, *SMALL, *HERE], folder
             case ["python", "-m", module, *_] if module == DRAWN:
-                return []
+                return None
             case ["python", "-m", module, *arguments] if module in FEWER:
                 assert_known(module, arguments)
-                assert is_sound(arguments, folder), (
-                    "`yolo check` says what is wrong with its recipe"
-                )
+                assert is_sound(arguments, folder), UNSOUND
                 if module in EMULATED and not self.has_cluster:
-                    return []
+                    return None
                 return self._once([python, "-m", module, *fewer(module, arguments)], folder)
             case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
                 choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
                 return self._once([*choice, *arguments], str(REPOSITORY))
             case ["python", script] if script.endswith(".py"):
-                return [([python, script], folder)]
+                return [python, script], folder
         raise AssertionError(f"{' '.join(words)}: no stand-in for it")
 
-    def _once(self, command: list[str], folder: str) -> list[tuple[list[str], str]]:
+    def _once(self, command: list[str], folder: str) -> Command | None:
         if tuple(command) in self.done:
-            return []
+            return None
         self.done.add(tuple(command))
-        return [([word.replace("{demo}", f"{folder}/data/demo") for word in command], folder)]
+        return [word.replace("{demo}", f"{folder}/data/demo") for word in command], folder
 
 
 def assert_known(module: str, arguments: Sequence[str]) -> None:
@@ -170,23 +172,24 @@ def serve(socket: Path, has_cluster: bool) -> Iterator[Programs]:
             environment = request["environment"] | {UNDRAWN: "1"}
             environment |= {name: ON_A_PROCESSOR[name] for name in ("DS_ACCELERATOR", "PYTHONPATH")}
             environment["OMP_NUM_THREADS"] = "1"
-            code = 0
             try:
-                commands = programs.commands(request["words"], request["folder"])
+                found = programs.command(request["words"], request["folder"])
             except (AssertionError, BenchError) as error:
                 with output.open("a") as stream:
                     print(error, file=stream)
-                commands, code = [], 1
-            for command, folder in commands:
-                process = ForkedProcess(command, Path(folder), environment, output)
-                try:
-                    self.wfile.write(f"{process.pid}\n".encode())
-                    code = process.wait(timeout=300)
-                finally:
-                    process.kill_all()
-                if code:
-                    break
-            self.wfile.write(f"end {code if code >= 0 else 128 - code}\n".encode())
+                self.wfile.write(b"0\n1\n")
+                return
+            if found is None:
+                self.wfile.write(b"0\n0\n")
+                return
+            command, folder = found
+            process = ForkedProcess(command, Path(folder), environment, output)
+            try:
+                self.wfile.write(f"{process.pid}\n".encode())
+                code = process.wait(timeout=300)
+            finally:
+                process.kill_all()
+            self.wfile.write(f"{code if code >= 0 else 128 - code}\n".encode())
 
     with socketserver.ThreadingUnixStreamServer(str(socket), Handler) as server:
         server.daemon_threads = True

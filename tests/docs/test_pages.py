@@ -55,7 +55,7 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 @pytest.mark.slow(15)
 def test_the_generated_pages_are_fresh() -> None:
-    """`make configs` writes them anew."""
+    """`make configs` writes them again."""
     expected = pages()
     for name, text in expected.items():
         assert (REPOSITORY / "docs" / name).read_text() == text, name

@@ -7,11 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from tests.conftest import REPOSITORY
-from yolo.data.demo import SHAPES, DemoSettings, draw_image, generate_demo
+from tests.conftest import REPOSITORY, as_yolo
+from yolo.data.demo import DemoSettings, generate_demo
 
 STAND_INS = Path(__file__).parent / "stand_ins"
 STAND_IN_NETWORK = REPOSITORY / "tests/model/io/stand_in"
@@ -24,9 +21,7 @@ COPIED = (
     "README.md",
     "LICENSE",
 )
-IMAGES = {"train": 24, "val": 9}
-SIDE = 96
-"""Pixels of a drawn image."""
+SMALL_DEMO = DemoSettings(train_images=24, val_images=9, size=96)
 PUBLISHED = """
 import make, pathlib, sys
 make.CLASSES, make.TEXTS = 80, [f"thing {number}" for number in range(80)]
@@ -49,7 +44,7 @@ def make_tree(folder: Path) -> Path:
         (environment / program).symlink_to(STAND_INS / "fork")
     (environment / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     (tree / ".venv" / "ready").touch()
-    generate_demo(tree / "data/demo", DemoSettings(IMAGES["train"], IMAGES["val"], SIDE))
+    generate_demo(tree / "data/demo", SMALL_DEMO)
     subprocess.run(
         [sys.executable, "-c", PUBLISHED, str(tree / "yolov5n.pt")],
         env=os.environ | {"PYTHONPATH": str(STAND_IN_NETWORK)},
@@ -59,41 +54,22 @@ def make_tree(folder: Path) -> Path:
 
 
 def make_readers_data(folder: Path) -> None:
-    """What pages mean by /path/to: `mine` in YOLO's format, `coco` as it is published, `bccd` as its recipe wants it."""
-    _write_yolo(folder / "mine")
-    generate_demo(folder / "bccd", DemoSettings(IMAGES["train"], IMAGES["val"], SIDE))
-    _write_coco(folder / "coco")
+    """What pages mean by /path/to: `bccd` as its recipe wants it, `mine` in YOLO's format, `coco` as it is published."""
+    bccd = folder / "bccd"
+    generate_demo(bccd, SMALL_DEMO)
+    as_yolo(bccd, folder / "mine")
+    _write_coco(bccd, folder / "coco")
 
 
-def _write_yolo(root: Path) -> None:
-    for number, (split, count) in enumerate(IMAGES.items()):
-        for what in ("images", "labels"):
-            (root / what / split).mkdir(parents=True)
-        for index in range(count):
-            image, shapes = draw_image(SIDE, np.random.default_rng((1, number, index)))
-            cv2.imwrite(str(root / "images" / split / f"{index}.jpg"), image)
-            lines = [
-                f"{kind} {(left + right) / 2 / SIDE} {(top + bottom) / 2 / SIDE} "
-                f"{(right - left) / SIDE} {(bottom - top) / SIDE}\n"
-                for kind, (left, top, right, bottom) in shapes
-            ]
-            (root / "labels" / split / f"{index}.txt").write_text("".join(lines))
-    names = "\n".join(f"  {number}: {name}" for number, name in enumerate(SHAPES))
-    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{names}\n")
-
-
-def _write_coco(root: Path) -> None:
+def _write_coco(demo: Path, root: Path) -> None:
     """80 categories under their published numbers, which have gaps."""
-    drawn = root.with_name("drawn")
-    generate_demo(drawn, DemoSettings(IMAGES["train"], IMAGES["val"], SIDE))
     (root / "annotations").mkdir(parents=True)
     numbers = [n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-    for split in IMAGES:
-        content = json.loads((drawn / f"annotations/instances_{split}.json").read_text())
+    for split in ("train", "val"):
+        content = json.loads((demo / f"annotations/instances_{split}.json").read_text())
         content["categories"] = [{"id": n, "name": f"category {n}"} for n in numbers]
         (root / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
         (root / f"{split}2017").mkdir()
         for image in content["images"]:
-            source = drawn / "images" / image["file_name"]
-            shutil.copy(source, root / f"{split}2017" / image["file_name"])
-    shutil.rmtree(drawn)
+            name = image["file_name"]
+            shutil.copy(demo / "images" / name, root / f"{split}2017" / name)

@@ -54,6 +54,7 @@ class ScalingPoint:
 def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) -> list[ScalingPoint]:
     """All strategies over the profile's own network, and some over those of the catalogue, with constant images per GPU."""
     written = resolve_for(profile, loaded).recipe
+    plain = without_strategy(written)
     images_per_gpu = written.train.global_batch // profile.ranks
     networks = {profile.between.name: profile}
     if not profile.measured:
@@ -66,8 +67,8 @@ def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) ->
         for doublings in range(MOST_NODES.bit_length()):
             scaled = networks[network].with_nodes(2**doublings)
             batch = f"train.global_batch={images_per_gpu * scaled.ranks}"
-            overrides = (*without_strategy(written), *STRATEGIES[strategy][0])
-            resolved = resolve_for(scaled, loaded, batch, *overrides)
+            overrides = (batch, *plain, *STRATEGIES[strategy][0])
+            resolved = resolve_for(scaled, loaded, *overrides)
             costs = predict(scaled, resolved.recipe, data)
             found.append((scaled.ranks, costs.images_per_second, costs.efficiency))
         return ScalingPoint(strategy, network, *zip(*found, strict=True))

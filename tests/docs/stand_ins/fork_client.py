@@ -1,6 +1,6 @@
 """Ask the server of `tests/docs/programs.py` for a program, wait for its end, and pass signals on to it.
 
-Its answer is the number of each process that it starts, and `end` with the exit code.
+Its answer is the number of the process, 0 for none, and in a second line the exit code.
 """
 
 import json
@@ -20,18 +20,7 @@ request = {
 }
 stream.write(json.dumps(request) + "\n")
 stream.flush()
-child = 0
-
-
-def pass_on(number: int, _: object) -> None:
-    if child:
-        os.kill(child, number)
-
-
-for received in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-    signal.signal(received, pass_on)
-for line in stream:
-    if line.startswith("end "):
-        sys.exit(int(line.removeprefix("end ")))
-    child = int(line)
-sys.exit("the test's process is gone")
+if child := int(stream.readline()):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, lambda received, frame: os.kill(child, received))
+sys.exit(int(stream.readline()))

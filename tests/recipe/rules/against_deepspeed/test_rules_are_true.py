@@ -5,7 +5,6 @@ When DeepSpeed is upgraded and a rule has become untrue, its test here fails.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from tests.conftest import HAS_CPU_ADAM, REPOSITORY
+from tests.conftest import HAS_CPU_ADAM, REPOSITORY, as_yolo
 from tests.recipe.rules.against_deepspeed.case import Case
 from tests.recipe.rules.against_deepspeed.evidence import Evidence
 from tests.recipe.rules.against_deepspeed.of_deepspeed import OF_DEEPSPEED
@@ -120,31 +119,6 @@ WITHOUT_EFFECT = {
     "only_shards_have_a_shuffle_buffer": ("data.shuffle_buffer=1",),
 }
 MOSAIC_OFF = "data.augmentation.mosaic_off_epochs=2"
-
-
-def as_yolo(demo: Path, root: Path) -> tuple[str, ...]:
-    """The demo's data in the public YOLOv5's format, and the overrides that name it."""
-    for split in ("train", "val"):
-        content = json.loads((demo / "annotations" / f"instances_{split}.json").read_text())
-        (root / "images" / split).mkdir(parents=True)
-        (root / "labels" / split).mkdir(parents=True)
-        for image in content["images"]:
-            name = image["file_name"]
-            shutil.copy(demo / "images" / name, root / "images" / split / name)
-            lines = [
-                f"{box['category_id'] - 1} {(x + w / 2) / image['width']} {(y + h / 2) / image['height']} "
-                f"{w / image['width']} {h / image['height']}"
-                for box in content["annotations"]
-                if box["image_id"] == image["id"]
-                for x, y, w, h in [box["bbox"]]
-            ]
-            label = (root / "labels" / split / name).with_suffix(".txt")
-            label.write_text("\n".join(lines))
-    (root / "data.yaml").write_text(
-        "path: .\ntrain: images/train\nval: images/val\nnames: [circle, square, triangle, star]\n"
-    )
-    files = ("data.train=data.yaml", "data.val=data.yaml")
-    return (f"data.root={root}", "data.format=yolo", *files)
 
 
 def outcome(ended: Ended) -> dict[str, Any]:
