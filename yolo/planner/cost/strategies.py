@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import total_ordering
-from typing import Literal
+from typing import Any, Literal
 
 from yolo.planner.cost.compute import LocalCost
 from yolo.planner.cost.memory import FP32, persistent_bytes
@@ -29,6 +29,7 @@ from yolo.planner.cost.step_events import (
     synced,
 )
 from yolo.planner.cost.timeline import CommEvent, Event
+from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.optimizer import (
     ONE_BIT,
     OneBitAdamSection,
@@ -80,12 +81,19 @@ class StrategyCost(LocalCost):
     """Steps after which the traffic of a reducer repeats."""
     fidelity: GradientFidelity = GradientFidelity.SAME
     """For reducers; those of optimizers depend on the recipe's own (`candidates`)."""
+    learning_settings: tuple[str, ...] = ("communication.data_type",)
+    """What decides the strategy's accuracy: a measured AP holds for the same values only."""
 
     def phases_of(self, context: PlanContext, warmup_share: float) -> list[Phase]:
         """A run's phases in order; it stays in the last. One rank sends nothing."""
         return (
             [synced(context, 1.0, ())] if context.ranks == 1 else self.phases(context, warmup_share)
         )
+
+    def learning_settings_of(self, recipe: Recipe) -> dict[str, Any]:
+        """The values of its `learning_settings`, by their keys."""
+        stated = {".".join(key): value for key, value in flatten(recipe.model_dump(mode="json"))}
+        return {key: stated[key] for key in self.learning_settings}
 
     def buffers_of(self, recipe: Recipe, network: Network, ranks: int) -> float:
         """Bytes of its buffers; one rank has none."""
@@ -192,6 +200,13 @@ def _zero_buffers(recipe: Recipe, network: Network, _: int) -> float:
     return gathered + FP32 * min(zero.reduce_bucket_size, network.elements) * buckets
 
 
+# --- what decides accuracy --------------------------------------------------------------------------------------
+
+
+def _keys(section: str, *names: str) -> tuple[str, ...]:
+    return ("communication.data_type", *(f"{section}.{name}" for name in names))
+
+
 # --- the table --------------------------------------------------------------------------------------------------
 
 _STAGE_0 = StrategyCost(
@@ -208,11 +223,27 @@ _OVERLAPPED = StrategyCost(  # its buckets hold the gradients themselves
     key="overlapped", passes=3, hooks=1, phases=_alike(overlapped_events), buffers=_wire_bytes
 )
 _ONE_BIT_ADAM = StrategyCost(
-    key="OneBitAdam", passes=22, phases=_frozen_phases, buffers=_one_bit_buffers
+    key="OneBitAdam",
+    passes=22,
+    phases=_frozen_phases,
+    buffers=_one_bit_buffers,
+    learning_settings=_keys("optimizer", "freeze_step"),
 )
-_ZERO_ONE_ADAM = replace(_ONE_BIT_ADAM, key="ZeroOneAdam", phases=_zero_one_phases)
+_ZERO_ONE_ADAM = replace(
+    _ONE_BIT_ADAM,
+    key="ZeroOneAdam",
+    phases=_zero_one_phases,
+    learning_settings=_keys(
+        *("optimizer", "var_freeze_step", "var_update_scaler"),
+        *("local_step_scaler", "local_step_clipper"),
+    ),
+)
 _LOCAL_STEPS = StrategyCost(
-    key="local_steps", passes=10, phases=_local_phases, buffers=_local_buffers
+    key="local_steps",
+    passes=10,
+    phases=_local_phases,
+    buffers=_local_buffers,
+    learning_settings=_keys("communication", "sync_every", "outer_lr", "outer_momentum"),
 )
 
 STRATEGY_COSTS = {
@@ -233,6 +264,7 @@ STRATEGY_COSTS = {
             # The bucket, error feedback, the approximation.
             buffers=lambda recipe, network, ranks: 3 * network.fp32_bytes,
             fidelity=GradientFidelity.COMPRESSED,
+            learning_settings=_keys("communication", "powersgd_rank", "powersgd_start_step"),
         ),
         _ONE_BIT_ADAM,
         replace(_ONE_BIT_ADAM, key="OneBitLamb", passes=28),
