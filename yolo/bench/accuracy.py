@@ -137,7 +137,7 @@ class Job:
             raise BenchError(
                 f"{self.resolved.name}: its validation split has no boxes, hence no AP"
             )
-        recipe = self.resolved.recipe
+        recipe = prepare(run.recipe, (), self.resolved.world_size).resolved.recipe  # as settled
         cost = strategy_of(recipe)
         names = ("steps", "ap", "ap50", "wire_bytes_per_step_per_rank", "wire_bytes_per_rank")
         return AccuracyRun(
@@ -147,7 +147,7 @@ class Job:
             settings=cost.learning_settings_of(recipe),
             digest=self.digest,
             seed=recipe.train.seed,
-            precision=load_recipe(run.recipe).recipe.precision.dtype,
+            precision=recipe.precision.dtype,
             wall_seconds=summary["wall_seconds"],
             **{name: summary[name] for name in names},
         )
@@ -178,6 +178,7 @@ def _setup(base: Path, overrides: Sequence[str], resolved: ResolvedRecipe) -> Ac
         epochs=recipe.train.epochs,
         ranks=resolved.world_size,
         global_batch=recipe.train.global_batch,
+        optimizer=recipe.optimizer.type,
         processor=results.machine_facts(cpu, *gpu),
         torch_version=version("torch"),
         deepspeed_version=version("deepspeed"),

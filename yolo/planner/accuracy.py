@@ -1,4 +1,8 @@
-"""The AP that each strategy kept, as `python -m yolo.bench.accuracy` measured it."""
+"""The AP that each strategy kept, as `python -m yolo.bench.accuracy` measured it.
+
+A plan neither puts first nor takes a strategy that lost more than `LOSS_BOUND`, or that changes the gradients and was not
+measured.
+"""
 
 import json
 import statistics
@@ -9,11 +13,35 @@ from pathlib import Path
 from typing import Any
 
 from yolo.errors import PlanError
+from yolo.planner.cost.strategies import STRATEGY_COSTS, strategy_of
+from yolo.recipe.schema.recipe import Recipe
 
 SHIPPED = Path(__file__).with_name("measured_accuracy.json")
 """The measurement that plans refer to; `--ship` of the benchmark writes it."""
 REFERENCE = "reference"
 """Name of the runs without a strategy of their own."""
+LOSS_BOUND = 0.01
+"""AP that a strategy may lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAccuracy:
+    """What is known about the AP under a strategy."""
+
+    change: float | None
+    """AP minus the reference's, measured; None: not measured."""
+    has_same_gradients: bool
+    """Whether its gradients are the same except for the order of sums."""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it was measured within the bound; or not measured, because its gradients are the same."""
+        return self.has_same_gradients if self.change is None else self.change >= -LOSS_BOUND
+
+    def __str__(self) -> str:
+        if self.change is not None:
+            return f"{self.change:+.3f}"
+        return "same gradients" if self.has_same_gradients else "not measured"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +61,8 @@ class AccuracySetup:
     epochs: int
     ranks: int
     global_batch: int
+    optimizer: str
+    """The reference's."""
     processor: str
     torch_version: str
     deepspeed_version: str
@@ -107,10 +137,29 @@ class MeasuredAccuracy:
         return (
             f"{' '.join((setup.base, *setup.overrides))}: yolov5{setup.variant} at {setup.image_size} pixels, "
             f"{setup.images:,} images, {setup.classes} classes, {setup.epochs} epochs, {first.steps:,} steps, "
-            f"{setup.ranks} ranks, global batch {setup.global_batch}, {' and '.join(precisions)}, "
+            f"{setup.ranks} ranks, global batch {setup.global_batch}, {setup.optimizer}, {' and '.join(precisions)}, "
             f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}; {setup.processor}, "
             f"torch {setup.torch_version}, DeepSpeed {setup.deepspeed_version}, {self.date[:10]}"
+            + (f"; {self.note}" if self.note else "")
         )
+
+    def kept(self, recipe: Recipe) -> KeptAccuracy:
+        """What is known about a resolved recipe's strategy: as measured with the same settings, whatever else differs.
+
+        Strategies that average gradients in the same number format learn the same, so one's measurement holds for another.
+        """
+        cost = strategy_of(recipe)
+        settings = cost.learning_settings_of(recipe)
+        is_same = cost.averages_gradients and settings == {"communication.data_type": "fp32"}
+        measured = [
+            (run.key, run.strategy)
+            for run in self.runs
+            if run.strategy != REFERENCE and run.settings == settings
+        ]
+        names = [name for key, name in measured if key == cost.key]
+        if not names and cost.averages_gradients and not is_same:
+            names = [name for key, name in measured if _averages_gradients(key)]
+        return KeptAccuracy(self.change(names[0]) if names else None, is_same)
 
     def change(self, strategy: str) -> float:
         """Its AP minus the reference's, mean over the seeds that both were trained with; below 0 it loses AP."""
@@ -120,3 +169,8 @@ class MeasuredAccuracy:
             for run in self.strategies[strategy]
             if run.seed in reference
         )
+
+
+def _averages_gradients(key: str) -> bool:
+    cost = STRATEGY_COSTS.get(key)  # None: a strategy that no longer exists
+    return cost is not None and cost.averages_gradients

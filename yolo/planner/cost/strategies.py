@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import total_ordering
+from operator import attrgetter
 from typing import Any, Literal
 
 from yolo.planner.cost.compute import LocalCost
@@ -29,7 +30,6 @@ from yolo.planner.cost.step_events import (
     synced,
 )
 from yolo.planner.cost.timeline import CommEvent, Event
-from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.optimizer import (
     ONE_BIT,
     OneBitAdamSection,
@@ -58,7 +58,7 @@ class GradientFidelity(Enum):
     """What compression drops is sent later."""
     LOCAL = "local"
     """Ranks take local steps."""
-    OTHER_OPTIMIZER = "otherwise"
+    OTHER_OPTIMIZER = "other-optimizer"
     """Another optimizer, whose learning rate has to be tuned again."""
 
     def __lt__(self, other: "GradientFidelity") -> bool:
@@ -81,8 +81,8 @@ class StrategyCost(LocalCost):
     """Steps after which the traffic of a reducer repeats."""
     fidelity: GradientFidelity = GradientFidelity.SAME
     """For reducers; those of optimizers depend on the recipe's own (`candidates`)."""
-    learning_settings: tuple[str, ...] = ("communication.data_type",)
-    """What decides the strategy's accuracy: a measured AP holds for the same values only."""
+    learning_settings: tuple[str, ...] = ()
+    """What decides its accuracy beside communication.data_type: a measured AP holds for the same values only."""
 
     def phases_of(self, context: PlanContext, warmup_share: float) -> list[Phase]:
         """A run's phases in order; it stays in the last. One rank sends nothing."""
@@ -91,9 +91,14 @@ class StrategyCost(LocalCost):
         )
 
     def learning_settings_of(self, recipe: Recipe) -> dict[str, Any]:
-        """The values of its `learning_settings`, by their keys."""
-        stated = {".".join(key): value for key, value in flatten(recipe.model_dump(mode="json"))}
-        return {key: stated[key] for key in self.learning_settings}
+        """What decides its accuracy, by key."""
+        keys = ("communication.data_type", *self.learning_settings)
+        return {key: attrgetter(key)(recipe) for key in keys}
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether each step takes the mean gradient, in the number format of the wire."""
+        return self.fidelity is GradientFidelity.SAME and not self.learning_settings
 
     def buffers_of(self, recipe: Recipe, network: Network, ranks: int) -> float:
         """Bytes of its buffers; one rank has none."""
@@ -204,7 +209,7 @@ def _zero_buffers(recipe: Recipe, network: Network, _: int) -> float:
 
 
 def _keys(section: str, *names: str) -> tuple[str, ...]:
-    return ("communication.data_type", *(f"{section}.{name}" for name in names))
+    return tuple(f"{section}.{name}" for name in names)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
