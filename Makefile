@@ -55,11 +55,11 @@ detect: setup ## draw what WEIGHTS detect in IMAGES
 check: setup ## say whether every recipe can work, without starting anything
 	@$(PYTHON) -m yolo check $(RECIPES)
 
-configs: setup ## write what is generated: ds_configs/, the schema for editors, the pages of recipes and keys
+configs: setup ## write what is generated: ds_configs/, the schema for editors, the pages of recipes and keys, the measured AP
 	@rm -rf ds_configs
 	@$(PYTHON) -m yolo config --write ds_configs $(RECIPES)
 	@$(PYTHON) -m yolo schema --json > recipes/schema.json
-	@$(PYTHON) docs/generate.py
+	@$(PYTHON) -m docs.generate
 
 docs: setup ## build the documentation's site into results/site, offline; a warning is an error
 	@$(PYTHON) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs results/site

@@ -109,7 +109,8 @@ def _bench(options: argparse.Namespace, command: str) -> None:
     print(markdown(measured))
     print("wrote", path)
     if options.ship:
-        print("wrote", results.write_json(SHIPPED, asdict(measured)))
+        shipped = results.write_json(SHIPPED, asdict(measured))
+        print(f"wrote {shipped}; `make configs` writes it into the pages")
 
 
 @dataclass(frozen=True)
