@@ -125,8 +125,10 @@ class Job:
 
     @cached_property
     def digest(self) -> str:
-        """Of the resolved recipe: equal for the same settings and seed."""
-        values = json.dumps(self.resolved.recipe.model_dump(mode="json"), sort_keys=True)
+        """Of all that the recipe states, and what decides the strategy's accuracy: equal for the same settings and seed."""
+        recipe = self.resolved.recipe
+        settings = strategy_of(recipe).learning_settings_of(recipe)
+        values = json.dumps([self.resolved.loaded.values, settings], sort_keys=True)
         return hashlib.sha256(values.encode()).hexdigest()
 
     def train(self) -> AccuracyRun:

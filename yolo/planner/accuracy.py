@@ -81,7 +81,7 @@ class AccuracyRun:
     settings: Mapping[str, Any]
     """The strategy's `learning_settings`, by key."""
     digest: str
-    """Of the resolved recipe."""
+    """Of its recipe: a run is repeated if that has changed."""
     seed: int
     precision: str
     """Computed in."""
