@@ -13,6 +13,7 @@ from yolo.recipe.schema.fields import (
     HueShare,
     Momentum,
     OneLine,
+    Rate,
     RateOrZero,
     Section,
     Share,
@@ -116,6 +117,12 @@ class ResolvedPrecision(PrecisionSection):
 class ResolvedCommunication(CommunicationSection):
     data_type: Literal["fp32", "bf16", "fp16"]
     bucket_size: Count
+    outer_lr: Rate
+    outer_momentum: Momentum
+
+
+class ResolvedEvaluation(EvaluationSection):
+    batchnorm_batches: CountOrZero
 
 
 class ResolvedWandb(WandbSection):
@@ -145,5 +152,6 @@ class Recipe(UnresolvedRecipe):
     zero: ResolvedZero
     precision: ResolvedPrecision
     communication: ResolvedCommunication
+    evaluation: ResolvedEvaluation
     tracking: ResolvedTracking
     cluster: ResolvedCluster
