@@ -100,12 +100,12 @@ class OneBitAdam(FlatOptimizer):
     def _must_freeze(self, step: int) -> bool:
         if self._stability is None:
             return step >= self.freeze_step
-        correction = 1 - self.betas[1] ** step
-        is_stable = self._stability.is_stable(step, float(self.variance.sum()) / correction)
+        self._stability.observe(self.variance.sum() / (1 - self.betas[1] ** step))
         if step % STEPS_BETWEEN_DECISIONS:
             return False
         # One rank decides for all: on different processors their sums differ in the last digit, and ranks that freeze at
         # different steps would wait for each other's collectives for ever.
+        is_stable = self._stability.is_stable(step)
         decision = torch.tensor([int(is_stable)], device=self.variance.device)
         dist.broadcast(decision, 0)
         return bool(decision.item())
@@ -116,7 +116,7 @@ class OneBitAdam(FlatOptimizer):
             self.floored_root(self.variance, self.frozen_at, out=self.denominator)
 
     def rank_state(self) -> dict[str, Any]:
-        norms = list(self._stability.norms) if self._stability else []
+        norms = [float(norm) for norm in self._stability.norms] if self._stability else []
         return super().rank_state() | {"norms": norms}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
@@ -126,23 +126,27 @@ class OneBitAdam(FlatOptimizer):
 
 
 class VarianceStabilityTest:
-    """Whether the second moment is stable and may be frozen; to be called after each step."""
+    """Whether the second moment is stable and may be frozen."""
 
     def __init__(self, beta2: float, warmup_steps: int, steps: int) -> None:
         look_back = round(min(1 / (1 - beta2), max(10, SHARE_OF_RUN * steps)))
         self.earliest = warmup_steps
         """While the learning rate rises, gradients are of a network that hardly moved."""
         self.latest = max(warmup_steps + 1, round(LATEST_SHARE * steps))
-        self.norms: deque[float] = deque(maxlen=look_back + 1)
+        self.norms: deque[torch.Tensor | float] = deque(maxlen=look_back + 1)
 
-    def is_stable(self, step: int, norm: float) -> bool:
-        """`norm` is the L1 norm of the bias-corrected second moment after `step` steps."""
+    def observe(self, norm: torch.Tensor | float) -> None:
+        """Add the L1 norm of the bias-corrected second moment; after each step. On a GPU, nothing waits for it."""
         self.norms.append(norm)
+
+    def is_stable(self, step: int) -> bool:
+        """Decide after `step` steps."""
         if step >= self.latest:
             return True
-        is_filled = len(self.norms) == self.norms.maxlen
-        ratio = min(norm, self.norms[0]) / max(norm, self.norms[0], 1e-300)
-        return step >= self.earliest and is_filled and ratio >= STABLE_RATIO
+        if step < self.earliest or len(self.norms) < (self.norms.maxlen or 0):
+            return False
+        then, now = float(self.norms[0]), float(self.norms[-1])
+        return min(then, now) / max(then, now, 1e-300) >= STABLE_RATIO
 
     def load(self, norms: Iterable[float]) -> None:
         """Load a checkpoint's `norms`."""

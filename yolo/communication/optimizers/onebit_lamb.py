@@ -55,6 +55,7 @@ class OneBitLamb(OneBitAdam):
         self.factor_threshold = factor_threshold
         self.fresh_variance = torch.zeros_like(self.variance)
         self.last_momentum = torch.zeros_like(self.momentum)
+        self._last_momenta = self.layout.views(self.last_momentum)
         self.coefficients = self.momentum.new_zeros(len(self.parameters))
         """(tensors,) running mean of each tensor's trust ratio, kept once frozen."""
         self.factors = torch.ones_like(self.coefficients)
@@ -96,10 +97,10 @@ class OneBitLamb(OneBitAdam):
         implied = self.last_momentum.mul_(-beta1).add_(self.momentum).div_(1 - beta1)
         self.fresh_variance.mul_(beta2).addcmul_(implied, implied, value=1 - beta2)
         self.fresh_variance.mul_(self.layout.is_real)  # received padding has arbitrary signs
-        # The momentum contains the gradient by now, so that its memory is free.
-        fresh_root = self.floored_root(self.fresh_variance, step, out=self.gradient)
-        torch.div(self.denominator, fresh_root, out=self.gradient)
-        factors = torch.stack(torch._foreach_norm(self._gradients, float("inf")))
+        # Not into the gradient's memory: what it holds between the tensors would be part of the next sketch.
+        fresh_root = self.floored_root(self.fresh_variance, step, out=self.last_momentum)
+        torch.div(self.denominator, fresh_root, out=self.last_momentum)
+        factors = torch.stack(torch._foreach_norm(self._last_momenta, float("inf")))
         # Weight decay does not depend on the second moment: only the share of the rest is scaled.
         share = torch.where(decayed_norms > 0, plain_norms / decayed_norms, 1.0).clamp_(max=1.0)
         factors = (factors * share + 1 - share).clamp_(*self.factor_bounds)
