@@ -24,16 +24,16 @@ def test_estimated_statistics_are_those_of_the_batches_of_all_ranks(
 
 
 @pytest.mark.parametrize(
-    ("overrides", "batches"),
+    ("overrides", "images"),
     [
-        ([], 20),
+        ([], 512),
         (["train.ema=false"], 0),
-        (["train.ema=false", "communication.sync_every=4"], 20),
-        (["evaluation.batchnorm_batches=5"], 5),
+        (["train.ema=false", "communication.sync_every=4"], 512),
+        (["evaluation.batchnorm_images=5"], 5),
     ],
 )
 def test_statistics_are_estimated_where_weights_are_averaged(
-    overrides: list[str], batches: int
+    overrides: list[str], images: int
 ) -> None:
     recipe = prepare("recipes/demo.yaml", overrides, 2).resolved.recipe
-    assert recipe.evaluation.batchnorm_batches == batches
+    assert recipe.evaluation.batchnorm_images == images

@@ -122,7 +122,7 @@ class ResolvedCommunication(CommunicationSection):
 
 
 class ResolvedEvaluation(EvaluationSection):
-    batchnorm_batches: CountOrZero
+    batchnorm_images: CountOrZero
 
 
 class ResolvedWandb(WandbSection):

@@ -23,7 +23,8 @@ class FreshStatistics:
         self.device = context.device
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
         self.last_epoch = recipe.train.epochs - 1
-        self.batches = -(-recipe.evaluation.batchnorm_batches // context.world_size)
+        at_once = recipe.train.micro_batch * context.world_size
+        self.batches = -(-recipe.evaluation.batchnorm_images // at_once)
         """Micro batches per rank; 0 keeps the statistics that the steps gathered."""
         buffer = max(1, self.batches * recipe.train.micro_batch)
         data = recipe.data.model_copy(update={"workers": 0, "shuffle_buffer": buffer})
