@@ -33,7 +33,7 @@ def test_clipping_does_not_shorten_the_steps_after_the_freeze(
         clipped, free = (change(of_ranks[optimizer][kind]) for kind in ("clipped", "free"))
         print(f"{optimizer}, {ranks} ranks: {clipped:.3f} times the length, unclipped {free:.3f}")
         assert 0.9 < clipped / free < 1.1, ranks
-        assert 0.8 < clipped < 1.1, ranks
+        assert 0.75 < clipped < 1.1, ranks
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
