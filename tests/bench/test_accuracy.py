@@ -52,6 +52,15 @@ def test_every_strategy_of_a_seed_comes_before_the_next_seed(
     assert "| powersgd | 0.400, 0.400 | 0.400 | -0.100 |" in capsys.readouterr().out
 
 
+def test_a_strategy_that_loses_more_than_is_allowed_fails(
+    trained: list[tuple[str, int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--seeds", "0", "--strategies", "powersgd,overlapped", "--within"]
+    assert main([*options, "0.11"]) == 0
+    assert main([*options, "0.09"]) == 2
+    assert "more than 0.09 AP lost against the reference: powersgd 0.100" in capsys.readouterr().err
+
+
 def test_finished_runs_are_not_repeated(trained: list[tuple[str, int]]) -> None:
     both = ["--seeds", "0,1", "--strategies", "powersgd,overlapped"]
     assert main(["--seeds", "0", "--strategies", "powersgd"]) == 0

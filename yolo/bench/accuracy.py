@@ -40,6 +40,8 @@ from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 RECIPES = Path("recipes/communication")
 BASE = Path("recipes/demo.yaml")
+LOCAL = ("data.root=", "model.weights=", "cluster.")
+"""Where things are on this machine, which a set-up does not state."""
 QUIET = "tracking.wandb.mode=disabled"
 COLUMNS = (
     *("strategy", "AP per seed", "mean", "against the reference", "MB per step per rank"),
@@ -54,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, default=BASE, help="default %(default)s")
     parser.add_argument("--strategies", default="all", help="names such as powersgd,local_steps")
     parser.add_argument("--seeds", default="0,1,2", help="default %(default)s")
+    parser.add_argument(
+        "--within", type=float, metavar="AP", help="fail if a strategy loses more than this"
+    )
     parser.add_argument("--ship", action="store_true", help=f"also write {SHIPPED.name} of plans")
     add_out(parser)
     options = parser.parse_args(arguments)
@@ -111,6 +116,16 @@ def _bench(options: argparse.Namespace, command: str) -> None:
     if options.ship:
         shipped = results.write_json(SHIPPED, asdict(measured))
         print(f"wrote {shipped}; `make configs` writes it into the pages")
+    if options.within is not None:
+        _check_kept(measured, options.within)
+
+
+def _check_kept(measured: MeasuredAccuracy, bound: float) -> None:
+    """Raise BenchError if a strategy lost more AP than the bound."""
+    changes = {name: measured.change(name) for name in measured.strategies}
+    lost = [f"{name} {-change:.3f}" for name, change in changes.items() if change < -bound]
+    if lost:
+        raise BenchError(f"more than {bound:g} AP lost against the reference: {', '.join(lost)}")
 
 
 @dataclass(frozen=True)
@@ -173,7 +188,7 @@ def _setup(base: Path, overrides: Sequence[str], resolved: ResolvedRecipe) -> Ac
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return AccuracySetup(
         base=str(base),
-        overrides=tuple(overrides),
+        overrides=tuple(each for each in overrides if not each.startswith(LOCAL)),
         images=data.images,
         classes=data.classes,
         variant=recipe.model.variant,
