@@ -31,15 +31,21 @@ class StepTraffic:
     def __init__(self, cluster: EmulatedCluster, run: RunDirectory) -> None:
         self._cluster = cluster
         self._run = run
+        self._checking_links = self._counted()
         self._lines = 0
         self._last: tuple[int, float] | None = None
         """The step of the log's last line, and `sent_bytes` then."""
         self._steps, self._metered, self._sent = 0, 0.0, 0.0
         """Compared steps, and their bytes per rank by the meter and by the interfaces."""
+        self._before_steps: float | None = None
+        """Bytes that a host sent until the first step."""
+
+    def _counted(self) -> float:
+        return fmean(host.counters().sent_bytes for host in self._cluster.hosts)
 
     def sent_bytes(self) -> float:
-        """Bytes that a host has sent so far, mean over the hosts."""
-        return fmean(host.counters().sent_bytes for host in self._cluster.hosts)
+        """Bytes that a host has sent so far, since the links were checked; mean over the hosts."""
+        return self._counted() - self._checking_links
 
     def look(self) -> None:
         """Read the interfaces if the log has a new line; call this often while the training runs."""
@@ -51,6 +57,8 @@ class StepTraffic:
             return
         record = json.loads(new[-1])
         step, sent = record["step"], self.sent_bytes()
+        if self._before_steps is None:
+            self._before_steps = sent - record.get(WIRE_BYTES, 0.0) * step
         if len(new) == 1 and record["kind"] == "step" and self._last is not None:
             step_before, sent_before = self._last
             self._steps += step - step_before
@@ -67,6 +75,20 @@ class StepTraffic:
         return [
             ("meter, sent", f"{metered:.3f} MB per step per rank"),
             ("eth0, sent", f"{sent:.3f} MB per step per rank, {ratio}"),
+        ]
+
+    def rows_of_run(self, steps: int, total: float) -> list[tuple[str, str]]:
+        """What the interfaces sent in a run of so many steps, `total` bytes, told apart."""
+        whole = ("full run, eth0 sent", f"{total / 1e6:.1f} MB per rank")
+        if not self._metered or self._before_steps is None:
+            return [whole]
+        in_steps = self._sent / self._steps * steps
+        rest = total - self._before_steps - in_steps
+        return [
+            whole,
+            ("  start", f"{self._before_steps / 1e6:.1f} MB"),
+            ("  training steps", f"{in_steps / 1e6:.1f} MB"),
+            ("  evaluations, checkpoints, end", f"{rest / 1e6:.1f} MB"),
         ]
 
 
@@ -97,12 +119,11 @@ def _bench(options: argparse.Namespace) -> None:
     with EmulatedCluster(options.hosts, options.bandwidth) as cluster:
         _print_link_check(link_check.check(cluster))
         traffic = StepTraffic(cluster, run)
-        before = traffic.sent_bytes()
         output = run.path / "hosts"
         processes = cluster.launch([*arguments, "--run", str(run.path), *overrides], output)
         print(f"training on {len(cluster.hosts)} hosts; their output is in {output}")
         cluster.wait(processes, options.timeout, traffic.look)
-        sent = traffic.sent_bytes() - before
+        sent = traffic.sent_bytes()
     if not run.finished.exists():
         raise BenchError(f"the hosts ended without an error, but {run.finished} is missing")
     summary = json.loads(run.summary.read_text())
@@ -111,7 +132,7 @@ def _bench(options: argparse.Namespace) -> None:
         ("step", f"{summary['step_seconds'] * 1e3:.0f} ms, {summary['steps']} steps"),
         ("waiting for collectives", f"{waiting * 1e3:.0f} ms per step"),
         *traffic.rows(),
-        ("full run, eth0 sent", f"{sent / 1e6:.1f} MB per rank, start and evaluation included"),
+        *traffic.rows_of_run(summary["steps"], sent),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
