@@ -136,7 +136,10 @@ def make_plan(
         ranked=tuple(choices),
         excluded=tuple(excluded),
         ddp=predict_ddp(profile, written.recipe, data),
-        reasons=tuple(_reasons(profile, choices, excluded)),
+        reasons=(
+            *_reasons(profile, choices, excluded),
+            *_sync_batchnorm_reason(profile, loaded, choices[0], data),
+        ),
     )
 
 
@@ -221,6 +224,21 @@ def _reasons(
             f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more ({bold.fidelity.value}); to "
             f"allow it: --allow {bold.fidelity.value}"
         )
+
+
+def _sync_batchnorm_reason(
+    profile: ClusterProfile, loaded: LoadedRecipe, first: Ranked, data: Data
+) -> Iterator[str]:
+    """What SyncBatchNorm costs. Leaving it out is no strategy: it changes what is learnt, and not only the gradients."""
+    recipe = resolve_for(profile, loaded, *first.overrides).recipe
+    if not recipe.model.sync_batchnorm:
+        return
+    without = resolve_for(profile, loaded, *first.overrides, "model.sync_batchnorm=false").recipe
+    added = first.prediction.step_seconds - predict(profile, without, data).step_seconds
+    yield (
+        f"SyncBatchNorm inside a node adds {added * 1e3:.1f} ms per step to {first.label}; with model.sync_batchnorm=false "
+        f"each rank would normalise by its own {recipe.train.micro_batch} images, and learn something else"
+    )
 
 
 def _one_bit_inequality(strategies: Sequence[Ranked]) -> Iterator[str]:
