@@ -14,6 +14,7 @@ RATIO ?= 10
 KILLS ?= 5
 BATCHES ?= 16,32,64,128
 SEED ?= 1
+SEEDS ?= 0,1,2
 BASE ?= HEAD
 
 PYTHON := .venv/bin/python
@@ -22,7 +23,7 @@ RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
-.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches chaos
+.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches bench-accuracy chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -54,11 +55,11 @@ detect: setup ## draw what WEIGHTS detect in IMAGES
 check: setup ## say whether every recipe can work, without starting anything
 	@$(PYTHON) -m yolo check $(RECIPES)
 
-configs: setup ## write what is generated: ds_configs/, the schema for editors, the pages of recipes and keys
+configs: setup ## write what is generated: ds_configs/, the schema for editors, the pages of recipes and keys, the measured AP
 	@rm -rf ds_configs
 	@$(PYTHON) -m yolo config --write ds_configs $(RECIPES)
 	@$(PYTHON) -m yolo schema --json > recipes/schema.json
-	@$(PYTHON) docs/generate.py
+	@$(PYTHON) -m docs.generate
 
 docs: setup ## build the documentation's site into results/site, offline; a warning is an error
 	@$(PYTHON) -m sphinx --builder html --fail-on-warning --keep-going --quiet docs results/site
@@ -87,6 +88,9 @@ bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, agains
 
 bench-batches: setup ## does AP stay as the global batch grows? RECIPE at each of BATCHES
 	@$(PYTHON) -m yolo.bench.batch_scaling --batches $(BATCHES) $(RECIPE) $(SET)
+
+bench-accuracy: demo ## the AP that every strategy keeps, on RECIPE with SEEDS; stopped, the same command resumes
+	@$(PYTHON) -m yolo.bench.accuracy --base $(RECIPE) --strategies $(STRATEGIES) --seeds $(SEEDS) $(SET)
 
 chaos: setup ## what a run survives: KILLS random kills, cut links, a full disk, NaN, on emulated hosts (as root)
 	@$(PYTHON) -m yolo.bench.chaos --kills $(KILLS) --seed $(SEED)

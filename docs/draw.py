@@ -1,10 +1,9 @@
-"""Draw the pages' figures that no command of theirs writes: `python docs/draw.py`, after `make train`.
+"""Draw the pages' figures that no command of theirs writes: `python -m docs.draw`, after `make train`.
 
-`data-flow.svg`: how a recipe becomes a run. `trade.svg`: the table of strategies in strategies.md. `training.png` and
-`detections.jpg`: the demo's newest run, and its detections in some of the validation images.
+`data-flow.svg`: how a recipe becomes a run. `training.png` and `detections.jpg`: the demo's newest run, and its detections
+in some of the validation images.
 """
 
-import re
 from pathlib import Path
 
 import cv2
@@ -47,15 +46,6 @@ ARROWS = (
 WIDTH, HEIGHT = 0.78, 0.52
 RUN_FOLDER = Path("runs/demo/latest")
 IMAGES = Path("data/demo/images")
-PLACES = {
-    "stage 0": (-8, 10),
-    "overlapped": (8, 10),
-    "ZeRO-1 to owners": (8, -14),
-    "overlapped, bf16": (8, -12),
-    "1-bit Adam": (-8, 12),
-    "PowerSGD": (-8, -8),
-}
-"""Where names stand, in points from their mark, if not to its right."""
 SHOWN = range(2, 7)
 """Numbers of the validation images that are shown, one beside the other."""
 
@@ -91,48 +81,6 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPa
     return FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=12, color=PALE, lw=1.2)
 
 
-def trade_rows() -> list[tuple[str, float, float, float]]:
-    """Name, MB per step per rank, times as fast as stage 0, and AP, of the table in strategies.md."""
-    rows = []
-    for line in (DOCS / "strategies.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 4 and re.fullmatch(r"[\d.]+", cells[1]):
-            name = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", cells[0])
-            rows.append((name, *map(float, cells[1:])))
-    return rows
-
-
-def trade() -> Figure:
-    """What a faster step costs in AP."""
-    rows = trade_rows()
-    drawing = Figure(figsize=(8, 4.4), layout="constrained")
-    axes = drawing.subplots()
-    axes.axhline(rows[0][3], color=PALE, lw=0.8, ls=":")
-    for name, megabytes, speed, ap in rows:
-        axes.plot(speed, ap, "o", color=INK if name == rows[0][0] else "#2f6fdb", ms=7)
-        axes.annotate(
-            f"{name}\n{megabytes:g} MB",
-            (speed, ap),
-            xytext=PLACES.get(name, (8, 0)),
-            textcoords="offset points",
-            ha="right" if PLACES.get(name, (8, 0))[0] < 0 else "left",
-            va="center",
-            fontsize=9,
-            color=INK,
-        )
-    axes.set_xscale("log")
-    axes.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-    axes.set_xlim(0.3, 40)
-    axes.set_ylim(0, 0.72)
-    axes.set_xlabel("times as fast as stage 0, a step at 100 Mbit/s")
-    axes.set_title(
-        "AP of the demo after 20 epochs; MB sent per step per rank", fontsize=11, loc="left"
-    )
-    axes.grid(color="#edf0f3", lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    return drawing
-
-
 def detections() -> np.ndarray:
     """The demo's detections, (height, width, 3) BGR."""
     detector = load_detector(RUN_FOLDER / "weights/best.safetensors")
@@ -149,8 +97,7 @@ def detections() -> np.ndarray:
 def main() -> None:
     """Write the figures; the same input gives the same file."""
     rcParams["svg.hashsalt"] = "docs"
-    for name, drawing in (("data-flow", data_flow()), ("trade", trade())):
-        drawing.savefig(FIGURES / f"{name}.svg", metadata={"Date": None}, facecolor="white")
+    data_flow().savefig(FIGURES / "data-flow.svg", metadata={"Date": None}, facecolor="white")
     chart = training_chart(read_history(RUN_FOLDER / "metrics.jsonl"))
     (FIGURES / "training.png").write_bytes(chart)
     cv2.imwrite(str(FIGURES / "detections.jpg"), detections())

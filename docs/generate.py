@@ -1,13 +1,19 @@
 """Write the generated pages: `keys.md` from the schema, `recipes/` from each recipe's file and the planner.
 
-`make docs` and `make configs` call it. The pages are in the repository, so that they can be read there too.
+In other pages it writes what stands between `<!-- generated: ... -->` and `<!-- end -->`: the measured AP. `make configs`
+calls it. The pages are in the repository, so that they can be read there too.
 """
 
 import re
 import shutil
+import statistics
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from docs.trade import write_trade
+from yolo.bench.accuracy import markdown
+from yolo.planner.accuracy import LOSS_BOUND, REFERENCE, SHIPPED, MeasuredAccuracy
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import make_plan, resolve_for
 from yolo.planner.prediction import Data, Prediction, predict
@@ -35,6 +41,9 @@ FAMILIES = {
 """Title of each folder of recipes."""
 LABELS = ("Data", "Run", "Change")
 """Words that begin a line of a recipe's first comment; its other lines say when to choose it."""
+WITH_AP = ("../README.md", "strategies.md", "results.md")
+"""Pages, relative to docs/, with generated parts."""
+GENERATED = re.compile(r"(?<=<!-- generated: )(\w+) -->\n(.*?)(?=<!-- end -->)", re.DOTALL)
 COSTS = (
     *("cluster", "ms per step", "of it communication", "MB sent per step per rank", "GB per rank"),
     "images/s",
@@ -56,9 +65,58 @@ def pages() -> dict[str, str]:
     """The text of every generated page, by its path relative to docs/."""
     recipes = {str(path.with_suffix(".md")): recipe_page(path) for path in recipe_paths()}
     texts = {"recipes/index.md": index(), **recipes}
-    return {"keys.md": reference_page()} | {
+    measured = MeasuredAccuracy.read(SHIPPED)
+    filled = {
+        name: with_accuracy((DOCS / name).read_text(encoding="utf-8"), measured) for name in WITH_AP
+    }
+    return {"keys.md": reference_page(), **filled} | {
         name: "\n".join(lines) + "\n" for name, lines in texts.items()
     }
+
+
+def with_accuracy(text: str, measured: MeasuredAccuracy) -> str:
+    """A page's text with its generated parts written again.
+
+    `strategies` is a table: its columns `AP` and `MB per step per rank` are filled, each row found by the recipe that it
+    links to, and a summary follows. `accuracy` is a table with each seed's AP.
+    """
+
+    def part(found: re.Match) -> str:
+        name, content = found.groups()
+        if name == "accuracy":
+            lines = markdown(measured).splitlines()
+        else:
+            table = [line for line in content.splitlines() if line.startswith("|")]
+            lines = [*_with_ap(table, measured), "", *_summary(measured)]
+        return "\n".join([f"{name} -->", "", *lines, "", ""])
+
+    return GENERATED.sub(part, text)
+
+
+def _with_ap(table: list[str], measured: MeasuredAccuracy) -> Iterator[str]:
+    head, rule, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table)
+    yield from ("| " + " | ".join(head) + " |", "|" + "|".join(rule) + "|")
+    for row in rows:
+        (name,) = re.findall(r"/(\w+)\.md\)", row[0])
+        runs = measured.strategies[REFERENCE if name == "demo" else name]
+        ap = statistics.fmean(run.ap for run in runs)
+        megabytes = statistics.fmean(run.wire_bytes_per_step_per_rank for run in runs) / 1e6
+        cells = dict(zip(head, row, strict=True))
+        figures = {"AP": f"{ap:.3f}", "MB per step per rank": f"{megabytes:.3g}"}
+        yield _row(*(figures.get(heading, cell) for heading, cell in cells.items()))
+
+
+def _summary(measured: MeasuredAccuracy) -> list[str]:
+    setup, seeds = measured.setup, len(measured.strategies[REFERENCE])
+    losing = [name for name in measured.strategies if measured.change(name) < -LOSS_BOUND]
+    names = ", ".join(f"`{name}`" for name in losing)
+    lost = f"{names} lost more than {LOSS_BOUND} AP: no plan puts them first"
+    text = (
+        f"AP: mean of {seeds} {'seed' if seeds == 1 else 'seeds'} of `{setup.base}`, {setup.images} images, {setup.epochs} epochs, "
+        f"{setup.ranks} ranks{f' ({measured.note})' if measured.note else ''}. "
+        f"{lost if losing else f'No strategy lost more than {LOSS_BOUND} AP'}."
+    )
+    return textwrap.wrap(text, 120, break_on_hyphens=False)
 
 
 def index() -> Iterator[str]:
@@ -98,6 +156,8 @@ def recipe_page(path: Path) -> Iterator[str]:
         f"DeepSpeed gets [{config}]({root}{config}). `yolo config {path}` prints every value with its origin, and the "
         f"[reference]({docs}keys.md) explains each key."
     )
+    if family(path) == "communication":
+        yield from ("", "## What AP it keeps", "", *_kept(path.stem))
     yield from ("", "## What it costs", "", *_costs(path, f"{docs}planner.md"))
 
 
@@ -121,6 +181,18 @@ def _commands(path: Path, run: str) -> Iterator[str]:
     found = re.search(r'SET="(.*)"', run)
     words = " ".join([str(path), *([found[1]] if found else [])])
     yield from (f"yolo check {words}", f"yolo train {words}")
+
+
+def _kept(name: str) -> Iterator[str]:
+    measured = MeasuredAccuracy.read(SHIPPED)
+    aps = {
+        strategy: ", ".join(f"{run.ap:.3f}" for run in measured.strategies[strategy])
+        for strategy in (name, REFERENCE)
+    }
+    yield (
+        f"AP {aps[name]}, against {aps[REFERENCE]} of the reference without it: {measured.change(name):+.3f} in the mean."
+    )
+    yield from ("", f"Measured on {measured.described}.")
 
 
 def _costs(path: Path, planner: str) -> Iterator[str]:
@@ -156,6 +228,7 @@ def main() -> None:
         page = DOCS / name
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
+    write_trade()
 
 
 if __name__ == "__main__":

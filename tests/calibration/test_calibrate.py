@@ -93,6 +93,7 @@ def test_a_run_chooses_its_strategy_and_sets_what_was_predicted_beside_what_it_m
     assert "strategy auto: " in ended.output
     plan: dict[str, Any] = ended.read("plan.json")
     first = plan["ranked"][0]
+    assert first["keeps_ap"]
     recipe = YAML(typ="safe").load(ended.folder / "recipe.yaml")
     assert recipe["strategy"] == "as_written"
     for override in first["overrides"]:

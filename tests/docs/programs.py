@@ -31,6 +31,7 @@ HERE = ("cluster.nodes=1", "cluster.processes_per_node=2", "cluster.backend=gloo
 """The same for what runs on machines that are not there."""
 FEWER = {
     "yolo.bench": ("--hosts", "2"),
+    "yolo.bench.accuracy": ("--strategies", "reference", "--seeds", "0"),
     "yolo.bench.batch_scaling": ("--batches", "8"),
     "yolo.bench.chaos": (
         *("--seed", "0", "--kills", "0", "--faults", "nan", "--nan", "0.2", "--nan-seeds", "0"),
@@ -53,7 +54,10 @@ FEWER = {
 """Put in the place of a benchmark's own arguments; {demo} is the demo data set."""
 EMULATED = ("yolo.bench", "yolo.bench.chaos", "yolo.bench.communication", "yolo.bench.plan")
 """Benchmarks on emulated hosts."""
-OF_RECIPES = ("yolo.bench", "yolo.bench.batch_scaling", "yolo.bench.speed", "yolo.bench.streaming")
+OF_RECIPES = (
+    *("yolo.bench", "yolo.bench.accuracy", "yolo.bench.batch_scaling"),
+    *("yolo.bench.speed", "yolo.bench.streaming"),
+)
 UNSOUND = "`yolo check` says what is wrong with its recipe"
 Command = tuple[list[str], str]
 """Words, and the folder to run them in."""

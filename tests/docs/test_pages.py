@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from docs.generate import pages
+from docs.generate import pages, with_accuracy
 from tests.conftest import REPOSITORY
+from tests.planner.conftest import measured_accuracy
 
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "recipes/README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
@@ -64,6 +65,21 @@ def test_the_generated_pages_are_fresh() -> None:
         for path in (REPOSITORY / "docs/recipes").rglob("*.md")
     }
     assert found == {name for name in expected if name.startswith("recipes/")}
+
+
+def test_measured_ap_is_written_into_the_columns_of_a_table() -> None:
+    table = (
+        "<!-- generated: strategies -->\n"
+        "| recipe | AP | as fast |\n|---|---|---|\n"
+        "| [demo](docs/recipes/demo.md) | ? | 1 |\n"
+        "| [PowerSGD](docs/recipes/communication/powersgd.md) | ? | 6.6 |\n<!-- end -->\n"
+    )
+    text = with_accuracy(table, measured_accuracy(powersgd=-0.1))
+    assert "| [demo](docs/recipes/demo.md) | 0.610 | 1 |" in text
+    assert "| [PowerSGD](docs/recipes/communication/powersgd.md) | 0.510 | 6.6 |" in text
+    assert "`powersgd` lost more than 0.01 AP" in text
+    assert with_accuracy(text, measured_accuracy(powersgd=-0.1)) == text
+    assert "No strategy lost more than 0.01 AP" in with_accuracy(text, measured_accuracy())
 
 
 def test_every_page_is_in_the_sites_list() -> None:

@@ -3,6 +3,10 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import REPOSITORY
+from yolo.bench.accuracy import stated
+from yolo.planner.accuracy import REFERENCE, AccuracyRun, AccuracySetup, MeasuredAccuracy
+from yolo.planner.cost.strategies import strategy_of
 from yolo.planner.profile import (
     Accelerator,
     ClusterProfile,
@@ -11,6 +15,7 @@ from yolo.planner.profile import (
     Point,
     Workload,
 )
+from yolo.recipe import prepare
 
 Launch = Callable[..., Any]
 
@@ -68,3 +73,31 @@ def measurement(ranks: int, gbps: float, seconds_per_megabyte: float) -> Measure
         local_seconds={"stage0": 0.002, "overlapped": 0.003},
         collectives=dict.fromkeys(kinds, points),
     )
+
+
+def measured_accuracy(**changes: float) -> MeasuredAccuracy:
+    """A synthetic measurement of the shipped recipes: these change AP by so much, the others by nothing."""
+    base = REPOSITORY / "recipes/demo.yaml"
+    recipes = {path.stem: path for path in (base.parent / "communication").glob("*.yaml")}
+    assert not changes.keys() - recipes.keys()
+    runs = []
+    for name in (REFERENCE, *sorted(recipes)):
+        own = stated(recipes[name]) if name in recipes else ()
+        recipe = prepare(base, ("precision.dtype=bf16", *own)).resolved.recipe
+        cost = strategy_of(recipe)
+        runs += [
+            AccuracyRun(
+                **{"strategy": name, "overrides": own, "key": cost.key, "digest": "", "seed": seed},
+                **{"settings": cost.learning_settings_of(recipe), "precision": "bf16"},
+                **{"steps": 100, "ap": 0.6 + 0.02 * seed + changes.get(name, 0.0), "ap50": 0.9},
+                **{"wire_bytes_per_step_per_rank": 1e6, "wire_bytes_per_rank": 1e8},
+                wall_seconds=60.0,
+            )
+            for seed in (0, 1)
+        ]
+    setup = AccuracySetup(
+        **{"base": "synthetic.yaml", "overrides": (), "images": 100, "classes": 3, "variant": "n"},
+        **{"image_size": 64, "epochs": 9, "ranks": 2, "global_batch": 16, "optimizer": "AdamW"},
+        **{"processor": "synthetic", "torch_version": "2", "deepspeed_version": "0"},
+    )
+    return MeasuredAccuracy(setup, tuple(runs), "none", "2026-01-01")

@@ -77,14 +77,14 @@ def compressed(ranks: DistributedContext) -> dict[str, Any]:
     torch.manual_seed(5)
     tensors = [torch.randn(700), torch.randn(16), torch.randn(33, 40)]
     layout = BlockLayout(tensors, ranks.world_size)
-    mean = CompressedAllReduce(layout, torch.float64)
+    mean = CompressedAllReduce(layout, torch.float64, extras=1)
     inputs, received = layout.vector(torch.float64), layout.vector(torch.float64)
     for step in range(30):
         vector = layout.vector(torch.float64)
         for view, tensor in zip(layout.views(vector), tensors, strict=True):
             view.copy_(tensor * (1 + ranks.rank + 0.1 * step))
         inputs += vector
-        scalars = mean.average(vector, torch.tensor(float(ranks.rank)))
+        scalars = mean.average(vector, torch.tensor([float(ranks.rank)]))
         received += vector
     left = layout.vector(torch.float64)
     left += mean.worker_error
@@ -97,7 +97,7 @@ def compressed(ranks: DistributedContext) -> dict[str, Any]:
     return {
         "balance": float(balance[layout.is_real].abs().max() / expected.abs().max()),
         "left": float((server + left / 2)[layout.is_real].norm() / expected.norm()),
-        "notes": scalars.tolist(),
+        "notes": scalars.flatten().tolist(),
         "same": is_same_everywhere(vector[layout.is_real]),
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from yolo.cli.arguments import Commands, add_command, add_recipe, count, one_recipe
 
-ALLOWED = ("same", "rounded", "compressed", "local", "otherwise")
+ALLOWED = ("same", "rounded", "compressed", "local", "other-optimizer")
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,6 +26,7 @@ def add_commands(commands: Commands) -> None:
     )
     plan.add_argument(
         "--allow",
+        type=lambda word: "other-optimizer" if word == "otherwise" else word,  # its earlier name
         choices=ALLOWED,
         default="compressed",
         help="how far a strategy may differ from averaging exact gradients in each step (default compressed)",

@@ -9,9 +9,11 @@ To add a way of averaging gradients:
 2. its name in `Reducer`, and in `only_for` of the settings that it uses: `yolo/recipe/schema/distributed.py`. The
    docstring of `reducer` there is its row in the documentation;
 3. a line in `STRATEGIES`: `yolo/training/engine/build.py`;
-4. its costs in `STRATEGY_COSTS`: `yolo/planner/cost/strategies.py`. `yolo plan`, `yolo calibrate`, the benchmarks and the
-   test that compares predicted with recorded messages then know it;
-5. a recipe in `recipes/communication/`. `make configs` writes its DeepSpeed JSON and the reference of recipe keys;
+4. its costs, its `fidelity` and its `learning_settings` in `STRATEGY_COSTS`: `yolo/planner/cost/strategies.py`. `yolo plan`,
+   `yolo calibrate`, the benchmarks and the test that compares predicted with recorded messages then know it;
+5. a recipe in `recipes/communication/`. `make configs` writes its DeepSpeed JSON and the reference of recipe keys.
+   `make bench-accuracy` measures the AP that it keeps, and with `SET=--ship` hands it to the planner and the pages: until
+   then no plan puts the strategy first;
 6. a test with real ranks in `tests/training/`, whose fixture `run` trains through the launcher: what it learns against
    `reducer: deepspeed`, and its bytes. `checkpointing/test_resume.py` resumes each reducer by itself.
 

@@ -49,6 +49,7 @@ PLAIN = (
     *("zero.reduce_bucket_size=auto", "zero.use_multi_rank_bucket_allreduce=true"),
     *("communication.reducer=deepspeed", "communication.data_type=auto"),
     *("communication.bucket_size=auto", "communication.sync_every=1"),
+    "communication.outer_one_bit=false",
 )
 """Undo the strategy that a recipe has chosen; its optimizer stays."""
 

@@ -1,4 +1,7 @@
-"""Rank the strategies for a recipe on a cluster, and explain why the first is first; `strategy: auto` takes it."""
+"""Rank the strategies for a recipe on a cluster, and explain why the first is first; `strategy: auto` takes it.
+
+First is the fastest of those that keep the AP (`accuracy`).
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from yolo.errors import RecipeError
+from yolo.planner.accuracy import LOSS_BOUND, SHIPPED, KeptAccuracy, MeasuredAccuracy
 from yolo.planner.candidates import AS_WRITTEN, Candidate, candidates
 from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.dataset_size import data_of
@@ -31,6 +35,7 @@ class Ranked(Candidate):
     prediction: Prediction
     fits: bool
     """Whether it fits into a rank's memory."""
+    accuracy: KeptAccuracy
 
     def as_json(self) -> dict[str, Any]:
         """For `yolo plan --json`."""
@@ -41,6 +46,9 @@ class Ranked(Candidate):
             "overrides": list(self.overrides),
             "learns": self.fidelity.value,
             "fits": self.fits,
+            "ap_kept": str(self.accuracy),
+            "ap_change": self.accuracy.change,
+            "keeps_ap": self.accuracy.is_kept,
             **costs,
         }
 
@@ -60,6 +68,8 @@ class Plan:
     ddp: Prediction
     """torch's DistributedDataParallel, which the public trainer uses: for comparison, not a choice here."""
     reasons: tuple[str, ...]
+    measured: MeasuredAccuracy
+    """Where the strategies' AP comes from."""
 
     @property
     def first(self) -> Ranked:
@@ -79,6 +89,11 @@ class Plan:
             "ranked": [each.as_json() for each in self.ranked],
             "beside": [each.as_json() for each in self.excluded],
             "reasons": list(self.reasons),
+            "accuracy": {
+                "loss_bound": LOSS_BOUND,
+                "described": self.measured.described,
+                "setup": asdict(self.measured.setup),
+            },
         }
         return json.dumps(content, indent=1)
 
@@ -93,13 +108,15 @@ class Choice:
     plan: Plan
 
 
-def choose(resolved: ResolvedRecipe, data: Data | None = None) -> Choice:
+def choose(
+    resolved: ResolvedRecipe, data: Data | None = None, measured: MeasuredAccuracy | None = None
+) -> Choice:
     """Choose the first strategy of the plan for the recipe's profile, on the ranks it is resolved for.
 
-    It adds no local steps and no other kind of optimizer to the recipe. The same on every rank: it depends on the recipe,
-    the profile and the data only. Raises PlanError if the profile cannot be read.
+    It adds no local steps, no other kind of optimizer, and nothing that does not keep the AP. The same on every rank: it
+    depends on the recipe, the profile, the data and `measured` only. Raises PlanError if the profile cannot be read.
     """
-    plan = make_plan(resolved.loaded, profile_of(resolved), data=data)
+    plan = make_plan(resolved.loaded, profile_of(resolved), data=data, measured=measured)
     first = plan.first
     reason = f"strategy auto: {first.label} ({' '.join(first.overrides) or 'as written'})"
     return Choice((*first.overrides, "strategy=as_written"), (reason, *plan.reasons), plan)
@@ -110,11 +127,14 @@ def make_plan(
     profile: ClusterProfile,
     allowed: GradientFidelity = GradientFidelity.COMPRESSED,
     data: Data | None = None,
+    measured: MeasuredAccuracy | None = None,
 ) -> Plan:
     """Predict all strategies, and rank those whose gradients are as close as `allowed` or closer.
 
-    Raises RecipeError if the recipe cannot be launched on the profile's ranks.
+    `measured` says what AP they keep; None: the shipped measurement. Raises RecipeError if the recipe cannot be launched on
+    the profile's ranks.
     """
+    measured = measured or MeasuredAccuracy.read(SHIPPED)
     written = resolve_for(profile, loaded)
     data = data or data_of(written.recipe)
     before = _stated(written)
@@ -124,7 +144,8 @@ def make_plan(
             resolved = resolve_for(profile, loaded, *candidate.overrides)
         except RecipeError:  # rules refuse the strategy for this recipe
             continue
-        ranked = _ranked(profile, before, resolved, candidate, data)
+        accuracy = measured.kept(resolved.recipe)
+        ranked = _ranked(profile, before, resolved, candidate, data, accuracy)
         by_overrides.setdefault(ranked.overrides, ranked)
     found = sorted(by_overrides.values(), key=lambda each: each.prediction.run_hours)
     choices = _best_first([each for each in found if each.fidelity <= allowed])
@@ -137,9 +158,10 @@ def make_plan(
         excluded=tuple(excluded),
         ddp=predict_ddp(profile, written.recipe, data),
         reasons=(
-            *_reasons(profile, choices, excluded),
+            *_reasons(profile, choices, excluded, measured),
             *_sync_batchnorm_reason(profile, loaded, choices[0], data),
         ),
+        measured=measured,
     )
 
 
@@ -167,6 +189,7 @@ def _ranked(
     resolved: ResolvedRecipe,
     candidate: Candidate,
     data: Data,
+    accuracy: KeptAccuracy,
 ) -> Ranked:
     after = _stated(resolved)
     last = {tuple(text.split("=")[0].split(".")): text for text in candidate.overrides}
@@ -179,12 +202,18 @@ def _ranked(
         candidate.fidelity if needed else GradientFidelity.SAME,
         prediction=prediction,
         fits=prediction.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9,
+        accuracy=accuracy,
     )
 
 
 def _best_first(found: list[Ranked]) -> list[Ranked]:
-    """Move the plan's choice to the front: of those that fit and are about as fast as the fastest, the least change."""
-    fitting = [each for each in found if each.fits] or found
+    """Move the plan's choice to the front: of those that keep the AP, fit and are about as fast as the fastest, the least change.
+
+    If none keeps the AP, it is the recipe as written.
+    """
+    kept = [each for each in found if each.accuracy.is_kept]
+    kept = kept or [each for each in found if not each.overrides]
+    fitting = [each for each in kept if each.fits] or kept
     fastest = fitting[0].prediction.run_hours
     alike = [each for each in fitting if each.prediction.run_hours <= fastest * (1 + ALIKE)]
     first = min(alike, key=lambda each: (each.fidelity, len(each.overrides)))
@@ -192,7 +221,10 @@ def _best_first(found: list[Ranked]) -> list[Ranked]:
 
 
 def _reasons(
-    profile: ClusterProfile, ranked: Sequence[Ranked], excluded: Sequence[Ranked]
+    profile: ClusterProfile,
+    ranked: Sequence[Ranked],
+    excluded: Sequence[Ranked],
+    measured: MeasuredAccuracy,
 ) -> Iterator[str]:
     if profile.ranks == 1:
         yield "one rank communicates nothing"
@@ -217,12 +249,15 @@ def _reasons(
         yield f"{network}: {first.label} is enough; more compression could save {share:.0%} at most"
     yield from _one_bit_inequality([*ranked, *excluded])
     if not first.fits:
-        yield "no strategy fits into memory: use a smaller train.micro_batch or a smaller model"
-    bold = next((each for each in excluded if each.fits), None)
+        yield (
+            "no strategy that keeps the AP fits into memory: use a smaller train.micro_batch or a smaller model"
+        )
+    yield from _passed_over(first, [*ranked, *excluded], measured)
+    bold = next((each for each in excluded if each.fits and each.accuracy.is_kept), None)
     if bold and (gain := costs.run_hours / bold.prediction.run_hours) > 1 + ALIKE:
         yield (
-            f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more ({bold.fidelity.value}); to "
-            f"allow it: --allow {bold.fidelity.value}"
+            f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more; to allow it: --allow "
+            f"{bold.fidelity.value}"
         )
 
 
@@ -239,6 +274,37 @@ def _sync_batchnorm_reason(
         f"SyncBatchNorm inside a node adds {added * 1e3:.1f} ms per step to {first.label}; with model.sync_batchnorm=false "
         f"each rank would normalise by its own {recipe.train.micro_batch} images, and learn something else"
     )
+
+
+def _passed_over(
+    first: Ranked, strategies: Sequence[Ranked], measured: MeasuredAccuracy
+) -> Iterator[str]:
+    """The recipe as written, if it lost AP; the fastest strategy that did, and the fastest whose AP is not known."""
+    for each in strategies:
+        change = each.accuracy.change
+        if not each.overrides and change is not None and not each.accuracy.is_kept:
+            yield f"warning: {each.label}: this strategy lost {-change:.3f} AP on {measured.setup.base}"
+    faster = sorted(
+        (
+            each
+            for each in strategies
+            if each.fits
+            and not each.accuracy.is_kept
+            and each.prediction.run_hours * (1 + ALIKE) < first.prediction.run_hours
+        ),
+        key=lambda each: each.prediction.run_hours,
+    )
+    lost = (each for each in faster if each.accuracy.change is not None)
+    unknown = (each for each in faster if each.accuracy.change is None)
+    for each in filter(None, (next(lost, None), next(unknown, None))):
+        change = each.accuracy.change
+        gain = first.prediction.run_hours / each.prediction.run_hours
+        why = (
+            "its AP was not measured with these settings (python -m yolo.bench.accuracy measures it)"
+            if change is None
+            else f"lost {-change:.3f} AP on {measured.setup.base}, more than the {LOSS_BOUND} allowed"
+        )
+        yield f"{each.label} would be {gain:.2f} times as fast, but {why}"
 
 
 def _one_bit_inequality(strategies: Sequence[Ranked]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.table import Table
 
+from yolo.planner.accuracy import LOSS_BOUND
 from yolo.planner.plan import Plan, Ranked
 from yolo.planner.prediction import Prediction
 
@@ -19,6 +20,8 @@ def print_plan(plan: Plan, most: int) -> None:
     console = Console(width=None if Console().is_terminal else FILE_WIDTH)
     console.print(f"{_heading(plan)}\n", highlight=False)
     console.print(_plan_table(plan, most))
+    if plan.profile.ranks > 1:
+        console.print(f"\n{_measurement(plan)}", highlight=False, soft_wrap=True)
     console.print(f"\nMemory per rank with {plan.first.label}:", highlight=False)
     console.print(_memory_table(plan.first.prediction))
     console.print("\nWhy:", highlight=False)
@@ -28,7 +31,7 @@ def print_plan(plan: Plan, most: int) -> None:
 
 def _plan_table(plan: Plan, most: int) -> Table:
     """The best `most` strategies, the recipe as written, and torch's DDP."""
-    headings = ("", "strategy", *_figures(plan.ddp), "settings")
+    headings = ("", "strategy", "AP kept", *_figures(plan.ddp), "settings")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         justify = "left" if heading in ("strategy", "settings") else "right"
@@ -39,7 +42,9 @@ def _plan_table(plan: Plan, most: int) -> Table:
     for number, each in enumerate(shown, start=1):
         label = each.label if each.fits else f"{each.label} (does not fit)"
         table.add_row(str(number), label, *_cells(each))
-    table.add_row("", "torch DDP, for comparison", *_figures(plan.ddp).values(), "")
+    table.add_row(
+        "", "torch DDP, for comparison", "same gradients", *_figures(plan.ddp).values(), ""
+    )
     for each in list(_without_twins(plan.excluded))[:2]:
         label = f"{each.label} (needs --allow {each.fidelity.value})"
         table.add_row("", label, *_cells(each), style="dim")
@@ -47,7 +52,8 @@ def _plan_table(plan: Plan, most: int) -> Table:
 
 
 def _cells(ranked: Ranked) -> list[str]:
-    return [*_figures(ranked.prediction).values(), " ".join(ranked.overrides)]
+    figures = _figures(ranked.prediction).values()
+    return [str(ranked.accuracy), *figures, " ".join(ranked.overrides)]
 
 
 def _figures(costs: Prediction) -> dict[str, str]:
@@ -91,6 +97,14 @@ def _heading(plan: Plan) -> str:
     )
 
 
+def _measurement(plan: Plan) -> str:
+    """Where the column `AP kept` comes from, in one line."""
+    return (
+        f"AP kept: change of AP, measured on {plan.measured.described}. A strategy that lost more than {LOSS_BOUND}, or changes "
+        "the gradients and was not measured, is not put first."
+    )
+
+
 def _without_twins(ranked: Sequence[Ranked]) -> Iterator[Ranked]:
     shown: list[Ranked] = []
     for each in ranked:
@@ -100,6 +114,7 @@ def _without_twins(ranked: Sequence[Ranked]) -> Iterator[Ranked]:
             and other.prediction.run_hours <= each.prediction.run_hours * (1 + TWIN)
             and len(other.overrides) < len(each.overrides)
             and other.fits
+            and other.accuracy.is_kept >= each.accuracy.is_kept
             for other in shown
         ):
             shown.append(each)

@@ -18,9 +18,9 @@ def beside_other_work(speedup: float, seed: int) -> Callable[[str], float]:
 
     def seconds_in(dtype: str) -> float:
         nonlocal slowdown
-        if noise.random() < 0.2:
+        if noise.random() < 0.1:
             slowdown = noise.uniform(1.0, 4.0)
-        spike = 0.5 if noise.random() < 0.1 else 0.0
+        spike = 0.5 if noise.random() < 0.05 else 0.0
         return slowdown * (0.09 if dtype == "fp32" else 0.09 / speedup) + spike
 
     return seconds_in

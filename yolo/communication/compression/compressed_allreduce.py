@@ -16,7 +16,7 @@ from yolo.communication.compression.blocks import BlockLayout
 BUCKET_ELEMENTS = 2**23
 """1 MiB of signs per bucket: with a larger one the network would wait until all of it is packed."""
 _FLOAT = 4
-"""Bytes of a scale or of the extra scalar on the wire, for any type of the vector."""
+"""Bytes of a scale or of an extra number on the wire, for any type of the vector."""
 _GATHER = 0x0102040810204080
 """Times eight bytes of 0 or 1, read as one little-endian int64, this brings them into the top byte, the first lowest."""
 _INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
@@ -50,9 +50,14 @@ class CompressedAllReduce:
     """Averages vectors of one layout over all ranks; holds this rank's error feedback.
 
     With one rank nothing is sent, but the vector is compressed all the same: the cost in accuracy shows on one rank too.
+
+    Args:
+        layout: of the vectors; it divides among the ranks.
+        dtype: of the vectors.
+        extras: numbers that each rank sends to all others beside a vector.
     """
 
-    def __init__(self, layout: BlockLayout, dtype: torch.dtype) -> None:
+    def __init__(self, layout: BlockLayout, dtype: torch.dtype, extras: int = 0) -> None:
         self.ranks = dist.get_world_size()
         self.rank = dist.get_rank()
         self.layout = layout
@@ -67,22 +72,26 @@ class CompressedAllReduce:
         spans = [slice(start, min(start + step, layout.length)) for start in starts]
         errors = self.server_error.split(step // self.ranks)
         self._buckets = [
-            _CompressedBucket(self, span, error, table)
-            for span, error in zip(spans, errors, strict=True)
+            _CompressedBucket(self, span, error, table, 0 if number else extras)
+            for number, (span, error) in enumerate(zip(spans, errors, strict=True))
         ]
 
-    def average(self, vector: torch.Tensor, scalar: torch.Tensor) -> torch.Tensor:
+    def average(self, vector: torch.Tensor, extras: torch.Tensor | None = None) -> torch.Tensor:
         """Replace the vector (layout.length,) by the compressed mean, the same bits on every rank.
 
-        Returns each rank's `scalar` (ranks,) in fp32: it is sent with the vector to save the latency of another collective.
+        Returns each rank's `extras` (ranks, extras) in fp32: they are sent with the vector to save the latency of another
+        collective.
         """
+        first = self._buckets[0]
+        if extras is not None:
+            first.outgoing.extras.copy_(extras)
         for bucket in self._buckets:
-            bucket.send_signs(vector, scalar)
+            bucket.send_signs(vector)
         for bucket in self._buckets:
             bucket.send_mean()
         for bucket in self._buckets:
             bucket.receive(vector)
-        return self._buckets[0].scalars
+        return first.incoming.extras.clone()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """This rank's error feedback; without it a resumed run would lose what was not sent yet."""
@@ -95,12 +104,15 @@ class CompressedAllReduce:
 
 
 class _Message:
-    """Rows of bytes for or from each rank, with views of their parts: `words` (the scalar and the scales), `signs`."""
+    """Rows of bytes for or from each rank, with views of their parts."""
 
-    def __init__(self, rows: int, blocks: int, block: int, device: torch.device) -> None:
-        size = _FLOAT * (1 + blocks)
+    def __init__(
+        self, rows: int, blocks: int, block: int, device: torch.device, extras: int = 0
+    ) -> None:
+        size = _FLOAT * (extras + blocks)
         self.rows = torch.zeros(rows, size + blocks * block // 8, dtype=torch.uint8, device=device)
-        self.words = self.rows[:, :size].view(torch.float32)
+        numbers = self.rows[:, :size].view(torch.float32)
+        self.extras, self.scales = numbers[:, :extras], numbers[:, extras:]
         self.signs = self.rows[:, size:]
 
 
@@ -108,7 +120,12 @@ class _CompressedBucket:
     """A part of the vector that is sent, averaged and received by itself."""
 
     def __init__(
-        self, owner: CompressedAllReduce, span: slice, server_error: torch.Tensor, table: SignTable
+        self,
+        owner: CompressedAllReduce,
+        span: slice,
+        server_error: torch.Tensor,
+        table: SignTable,
+        extras: int,
     ) -> None:
         layout, ranks = owner.layout, owner.ranks
         block, device = layout.block, layout.device
@@ -125,24 +142,19 @@ class _CompressedBucket:
         self.worker_side = _SignCompressor(counts, is_real, block)
         self.server_side = _SignCompressor(counts.view(ranks, -1)[owner.rank], is_real[own], block)
         blocks = shard // block
-        self.outgoing = _Message(ranks, blocks, block, device)
-        self.incoming = _Message(ranks, blocks, block, device)
+        self.outgoing = _Message(ranks, blocks, block, device, extras)
+        self.incoming = _Message(ranks, blocks, block, device, extras)
         self.mean_out = _Message(1, blocks, block, device)
         self.mean_in = _Message(ranks, blocks, block, device)
         self.mean = torch.empty_like(server_error)
         self.scratch = torch.empty_like(self.worker_error)
         self.work = None
 
-    @property
-    def scalars(self) -> torch.Tensor:
-        return self.incoming.words[:, 0].clone()
-
-    def send_signs(self, vector: torch.Tensor, scalar: torch.Tensor) -> None:
+    def send_signs(self, vector: torch.Tensor) -> None:
         """Compress this rank's vector and send each shard to the rank that averages it."""
         compensated = torch.add(vector[self.span], self.worker_error, out=self.worker_error)
         scales, signs = self.worker_side.compress(compensated, self.scratch)
-        self.outgoing.words[:, 0] = scalar
-        self.outgoing.words[:, 1:] = scales.view(self.ranks, -1)
+        self.outgoing.scales.copy_(scales.view(self.ranks, -1))
         self.outgoing.signs.copy_(signs.view(self.ranks, -1))
         if self.ranks == 1:
             self.incoming.rows.copy_(self.outgoing.rows)
@@ -154,15 +166,13 @@ class _CompressedBucket:
     def send_mean(self) -> None:
         """Average what the ranks sent of this rank's shard; compress the mean and send it to all."""
         self._wait()
-        scratch = self.scratch[: self.mean.numel()]
-        mean = self.mean.zero_().view(-1, self.block)
-        for scales, signs in zip(self.incoming.words[:, 1:], self.incoming.signs, strict=True):
-            unpacked = self.table.unpack(signs, scratch).view(-1, self.block)
-            mean.addcmul_(unpacked, scales.to(mean.dtype)[:, None])
-        self.mean.div_(self.ranks)
-        compensated = self.server_error.add_(self.mean)
-        scales, signs = self.server_side.compress(compensated, scratch)
-        self.mean_out.words[0, 1:] = scales
+        received = self.table.unpack(self.incoming.signs.reshape(-1), self.scratch)
+        scales = self.incoming.scales.to(received.dtype)[:, :, None]
+        received.view(self.ranks, -1, self.block).mul_(scales)
+        torch.sum(received.view(self.ranks, -1), 0, out=self.mean)
+        compensated = self.server_error.add_(self.mean.div_(self.ranks))
+        own_scales, signs = self.server_side.compress(compensated, self.mean)
+        self.mean_out.scales[0] = own_scales
         self.mean_out.signs[0] = signs
         if self.ranks == 1:
             self.mean_in.rows.copy_(self.mean_out.rows)
@@ -174,7 +184,7 @@ class _CompressedBucket:
     def receive(self, vector: torch.Tensor) -> None:
         """Write the mean of every shard into the vector."""
         self._wait()
-        scales = self.mean_in.words[:, 1:].reshape(-1, 1).to(vector.dtype)
+        scales = self.mean_in.scales.reshape(-1, 1).to(vector.dtype)
         values = self.table.unpack(self.mean_in.signs.reshape(-1), vector[self.span])
         values.view(-1, self.block).mul_(scales)
 

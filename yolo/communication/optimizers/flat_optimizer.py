@@ -1,5 +1,6 @@
 """The shared part of the 1-bit optimizers: gradients, moments and updates as one vector, and the engine's all-reduce."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from yolo.communication.coalesced import copy_gradients
 from yolo.communication.compression.blocks import BlockLayout
 from yolo.communication.compression.compressed_allreduce import CompressedAllReduce
+from yolo.communication.optimizers.gradient_coherence import SKETCH, GradientCoherence
 from yolo.communication.strategy import DeepSpeedEngine, SyncStrategy
 
 VARIANCE_FLOOR = 0.01
@@ -64,21 +66,24 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         )
         self._moments = [{"exp_avg": first, "exp_avg_sq": second} for first, second in moments]
         self.state.update(zip(self.parameters, map(dict, self._moments), strict=True))
-        self.compressed = CompressedAllReduce(self.layout, dtype)
+        self.compressed = CompressedAllReduce(self.layout, dtype, extras=1 + SKETCH)
+        self.coherence = GradientCoherence(dist.get_world_size(), self.layout.device)
+        self.norm = self.momentum.new_zeros(())
+        """Norm of the step's gradient before clipping: of the mean over the ranks, or of this rank's own."""
         self.overflow = False
         """Whether the last step was skipped because no rank had a finite gradient; read by DeepSpeed."""
         self._global_grad_norm: torch.Tensor | float = 0.0
         """Also read by DeepSpeed. Once gradients are no longer averaged, the root mean square over the ranks."""
         self.clipping = 0.0
-        self.has_gradient = False
-        """Whether this rank's gradient of the current step is finite."""
+        self.bound: torch.Tensor | float = math.inf
+        """Norm to which the step's gradient was clipped."""
         self._engine: DeepSpeedEngine | None = None
 
     def attach(self, engine: DeepSpeedEngine, clipping: float) -> None:
         """Take over the engine's all-reduce of gradients, and clipping (to a gradient norm, 0 for none).
 
-        Averaged gradients are clipped as usual. Afterwards each rank clips its own: the norm of a mean is at most the mean
-        of the norms, so that the bound holds for the ranks' joint contribution.
+        Averaged gradients are clipped as usual. Afterwards each rank clips its own, which is longer than the mean: the bound
+        is raised by as much (`GradientCoherence`), so that steps keep their length whatever the number of ranks.
         """
         self._engine = engine
         self.clipping = clipping
@@ -111,6 +116,11 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         """Applied optimizer steps."""
         return self.param_groups[0]["step"]
 
+    @property
+    def has_gradient(self) -> bool:  # type: ignore[override]
+        """Whether this rank's gradient of the current step is finite. On a GPU the host waits for backward."""
+        return bool(self.norm.isfinite())
+
     def set_counters(self, **values: int) -> None:
         """Set values in all parameter groups."""
         for group in self.param_groups:
@@ -119,33 +129,33 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Take one step; collective if the engine does not average the gradients."""
-        norm = self._collect_gradient()
+        self._collect_gradient()
         self.overflow = False
-        self.apply_gradient(norm)
+        self.apply_gradient()
         if not self.overflow:
             self.set_counters(step=self.step_count + 1)
             self.on_step_applied()
         self.update_engine()
 
-    def apply_gradient(self, norm: torch.Tensor) -> None:
-        """Make a step of `self.gradient`, whose norm is given."""
+    def apply_gradient(self) -> None:
+        """Make a step of `self.gradient`."""
         raise NotImplementedError
 
     def on_step_applied(self) -> None:
         """Run after a step has been applied and counted."""
 
-    def _collect_gradient(self) -> torch.Tensor:
-        """Fill `self.gradient` and clip it; returns its norm before clipping. A non-finite gradient becomes 0."""
+    def _collect_gradient(self) -> None:
+        """Fill `self.gradient` and clip it. A non-finite gradient becomes 0: the rank contributes nothing to the step."""
         copy_gradients(self.parameters, self._gradients)
         # Per tensor, because fp32 sums a million squares in sequence only to three digits.
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients)))
-        # On a GPU this waits for backward, as DeepSpeed's own check does.
-        self.has_gradient = bool(norm.isfinite())
-        if not self.has_gradient:
-            self.gradient.zero_()  # this rank contributes nothing to the step
-        elif self.clipping > 0:
-            self.gradient.mul_((self.clipping / (norm + 1e-6)).clamp_(max=1.0))
-        return norm
+        self.norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._gradients)))
+        is_finite = self.norm.isfinite()
+        self.gradient.masked_fill_(~is_finite, 0)
+        if self.clipping > 0:
+            is_mean = self.wants_averaged_gradients
+            self.bound = self.clipping / (1.0 if is_mean else self.coherence.ratio)
+            factor = (self.bound / (self.norm + 1e-6)).clamp_(max=1.0)
+            self.gradient.mul_(torch.where(is_finite, factor, 0.0))
 
     def update_momentum(self) -> None:
         """m <- beta1 m + (1 - beta1) g."""
@@ -165,17 +175,28 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
             self.update[span].mul_(-group["lr"] / correction)
             self.apply_update(views, group)
 
-    def accept_averaged(self, norm: torch.Tensor) -> bool:
+    def accept_averaged(self) -> bool:
         """Keep the norm of an averaged gradient; False if the step must be skipped."""
-        self._global_grad_norm = norm
+        self._global_grad_norm = self.norm
         self.overflow = not self.has_gradient
         return not self.overflow
 
-    def accept_local(self, norms: torch.Tensor) -> bool:
-        """The same for the norms of the ranks' own gradients (ranks,), known to all: skip if none is finite."""
-        finite = norms[norms.isfinite()]
-        self._global_grad_norm = finite.square().mean().sqrt()
-        self.overflow = finite.numel() == 0
+    def exchange(self, vector: torch.Tensor, norm: torch.Tensor) -> bool:
+        """Average a vector of momentum over the ranks, in place; False if no rank has a finite norm to give.
+
+        The norms and sketches of the ranks' gradients travel with it. On a GPU the host waits for the exchange here, and
+        nowhere before: DeepSpeed must be told whether the step is skipped.
+        """
+        sketch = self.coherence.sketch(self.gradient.view(-1, self.layout.block), self.step_count)
+        sent = self.compressed.average(vector, torch.cat([norm.reshape(1), sketch]))
+        norms, sketches = sent[:, 0], sent[:, 1:]
+        is_finite = norms.isfinite()
+        squares = torch.where(is_finite, norms, 0.0).square()
+        clipped = torch.where(is_finite, norms.clamp(max=self.bound), 0.0).square()
+        finite = is_finite.sum()
+        self._global_grad_norm = (squares.sum() / finite).sqrt()
+        self.coherence.update(sketches, clipped.sum() / finite)
+        self.overflow = not bool(finite)
         return not self.overflow
 
     def apply_update(self, views: list[torch.Tensor], group: dict[str, Any]) -> None:
@@ -212,8 +233,9 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         self.update_engine()
 
     def rank_state(self) -> dict[str, Any]:
-        return self.compressed.state_dict()
+        return {**self.compressed.state_dict(), **self.coherence.state_dict()}
 
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         if is_own:
             self.compressed.load_state_dict(state)
+            self.coherence.load_state_dict(state)

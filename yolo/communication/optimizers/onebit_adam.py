@@ -74,16 +74,16 @@ class OneBitAdam(FlatOptimizer):
         since = "" if self.frozen_at is None else f" since step {self.frozen_at}"
         return super().phase + since
 
-    def apply_gradient(self, norm: torch.Tensor) -> None:
-        if self.update_moments(norm):
+    def apply_gradient(self) -> None:
+        if self.update_moments():
             self.apply_momentum()
 
-    def update_moments(self, norm: torch.Tensor) -> bool:
+    def update_moments(self) -> bool:
         """Update both moments and the denominator; False if the step must be skipped."""
         if self.frozen_at is not None:
             self.update_momentum()
-            return self.accept_local(self.compressed.average(self.momentum, norm))
-        if not self.accept_averaged(norm):
+            return self.exchange(self.momentum, self.norm)
+        if not self.accept_averaged():
             return False
         self.update_momentum()
         self.update_variance()

@@ -60,9 +60,9 @@ class OneBitLamb(OneBitAdam):
         self.factors = torch.ones_like(self.coefficients)
         """(tensors,) multiply the kept ratios."""
 
-    def apply_gradient(self, norm: torch.Tensor) -> None:
+    def apply_gradient(self) -> None:
         self.last_momentum.copy_(self.momentum)
-        if not self.update_moments(norm):
+        if not self.update_moments():
             return
         step, was_frozen = self.step_count + 1, self.frozen_at is not None
         torch.div(self.momentum, self.denominator, out=self.update)

@@ -58,7 +58,7 @@ class ZeroOneAdam(FlatOptimizer):
         self._rates: list[float] = []
         self._decays: list[float] = []
         """Accumulated learning rates and factors of weight decay since the last sync, per group."""
-        self._had_gradient = False
+        self._had_gradient = torch.zeros((), dtype=torch.bool, device=self.momentum.device)
         """Whether this rank had a finite gradient since the last sync."""
 
     def plan(self, warmup_steps: int, steps: int) -> str:
@@ -108,10 +108,10 @@ class ZeroOneAdam(FlatOptimizer):
         doublings = (step - self.var_freeze_step) // self.local_step_scaler
         return int(min(self.local_step_clipper, 2 ** min(doublings, 32)))
 
-    def apply_gradient(self, norm: torch.Tensor) -> None:
+    def apply_gradient(self) -> None:
         step = self.step_count + 1
         if self.wants_averaged_gradients:
-            if self.accept_averaged(norm):
+            if self.accept_averaged():
                 self.update_momentum()
                 self.update_variance()
                 self._renew_denominator(step)
@@ -120,12 +120,12 @@ class ZeroOneAdam(FlatOptimizer):
         self.update_momentum()
         must_sync = step >= self.param_groups[0]["next_exchange"]
         if must_sync and not self.steps_since_sync:
-            if self.accept_local(self.compressed.average(self.momentum, norm)):
+            if self.exchange(self.momentum, self.norm):
                 self.apply_momentum()
             return
         self._local_step(step)
         if must_sync:
-            self._sync(norm)
+            self._sync()
 
     def on_step_applied(self) -> None:
         """Set the step of the next sync."""
@@ -149,9 +149,9 @@ class ZeroOneAdam(FlatOptimizer):
             self.accumulated.zero_()
             self._rates = [0.0] * len(self.param_groups)
             self._decays = [1.0] * len(self.param_groups)
-            self._had_gradient = False
+            self._had_gradient.fill_(False)
         self.steps_since_sync += 1
-        self._had_gradient |= self.has_gradient
+        self._had_gradient |= self.norm.isfinite()
         correction = 1 - self.betas[0] ** step
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, views, group) in enumerate(self.groups()):
@@ -162,14 +162,14 @@ class ZeroOneAdam(FlatOptimizer):
             self.update[span].mul_(-rate)
             self.apply_update(views, group)
 
-    def _sync(self, norm: torch.Tensor) -> None:
+    def _sync(self) -> None:
         """Average the ranks' movements since the last sync, and set all ranks to the same weights."""
         for span, rate in zip(self.spans, self._rates, strict=True):
             # At a learning rate of 0 nothing moved, and the momentum stays.
             if rate > 0:
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
-        norm = norm.nan_to_num(nan=0.0, posinf=0.0) if self._had_gradient else norm
-        self.accept_local(self.compressed.average(self.momentum, norm))
+        finite = self.norm.nan_to_num(nan=0.0, posinf=0.0)
+        self.exchange(self.momentum, torch.where(self._had_gradient, finite, self.norm))
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, views, group) in enumerate(self.groups()):
@@ -182,7 +182,7 @@ class ZeroOneAdam(FlatOptimizer):
     def flush(self) -> None:
         """Sync before its time, if ranks have taken local steps."""
         if self.steps_since_sync:
-            self._sync(torch.as_tensor(self._global_grad_norm, device=self.momentum.device))
+            self._sync()
             self._schedule_sync()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

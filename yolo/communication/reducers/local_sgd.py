@@ -75,7 +75,7 @@ class LocalSGD(SyncStrategy):
         torch._foreach_copy_(self._movements, self._anchors)
         torch._foreach_sub_(self._movements, self.parameters)
         if self._compressed is not None:
-            self._compressed.average(self.movement, self.movement.new_zeros(()))
+            self._compressed.average(self.movement)
         else:
             self.movement.div_(dist.get_world_size())
             wire = self.movement.to(self.wire_type)

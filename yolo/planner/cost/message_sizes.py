@@ -10,6 +10,7 @@ from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.model_stats import Network, Tensor
 from yolo.planner.cost.timeline import CommEvent
 from yolo.recipe.resolve.resolve import ranks_per_node
+from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 
 SCALAR_BYTES = 4
@@ -18,6 +19,8 @@ NAN_GATE_BYTES = 3 * SCALAR_BYTES
 """The anomaly guard's, per step: the loss, how many ranks want to stop, and the anomalies that ranks found locally."""
 GUARD_SYNC_BYTES = 2 * SCALAR_BYTES
 """The same without the loss, after local steps."""
+CLIPPING_NUMBERS = 17
+"""The norm and the sketch of a rank's gradient, as in yolo.communication.optimizers.flat_optimizer."""
 BLOCK = 512
 """Elements that share a scale in a 1-bit message, as in yolo.communication.compression.blocks."""
 
@@ -70,10 +73,15 @@ def one_bit_elements(network: Network, ranks: int) -> int:
 
 
 def one_bit_events(context: PlanContext) -> list[CommEvent]:
-    """Signs and scales, to the rank that averages them and back."""
+    """Signs and scales, to the rank that averages them and back; the optimizers also send a few numbers to each rank."""
     elements = one_bit_elements(context.network, context.ranks)
-    message = elements // 8 + 4 * (elements // BLOCK + context.ranks)
-    return [CommEvent(kind, message, is_waited=True) for kind in ("all_to_all", "all_gather")]
+    message = elements // 8 + SCALAR_BYTES * (elements // BLOCK)
+    is_momentum = context.recipe.optimizer.type in ONE_BIT
+    extras = SCALAR_BYTES * CLIPPING_NUMBERS * context.ranks if is_momentum else 0
+    return [
+        CommEvent("all_to_all", message + extras, is_waited=True),
+        CommEvent("all_gather", message, is_waited=True),
+    ]
 
 
 def low_rank_events(context: PlanContext) -> list[CommEvent]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import total_ordering
-from typing import Literal
+from operator import attrgetter
+from typing import Any, Literal
 
 from yolo.planner.cost.compute import LocalCost
 from yolo.planner.cost.memory import FP32, persistent_bytes
@@ -57,7 +58,7 @@ class GradientFidelity(Enum):
     """What compression drops is sent later."""
     LOCAL = "local"
     """Ranks take local steps."""
-    OTHER_OPTIMIZER = "otherwise"
+    OTHER_OPTIMIZER = "other-optimizer"
     """Another optimizer, whose learning rate has to be tuned again."""
 
     def __lt__(self, other: "GradientFidelity") -> bool:
@@ -80,12 +81,24 @@ class StrategyCost(LocalCost):
     """Steps after which the traffic of a reducer repeats."""
     fidelity: GradientFidelity = GradientFidelity.SAME
     """For reducers; those of optimizers depend on the recipe's own (`candidates`)."""
+    learning_settings: tuple[str, ...] = ()
+    """What decides its accuracy beside communication.data_type: a measured AP holds for the same values only."""
 
     def phases_of(self, context: PlanContext, warmup_share: float) -> list[Phase]:
         """A run's phases in order; it stays in the last. One rank sends nothing."""
         return (
             [synced(context, 1.0, ())] if context.ranks == 1 else self.phases(context, warmup_share)
         )
+
+    def learning_settings_of(self, recipe: Recipe) -> dict[str, Any]:
+        """What decides its accuracy, by key."""
+        keys = ("communication.data_type", *self.learning_settings)
+        return {key: attrgetter(key)(recipe) for key in keys}
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether each step takes the mean gradient, in the number format of the wire."""
+        return self.fidelity is GradientFidelity.SAME and not self.learning_settings
 
     def buffers_of(self, recipe: Recipe, network: Network, ranks: int) -> float:
         """Bytes of its buffers; one rank has none."""
@@ -192,6 +205,13 @@ def _zero_buffers(recipe: Recipe, network: Network, _: int) -> float:
     return gathered + FP32 * min(zero.reduce_bucket_size, network.elements) * buckets
 
 
+# --- what decides accuracy --------------------------------------------------------------------------------------
+
+
+def _keys(section: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{section}.{name}" for name in names)
+
+
 # --- the table --------------------------------------------------------------------------------------------------
 
 _STAGE_0 = StrategyCost(
@@ -208,11 +228,27 @@ _OVERLAPPED = StrategyCost(  # its buckets hold the gradients themselves
     key="overlapped", passes=3, hooks=1, phases=_alike(overlapped_events), buffers=_wire_bytes
 )
 _ONE_BIT_ADAM = StrategyCost(
-    key="OneBitAdam", passes=22, phases=_frozen_phases, buffers=_one_bit_buffers
+    key="OneBitAdam",
+    passes=22,
+    phases=_frozen_phases,
+    buffers=_one_bit_buffers,
+    learning_settings=_keys("optimizer", "freeze_step"),
 )
-_ZERO_ONE_ADAM = replace(_ONE_BIT_ADAM, key="ZeroOneAdam", phases=_zero_one_phases)
+_ZERO_ONE_ADAM = replace(
+    _ONE_BIT_ADAM,
+    key="ZeroOneAdam",
+    phases=_zero_one_phases,
+    learning_settings=_keys(
+        *("optimizer", "var_freeze_step", "var_update_scaler"),
+        *("local_step_scaler", "local_step_clipper"),
+    ),
+)
 _LOCAL_STEPS = StrategyCost(
-    key="local_steps", passes=10, phases=_local_phases, buffers=_local_buffers
+    key="local_steps",
+    passes=10,
+    phases=_local_phases,
+    buffers=_local_buffers,
+    learning_settings=_keys("communication", "sync_every", "outer_lr", "outer_momentum"),
 )
 
 STRATEGY_COSTS = {
@@ -233,6 +269,7 @@ STRATEGY_COSTS = {
             # The bucket, error feedback, the approximation.
             buffers=lambda recipe, network, ranks: 3 * network.fp32_bytes,
             fidelity=GradientFidelity.COMPRESSED,
+            learning_settings=_keys("communication", "powersgd_rank", "powersgd_start_step"),
         ),
         _ONE_BIT_ADAM,
         replace(_ONE_BIT_ADAM, key="OneBitLamb", passes=28),

@@ -63,10 +63,10 @@ class CommunicationSection(Section):
     """Steps of plain averaging before PowerSGD begins. `auto` is the end of the learning rate's warm-up, at least 10; torch's PowerSGD needs at least 2."""
     sync_every: Count = setting(1, unit="steps")
     """Local steps per rank between two averagings of the weights (local SGD, DiLoCo); 1 averages the gradients of each step. A round also ends with its epoch. Within a round no step waits for another rank: the loss is normalised by the rank's own boxes."""
-    outer_lr: Rate = setting(0.7, only_for=["sync_every above 1"])
-    """If sync_every is above 1: factor on the ranks' mean change of the weights since the last sync."""
-    outer_momentum: Momentum = setting(0.9, only_for=["sync_every above 1"])
-    """If sync_every is above 1: Nesterov momentum of that outer step; 0 with outer_lr 1 is plain averaging of weights."""
+    outer_lr: Auto | Rate = setting("auto", only_for=["sync_every above 1"])
+    """If sync_every is above 1: factor on the ranks' mean change of the weights since the last sync. `auto` is 1 below 100 steps, and DiLoCo's 0.7 from there on."""
+    outer_momentum: Auto | Momentum = setting("auto", only_for=["sync_every above 1"])
+    """If sync_every is above 1: Nesterov momentum of that outer step. `auto` is 0 below 100 steps, which with outer_lr 1 averages the weights, and DiLoCo's 0.9 from there on."""
     outer_one_bit: bool = setting(False, only_for=["sync_every above 1"])
     """If sync_every is above 1: send the change at one bit per element, with error feedback."""
     check_weights_every: CountOrZero = setting(0, unit="steps")

@@ -13,6 +13,7 @@ from yolo.recipe.schema.fields import (
     HueShare,
     Momentum,
     OneLine,
+    Rate,
     RateOrZero,
     Section,
     Share,
@@ -36,7 +37,7 @@ class UnresolvedRecipe(Section):
     description: OneLine = setting()
     """The purpose of the run, in one line."""
     strategy: Literal["as_written", "auto"] = setting("as_written")
-    """`auto` applies the first choice of `yolo plan` for cluster.profile to zero, communication and (among Adam's variants) optimizer.type, if it learns as the recipe does. The choice and its reasons are logged and recorded in the run's recipe.yaml."""
+    """`auto` applies the first choice of `yolo plan` for cluster.profile to zero, communication and (among Adam's variants) optimizer.type. It takes a strategy that changes the gradients only if its measured AP is within 0.01 of the reference's (the column `AP kept` of the plan). The choice and its reasons are logged and recorded in the run's recipe.yaml."""
     model: ModelSection = ModelSection()
     """The network."""
     data: DataSection = DataSection()
@@ -116,6 +117,12 @@ class ResolvedPrecision(PrecisionSection):
 class ResolvedCommunication(CommunicationSection):
     data_type: Literal["fp32", "bf16", "fp16"]
     bucket_size: Count
+    outer_lr: Rate
+    outer_momentum: Momentum
+
+
+class ResolvedEvaluation(EvaluationSection):
+    batchnorm_images: CountOrZero
 
 
 class ResolvedWandb(WandbSection):
@@ -145,5 +152,6 @@ class Recipe(UnresolvedRecipe):
     zero: ResolvedZero
     precision: ResolvedPrecision
     communication: ResolvedCommunication
+    evaluation: ResolvedEvaluation
     tracking: ResolvedTracking
     cluster: ResolvedCluster

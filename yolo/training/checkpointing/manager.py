@@ -37,13 +37,13 @@ from yolo.training.checkpointing.full_state import FullState
 from yolo.training.checkpointing.metadata import STATE, CheckpointMetadata, unreadable
 from yolo.training.checkpointing.run_directory import RunDirectory
 from yolo.training.checkpointing.train_state import TrainProgress, TrainState
+from yolo.training.engine.batchnorm import batchnorm_statistics
 from yolo.training.engine.distributed import (
     DistributedContext,
     all_gather_object,
     broadcast_object,
     run_on_main,
 )
-from yolo.training.engine.ema import batchnorm_statistics
 from yolo.training.resilience.fencing import FencingToken
 
 logger = logging.getLogger(__name__)

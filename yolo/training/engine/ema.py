@@ -11,6 +11,7 @@ from torch import nn
 
 from yolo.communication.coalesced import all_reduce_mean
 from yolo.recipe.schema.train import TrainSection
+from yolo.training.engine.batchnorm import batchnorm_statistics
 from yolo.training.engine.zero_shards import gather_full, local_shard, shard
 
 
@@ -80,14 +81,3 @@ class ModelEMA:
             average.copy_(shard(parameter, source))
         for average, statistic in zip(self.buffers, batchnorm_statistics(model), strict=True):
             average.copy_(statistic)
-
-
-def batchnorm_statistics(model: nn.Module) -> list[torch.Tensor]:
-    """BatchNorm's running means and variances."""
-    return [
-        buffer
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        for buffer in (module.running_mean, module.running_var)
-        if buffer is not None
-    ]

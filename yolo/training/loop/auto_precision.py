@@ -16,8 +16,8 @@ IMAGES = {"cpu": 4, "cuda": 32}
 """Images measured at once, at most: enough to fill the device, and about a second for the small networks."""
 CLOCKS = {"cpu": time.process_time, "cuda": time.perf_counter}
 """A process's CPU time, of all its threads, does not run while other work has the core; a GPU is waited for."""
-LEAST_PAIRS = 5
-"""Per rank, however long they take: a median outlives two that other work disturbed."""
+LEAST_PAIRS = 7
+"""Per rank, however long they take: a median outlives three that other work disturbed."""
 SECONDS = 1.0
 """For as long, at least, a rank measures."""
 CLASSES = 80

@@ -35,6 +35,7 @@ from yolo.training.engine.distributed import (
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.loop.auto_settings import settle
 from yolo.training.loop.datasets import Datasets, open_datasets
+from yolo.training.loop.fresh_statistics import FreshStatistics
 from yolo.training.loop.lr_schedule import LRSchedule
 from yolo.training.loop.plan_comparison import PlanComparison
 from yolo.training.loop.run_logger import RunLogger, log_to_console
@@ -130,7 +131,8 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
         services.preemption.is_requested,
     )
     validator = Validator(datasets, recipe, context, run)
-    trainer = Trainer(recipe, services, train_step, loader, validator, checkpoints)
+    fresh = FreshStatistics(datasets, recipe, context)
+    trainer = Trainer(recipe, services, train_step, loader, validator, fresh, checkpoints)
     trainer.check_replicas()
     if context.is_main:
         _become_latest(run)

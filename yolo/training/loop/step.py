@@ -12,9 +12,9 @@ from yolo.data.loader.samples import TrainingBatch, to_network
 from yolo.model.loss import Assignment, DetectionLoss, Normaliser
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.train_state import TrainState
+from yolo.training.engine.batchnorm import BatchNormSnapshot
 from yolo.training.engine.build import limit_gradient_norm
 from yolo.training.engine.distributed import DistributedContext
-from yolo.training.engine.ema import batchnorm_statistics
 from yolo.training.loop.auto_precision import TORCH_DTYPES
 from yolo.training.loop.lr_schedule import LRSchedule
 from yolo.training.loop.multi_scale import ImageSizes, scaled
@@ -145,19 +145,3 @@ class TrainStep:
             return Outcome.SKIPPED
         is_included = self.state.strategy.has_gradient
         return Outcome.APPLIED if is_included else Outcome.SKIPPED_LOCALLY
-
-
-class BatchNormSnapshot:
-    """BatchNorm's running statistics before a step, to be restored if the step is skipped."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._current = batchnorm_statistics(model)
-        self._saved = [each.clone() for each in self._current]
-
-    def save(self) -> None:
-        """Copy the current statistics."""
-        torch._foreach_copy_(self._saved, self._current)
-
-    def restore(self) -> None:
-        """Put back what `save` copied."""
-        torch._foreach_copy_(self._current, self._saved)

@@ -1,0 +1,70 @@
+"""The 1-bit optimizers while clipping shortens every gradient: synthetic ones, of which a small part is the same on all ranks.
+
+Reported per optimizer: the length of each step, and the operations that torch launches in its last one.
+"""
+
+import json
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tests.workers.arguments import worker_arguments
+from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
+from yolo.communication.optimizers.onebit_adam import OneBitAdam
+from yolo.communication.optimizers.onebit_lamb import OneBitLamb
+from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
+from yolo.recipe import prepare
+from yolo.training.engine.distributed import init_distributed, shutdown_distributed
+
+SHAPES = [(32, 3, 3, 3), (32,), (64, 32, 3, 3), (64,)]
+STEPS, FREEZE = 100, 50
+SHARED, OWN = 0.005, 0.02
+"""Standard deviations of the part of an element that all ranks share, and of the rest."""
+
+
+class Engine:
+    enable_backward_allreduce = True
+
+
+def steps_of(kind: type[FlatOptimizer], settings: dict[str, Any], rank: int) -> dict[str, Any]:
+    shared = torch.Generator().manual_seed(1)
+    own = torch.Generator().manual_seed(100 + rank)
+    weights = [torch.nn.Parameter(torch.randn(shape, generator=shared)) for shape in SHAPES]
+    optimizer = kind(weights, lr=1e-3, betas=(0.9, 0.99), **settings)
+    engine = Engine()
+    optimizer.attach(engine, clipping=0.5)
+    lengths: list[float] = []
+    for _ in range(STEPS):
+        before = [weight.detach().clone() for weight in weights]
+        for weight in weights:
+            weight.grad = SHARED * torch.randn(weight.shape, generator=shared)
+            weight.grad += OWN * torch.randn(weight.shape, generator=own)
+            if engine.enable_backward_allreduce:
+                dist.all_reduce(weight.grad)
+                weight.grad /= dist.get_world_size()
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            optimizer.step()
+        moved = [(new.detach() - old).norm() for new, old in zip(weights, before, strict=True)]
+        lengths.append(float(torch.stack(moved).norm()))
+    operations = [event.name for event in profiled.events() if event.name.startswith("aten::")]
+    return {"lengths": lengths, "operations": len(operations)}
+
+
+def main() -> None:
+    options = worker_arguments().parse_args()
+    recipe = prepare("recipes/demo.yaml", ["train.global_batch=16"], world_size=2).resolved.recipe
+    ranks = init_distributed(recipe)
+    policies = {"var_freeze_step": FREEZE, "var_update_scaler": 1000, "local_step_clipper": 1}
+    found = {
+        "OneBitAdam": steps_of(OneBitAdam, {"freeze_step": FREEZE}, ranks.rank),
+        "OneBitLamb": steps_of(OneBitLamb, {"freeze_step": FREEZE}, ranks.rank),
+        "ZeroOneAdam": steps_of(ZeroOneAdam, policies, ranks.rank),
+    }
+    if ranks.is_main:
+        options.out.write_text(json.dumps(found))
+
+
+main()
+shutdown_distributed()
