@@ -13,7 +13,7 @@ from yolo.cli.plan import ALLOWED
 from yolo.errors import PlanError
 from yolo.planner.cost.strategies import GradientFidelity
 from yolo.planner.hardware_catalog import GPUS, NETWORKS, cluster
-from yolo.planner.plan import choose, make_plan
+from yolo.planner.plan import Plan, choose, make_plan
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile, read_profile, write_profile
 from yolo.planner.scaling import scale_lines, scaling_points, write_figure
@@ -117,6 +117,32 @@ def test_more_bandwidth_never_takes_longer() -> None:
             recipe = prepare(COCO, overrides, 32, 8).resolved.recipe
             steps.append(predict(profile, recipe, DATA).step_seconds)
         assert steps == sorted(steps, reverse=True)
+
+
+def test_sync_batchnorm_costs_little_inside_a_node_and_the_plan_says_how_much() -> None:
+    few_images = ["train.global_batch=128", "optimizer.type=AdamW", "optimizer.lr=0.001"]
+
+    def plan_of(*overrides: str, profile: str = "4x8xa100-10gbe") -> Plan:
+        return make_plan(load_recipe(COCO, [*few_images, *overrides]), cluster(profile), data=DATA)
+
+    shared, own = plan_of(), plan_of("model.sync_batchnorm=false")
+    assert shared.recipe.model.sync_batchnorm
+    for label in ("PowerSGD rank 2", "1-bit Adam"):
+        costs, without = (
+            next(each.prediction for each in plan.ranked if each.label == label)
+            for plan in (shared, own)
+        )
+        added = costs.step_seconds - without.step_seconds
+        assert 0 < added < 0.1 * without.step_seconds  # over the world it added half
+    (reason,) = (reason for reason in shared.reasons if "SyncBatchNorm" in reason)
+    gained = shared.first.prediction.step_seconds - own.first.prediction.step_seconds
+    assert f"SyncBatchNorm inside a node adds {gained * 1e3:.1f} ms per step" in reason
+    assert not any("SyncBatchNorm" in reason for reason in own.reasons)
+    # A network between nodes makes no difference to it, and a node of one rank has none.
+    slower = plan_of(profile="4x8xa100-1gbe")
+    assert any("adds 4.5 ms" in reason for reason in shared.reasons)
+    assert any("adds 4.5 ms" in reason for reason in slower.reasons)
+    assert not plan_of(profile="8x1xa100-10gbe").recipe.model.sync_batchnorm
 
 
 def test_a_plan_is_made_without_torch_in_the_time_of_some_imports() -> None:

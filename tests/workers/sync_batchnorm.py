@@ -1,20 +1,33 @@
-"""When torch's SyncBatchNorm exchanges statistics, counted on a made-up GPU: on a processor it refuses to run at all."""
+"""With whom torch's SyncBatchNorm exchanges statistics, on a made-up GPU: on a processor it refuses to run at all.
+
+Four ranks, as if two shared a node.
+"""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed import ProcessGroup
 from torch.nn.modules import batchnorm
 
 from tests.workers.arguments import worker_arguments
 from yolo.model import YOLOv5
 from yolo.recipe import prepare
-from yolo.training.engine.distributed import init_distributed, shutdown_distributed
+from yolo.training.engine.build import start_engine
+from yolo.training.engine.distributed import (
+    all_gather_object,
+    init_distributed,
+    node_group,
+    shutdown_distributed,
+)
+
+RANKS_PER_NODE = 2
 
 
-def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:
+def exchanges(group: ProcessGroup) -> bool:
     """Whether a layer exchanges statistics with a group, or normalises by itself."""
     taken: list[bool] = []
 
@@ -39,17 +52,25 @@ def exchanges(group: torch.distributed.ProcessGroup | None) -> bool:
 
 def main() -> None:
     options = worker_arguments().parse_args()
-    ranks = init_distributed(
-        prepare("recipes/demo.yaml", ["train.global_batch=4"], 2).resolved.recipe
-    )
-    groups = [torch.distributed.new_group([rank]) for rank in range(2)]
-    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(YOLOv5("n", 3))
+    recipe = prepare("recipes/demo.yaml", ["train.global_batch=4"], 4).resolved.recipe
+    model = recipe.model.model_copy(update={"sync_batchnorm": True})  # the rules refuse it on gloo
+    recipe = recipe.model_copy(update={"model": model})
+    context = init_distributed(recipe)
+    alone = node_group(recipe, replace(context, local_world_size=1))
+    context = replace(context, local_world_size=RANKS_PER_NODE)
+    engine = start_engine(YOLOv5("n", 3), recipe, context)
+    layers = [m for m in engine.module.modules() if isinstance(m, batchnorm._BatchNorm)]
+    groups = {m.process_group for m in layers if isinstance(m, torch.nn.SyncBatchNorm)}
+    (group,) = groups
+    ranks = torch.tensor(1 << context.rank)
+    torch.distributed.all_reduce(ranks, group=group)
     found = {
-        "layers": sum(isinstance(m, torch.nn.SyncBatchNorm) for m in converted.modules()),
-        "of two ranks": exchanges(None),
-        "of one rank": exchanges(groups[ranks.rank]),
+        "layers": len(layers),
+        "ranks, as bits": all_gather_object(context, int(ranks)),
+        "of a node": exchanges(group),
+        "of one rank": exchanges(alone),
     }
-    if ranks.is_main:
+    if context.is_main:
         options.out.write_text(json.dumps(found))
 
 

@@ -157,7 +157,10 @@ def make_plan(
         ranked=tuple(choices),
         excluded=tuple(excluded),
         ddp=predict_ddp(profile, written.recipe, data),
-        reasons=tuple(_reasons(profile, choices, excluded, measured)),
+        reasons=(
+            *_reasons(profile, choices, excluded, measured),
+            *_sync_batchnorm_reason(profile, loaded, choices[0], data),
+        ),
         measured=measured,
     )
 
@@ -256,6 +259,21 @@ def _reasons(
             f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more; to allow it: --allow "
             f"{bold.fidelity.value}"
         )
+
+
+def _sync_batchnorm_reason(
+    profile: ClusterProfile, loaded: LoadedRecipe, first: Ranked, data: Data
+) -> Iterator[str]:
+    """What SyncBatchNorm costs. Leaving it out is no strategy: it changes what is learnt, and not only the gradients."""
+    recipe = resolve_for(profile, loaded, *first.overrides).recipe
+    if not recipe.model.sync_batchnorm:
+        return
+    without = resolve_for(profile, loaded, *first.overrides, "model.sync_batchnorm=false").recipe
+    added = first.prediction.step_seconds - predict(profile, without, data).step_seconds
+    yield (
+        f"SyncBatchNorm inside a node adds {added * 1e3:.1f} ms per step to {first.label}; with model.sync_batchnorm=false "
+        f"each rank would normalise by its own {recipe.train.micro_batch} images, and learn something else"
+    )
 
 
 def _passed_over(

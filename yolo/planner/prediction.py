@@ -143,11 +143,16 @@ def _timeline_of(profile: ClusterProfile, phase: Phase) -> StepTime:
     @cache
     def cost_of(event: Event) -> Cost:
         if isinstance(event, CommEvent):
-            return collective_cost(profile, event.kind, event.payload_bytes)
+            return collective_cost(_ranks_of(profile, event), event.kind, event.payload_bytes)
         return Cost(0.0)
 
     timeline = Timeline(profile.accelerator.overlap_slowdown)
     return timeline.play((event, cost_of(event)) for event in phase.events)
+
+
+def _ranks_of(profile: ClusterProfile, event: CommEvent) -> ClusterProfile:
+    """The part of the cluster whose ranks take part in a collective."""
+    return profile.node if event.is_within_node else profile
 
 
 def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
@@ -155,7 +160,10 @@ def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
     comm_events = [event for event in phase.events if isinstance(event, CommEvent)]
 
     def mean_bytes(count: Callable[[ClusterProfile, str, float], float]) -> float:
-        sent = (count(profile, event.kind, event.payload_bytes) for event in comm_events)
+        sent = (
+            count(_ranks_of(profile, event), event.kind, event.payload_bytes)
+            for event in comm_events
+        )
         return sum(sent) / period if profile.ranks > 1 else 0.0
 
     time = _timeline_of(profile, phase)

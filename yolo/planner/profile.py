@@ -176,6 +176,14 @@ class ClusterProfile(Section):
         """The link that connects all ranks: between nodes, or within the only node."""
         return self.between if self.nodes > 1 else self.within
 
+    @property
+    def node(self) -> "ClusterProfile":
+        """One of several nodes by itself, whose link nobody has measured."""
+        if self.nodes == 1:
+            return self
+        alone = {"nodes": 1, "measured": [], "wire_bytes_per_payload_byte": 1.0}
+        return self.model_copy(update=alone)
+
     def with_nodes(self, nodes: int, gpus_per_node: int | None = None) -> "ClusterProfile":
         """Change the number of nodes."""
         changed = {"nodes": nodes, "gpus_per_node": gpus_per_node or self.gpus_per_node}

@@ -33,6 +33,17 @@ def test_levels_add_up_and_each_is_nothing_where_it_is_one_wide(plain: ClusterPr
     assert collective_cost(plain.with_nodes(1, 1), "all_reduce", size).seconds == 0
 
 
+def test_a_node_by_itself_takes_its_own_link_whatever_was_measured_between_nodes(
+    plain: ClusterProfile,
+) -> None:
+    everywhere = plain.model_copy(update={"measured": [measurement(8, 8.0, 0.09)]})
+    within = collective_cost(plain.with_nodes(1, 2), "all_reduce", MEGABYTE).seconds
+    assert collective_cost(everywhere.node, "all_reduce", MEGABYTE).seconds == within
+    assert sent_bytes(everywhere.node, "all_reduce", MEGABYTE) == MEGABYTE
+    only_one = measured(plain, (2, 0.1, 0.09)).with_nodes(1, 2)
+    assert only_one.node == only_one
+
+
 def test_ranks_of_a_node_share_its_link_for_what_no_other_can_carry(plain: ClusterProfile) -> None:
     size = 800 * MEGABYTE
     alone = collective_cost(plain.with_nodes(4, 1), "all_to_all", size).seconds

@@ -1,13 +1,16 @@
 """What a step sends: predicted against a recording of the real one."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from torch.nn import BatchNorm2d
 
 from tests.planner.conftest import Launch
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.strategy_timing import CLASSES, job_overrides
+from yolo.model import YOLOv5
 from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.message_sizes import PlanContext, reversed_groups, zero_buckets
@@ -104,6 +107,32 @@ def test_the_shares_of_a_runs_phases_add_up() -> None:
 def test_one_rank_sends_nothing() -> None:
     [only] = phases(context_of("overlapped", ranks=1), warmup_share=0.1)
     assert not any(isinstance(event, CommEvent) for event in only.events)
+
+
+def test_sync_batchnorm_exchanges_with_the_ranks_of_a_node_in_every_layer() -> None:
+    """The two collectives of torch's SyncBatchNorm, in forward and in backward."""
+    plain = context_of("zero0", ranks=8)
+
+    def sent_by(ranks_per_node: int) -> Counter[tuple[str, float]]:
+        recipe = plain.recipe.model_copy(
+            update={
+                "model": plain.recipe.model.model_copy(update={"sync_batchnorm": True}),
+                "cluster": plain.recipe.cluster.model_copy(
+                    update={"processes_per_node": ranks_per_node}
+                ),
+            }
+        )
+        [phase] = phases(replace(plain, recipe=recipe), warmup_share=0.01)
+        return Counter(
+            (event.kind, event.payload_bytes)
+            for event in phase.events
+            if isinstance(event, CommEvent) and event.is_within_node
+        )
+
+    layers = [m.num_features for m in YOLOv5("n", CLASSES).modules() if isinstance(m, BatchNorm2d)]
+    gathered = Counter(("all_gather", 4.0 * 4 * (2 * channels + 1)) for channels in layers)
+    assert sent_by(4) == gathered + Counter(("all_reduce", 4.0 * 2 * each) for each in layers)
+    assert sent_by(1) == Counter()
 
 
 def test_every_gradient_is_in_one_bucket() -> None:

@@ -103,7 +103,9 @@ def sync_batchnorm(*overrides: str, ranks: int = 2, batch: int = 8) -> tuple[boo
 def test_few_images_at_once_share_their_statistics() -> None:
     chosen, why = sync_batchnorm()
     assert chosen
-    assert why == "auto: 4 images per rank at once are few, below 8"
+    assert why == (
+        "auto: 4 images per rank at once are few, below 8; the ranks of a node share statistics"
+    )
     # What is added up over micro batches does not help: each is normalised by itself.
     assert sync_batchnorm("train.micro_batch=4", batch=64)[0]
 
@@ -112,7 +114,8 @@ def test_few_images_at_once_share_their_statistics() -> None:
     ("overrides", "ranks", "batch", "why"),
     [
         ((), 2, 16, "8 images per rank at once are enough"),
-        ((), 1, 4, "there is one rank"),
+        ((), 1, 4, "there is one rank per node"),
+        (("cluster.nodes=2",), 2, 8, "there is one rank per node"),
         (("cluster.backend=gloo",), 2, 8, "does not run on CPUs"),
         (("communication.sync_every=8",), 2, 8, "ranks take local steps"),
         (("optimizer.type=ZeroOneAdam",), 2, 8, "ranks take local steps"),
@@ -127,7 +130,8 @@ def test_statistics_stay_a_ranks_own_where_sharing_does_not_pay_or_work(
 
 
 def test_what_is_chosen_of_sync_batchnorm_no_rule_objects_to() -> None:
-    for overrides in ((), ("communication.sync_every=8",), ("optimizer.type=ZeroOneAdam",)):
+    local_steps = (("communication.sync_every=8",), ("optimizer.type=ZeroOneAdam",))
+    for overrides in ((), ("cluster.nodes=2",), *local_steps):
         common = ["train.global_batch=8", *overrides]
         for backend in ("nccl", "gloo"):
             for ranks in (1, 2):

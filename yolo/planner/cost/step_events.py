@@ -4,7 +4,7 @@ The collectives and their sizes are those that DeepSpeed 0.19.8 and this repo's 
 a recording of the real ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from yolo.planner.cost.message_sizes import (
@@ -61,13 +61,13 @@ def periodic(
 
 
 def _forward(context: PlanContext, micro_step: int) -> Iterator[Event]:
-    """SyncBatchNorm stops each layer for its ranks; the step's own sum travels meanwhile, and the NaN gate follows."""
+    """SyncBatchNorm stops each layer for its node's ranks; the step's own sum travels meanwhile, and the NaN gate follows."""
     if micro_step == 0 and context.ranks > 1:
         yield CommEvent("all_reduce", context.positives_bytes, is_waited=False)
     yield Compute(context.work.forward_seconds, "forward")
-    if context.recipe.model.sync_batchnorm:
-        for channels in _batchnorm_channels(context.network):
-            yield CommEvent("all_gather", 4 * (2 * channels + 1) * context.ranks, is_waited=True)
+    yield from _sync_batchnorm_events(
+        context, "all_gather", lambda channels: (2 * channels + 1) * context.ranks_per_node
+    )
     yield Wait()
     if micro_step == context.micro_steps - 1 and context.ranks > 1:
         yield CommEvent("all_reduce", NAN_GATE_BYTES, is_waited=True)
@@ -83,9 +83,16 @@ def _backward(context: PlanContext, comm_events: TimedEvents) -> Iterator[Event]
             done = at
         yield from some
     yield Compute(seconds * (1 - done), "backward")
-    if context.recipe.model.sync_batchnorm:
+    yield from _sync_batchnorm_events(context, "all_reduce", lambda channels: 2 * channels)
+
+
+def _sync_batchnorm_events(
+    context: PlanContext, kind: str, numbers_of: Callable[[int], int]
+) -> Iterator[Event]:
+    """One collective of a node's ranks per layer; `numbers_of` its channels are sent, in fp32."""
+    if context.recipe.model.sync_batchnorm and context.ranks_per_node > 1:
         for channels in _batchnorm_channels(context.network):
-            yield CommEvent("all_reduce", 4 * 2 * channels, is_waited=True)
+            yield CommEvent(kind, 4 * numbers_of(channels), is_waited=True, is_within_node=True)
 
 
 def _batchnorm_channels(network: Network) -> list[int]:

@@ -24,6 +24,8 @@ class CommEvent:
     kind: str
     payload_bytes: float
     is_waited: bool
+    is_within_node: bool = False
+    """Whether each node's ranks have a collective of their own, rather than all ranks one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,18 +168,27 @@ def takes_local_steps(recipe: UnresolvedRecipe) -> bool:
     return recipe.communication.sync_every > 1 or recipe.optimizer.type == "ZeroOneAdam"
 
 
+def ranks_per_node(recipe: UnresolvedRecipe, world_size: int) -> int:
+    """How many ranks share a node; `cluster.processes_per_node` is resolved."""
+    processes = recipe.cluster.processes_per_node
+    assert processes != "auto"
+    return min(processes, world_size)
+
+
 def _sync_batchnorm(recipe: UnresolvedRecipe, context: _Context) -> Computed:
     images = recipe.train.micro_batch
     assert images != "auto"
     if images >= FEW_IMAGES:
         return False, f"{images} images per rank at once are enough, from {FEW_IMAGES} on"
-    if context.world_size == 1:
-        return False, "there is one rank"
+    if ranks_per_node(recipe, context.world_size) == 1:
+        return False, "there is one rank per node, and only those of a node could share statistics"
     if recipe.cluster.backend == "gloo":
         return False, "torch's SyncBatchNorm does not run on CPUs"
     if takes_local_steps(recipe):
         return False, "ranks take local steps"
-    return True, f"{images} images per rank at once are few, below {FEW_IMAGES}"
+    return True, (
+        f"{images} images per rank at once are few, below {FEW_IMAGES}; the ranks of a node share statistics"
+    )
 
 
 def _batchnorm_momentum(recipe: UnresolvedRecipe, context: _Context) -> Computed:
@@ -271,7 +280,7 @@ def _augmentation(name: str, recipe: UnresolvedRecipe, _: _Context) -> Computed:
 AUTO_VALUES: Mapping[Key, _Compute] = {
     ("precision", "dtype"): lambda *_: (
         "fp32",
-        "until the ranks start: they measure whether bf16 is faster",
+        "until the ranks start: bf16 if their hardware has it and does not clearly lose",
     ),
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,

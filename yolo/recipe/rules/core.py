@@ -7,7 +7,7 @@ behind the rules were observed with DeepSpeed 0.19.8.
 from collections.abc import Iterator
 
 from yolo.architecture import parameter_count, strides
-from yolo.recipe.resolve.resolve import ResolvedRecipe
+from yolo.recipe.resolve.resolve import ResolvedRecipe, ranks_per_node
 from yolo.recipe.rules.communication import oversized_bucket
 from yolo.recipe.rules.engine import Finding, error, no_effect, on, rule, warning, without_effect
 from yolo.recipe.schema.optimizer import ONE_BIT
@@ -75,9 +75,11 @@ def the_launcher_forwards_no_api_key(recipe: Recipe) -> Iterator[str]:
 
 
 @rule
-def sync_batchnorm_needs_several_ranks(resolved: ResolvedRecipe) -> Iterator[Finding]:
-    if resolved.recipe.model.sync_batchnorm and resolved.world_size == 1:
-        yield no_effect("there is one rank", key="model.sync_batchnorm")
+def sync_batchnorm_needs_several_ranks_per_node(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    recipe = resolved.recipe
+    if recipe.model.sync_batchnorm and ranks_per_node(recipe, resolved.world_size) == 1:
+        why = "only the ranks of a node share statistics, and there is one rank per node"
+        yield no_effect(why, key="model.sync_batchnorm")
 
 
 @on(error, "strategy")

@@ -33,7 +33,7 @@ class ModelSection(Section):
     weights: str | None = setting(None)
     """A safetensors file to start from. Tensors that do not fit (another number of classes) stay random and are logged."""
     sync_batchnorm: Auto | bool = setting("auto")
-    """Compute BatchNorm statistics over all ranks' images, with two small collectives per layer; GPUs only. `auto`: on if a rank computes fewer than 8 images at once and ranks synchronise in every step."""
+    """Compute BatchNorm statistics over the images of all ranks of a node, with two small collectives per layer inside it; GPUs only. `auto`: on if a rank computes fewer than 8 images at once, a node has several ranks and ranks synchronise in every step."""
     batchnorm_momentum: Auto | Momentum = setting("auto")
     """Share of a micro batch's statistics in BatchNorm's running ones, which evaluation uses. `auto` is 0.03; it is more if `train.base_batch` scales the recipe, so that they look back over the same images."""
     anchors: Literal["auto", "default"] | P5Anchors | P6Anchors = setting("auto", unit="pixels")
@@ -59,4 +59,4 @@ class PrecisionSection(Section):
     """Mixed precision by DeepSpeed's `torch_autocast`: parameters, BatchNorm and the loss stay in fp32."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto")
-    """Number format of convolutions. fp16 scales the loss, and needs a GPU or a CPU with fp16 arithmetic. `auto`: the ranks measure at the start whether bf16 is faster, else fp32; until then it counts as fp32."""
+    """Number format of convolutions. fp16 scales the loss, and needs a GPU or a CPU with fp16 arithmetic. `auto`: bf16 if every rank's hardware has it, unless a second's measurement at the start shows that it clearly loses (at most 0.8 times as fast), else fp32; until then it counts as fp32."""

@@ -24,7 +24,7 @@ from yolo.recipe import deepspeed_config
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe, ResolvedCommunication
 from yolo.training.engine.cpu_adam import compile_cpu_adam
-from yolo.training.engine.distributed import DistributedContext
+from yolo.training.engine.distributed import DistributedContext, node_group
 
 ParameterGroup = dict[str, Any]
 ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
@@ -47,7 +47,7 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
     set_batchnorm_momentum(model, recipe)
     if recipe.model.sync_batchnorm:
         # Before initialize: DeepSpeed keeps references to the modules that it finds.
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, node_group(recipe, context))
     model.to(context.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
     broadcast_coalesced([*model.parameters(), *model.buffers()])

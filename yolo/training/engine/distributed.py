@@ -99,6 +99,16 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
     return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
 
 
+def node_group(recipe: Recipe, context: DistributedContext) -> torch.distributed.ProcessGroup:
+    """Make a process group for the ranks of each node, and return this node's. Collective.
+
+    Launchers number the ranks node by node, as many on each.
+    """
+    timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
+    group, _ = torch.distributed.new_subgroups(context.local_world_size, timeout=timeout)
+    return group
+
+
 def shutdown_distributed() -> None:
     """Destroy the process group, once all ranks are here.
 

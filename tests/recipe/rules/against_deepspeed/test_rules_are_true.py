@@ -164,17 +164,21 @@ def test_warm_up_is_cut_at_half_of_the_run(run: Run) -> None:
 # --- rules on torch's SyncBatchNorm, on the launcher, and on our own choice --------------------------------------
 
 
-def test_sync_batchnorm_exchanges_in_every_layer_unless_a_rank_is_alone(
+def test_sync_batchnorm_exchanges_in_every_layer_with_its_node_unless_a_rank_is_alone_there(
     launch_worker: Callable[..., Any],
 ) -> None:
     asked = ("model.sync_batchnorm=true", "cluster.backend=nccl")
-    assert findings("sync_batchnorm_needs_several_ranks", asked, world_size=1)
+    name = "sync_batchnorm_needs_several_ranks_per_node"
+    assert findings(name, asked, world_size=1)
+    assert findings(name, (*asked, "cluster.nodes=2", "cluster.processes_per_node=1"))
+    assert not findings(name, (*asked, "cluster.processes_per_node=2"))
     for alone in ("communication.sync_every=4", "optimizer.type=ZeroOneAdam"):
         name = "local_steps_exclude_sync_batchnorm"
         assert findings(name, (*asked, alone))
-    found = launch_worker("sync_batchnorm")
+    found = launch_worker("sync_batchnorm", ranks=4)
     assert found["layers"] > 50
-    assert found["of two ranks"]
+    assert found["ranks, as bits"] == [0b0011, 0b0011, 0b1100, 0b1100]
+    assert found["of a node"]
     assert not found["of one rank"]
 
 
@@ -238,8 +242,8 @@ def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
 def test_no_rule_is_without_evidence() -> None:
     shown = {each.name for each in OF_DEEPSPEED} | set(WITHOUT_EFFECT)
     shown |= {
-        *("mosaic_must_have_epochs_left", "warm_up_must_end", "sync_batchnorm_needs_several_ranks"),
-        "local_steps_exclude_sync_batchnorm",
+        *("mosaic_must_have_epochs_left", "warm_up_must_end"),
+        *("sync_batchnorm_needs_several_ranks_per_node", "local_steps_exclude_sync_batchnorm"),
         *("the_launcher_forwards_no_api_key", "an_automatic_strategy_needs_a_profile"),
         *("image_size_is_a_multiple_of_the_largest_stride", "every_level_has_anchors"),
     }
