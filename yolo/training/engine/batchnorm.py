@@ -1,27 +1,21 @@
 """BatchNorm's running statistics: read, put back after a skipped step, estimated for averaged weights."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from yolo.communication.coalesced import all_reduce_mean
-
-BatchNorm = nn.modules.batchnorm._BatchNorm
-
-
-def batchnorm_layers(model: nn.Module) -> list[BatchNorm]:
-    """All BatchNorm layers, in the order of `model.modules()`."""
-    return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
 def batchnorm_statistics(model: nn.Module) -> list[torch.Tensor]:
     """BatchNorm's running means and variances."""
     return [
         buffer
-        for layer in batchnorm_layers(model)
-        for buffer in (layer.running_mean, layer.running_var)
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
         if buffer is not None
     ]
 
@@ -42,34 +36,15 @@ class BatchNormSnapshot:
         torch._foreach_copy_(self._current, self._saved)
 
 
-@torch.no_grad()
 def estimate_statistics(
     model: nn.Module, inputs: Iterable[torch.Tensor], dtype: torch.dtype
 ) -> None:
     """Replace the running statistics by their mean over batches of all ranks; collective.
 
-    `inputs` are this rank's batches (B, 3, S, S), one at least, computed in autocast to `dtype` unless that is fp32. The
-    same number on each rank counts each batch alike. The network is left in evaluation mode.
+    `inputs` are this rank's batches (B, 3, S, S), one at least, on the network's device, computed in autocast to `dtype`
+    unless that is fp32. The same number on each rank counts each batch alike.
     """
-    with _averaging_over_batches(model):
-        for images in inputs:
-            with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-                model(images)
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        update_bn(inputs, model)
     all_reduce_mean(batchnorm_statistics(model))
-
-
-@contextmanager
-def _averaging_over_batches(model: nn.Module) -> Iterator[None]:
-    """Start the statistics again; each forward pass has the same weight in them."""
-    layers, device = batchnorm_layers(model), next(model.parameters()).device
-    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
-    for layer in layers:
-        layer.momentum = None  # torch's word for a cumulative average
-        layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
-    model.train()
-    try:
-        yield
-    finally:
-        model.eval()
-        for layer, (momentum, batches) in zip(layers, kept, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, batches

@@ -35,9 +35,9 @@ from yolo.training.engine.distributed import (
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.loop.auto_settings import settle
 from yolo.training.loop.datasets import Datasets, open_datasets
-from yolo.training.loop.fresh_statistics import FreshStatistics
 from yolo.training.loop.lr_schedule import LRSchedule
 from yolo.training.loop.plan_comparison import PlanComparison
+from yolo.training.loop.precise_batchnorm import PreciseBatchNorm
 from yolo.training.loop.run_logger import RunLogger, log_to_console
 from yolo.training.loop.step import TrainStep
 from yolo.training.loop.summary import RunSummary
@@ -131,8 +131,8 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
         services.preemption.is_requested,
     )
     validator = Validator(datasets, recipe, context, run)
-    fresh = FreshStatistics(datasets, recipe, context)
-    trainer = Trainer(recipe, services, train_step, loader, validator, fresh, checkpoints)
+    precise = PreciseBatchNorm(datasets, recipe, context)
+    trainer = Trainer(recipe, services, train_step, loader, validator, precise, checkpoints)
     trainer.check_replicas()
     if context.is_main:
         _become_latest(run)

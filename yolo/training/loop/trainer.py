@@ -13,8 +13,8 @@ from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.run_directory import RunDirectory, resume_hint
 from yolo.training.engine.distributed import DistributedContext, shutdown_distributed
-from yolo.training.loop.fresh_statistics import FreshStatistics
 from yolo.training.loop.metrics import MetricsAccumulator
+from yolo.training.loop.precise_batchnorm import PreciseBatchNorm
 from yolo.training.loop.rollback import Rollback
 from yolo.training.loop.run_logger import RunLogger
 from yolo.training.loop.step import Outcome, StepResult, TrainStep
@@ -47,7 +47,7 @@ class Trainer:
         train_step: TrainStep,
         loader: TrainingLoader | StreamingLoader,
         validator: Validator,
-        fresh_statistics: FreshStatistics,
+        precise_batchnorm: PreciseBatchNorm,
         checkpoints: CheckpointManager,
     ) -> None:
         self.recipe = recipe
@@ -57,7 +57,7 @@ class Trainer:
         self.state = train_step.state
         self.loader = loader
         self.validator = validator
-        self.fresh_statistics = fresh_statistics
+        self.precise_batchnorm = precise_batchnorm
         self.checkpoints = checkpoints
         self.metrics = MetricsAccumulator(
             TrafficMeter().attach(),
@@ -241,7 +241,7 @@ class Trainer:
         state, plain = self.state, self.checkpoints.plain
         self.heartbeat.set_phase(f"estimating BatchNorm's statistics after step {state.step}")
         state.ema.write_into(plain)
-        self.fresh_statistics.write_into(plain, state.epochs_done)
+        self.precise_batchnorm.write_into(plain, state.epochs_done)
 
     def _evaluate(self) -> ValidationResult:
         state = self.state

@@ -1,4 +1,7 @@
-"""BatchNorm's statistics for weights that no step had: an average over steps, or over ranks that took local steps."""
+"""BatchNorm's statistics for weights that no step had: an average over steps, or over ranks that took local steps.
+
+The literature calls it precise BatchNorm: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3.
+"""
 
 from itertools import chain, islice
 
@@ -12,8 +15,8 @@ from yolo.training.loop.auto_precision import TORCH_DTYPES
 from yolo.training.loop.datasets import Datasets
 
 
-class FreshStatistics:
-    """Estimates them on training batches, as training augments them at that epoch.
+class PreciseBatchNorm:
+    """Estimates the statistics on training batches, as training augments them at that epoch.
 
     The batches depend on the seed and the epoch only, so that a resumed run evaluates as an uninterrupted one. A loader of
     its own, without workers: the training's may be within an epoch.
