@@ -98,11 +98,13 @@ def _with_ap(table: list[str], measured: MeasuredAccuracy) -> Iterator[str]:
     yield from ("| " + " | ".join(head) + " |", "|" + "|".join(rule) + "|")
     for row in rows:
         (name,) = re.findall(r"/(\w+)\.md\)", row[0])
-        runs = measured.strategies[REFERENCE if name == "demo" else name]
-        ap = statistics.fmean(run.ap for run in runs)
-        megabytes = statistics.fmean(run.wire_bytes_per_step_per_rank for run in runs) / 1e6
+        runs = measured.strategies.get(REFERENCE if name == "demo" else name, ())
+        figures = {"AP": "not measured"}
+        if runs:
+            ap = statistics.fmean(run.ap for run in runs)
+            megabytes = statistics.fmean(run.wire_bytes_per_step_per_rank for run in runs) / 1e6
+            figures = {"AP": f"{ap:.3f}", "MB per step per rank": f"{megabytes:.3g}"}
         cells = dict(zip(head, row, strict=True))
-        figures = {"AP": f"{ap:.3f}", "MB per step per rank": f"{megabytes:.3g}"}
         yield _row(*(figures.get(heading, cell) for heading, cell in cells.items()))
 
 
@@ -185,6 +187,9 @@ def _commands(path: Path, run: str) -> Iterator[str]:
 
 def _kept(name: str) -> Iterator[str]:
     measured = MeasuredAccuracy.read(SHIPPED)
+    if name not in measured.strategies:
+        yield "Not measured yet: `make bench-accuracy` does."
+        return
     aps = {
         strategy: ", ".join(f"{run.ap:.3f}" for run in measured.strategies[strategy])
         for strategy in (name, REFERENCE)

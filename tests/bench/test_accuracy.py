@@ -11,6 +11,8 @@ from tests.forking.server import run_forked
 from yolo.bench import accuracy
 from yolo.bench.accuracy import main, markdown, stated
 from yolo.data.demo import DemoSettings, generate_demo
+from yolo.model import YOLOv5
+from yolo.model.io.weights import load_weights, weights_content
 from yolo.planner.accuracy import MeasuredAccuracy
 from yolo.recipe import ResolvedRecipe, prepare
 from yolo.recipe.render.resolved_yaml import effective_yaml
@@ -59,6 +61,22 @@ def test_a_strategy_that_loses_more_than_is_allowed_fails(
     assert main([*options, "0.11"]) == 0
     assert main([*options, "0.09"]) == 2
     assert "more than 0.09 AP lost against the reference: powersgd 0.100" in capsys.readouterr().err
+
+
+def test_runs_start_from_weights_without_their_head(
+    trained: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    model = YOLOv5("n", 4)
+    (tmp_path / "demo.safetensors").write_bytes(weights_content(model, {}))
+    options = ["--seeds", "0", "--strategies", "overlapped", "--backbone", "demo.safetensors"]
+    assert main(options) == 0
+    loaded = load_weights(
+        tmp_path / "results/backbone.safetensors", YOLOv5("n", 4), allow_mismatch=True
+    )
+    assert "model.24.m.0.weight" in str(loaded)
+    recipe = (tmp_path / "runs/accuracy/overlapped").glob("*/recipe.yaml")
+    assert "results/backbone.safetensors" in next(recipe).read_text()
+    assert main([*options[:-1], "missing.safetensors"]) == 2
 
 
 def test_finished_runs_are_not_repeated(trained: list[tuple[str, int]]) -> None:

@@ -213,13 +213,17 @@ def guards(ranks: DistributedContext) -> dict[str, Any]:
     torch.manual_seed(3)
     direction = torch.nn.functional.normalize(torch.randn(1024), dim=0)
     nothing = torch.full((1024,), float("nan"))
-    return {
+    found = {
         "short": step(0.5 * direction),
         "long on one rank": step((1000.0 if ranks.rank == 1 else 0.5) * direction),
         "no number on one rank": step(nothing if ranks.rank == 1 else 0.5 * direction),
         "no number anywhere": step(nothing),
         "short again": step(0.5 * direction),
     }
+    ratio = float(optimizer.coherence.ratio)
+    optimizer.load_rank_state(optimizer.compressed.state_dict())  # before the ratio was measured
+    assert float(optimizer.coherence.ratio) == ratio
+    return found
 
 
 def steps_after_a_nan(ranks: DistributedContext) -> list[bool]:

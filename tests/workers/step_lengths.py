@@ -24,7 +24,7 @@ from yolo.training.engine.distributed import init_distributed, shutdown_distribu
 SHAPES = [(32, 3, 3, 3), (32,), (64, 32, 3, 3), (64,)]
 STEPS, FREEZE = 64, 30
 CLIPPED = 0.5
-"""A sixth of the mean gradient's norm on 2 ranks, a third on 16."""
+"""A quarter of the mean gradient's norm on 2 ranks, half of it on 16."""
 SHARED, OWN = 0.005, 0.02
 """Standard deviations of the part of an element that all ranks share, and of the rest."""
 

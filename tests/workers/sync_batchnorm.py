@@ -5,7 +5,6 @@ Four ranks, as if two shared a node.
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from unittest import mock
 
 import torch
@@ -14,11 +13,13 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules import batchnorm
 
 from tests.workers.arguments import worker_arguments
+from yolo.errors import LaunchError
 from yolo.model import YOLOv5
-from yolo.recipe import prepare
+from yolo.recipe import Recipe, prepare
 from yolo.training.engine.build import start_engine
 from yolo.training.engine.distributed import (
     all_gather_object,
+    check_nodes_agree,
     init_distributed,
     node_group,
     shutdown_distributed,
@@ -50,17 +51,27 @@ def exchanges(group: ProcessGroup) -> bool:
     return is_exchange
 
 
+def on_nodes_of(ranks: int, recipe: Recipe) -> Recipe:
+    cluster = recipe.cluster.model_copy(update={"processes_per_node": ranks})
+    return recipe.model_copy(update={"cluster": cluster})
+
+
 def main() -> None:
     options = worker_arguments().parse_args()
     recipe = prepare("recipes/demo.yaml", ["train.global_batch=4"], 4).resolved.recipe
     model = recipe.model.model_copy(update={"sync_batchnorm": True})  # the rules refuse it on gloo
     recipe = recipe.model_copy(update={"model": model})
     context = init_distributed(recipe)
-    alone = node_group(recipe, replace(context, local_world_size=1))
-    context = replace(context, local_world_size=RANKS_PER_NODE)
+    of_one_rank = node_group(on_nodes_of(1, recipe), context)
+    recipe = on_nodes_of(RANKS_PER_NODE, recipe)
+    refusal = ""
+    try:
+        check_nodes_agree(on_nodes_of(1 if context.rank == 0 else 2, recipe), context)
+    except LaunchError as error:
+        refusal = str(error)
     engine = start_engine(YOLOv5("n", 3), recipe, context)
-    layers = [m for m in engine.module.modules() if isinstance(m, batchnorm._BatchNorm)]
-    groups = {m.process_group for m in layers if isinstance(m, torch.nn.SyncBatchNorm)}
+    layers = [m for m in engine.module.modules() if isinstance(m, torch.nn.SyncBatchNorm)]
+    groups = {m.process_group for m in layers}
     (group,) = groups
     ranks = torch.tensor(1 << context.rank)
     torch.distributed.all_reduce(ranks, group=group)
@@ -68,7 +79,8 @@ def main() -> None:
         "layers": len(layers),
         "ranks, as bits": all_gather_object(context, int(ranks)),
         "of a node": exchanges(group),
-        "of one rank": exchanges(alone),
+        "of one rank": exchanges(of_one_rank),
+        "uneven nodes": all_gather_object(context, refusal),
     }
     if context.is_main:
         options.out.write_text(json.dumps(found))

@@ -77,17 +77,17 @@ class StepTraffic:
             ("eth0, sent", f"{sent:.3f} MB per step per rank, {ratio}"),
         ]
 
-    def rows_of_run(self, steps: int, total: float) -> list[tuple[str, str]]:
-        """What the interfaces sent in a run of so many steps, `total` bytes, told apart."""
+    def rows_of_run(self, metered: float, total: float) -> list[tuple[str, str]]:
+        """What the interfaces sent in a full run, `total` bytes, told apart; `metered` are its steps' by the meter."""
         whole = ("full run, eth0 sent", f"{total / 1e6:.1f} MB per rank")
         if not self._metered or self._before_steps is None:
             return [whole]
-        in_steps = self._sent / self._steps * steps
+        in_steps = metered * self._sent / self._metered
         rest = total - self._before_steps - in_steps
         return [
             whole,
             ("  start", f"{self._before_steps / 1e6:.1f} MB"),
-            ("  training steps", f"{in_steps / 1e6:.1f} MB"),
+            ("  training steps", f"{in_steps / 1e6:.1f} MB, the meter's times the ratio above"),
             ("  evaluations, checkpoints, end", f"{rest / 1e6:.1f} MB"),
         ]
 
@@ -132,7 +132,7 @@ def _bench(options: argparse.Namespace) -> None:
         ("step", f"{summary['step_seconds'] * 1e3:.0f} ms, {summary['steps']} steps"),
         ("waiting for collectives", f"{waiting * 1e3:.0f} ms per step"),
         *traffic.rows(),
-        *traffic.rows_of_run(summary["steps"], sent),
+        *traffic.rows_of_run(summary["wire_bytes_per_rank"], sent),
     ]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from yolo.bench import results
 from yolo.bench.command_line import add_out, check_files, numbers
@@ -40,7 +42,7 @@ from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
 RECIPES = Path("recipes/communication")
 BASE = Path("recipes/demo.yaml")
-LOCAL = ("data.root=", "model.weights=", "cluster.")
+LOCAL = ("data.root=", "cluster.")
 """Where things are on this machine, which a set-up does not state."""
 QUIET = "tracking.wandb.mode=disabled"
 COLUMNS = (
@@ -57,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--strategies", default="all", help="names such as powersgd,local_steps")
     parser.add_argument("--seeds", default="0,1,2", help="default %(default)s")
     parser.add_argument(
+        "--backbone",
+        type=Path,
+        metavar="WEIGHTS",
+        help="start all runs from these weights without their detection head, which a short training must learn again",
+    )
+    parser.add_argument(
         "--within", type=float, metavar="AP", help="fail if a strategy loses more than this"
     )
     parser.add_argument("--ship", action="store_true", help=f"also write {SHIPPED.name} of plans")
@@ -71,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bench(options: argparse.Namespace, command: str) -> None:
+    start = (_without_head(options.backbone, options.out),) if options.backbone else ()
     strategies = {REFERENCE: ()} | {
         path.stem: stated(path) for path in sorted(RECIPES.glob("*.yaml"))
     }
@@ -80,7 +89,7 @@ def _bench(options: argparse.Namespace, command: str) -> None:
 
     def job(strategy: str, seed: int) -> "Job":
         own = strategies[strategy]
-        settings = (QUIET, *own, *options.overrides, f"train.seed={seed}")
+        settings = (QUIET, *own, *start, *options.overrides, f"train.seed={seed}")
         return Job(strategy, own, settings, prepare(options.base, settings).resolved)
 
     jobs = [
@@ -89,7 +98,7 @@ def _bench(options: argparse.Namespace, command: str) -> None:
         for strategy in dict.fromkeys((REFERENCE, *wanted))
     ]
     check_files(jobs[0].resolved)
-    setup = _setup(options.base, options.overrides, jobs[0].resolved)
+    setup = _setup(options.base, (*start, *options.overrides), jobs[0].resolved)
     name = f"accuracy-{options.base.stem}"
     path = options.out / f"{name}.json"
     runs: list[AccuracyRun] = []
@@ -107,22 +116,41 @@ def _bench(options: argparse.Namespace, command: str) -> None:
     for number, each in enumerate(left):
         print(_progress(each, len(jobs) - len(left) + number, len(jobs), runs), flush=True)
         runs.append(each.train())
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        measured = MeasuredAccuracy(setup, tuple(runs), command, now)
+        measured = MeasuredAccuracy(setup, tuple(runs), command, _now())
         results.write_results(options.out, name, asdict(measured), markdown(measured))
-    measured = MeasuredAccuracy.read(path)
+    measured = MeasuredAccuracy(setup, tuple(runs), command, _now())
     print(markdown(measured))
     print("wrote", path)
     if options.ship:
         shipped = results.write_json(SHIPPED, asdict(measured))
         print(f"wrote {shipped}; `make configs` writes it into the pages")
     if options.within is not None:
-        _check_kept(measured, options.within)
+        _check_kept(measured, wanted, options.within)
 
 
-def _check_kept(measured: MeasuredAccuracy, bound: float) -> None:
-    """Raise BenchError if a strategy lost more AP than the bound."""
-    changes = {name: measured.change(name) for name in measured.strategies}
+def _without_head(weights: Path, out: Path) -> str:
+    """Write the weights without the last layer's into `out`; returns the override that starts from them."""
+    try:
+        with safe_open(weights, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+            described = file.metadata()
+    except (OSError, SafetensorError) as error:
+        raise BenchError(f"--backbone {weights}: {error}") from error
+    head = f"model.{max(int(name.split('.')[1]) for name in tensors)}."
+    body = {name: tensor for name, tensor in tensors.items() if not name.startswith(head)}
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "backbone.safetensors"
+    save_file(body, path, described)
+    return f"model.weights={path}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _check_kept(measured: MeasuredAccuracy, strategies: Sequence[str], bound: float) -> None:
+    """Raise BenchError if one of the strategies lost more AP than the bound."""
+    changes = {name: measured.change(name) for name in strategies}
     lost = [f"{name} {-change:.3f}" for name, change in changes.items() if change < -bound]
     if lost:
         raise BenchError(f"more than {bound:g} AP lost against the reference: {', '.join(lost)}")
@@ -183,7 +211,7 @@ def stated(path: Path) -> tuple[str, ...]:
 
 def _setup(base: Path, overrides: Sequence[str], resolved: ResolvedRecipe) -> AccuracySetup:
     recipe, data = resolved.recipe, data_of(resolved.recipe)
-    has_bf16 = torch.cpu._is_avx512_bf16_supported()
+    has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
     cpu = torch.backends.cpu.get_cpu_capability() + (" with BF16" if has_bf16 else "")
     gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return AccuracySetup(

@@ -35,8 +35,9 @@ class KeptAccuracy:
 
     @property
     def is_kept(self) -> bool:
-        """Whether it was measured within the bound; or not measured, because its gradients are the same."""
-        return self.has_same_gradients if self.change is None else self.change >= -LOSS_BOUND
+        """Whether its gradients are the same, or it was measured within the bound."""
+        is_within = self.change is not None and self.change >= -LOSS_BOUND
+        return self.has_same_gradients or is_within
 
     def __str__(self) -> str:
         if self.change is not None:

@@ -144,7 +144,7 @@ def make_plan(
             resolved = resolve_for(profile, loaded, *candidate.overrides)
         except RecipeError:  # rules refuse the strategy for this recipe
             continue
-        accuracy = measured.kept(resolved.recipe)
+        accuracy = measured.kept(_as_computed(profile, resolved).recipe)
         ranked = _ranked(profile, before, resolved, candidate, data, accuracy)
         by_overrides.setdefault(ranked.overrides, ranked)
     found = sorted(by_overrides.values(), key=lambda each: each.prediction.run_hours)
@@ -177,6 +177,13 @@ def resolve_for(profile: ClusterProfile, loaded: LoadedRecipe, *overrides: str) 
     )
     wanted = loaded.with_values(*overrides, *machines)
     return prepare_loaded(wanted, profile.ranks, profile.gpus_per_node).resolved
+
+
+def _as_computed(profile: ClusterProfile, resolved: ResolvedRecipe) -> ResolvedRecipe:
+    """With bf16 for `precision.dtype: auto`: what ranks that have it will choose, and ZeRO then sends."""
+    if resolved.loaded.recipe.precision.dtype != "auto":
+        return resolved
+    return resolve_for(profile, resolved.loaded, "precision.dtype=bf16")
 
 
 def _stated(resolved: ResolvedRecipe) -> dict[tuple[str, ...], Any]:

@@ -67,7 +67,9 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         self._moments = [{"exp_avg": first, "exp_avg_sq": second} for first, second in moments]
         self.state.update(zip(self.parameters, map(dict, self._moments), strict=True))
         self.compressed = CompressedAllReduce(self.layout, dtype, extras=1 + SKETCH)
-        self.coherence = GradientCoherence(dist.get_world_size(), self.layout.device)
+        self.coherence = GradientCoherence(
+            dist.get_world_size(), self.layout.length, self.layout.block, self.layout.device
+        )
         self.norm = self.momentum.new_zeros(())
         """Norm of the step's gradient before clipping: of the mean over the ranks, or of this rank's own."""
         self.overflow = False
@@ -75,6 +77,8 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         self._global_grad_norm: torch.Tensor | float = 0.0
         """Also read by DeepSpeed. Once gradients are no longer averaged, the root mean square over the ranks."""
         self.clipping = 0.0
+        self.has_gradient = False
+        """Whether this rank's gradient of the last step was finite."""
         self.bound: torch.Tensor | float = math.inf
         """Norm to which the step's gradient was clipped."""
         self._engine: DeepSpeedEngine | None = None
@@ -115,11 +119,6 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
     def step_count(self) -> int:
         """Applied optimizer steps."""
         return self.param_groups[0]["step"]
-
-    @property
-    def has_gradient(self) -> bool:  # type: ignore[override]
-        """Whether this rank's gradient of the current step is finite. On a GPU the host waits for backward."""
-        return bool(self.norm.isfinite())
 
     def set_counters(self, **values: int) -> None:
         """Set values in all parameter groups."""
@@ -176,8 +175,9 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
             self.apply_update(views, group)
 
     def accept_averaged(self) -> bool:
-        """Keep the norm of an averaged gradient; False if the step must be skipped."""
+        """Keep the norm of an averaged gradient; False if the step must be skipped. On a GPU the host waits for backward."""
         self._global_grad_norm = self.norm
+        self.has_gradient = bool(self.norm.isfinite())
         self.overflow = not self.has_gradient
         return not self.overflow
 
@@ -185,9 +185,9 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         """Average a vector of momentum over the ranks, in place; False if no rank has a finite norm to give.
 
         The norms and sketches of the ranks' gradients travel with it. On a GPU the host waits for the exchange here, and
-        nowhere before: DeepSpeed must be told whether the step is skipped.
+        nowhere before: DeepSpeed must be told whether the step is skipped. `self.update` is overwritten.
         """
-        sketch = self.coherence.sketch(self.gradient.view(-1, self.layout.block), self.step_count)
+        sketch = self.coherence.sketch(self.gradient, self.step_count, scratch=self.update)
         sent = self.compressed.average(vector, torch.cat([norm.reshape(1), sketch]))
         norms, sketches = sent[:, 0], sent[:, 1:]
         is_finite = norms.isfinite()
@@ -195,8 +195,9 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
         clipped = torch.where(is_finite, norms.clamp(max=self.bound), 0.0).square()
         finite = is_finite.sum()
         self._global_grad_norm = (squares.sum() / finite).sqrt()
-        self.coherence.update(sketches, clipped.sum() / finite)
-        self.overflow = not bool(finite)
+        self.coherence.update(sketches, clipped.mean())
+        is_any, self.has_gradient = torch.stack([finite > 0, self.norm.isfinite()]).tolist()
+        self.overflow = not is_any
         return not self.overflow
 
     def apply_update(self, views: list[torch.Tensor], group: dict[str, Any]) -> None:
@@ -238,4 +239,5 @@ class FlatOptimizer(torch.optim.Optimizer, SyncStrategy):
     def load_rank_state(self, state: dict[str, Any], is_own: bool = True) -> None:
         if is_own:
             self.compressed.load_state_dict(state)
-            self.coherence.load_state_dict(state)
+            if "coherence" in state:  # not in checkpoints from before it was measured
+                self.coherence.load_state_dict(state)

@@ -151,7 +151,8 @@ class ZeroOneAdam(FlatOptimizer):
             self._decays = [1.0] * len(self.param_groups)
             self._had_gradient.fill_(False)
         self.steps_since_sync += 1
-        self._had_gradient |= self.norm.isfinite()
+        self.has_gradient = bool(self.norm.isfinite())
+        self._had_gradient |= self.has_gradient
         correction = 1 - self.betas[0] ** step
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, views, group) in enumerate(self.groups()):

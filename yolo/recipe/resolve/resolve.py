@@ -29,8 +29,9 @@ FLUSHES = 4
 OVERLAPPED_BUCKETS = 8
 """Buckets of the overlapped reducer: more add latency, fewer leave more to send when backward ends."""
 LONG_ROUND = 100
-"""Local steps from which an outer momentum pays: DiLoCo's 0.9 was tuned for 500 (Douillard et al. 2023). At 8 it adds up the
-movement of about 7 rounds in each, and the demo's AP falls from 0.665 to 0.349 (docs/results.md)."""
+"""Local steps from which `auto` takes DiLoCo's outer step, tuned for 500 (Douillard et al. 2023). At 8 its momentum adds up
+the movement of about 7 rounds in each, and the demo's AP falls from 0.665 to 0.349 (docs/results.md). Not measured between
+32 and 500: the bound is a guess."""
 BATCHNORM_IMAGES = 512
 """Fewer are too rough: with 160 the demo's AP moves by up to 0.014, with 480 by 0.001 (docs/results.md)."""
 CPU_PROCESSES = 2
@@ -241,6 +242,8 @@ def _outer_value(
 
 
 def _batchnorm_images(recipe: UnresolvedRecipe, _: _Context) -> Computed:
+    if recipe.model.sync_batchnorm:
+        return 0, "SyncBatchNorm's statistics are of more images than a rank's batches hold"
     if recipe.train.ema or takes_local_steps(recipe):
         return BATCHNORM_IMAGES, "the evaluated weights are an average, and no step had them"
     return 0, "the evaluated weights are those of the last step"
@@ -300,11 +303,11 @@ AUTO_VALUES: Mapping[Key, _Compute] = {
     ("communication", "bucket_size"): _bucket_size,
     ("communication", "outer_lr"): partial(_outer_value, 1.0, 0.7),
     ("communication", "outer_momentum"): partial(_outer_value, 0.0, 0.9),
-    ("evaluation", "batchnorm_images"): _batchnorm_images,
     ("data", "val_images"): lambda recipe, _: (recipe.data.images, "data.images"),
     ("tracking", "wandb", "upload_weights"): _upload_weights,
     ("cluster", "backend"): _backend,
     ("model", "sync_batchnorm"): _sync_batchnorm,
+    ("evaluation", "batchnorm_images"): _batchnorm_images,
     ("cluster", "threads_per_process"): _threads,
     ("data", "workers"): _workers,
     **{

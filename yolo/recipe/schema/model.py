@@ -59,4 +59,4 @@ class PrecisionSection(Section):
     """Mixed precision by DeepSpeed's `torch_autocast`: parameters, BatchNorm and the loss stay in fp32."""
 
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = setting("auto")
-    """Number format of convolutions. fp16 scales the loss, and needs a GPU or a CPU with fp16 arithmetic. `auto`: bf16 if every rank's hardware has it, unless a second's measurement at the start shows that it clearly loses (at most 0.8 times as fast), else fp32; until then it counts as fp32."""
+    """Number format of convolutions. fp16 scales the loss, and needs a GPU or a CPU with fp16 arithmetic. `auto`: bf16 if every rank's hardware has it, unless a short measurement at the start shows that it clearly loses (at most 0.8 times as fast), else fp32; until then it counts as fp32."""

@@ -97,7 +97,7 @@ class EvaluationSection(Section):
     max_detections: Count = setting(300, unit="detections per image")
     """The most confident are kept."""
     batchnorm_images: Auto | CountOrZero = setting("auto", unit="images")
-    """Training images, over all ranks, on which BatchNorm's statistics are estimated before averaged weights are evaluated or saved: no step had those weights. At most an epoch's. 0 keeps the average of the steps' statistics. `auto` is 512, or 0 if nothing is averaged (`train.ema: false`, no local steps)."""
+    """Training images, over all ranks, on which BatchNorm's statistics are estimated before averaged weights are evaluated or saved: no step had those weights. At most an epoch's. 0 keeps the average of the steps' statistics. `auto` is 512, or 0 with SyncBatchNorm, or if nothing is averaged (`train.ema: false`, no local steps)."""
     rectangular: bool = setting(True)
     """Pad each image to the smallest rectangle that the network accepts, not to a square: less padding to compute."""
 

@@ -24,7 +24,7 @@ from yolo.recipe import deepspeed_config
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe, ResolvedCommunication
 from yolo.training.engine.cpu_adam import compile_cpu_adam
-from yolo.training.engine.distributed import DistributedContext, node_group
+from yolo.training.engine.distributed import DistributedContext, check_nodes_agree, node_group
 
 ParameterGroup = dict[str, Any]
 ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
@@ -45,6 +45,7 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
     Raises LaunchError if this machine cannot run the recipe.
     """
     set_batchnorm_momentum(model, recipe)
+    check_nodes_agree(recipe, context)
     if recipe.model.sync_batchnorm:
         # Before initialize: DeepSpeed keeps references to the modules that it finds.
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model, node_group(recipe, context))

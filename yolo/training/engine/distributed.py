@@ -14,6 +14,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from yolo.errors import CheckpointError, LaunchError
+from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.recipe import Recipe
 
 Result = TypeVar("Result")
@@ -102,11 +103,27 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
 def node_group(recipe: Recipe, context: DistributedContext) -> torch.distributed.ProcessGroup:
     """Make a process group for the ranks of each node, and return this node's. Collective.
 
-    Launchers number the ranks node by node, as many on each.
+    Launchers number the ranks node by node. All nodes must have as many (`check_nodes_agree`).
     """
     timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
-    group, _ = torch.distributed.new_subgroups(context.local_world_size, timeout=timeout)
+    ranks = ranks_per_node(recipe, context.world_size)
+    group, _ = torch.distributed.new_subgroups(ranks, timeout=timeout)
     return group
+
+
+def check_nodes_agree(recipe: Recipe, context: DistributedContext) -> None:
+    """Raise LaunchError on all ranks if SyncBatchNorm would group the ranks of nodes that do not have as many. Collective.
+
+    Each rank resolves the recipe by the ranks that its own node has.
+    """
+    mine = recipe.model.sync_batchnorm, ranks_per_node(recipe, context.world_size)
+    found = set(all_gather_object(context, mine))
+    if len(found) > 1 and any(is_on for is_on, _ in found):
+        ranks = " and ".join(str(ranks) for _, ranks in sorted(found))
+        raise LaunchError(
+            f"model.sync_batchnorm: SyncBatchNorm spans a node, and the nodes have {ranks} ranks; set it to false, or start as "
+            "many ranks on each node"
+        )
 
 
 def shutdown_distributed() -> None:

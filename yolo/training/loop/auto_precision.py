@@ -16,10 +16,12 @@ IMAGES = {"cpu": 4, "cuda": 32}
 """Images measured at once, at most: enough to fill the device, and about a second for the small networks."""
 CLOCKS = {"cpu": time.process_time, "cuda": time.perf_counter}
 """A process's CPU time, of all its threads, does not run while other work has the core; a GPU is waited for."""
-LEAST_PAIRS = 7
-"""Per rank, however long they take: a median outlives three that other work disturbed."""
+PAIRS = 7
+"""Per rank, at least: a median outlives three that other work disturbed."""
 SECONDS = 1.0
 """For as long, at least, a rank measures."""
+MOST_SECONDS = 10.0
+"""Fewer pairs are enough once they took this long: large networks on processors."""
 CLASSES = 80
 """COCO's number; the data set is not known yet, and the head is a twentieth of the work."""
 CLEARLY_LOSES = 0.8
@@ -54,8 +56,9 @@ def measure_precision(
     if not all(all_gather_object(context, _has_bf16(context.device))):
         return PrecisionChoice("fp32", f"precision auto: fp32, not every {_kind(context)} has bf16")
     mine = measure_in_turns(_forward_and_backward(recipe, context.device))
-    pairs = [pair for rank in all_gather_object(context, mine) for pair in rank]
-    dtype, speedup = choose_dtype(pairs)
+    of_ranks = all_gather_object(context, mine)
+    dtype, speedup = choose_dtype(of_ranks)
+    pairs = [pair for of_rank in of_ranks for pair in of_rank]
     fp32, bf16 = (1e3 * median(seconds) for seconds in zip(*pairs, strict=True))
     images, size = _images(recipe, context.device), recipe.model.image_size
     return PrecisionChoice(
@@ -74,14 +77,19 @@ def measure_in_turns(seconds_in: Callable[[str], float]) -> list[tuple[float, fl
     for dtype in ("fp32", "bf16"):  # warm-up
         seconds_in(dtype)
     pairs: list[tuple[float, float]] = []
-    while len(pairs) < LEAST_PAIRS or sum(map(sum, pairs)) < SECONDS:
+    while (taken := sum(map(sum, pairs))) < SECONDS or (
+        len(pairs) < PAIRS and taken < MOST_SECONDS
+    ):
         pairs.append((seconds_in("fp32"), seconds_in("bf16")))
     return pairs
 
 
-def choose_dtype(pairs: Sequence[tuple[float, float]]) -> tuple[str, float]:
-    """The precision to train in, and how many times as fast as fp32 bf16 is: the median of all ranks' pairs."""
-    speedup = median(fp32 / bf16 for fp32, bf16 in pairs)
+def choose_dtype(of_ranks: Sequence[Sequence[tuple[float, float]]]) -> tuple[str, float]:
+    """The precision to train in, and how many times as fast as fp32 bf16 is on the rank where it gains least.
+
+    Of each rank's pairs the median counts.
+    """
+    speedup = min(median(fp32 / bf16 for fp32, bf16 in pairs) for pairs in of_ranks)
     return "fp32" if speedup <= CLEARLY_LOSES else "bf16", speedup
 
 

@@ -1,6 +1,7 @@
 """BatchNorm's statistics for weights that no step had: an average over steps, or over ranks that took local steps.
 
-The literature calls it precise BatchNorm: Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3.
+As for stochastic weight averaging: P. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better
+Generalization", UAI 2018, section 3.2. Wu and Johnson ("Rethinking 'Batch' in BatchNorm", 2021) call it precise BatchNorm.
 """
 
 from itertools import chain, islice
@@ -18,7 +19,7 @@ from yolo.training.loop.datasets import Datasets
 class PreciseBatchNorm:
     """Estimates the statistics on training batches, as training augments them at that epoch.
 
-    The batches depend on the seed and the epoch only, so that a resumed run evaluates as an uninterrupted one. A loader of
+    The batches depend on the position in the run only, so that a resumed run evaluates as an uninterrupted one. A loader of
     its own, without workers: the training's may be within an epoch.
     """
 
@@ -31,9 +32,11 @@ class PreciseBatchNorm:
         """Micro batches per rank; 0 keeps the statistics that the steps gathered."""
         buffer = max(1, self.batches * recipe.train.micro_batch)
         data = recipe.data.model_copy(update={"workers": 0, "shuffle_buffer": buffer})
-        alone = recipe.model_copy(update={"data": data})
         self.loader = training_loader(
-            datasets.train_images, alone, context.rank, context.world_size
+            datasets.train_images,
+            recipe.model_copy(update={"data": data}),
+            context.rank,
+            context.world_size,
         )
 
     def write_into(self, model: YOLOv5, epoch: int) -> None:

@@ -237,11 +237,15 @@ class Trainer:
         return result
 
     def _write_average(self) -> None:
-        """Write the averaged weights into the plain network, with BatchNorm's statistics for them; collective."""
+        """Write the averaged weights into the plain network; collective.
+
+        At an epoch's end with BatchNorm's statistics for them. A run that must stop, or only saves, has no time for that.
+        """
         state, plain = self.state, self.checkpoints.plain
-        self.heartbeat.set_phase(f"estimating BatchNorm's statistics after step {state.step}")
         state.ema.write_into(plain)
-        self.precise_batchnorm.write_into(plain, state.epochs_done)
+        if not (state.steps_into_epoch or state.guard.should_stop):
+            self.heartbeat.set_phase(f"estimating BatchNorm's statistics after step {state.step}")
+            self.precise_batchnorm.write_into(plain, state.epochs_done)
 
     def _evaluate(self) -> ValidationResult:
         state = self.state

@@ -176,10 +176,11 @@ def test_sync_batchnorm_exchanges_in_every_layer_with_its_node_unless_a_rank_is_
         name = "local_steps_exclude_sync_batchnorm"
         assert findings(name, (*asked, alone))
     found = launch_worker("sync_batchnorm", ranks=4)
-    assert found["layers"] > 50
+    assert found["layers"] == 57
     assert found["ranks, as bits"] == [0b0011, 0b0011, 0b1100, 0b1100]
     assert found["of a node"]
     assert not found["of one rank"]
+    assert all("the nodes have 1 and 2 ranks" in each for each in found["uneven nodes"])
 
 
 @pytest.mark.launcher
