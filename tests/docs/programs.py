@@ -1,23 +1,32 @@
-"""The Python programs that documented commands start: forked, on little data and with few steps."""
+"""The Python programs that documented commands start: forked, on little data and with few steps.
 
+Of benchmarks and calibrations, which other tests run as commands to their end, only the arguments are checked.
+"""
+
+import importlib
+import io
 import itertools
 import json
 import socketserver
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
 from tests.forking.popen import LAUNCHER
 from tests.forking.server import UNDRAWN, ForkedProcess
+from tests.planner.conftest import measurement
 from yolo.bench.chaos.__main__ import FAULTS
 from yolo.bench.command_line import numbers
 from yolo.bench.speed.__main__ import SECTIONS
 from yolo.calibration.strategies import chosen
 from yolo.errors import BenchError, RecipeError
+from yolo.planner.hardware_catalog import cluster
+from yolo.planner.profile import write_profile
 from yolo.recipe import prepare
 
 SMALL = (
@@ -30,37 +39,27 @@ SMALL = (
 HERE = ("cluster.nodes=1", "cluster.processes_per_node=2", "cluster.backend=gloo")
 """The same for what runs on machines that are not there."""
 FEWER = {
-    "yolo.bench": ("--hosts", "2"),
-    "yolo.bench.accuracy": ("--strategies", "reference", "--seeds", "0"),
-    "yolo.bench.batch_scaling": ("--batches", "8"),
-    "yolo.bench.chaos": (
-        *("--seed", "0", "--kills", "0", "--faults", "nan", "--nan", "0.2", "--nan-seeds", "0"),
-        *("--nan-recipe", "recipes/demo.yaml", "data.root={demo}", *SMALL),
-    ),
-    "yolo.bench.communication": (
-        *("--hosts", "2", "--bandwidths", "1000", "--strategies", "zero0", "--steps", "3"),
-        *("--ratio", "10"),
-    ),
-    "yolo.bench.plan": (
-        *("--hosts", "2", "--bandwidths", "1000", "--calibrate", "2:1000"),
-        *("--strategies", "zero0", "--steps", "3", "--pixels", "64"),
-    ),
-    "yolo.bench.speed": (
-        *("--sections", "evaluation", "--rounds", "1", "--images", "20", "--epochs", "1"),
-    ),
-    "yolo.bench.streaming": (),
+    "yolo.bench": (*SMALL, "--hosts", "2"),
+    "yolo.bench.streaming": SMALL,
     "tests.evaluation.compare_libraries": ("--images", "20"),
 }
-"""Put in the place of a benchmark's own arguments; {demo} is the demo data set."""
-EMULATED = ("yolo.bench", "yolo.bench.chaos", "yolo.bench.communication", "yolo.bench.plan")
-"""Benchmarks on emulated hosts."""
-OF_RECIPES = (
-    *("yolo.bench", "yolo.bench.accuracy", "yolo.bench.batch_scaling"),
-    *("yolo.bench.speed", "yolo.bench.streaming"),
-)
+"""Put behind a benchmark's own arguments."""
+ON_EMULATED_HOSTS = "yolo.bench"
+PARSED = {
+    f"yolo.bench.{name.removesuffix('.__main__')}": f"yolo.bench.{name}"
+    for name in (
+        *("accuracy", "batch_scaling", "chaos.__main__", "communication.__main__"),
+        *("plan.__main__", "speed.__main__"),
+    )
+}
+"""Benchmarks that tests/bench runs as commands to their end, and their modules: here their arguments are parsed."""
 UNSOUND = "`yolo check` says what is wrong with its recipe"
 Command = tuple[list[str], str]
 """Words, and the folder to run them in."""
+PROFILE = cluster("1x2xt4").model_copy(
+    update={"backend": "gloo", "measured": [measurement(2, 1.0, 0.01)]}
+)
+"""Stands for what `yolo calibrate` measures."""
 DRAWN = "yolo.data.demo"
 """Draws the demo data set, for which a small one stands in."""
 
@@ -86,6 +85,11 @@ class Programs:
             case ["yolo", *arguments] | ["python", "-m", "yolo", *arguments]:
                 if not starts_ranks(arguments) or not is_sound(arguments, folder):
                     return [*yolo, *arguments], folder
+                if arguments[0] != "train":  # tests/calibration runs it to its end
+                    assert_parsed("yolo.cli", arguments)
+                    if arguments[0] == "calibrate":
+                        write_profile(PROFILE, Path(folder, option(arguments, "--out")))
+                    return None
                 return [*yolo, *small(arguments)], folder
             case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
                 assert is_sound(arguments, folder), UNSOUND
@@ -94,12 +98,16 @@ class Programs:
                 return [LAUNCHER, *few, *arguments, *SMALL, *HERE], folder
             case ["python", "-m", module, *_] if module == DRAWN:
                 return None
-            case ["python", "-m", module, *arguments] if module in FEWER:
-                assert_known(module, arguments)
+            case ["python", "-m", module, *arguments] if module in PARSED:
+                assert_parsed(PARSED[module], arguments)
+                assert_known(arguments)
                 assert is_sound(arguments, folder), UNSOUND
-                if module in EMULATED and not self.has_cluster:
+                return None
+            case ["python", "-m", module, *arguments] if module in FEWER:
+                assert is_sound(arguments, folder), UNSOUND
+                if module == ON_EMULATED_HOSTS and not self.has_cluster:
                     return None
-                return self._once([python, "-m", module, *fewer(module, arguments)], folder)
+                return self._once([python, "-m", module, *arguments, *FEWER[module]], folder)
             case ["python", "-m", "pytest", *arguments] | ["pytest", *arguments]:
                 choice = [python, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
                 return self._once([*choice, *arguments], str(REPOSITORY))
@@ -111,34 +119,34 @@ class Programs:
         if tuple(command) in self.done:
             return None
         self.done.add(tuple(command))
-        return [word.replace("{demo}", f"{folder}/data/demo") for word in command], folder
+        return command, folder
 
 
-def assert_known(module: str, arguments: Sequence[str]) -> None:
-    """Raises AssertionError or BenchError if a list that is shortened names what does not exist."""
-    given = dict(itertools.pairwise(arguments))
-    chosen(given.get("--strategies", "all"))
+def assert_parsed(module: str, arguments: Sequence[str]) -> None:
+    """Let a program parse its arguments, and nothing more. Raises AssertionError with what it says of wrong ones."""
+    said = io.StringIO()
+    program = importlib.import_module(module)
+    with mock.patch.object(program, "exit_code_of", return_value=0), redirect_stderr(said):
+        try:
+            program.main(arguments)
+        except SystemExit as end:
+            raise AssertionError(said.getvalue()) from end
+
+
+def assert_known(arguments: Sequence[str]) -> None:
+    """Raises AssertionError or BenchError if a list of a benchmark names what does not exist."""
+    chosen(option(arguments, "--strategies", "all"))
     known = {"--faults": FAULTS, "--sections": SECTIONS}
-    for option, names in known.items():
-        unknown = set(given.get(option, names[0]).split(",")) - set(names)
-        assert not unknown, f"{option} {given[option]}: expected some of {', '.join(names)}"
-    for option in ("--hosts", "--bandwidths"):
-        numbers(option, given.get(option, "1"), float)
+    for name, names in known.items():
+        unknown = set(option(arguments, name, names[0]).split(",")) - set(names)
+        assert not unknown, f"{name}: no {', '.join(unknown)}; expected some of {', '.join(names)}"
+    for name in ("--hosts", "--bandwidths", "--calibrate", "--batches", "--seeds"):
+        numbers(name, option(arguments, name, "1").replace(":", ","), float)
 
 
-def fewer(module: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments of a benchmark, those replaced that say how much it does."""
-    options = {word for word in FEWER[module] if word.startswith("--")}
-    kept: list[str] = []
-    option = ""
-    for word in arguments:
-        is_recipe = (word.endswith(".yaml") or "=" in word) and option != "--nan-recipe"
-        if word.startswith("--") or is_recipe:
-            option = word
-        if option not in options:
-            kept.append(word)
-    more = SMALL if module in OF_RECIPES else ()
-    return [*kept, *more, *FEWER[module]]
+def option(arguments: Sequence[str], name: str, default: str = "") -> str:
+    """The value of an option among the arguments of a command."""
+    return dict(itertools.pairwise(arguments)).get(name, default)
 
 
 def starts_ranks(arguments: Sequence[str]) -> bool:
