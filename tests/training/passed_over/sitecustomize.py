@@ -13,16 +13,16 @@ from when_loaded import when_loaded
 def pass_over(module: ModuleType) -> None:
     share, seed = os.environ["YOLO_PASS_OVER"].split(":")
     chances = [random.Random(f"{seed} {rank}") for rank in range(int(os.environ["WORLD_SIZE"]))]
-    original = module.TrainingLoader.epoch
+    original = module.Trainer._batches
 
-    def epoch(*arguments):  # type: ignore[no-untyped-def]
-        for step in original(*arguments):
+    def batches(trainer):  # type: ignore[no-untyped-def]
+        for batch in original(trainer):
             is_fed = [chance.random() < float(share) for chance in chances]
             if not any(is_fed):
-                yield step
+                yield batch
 
-    module.TrainingLoader.epoch = epoch  # type: ignore[attr-defined]
+    module.Trainer._batches = batches  # type: ignore[attr-defined]
 
 
 if "YOLO_PASS_OVER" in os.environ and "RANK" in os.environ:
-    when_loaded(("yolo.data.loader.loader",), pass_over)
+    when_loaded(("yolo.training.loop.trainer",), pass_over)
