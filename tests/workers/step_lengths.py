@@ -6,6 +6,7 @@ The collectives' own are left out: gloo copies each rank's part by itself.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,10 @@ CLIPPED = 0.5
 """A quarter of the mean gradient's norm on 2 ranks, half of it on 16."""
 SHARED, OWN = 0.005, 0.02
 """Standard deviations of the part of an element that all ranks share, and of the rest."""
+
+
+READS = ("tolist", "item", "__bool__", "__float__", "__int__")
+"""How Python reads a number of a tensor: on a GPU the host waits for it."""
 
 
 class Engine:
@@ -65,18 +70,30 @@ def steps_of(
 
 
 def operations_of(optimizer: FlatOptimizer) -> dict[str, int]:
-    """How often one more step launches each operation."""
+    """How often one more step launches each operation, and reads a tensor in Python (`read`)."""
 
     def nothing(*_: Any, **__: Any) -> Done:
         return Done()
 
+    def read(name: str) -> Callable[..., Any]:
+        original = getattr(torch.Tensor, name)
+
+        def counted(*arguments: Any) -> Any:
+            reads.append(name)
+            return original(*arguments)
+
+        return counted
+
+    reads: list[str] = []
     collectives = {"all_to_all_single": nothing, "all_gather_into_tensor": nothing}
     with (
         mock.patch.multiple(dist, **collectives),
+        mock.patch.multiple(torch.Tensor, **{name: read(name) for name in READS}),
         profile(activities=[ProfilerActivity.CPU]) as profiled,
     ):
         optimizer.step()
-    return Counter(event.name for event in profiled.events() if event.name.startswith("aten::"))
+    launched = [event.name for event in profiled.events() if event.name.startswith("aten::")]
+    return Counter([*launched, *("read" for _ in reads)])
 
 
 def main() -> None:
