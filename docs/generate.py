@@ -109,12 +109,13 @@ def _with_ap(table: list[str], measured: MeasuredAccuracy) -> Iterator[str]:
 
 
 def _summary(measured: MeasuredAccuracy) -> list[str]:
-    setup, seeds = measured.setup, len(measured.strategies[REFERENCE])
+    setup = measured.setup
+    seeds = " or ".join(map(str, sorted({len(runs) for runs in measured.strategies.values()})))
     losing = [name for name in measured.strategies if measured.change(name) < -LOSS_BOUND]
     names = ", ".join(f"`{name}`" for name in losing)
     lost = f"{names} lost more than {LOSS_BOUND} AP: no plan puts them first"
     text = (
-        f"AP: mean of {seeds} {'seed' if seeds == 1 else 'seeds'} of `{setup.base}`, {setup.images} images, {setup.epochs} epochs, "
+        f"AP: mean of {seeds} {'seed' if seeds == '1' else 'seeds'} of `{setup.base}`, {setup.images} images, {setup.epochs} epochs, "
         f"{setup.ranks} ranks{f' ({measured.note})' if measured.note else ''}. "
         f"{lost if losing else f'No strategy lost more than {LOSS_BOUND} AP'}."
     )
