@@ -184,9 +184,12 @@ def _wire_bytes(recipe: Recipe, network: Network, ranks: int) -> float:
 
 
 def _one_bit_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
-    """The flat gradient, both error feedbacks and what is unpacked; 0/1 Adam also keeps the weights of the last sync."""
+    """The flat gradient, both error feedbacks, what is unpacked, and a sign per element of the sketch.
+
+    0/1 Adam also keeps the weights of the last sync.
+    """
     anchor = network.fp32_bytes if recipe.optimizer.type == "ZeroOneAdam" else 0.0
-    return FP32 * one_bit_elements(network, ranks) * (3 + 1 / ranks) + anchor
+    return one_bit_elements(network, ranks) * (FP32 * (3 + 1 / ranks) + 1) + anchor
 
 
 def _local_buffers(recipe: Recipe, network: Network, ranks: int) -> float:
