@@ -180,8 +180,11 @@ def resolve_for(profile: ClusterProfile, loaded: LoadedRecipe, *overrides: str) 
 
 
 def _as_computed(profile: ClusterProfile, resolved: ResolvedRecipe) -> ResolvedRecipe:
-    """With bf16 for `precision.dtype: auto`: what ranks that have it will choose, and ZeRO then sends."""
-    if resolved.loaded.recipe.precision.dtype != "auto":
+    """With bf16 for `precision.dtype: auto`: what ranks that have it will choose, and ZeRO then sends.
+
+    At stage 0 the wire's format does not depend on it.
+    """
+    if resolved.loaded.recipe.precision.dtype != "auto" or not resolved.recipe.zero.stage:
         return resolved
     return resolve_for(profile, resolved.loaded, "precision.dtype=bf16")
 

@@ -58,7 +58,7 @@ class ZeroOneAdam(FlatOptimizer):
         self._rates: list[float] = []
         self._decays: list[float] = []
         """Accumulated learning rates and factors of weight decay since the last sync, per group."""
-        self._had_gradient = torch.zeros((), dtype=torch.bool, device=self.momentum.device)
+        self._had_gradient = False
         """Whether this rank had a finite gradient since the last sync."""
 
     def plan(self, warmup_steps: int, steps: int) -> str:
@@ -149,7 +149,7 @@ class ZeroOneAdam(FlatOptimizer):
             self.accumulated.zero_()
             self._rates = [0.0] * len(self.param_groups)
             self._decays = [1.0] * len(self.param_groups)
-            self._had_gradient.fill_(False)
+            self._had_gradient = False
         self.steps_since_sync += 1
         self.has_gradient = bool(self.norm.isfinite())
         self._had_gradient |= self.has_gradient
@@ -169,8 +169,8 @@ class ZeroOneAdam(FlatOptimizer):
             # At a learning rate of 0 nothing moved, and the momentum stays.
             if rate > 0:
                 torch.div(self.accumulated[span], rate, out=self.momentum[span])
-        finite = self.norm.nan_to_num(nan=0.0, posinf=0.0)
-        self.exchange(self.momentum, torch.where(self._had_gradient, finite, self.norm))
+        norm = self.norm.nan_to_num(nan=0.0, posinf=0.0) if self._had_gradient else self.norm
+        self.exchange(self.momentum, norm)
         torch._foreach_copy_(self.parameters, self.anchor)
         torch.div(self.momentum, self.denominator, out=self.update)
         for number, (span, views, group) in enumerate(self.groups()):
