@@ -8,14 +8,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from matplotlib import rcParams
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from yolo.data.image.decode import read_image
 from yolo.evaluation.drawing import draw_detections
-from yolo.evaluation.predict import detect
+from yolo.evaluation.predict import Predictor
 from yolo.model.io.weights import load_detector
 from yolo.tracking.charts import training_chart
 from yolo.tracking.history import read_history
@@ -84,12 +83,11 @@ def _arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPa
 def detections() -> np.ndarray:
     """The demo's detections, (height, width, 3) BGR."""
     detector = load_detector(RUN_FOLDER / "weights/best.safetensors")
+    predictor = Predictor(detector.model, detector.image_size, confidence=0.5)
     shown = []
     for number in SHOWN:
         image = read_image(IMAGES / f"val-{number:04d}.jpg")
-        found = detect(
-            detector.model, image, detector.image_size, 0.5, 0.45, 300, torch.device("cpu")
-        )
+        found = predictor.detect(image)
         shown.append(draw_detections(image, found, detector.class_names))
     return np.hstack(shown)
 

@@ -18,7 +18,28 @@ def add_commands(commands: Commands) -> None:
         "--data",
         type=Path,
         required=True,
-        help="a COCO annotation file beside its image folder, or a data.yaml",
+        help="a COCO annotation file, a data.yaml, or a VOC folder",
+    )
+    evaluate.add_argument(
+        "--split",
+        default="val",
+        help="of a data.yaml or a VOC folder, such as test (default val)",
+    )
+    evaluate.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="the images of a COCO annotation file (default: searched for beside it)",
+    )
+    evaluate.add_argument(
+        "--confidence",
+        type=fraction,
+        help="count only what `yolo detect` shows at this score: one class per box (default: all, as COCO's AP needs)",
+    )
+    evaluate.add_argument(
+        "--iou",
+        type=fraction,
+        help="IoU above which two boxes show one object (default 0.6; 0.45 with --confidence)",
     )
     evaluate.add_argument("--json", type=Path, metavar="OUT", help="write all figures there")
     evaluate.add_argument("--batch", type=count, default=16, help="images per batch (default 16)")
@@ -78,7 +99,15 @@ def _eval(options: argparse.Namespace) -> None:
     from yolo.tracking.console import CountProgress
 
     for line in evaluate_weights(
-        options.weights, options.data, options.json, options.batch, CountProgress
+        options.weights,
+        options.data,
+        options.json,
+        options.batch,
+        CountProgress,
+        split=options.split,
+        images=options.images,
+        confidence=options.confidence,
+        iou=options.iou,
     ):
         print(line)
 

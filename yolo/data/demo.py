@@ -13,7 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star")
+SHAPES = ("circle", "square", "triangle", "star", "hexagon", "spark")
+OUTLINES = ((48, 1.0), (4, 1.0), (3, 1.0), (10, 0.45), (6, 1.0), (8, 0.4))
+"""Of each shape: its corners, and the radius of every second one as a share of the others'."""
 EMPTY_SHARE = 0.05
 MAX_OVERLAP = 0.15
 MARKER = "complete.json"
@@ -29,6 +31,8 @@ class DemoSettings:
     val_images: int = 128
     size: int = 256
     seed: int = 0
+    shapes: int = 4
+    """The first so many of SHAPES."""
     version: int = 1
     """Increase when the drawing changes, so that old data are drawn again."""
 
@@ -60,7 +64,7 @@ def _draw_split(
     side = settings.size
     for image_id in range(count):
         random = np.random.default_rng((settings.seed, number, image_id))
-        image, shapes = draw_image(side, random)
+        image, shapes = draw_image(side, random, settings.shapes)
         name = f"{split}-{image_id:04d}.jpg"
         cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         images.append({"id": image_id, "file_name": name, "width": side, "height": side})
@@ -76,19 +80,21 @@ def _draw_split(
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES)]
+    categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES[: settings.shapes])]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def draw_image(size: int, random: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """One image (size, size, 3), and its shapes as (index into SHAPES, box in pixels)."""
+def draw_image(
+    size: int, random: np.random.Generator, kinds: int = DemoSettings.shapes
+) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+    """One image (size, size, 3), and its shapes as (index below `kinds` into SHAPES, box in pixels)."""
     image = _background(size, random)
     shapes: list[tuple[int, Box]] = []
     wanted = 0 if random.random() < EMPTY_SHARE else int(random.integers(1, 6))
     for _ in range(8 * wanted):
         if len(shapes) == wanted:
             break
-        kind = int(random.integers(len(SHAPES)))
+        kind = int(random.integers(kinds))
         radius = random.uniform(0.07, 0.21) * size
         centre = random.uniform(radius, size - radius, 2)
         points = _outline(kind, radius, random) + centre
@@ -116,11 +122,10 @@ def _background(size: int, random: np.random.Generator) -> np.ndarray:
 
 def _outline(kind: int, radius: float, random: np.random.Generator) -> np.ndarray:
     """Corner points (K, 2) of a shape around the origin, turned at random."""
-    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[SHAPES[kind]]
+    corners, inner = OUTLINES[kind]
     angles = np.arange(corners) * 2 * np.pi / corners + random.uniform(0, 2 * np.pi)
     radii = np.full(corners, radius)
-    if SHAPES[kind] == "star":
-        radii[1::2] *= 0.45
+    radii[1::2] *= inner
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
 
 
@@ -151,8 +156,9 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data/demo"))
     parser.add_argument("--train-images", type=int, default=DemoSettings().train_images)
     parser.add_argument("--val-images", type=int, default=DemoSettings().val_images)
+    parser.add_argument("--shapes", type=int, default=DemoSettings().shapes, choices=range(1, 7))
     options = parser.parse_args()
-    settings = DemoSettings(options.train_images, options.val_images)
+    settings = DemoSettings(options.train_images, options.val_images, shapes=options.shapes)
     options.root.parent.mkdir(parents=True, exist_ok=True)
     if generate_demo(options.root, settings):
         print(f"drew {settings.train_images} + {settings.val_images} images into {options.root}")

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import torch
 
 from yolo.data.image.resized import ResizedImages, verify_images
@@ -13,16 +12,25 @@ from yolo.data.loader.loader import evaluation_loader
 from yolo.data.open import load_annotated
 from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.errors import DataError
+from yolo.evaluation.detection_folder import DetectionFolder
 from yolo.evaluation.detections import GroundTruth
 from yolo.evaluation.drawing import draw_detections
 from yolo.evaluation.evaluator import evaluate
 from yolo.evaluation.metrics import Metrics, metrics_to_json
-from yolo.evaluation.predict import DetectedImage, detect_images, detections_to_json, image_files
+from yolo.evaluation.predict import (
+    DetectedImage,
+    Predictor,
+    detect_images,
+    detections_to_json,
+    image_files,
+)
 from yolo.model.io.weights import load_detector
 from yolo.recipe.resolve.hardware import count_cores
 from yolo.recipe.schema.train import EvaluationSection
 
 MAX_DETECTIONS = 300
+SHOWN_IOU = 0.45
+"""Of non-maximum suppression, if not every detection counts."""
 MAX_WORKERS = 8
 
 
@@ -32,32 +40,45 @@ def evaluate_weights(
     json_path: Path | None,
     batch: int,
     counting: ProgressFactory = no_progress,
+    *,
+    split: str = "val",
+    images: Path | None = None,
+    confidence: float | None = None,
+    iou: float | None = None,
 ) -> Iterator[str]:
-    """Evaluate weights on a data set, with a recipe's default settings; yields the lines to print.
+    """Evaluate weights on a data set; yields the lines to print.
 
-    `data` is a COCO annotation file or a data.yaml. Unreadable images are skipped and counted. WeightsError, or
-    DataError, also if the classes differ.
+    `data`, `split` and `images` as for `load_annotated`. By default every detection counts that COCO's metric counts, with
+    a recipe's default settings. With `confidence`, only what `detect_and_draw` shows at it: one class per box, overlaps
+    removed at `iou` 0.45. Unreadable images are skipped and counted. WeightsError, or DataError, also if the classes
+    differ.
     """
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     detector, device = load_detector(weights), _device()
-    dataset = load_annotated(data)
+    dataset = load_annotated(data, split, images)
     if dataset.class_names != detector.class_names:
         raise DataError(
             f"{data}: its classes {list(dataset.class_names)} are not those of {weights}: {list(detector.class_names)}"
         )
     with counting("verifying images", len(dataset.records)) as advance:
-        images = ResizedImages(dataset.records, detector.image_size, None)
-        dataset = dataset.without(verify_images(images, threads=count_cores(), advance=advance))
+        resized = ResizedImages(dataset.records, detector.image_size, None)
+        dataset = dataset.without(verify_images(resized, threads=count_cores(), advance=advance))
     yield from (f"warning: {line}" for line in dataset.report.lines())
-    settings = EvaluationSection()
-    images = ResizedImages(dataset.records, detector.image_size, None)
+    settings, is_shown = EvaluationSection(), confidence is not None
+    if confidence is not None:
+        settings = EvaluationSection(confidence=confidence, iou=SHOWN_IOU)
+    if iou is not None:
+        settings = settings.model_copy(update={"iou": iou})
+    resized = ResizedImages(dataset.records, detector.image_size, None)
     stride = detector.model.stride[-1] if settings.rectangular else None
     workers = min(MAX_WORKERS, count_cores() - 1)
-    batches, truth = evaluation_loader(images, batch, workers, stride), GroundTruth.of(dataset)
+    batches, truth = evaluation_loader(resized, batch, workers, stride), GroundTruth.of(dataset)
     model = detector.model.to(device)
     with counting("evaluating images", len(dataset.records)) as advance:
-        metrics = evaluate(model, batches, truth, settings, device, advance=advance)
+        metrics = evaluate(
+            model, batches, truth, settings, device, advance=advance, multi_label=not is_shown
+        )
     assert metrics is not None  # this is the first rank
     if json_path is not None:
         json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
@@ -74,27 +95,27 @@ def detect_and_draw(
 ) -> Iterator[str]:
     """Detect in images and folders of images; yields one line per image.
 
-    Writes each image with its boxes, and detections.json, into `out`. WeightsError, or DataError.
+    Writes each image with its boxes, and detections.json, into `out`, over no other file. WeightsError, or DataError.
     """
     detector, device = load_detector(weights), _device()
     class_names = detector.class_names
-    out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    used: set[Path] = set()
     files = image_files(places)
+    folder = DetectionFolder(out, files)
+    model = detector.model.to(device)
+    predictor = Predictor(model, detector.image_size, device, confidence, iou, MAX_DETECTIONS)
+    rows = []
     with counting("detecting in images", len(files)) as advance:
-        model, limits = detector.model.to(device), (confidence, iou, MAX_DETECTIONS)
-        for entry in detect_images(model, files, detector.image_size, *limits, device):
-            drawn_path = _free_name(out, entry, used)
+        for entry in detect_images(predictor, files):
             drawn = draw_detections(entry.image, entry.detections, class_names)
-            if not cv2.imwrite(str(drawn_path), drawn):
-                raise DataError(f"{drawn_path}: cannot be written; is the disk full?")
+            try:
+                path = folder.write(entry.path, drawn)
+            except OSError as error:
+                raise DataError(f"{out}: cannot be written: {error.strerror}") from error
             rows.append(detections_to_json(entry, class_names))
             advance(1)
-            yield f"{entry.path}: {_counted(entry, class_names)} -> {drawn_path}"
-    listing = out / "detections.json"
-    listing.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    yield f"{len(rows)} images, all detections in {listing}"
+            yield f"{entry.path}: {_counted(entry, class_names)} -> {path}"
+    folder.write_listing(rows)
+    yield f"{len(rows)} images, all detections in {folder.listing}"
 
 
 def metric_lines(metrics: Metrics) -> Iterator[str]:
@@ -118,16 +139,6 @@ def metric_lines(metrics: Metrics) -> Iterator[str]:
 
 def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _free_name(out: Path, entry: DetectedImage, used: set[Path]) -> Path:
-    """The image's own name, with a number if folders hold images of the same name."""
-    path, number = out / f"{entry.path.stem}.png", 1
-    while path in used:
-        number += 1
-        path = out / f"{entry.path.stem}-{number}.png"
-    used.add(path)
-    return path
 
 
 def _counted(entry: DetectedImage, class_names: tuple[str, ...]) -> str:

@@ -69,15 +69,17 @@ def evaluate(
     device: torch.device,
     ranks: Gather = LOCAL,
     advance: ProgressCallback = lambda images: None,
+    multi_label: bool = True,
 ) -> Metrics | None:
     """The metrics on the first rank, None on the others.
 
     `batches` are this rank's share. All shares together must hold each image of `truth` once, in any order, else the
     ranks that evaluate classes raise ValueError. The metrics depend neither on the order nor on the number of ranks.
-    `advance` gets the number of images after each batch. The model's modes are restored.
+    `advance` gets the number of images after each batch. Without `multi_label` a box counts for its best class only, as
+    `Predictor` shows it. The model's modes are restored.
     """
     found: list[Detections] = []
-    with evaluation_mode(model), _AsyncNMS(settings, device) as nms:
+    with evaluation_mode(model), _AsyncNMS(settings, device, multi_label) as nms:
         for batch in batches:
             found += nms.submit(model(to_network(batch.images, device)), batch)
             advance(len(batch.image_ids))
@@ -125,8 +127,11 @@ class _AsyncNMS:
     It runs in its own thread, and on a GPU in its own stream, so that its waits do not block the network.
     """
 
-    def __init__(self, settings: EvaluationSection, device: torch.device) -> None:
+    def __init__(
+        self, settings: EvaluationSection, device: torch.device, multi_label: bool
+    ) -> None:
         self._settings = settings
+        self._multi_label = multi_label
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[list[Detections]] | None = None
@@ -160,9 +165,8 @@ class _AsyncNMS:
                 self._stream.wait_event(ready)
                 predictions.record_stream(self._stream)
             settings = self._settings
-            per_image = non_maximum_suppression(
-                predictions, settings.confidence, settings.iou, settings.max_detections
-            )
+            limits = settings.confidence, settings.iou, settings.max_detections
+            per_image = non_maximum_suppression(predictions, *limits, self._multi_label)
             images = zip(per_image, batch.letterboxes, batch.image_ids, strict=True)
             return [to_detections(*image) for image in images]
 

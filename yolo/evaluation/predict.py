@@ -1,4 +1,4 @@
-"""Detect in image files, for `yolo detect`."""
+"""Detect in images, prepared as an evaluation prepares them, so that both find the same objects."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from yolo.data.image import IMAGE_SUFFIXES
-from yolo.data.image.decode import UnusableImage, read_image
-from yolo.data.image.letterbox import letterbox
+from yolo.data.image.decode import UnusableImage, image_size, read_image
+from yolo.data.image.letterbox import pad_to_center, rectangle_around, resize_long_side
 from yolo.data.loader.samples import to_network
 from yolo.errors import DataError
+from yolo.evaluation.detection_folder import is_drawing
 from yolo.evaluation.detections import Detections
 from yolo.evaluation.evaluator import evaluation_mode, to_detections
+from yolo.model.network import YOLOv5
 from yolo.model.nms import non_maximum_suppression
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,49 @@ class DetectedImage:
     """`image_id` is the file's index among those given."""
 
 
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A network, and what of its output counts as detected."""
+
+    model: YOLOv5
+    """On `device`."""
+    image_size: int
+    """The long side of an image at the network's input, in pixels."""
+    device: torch.device = torch.device("cpu")
+    confidence: float = 0.25
+    """Lowest score."""
+    iou: float = 0.45
+    """Of two boxes of one class that overlap more, only the one with the higher score stays."""
+    max_detections: int = 300
+    """Per image."""
+
+    def detect(self, image: np.ndarray, image_id: int = 0) -> Detections:
+        """Detect in one image (H, W, 3) uint8, BGR; boxes in its own pixels, one class each."""
+        height, width = image.shape[:2]
+        return self._detect(resize_long_side(image, self.image_size), height, width, image_id)
+
+    def detect_file(self, path: Path, image_id: int = 0) -> DetectedImage:
+        """Detect in an image file. UnusableImage if it cannot be read."""
+        width, height = image_size(path)
+        # An evaluation decodes a large JPEG at a fraction of its size.
+        pixels = read_image(path, width, height, self.image_size)
+        resized = resize_long_side(pixels, self.image_size, (height, width))
+        found = self._detect(resized, height, width, image_id)
+        return DetectedImage(path, read_image(path, width, height), found)
+
+    def _detect(self, resized: np.ndarray, height: int, width: int, image_id: int) -> Detections:
+        rows, columns = rectangle_around(height, width, self.image_size, self.model.stride[-1])
+        padded, letterbox = pad_to_center(resized, rows, columns, (height, width))
+        pixels = torch.from_numpy(padded[..., ::-1].transpose(2, 0, 1).copy())
+        with evaluation_mode(self.model):
+            predictions = self.model(to_network(pixels[None], self.device))
+        limits = self.confidence, self.iou, self.max_detections
+        (found,) = non_maximum_suppression(predictions, *limits, multi_label=False)
+        return to_detections(found, letterbox, image_id)
+
+
 def image_files(places: Iterable[Path]) -> list[Path]:
-    """The image files among files and folders, subfolders included; each folder's sorted.
+    """The image files among files and folders, subfolders included; each folder's sorted, without earlier drawings.
 
     DataError if a place does not exist, or if no image is found.
     """
@@ -42,7 +84,9 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     for place in places:
         if place.is_dir():
             files += sorted(
-                path for path in place.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES
+                path
+                for path in place.rglob("*")
+                if path.suffix.lower() in IMAGE_SUFFIXES and not is_drawing(path)
             )
         elif place.exists():
             files.append(place)
@@ -56,51 +100,19 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     return files
 
 
-def detect_images(
-    model: nn.Module,
-    files: Sequence[Path],
-    image_size: int,
-    confidence: float,
-    iou: float,
-    max_detections: int,
-    device: torch.device,
-) -> Iterator[DetectedImage]:
+def detect_images(predictor: Predictor, files: Sequence[Path]) -> Iterator[DetectedImage]:
     """Detect in image files in turn. Unreadable images are skipped with a warning; DataError if none can be read."""
     unreadable = 0
     for index, path in enumerate(files):
         try:
-            image = read_image(path)
+            yield predictor.detect_file(path, index)
         except UnusableImage as error:
             unreadable += 1
             log.warning("%s", error)
-            continue
-        found = detect(model, image, image_size, confidence, iou, max_detections, device, index)
-        yield DetectedImage(path, image, found)
     if unreadable == len(files):
         raise DataError(f"none of {len(files)} images can be read")
     if unreadable:
         log.warning("%d of %d images could not be read", unreadable, len(files))
-
-
-def detect(
-    model: nn.Module,
-    image: np.ndarray,
-    image_size: int,
-    confidence: float,
-    iou: float,
-    max_detections: int,
-    device: torch.device,
-    image_id: int = 0,
-) -> Detections:
-    """Detect in one image (H, W, 3) uint8, BGR; boxes in its own pixels, one class each."""
-    square, placed = letterbox(image, image_size)
-    pixels = torch.from_numpy(square[..., ::-1].transpose(2, 0, 1).copy())
-    with evaluation_mode(model):
-        predictions = model(to_network(pixels[None], device))
-    (rows,) = non_maximum_suppression(
-        predictions, confidence, iou, max_detections, multi_label=False
-    )
-    return to_detections(rows, placed, image_id)
 
 
 def detections_to_json(entry: DetectedImage, class_names: tuple[str, ...]) -> dict[str, object]:

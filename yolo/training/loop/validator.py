@@ -16,7 +16,7 @@ from yolo.errors import WeightsError
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.evaluator import LocalGather, ProcessGroup, evaluate
 from yolo.evaluation.metrics import Metrics
-from yolo.evaluation.predict import detect
+from yolo.evaluation.predict import Predictor
 from yolo.model import YOLOv5
 from yolo.model.io.weights import atomic_write, weights_content
 from yolo.recipe.schema.recipe import Recipe
@@ -108,21 +108,20 @@ class Validator:
 
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
         """The same few validation images each time, with true and detected boxes."""
-        records = self.val.records[: self.recipe.tracking.wandb.images]
-        return tuple(self._sample(model, record) for record in records)
-
-    def _sample(self, model: YOLOv5, record: ImageRecord) -> SamplePicture:
-        image = read_image(record.path, record.width, record.height)  # in the frame of its boxes
-        found = detect(
+        predictor = Predictor(
             model,
-            image,
             self.recipe.model.image_size,
+            self.context.device,
             SHOWN_CONFIDENCE,
             SHOWN_IOU,
             self.recipe.evaluation.max_detections,
-            self.context.device,
         )
-        return _sample(record, image, found)
+        records = self.val.records[: self.recipe.tracking.wandb.images]
+        images = [read_image(record.path, record.width, record.height) for record in records]
+        return tuple(
+            _sample(record, image, predictor.detect(image))  # in the frame of its boxes
+            for record, image in zip(records, images, strict=True)
+        )
 
 
 def _sample(record: ImageRecord, image: np.ndarray, found: Detections) -> SamplePicture:
