@@ -24,16 +24,23 @@ def load_split(section: ResolvedData, split: str) -> DetectionDataset:
     return read_coco(annotations, root / images)
 
 
-def load_annotated(path: Path) -> DetectionDataset:
-    """A COCO annotation file with its image folder nearby, or a data.yaml's `val` split. Raises DataError if unreadable."""
+def load_annotated(path: Path, split: str = "val", images: Path | None = None) -> DetectionDataset:
+    """A data set for evaluation. Raises DataError if it cannot be read.
+
+    `path` is a data.yaml, of which `split` is read; a COCO annotation file, with its images in the folder `images` or
+    nearby; or a list of a split or a folder in Pascal VOC's form.
+    """
     if path.suffix in (".yaml", ".yml"):
-        return read_yolo(path, "val")
-    stem = path.stem.removeprefix("instances_")
-    parents = path.parent, path.parent.parent
-    folders = [parent / name for name in ("images", stem) for parent in parents] + [path.parent]
+        return read_yolo(path, split)
+    if images is not None:
+        folders = [images]
+    else:
+        stem = path.stem.removeprefix("instances_")
+        parents = path.parent, path.parent.parent
+        folders = [parent / name for name in ("images", stem) for parent in parents] + [path.parent]
     dataset = read_coco(path, *folders)
     if not any(record.path.is_file() for record in dataset.records[:10]):
         raise DataError(
-            f"{path}: its images were not found; looked for the first in {', '.join(map(str, folders))}"
+            f"{path}: its images were not found; looked for the first in {', '.join(map(str, folders))}; name their folder"
         )
     return dataset

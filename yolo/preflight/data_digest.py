@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from yolo.data.image import IMAGE_SUFFIXES
+from yolo.data.image.files import find_images
 from yolo.errors import DataError
 from yolo.preflight.host_info import Content, ProbeRequest
 
@@ -15,9 +15,11 @@ def content_of(request: ProbeRequest) -> Content:
     """Digests of the files; number and bytes of the images in the folders and of the splits."""
     digests = {file: digest_of(Path(file)) for file in request.files}
     totals: dict[str, tuple[int, int]] = {}
-    for folder in request.folders:
-        totals[folder] = _total(_images_below(folder)) if Path(folder).is_dir() else (-1, 0)
     problems = []
+    for folder in request.folders:
+        totals[folder] = -1, 0
+        with suppress(FileNotFoundError, NotADirectoryError):
+            totals[folder] = _total(find_images(Path(folder)))
     for data_yaml, split in request.splits:
         place = f"{data_yaml} ({split})"
         try:
@@ -45,22 +47,6 @@ def digest_of_source(folder: Path) -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)} {digest_of(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _images_below(folder: str) -> Iterable[str]:
-    """Images only: a file browser's own files, or a cache beside the images, make no other data set.
-
-    Links are followed: folders of a data set often are links.
-    """
-    seen = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        status = os.stat(place)
-        if (status.st_dev, status.st_ino) in seen:  # a link that leads back
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        images = (name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-        yield from (os.path.join(place, name) for name in images)
 
 
 def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
