@@ -28,6 +28,8 @@ SIZE = 64
 class BrightSquareFinder(nn.Module):
     """Detects the bright square of each image; predictions (B, 2, 5 + 2): the square, and a wrong box of low score."""
 
+    stride = (8, 16, 32)
+
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)

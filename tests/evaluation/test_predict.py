@@ -1,16 +1,23 @@
 import json
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from tests.evaluation.test_evaluator import BrightSquareFinder, scene
 from yolo.errors import DataError
+from yolo.model import YOLOv5
 from yolo.evaluation.detections import Detections
 from yolo.evaluation.drawing import class_colour, draw_detections
-from yolo.evaluation.predict import DetectedImage, detect_images, detections_to_json, image_files
+from yolo.evaluation.predict import (
+    DetectedImage,
+    Predictor,
+    detect_images,
+    detections_to_json,
+    image_files,
+)
 
 
 @pytest.fixture
@@ -24,16 +31,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def detect(place: Path) -> list[DetectedImage]:
-    found = detect_images(
-        BrightSquareFinder(),
-        image_files([place]),
-        64,
-        0.4,
-        0.45,
-        300,
-        torch.device("cpu"),
-    )
-    return list(found)
+    predictor = Predictor(cast(YOLOv5, BrightSquareFinder()), 64, confidence=0.4)
+    return list(detect_images(predictor, image_files([place])))
 
 
 def test_a_folder_gives_its_images_sorted_those_below_too(folder: Path) -> None:

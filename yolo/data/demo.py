@@ -80,7 +80,9 @@ def _draw_split(
                     "iscrowd": 0,
                 }
             )
-    categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES[: settings.shapes])]
+    categories = [
+        {"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES[: settings.shapes])
+    ]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 

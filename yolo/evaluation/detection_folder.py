@@ -78,4 +78,6 @@ def _is_listing(path: Path) -> bool:
         rows: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(rows, list) and all(isinstance(row, dict) and row.keys() == ROW_KEYS for row in rows)
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and row.keys() == ROW_KEYS for row in rows
+    )

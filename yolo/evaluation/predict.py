@@ -10,6 +10,7 @@ import torch
 
 from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, image_size, read_image
+from yolo.data.image.files import folder_content
 from yolo.data.image.letterbox import pad_to_center, rectangle_around, resize_long_side
 from yolo.data.loader.samples import to_network
 from yolo.errors import DataError
@@ -20,6 +21,7 @@ from yolo.model.network import YOLOv5
 from yolo.model.nms import non_maximum_suppression
 
 log = logging.getLogger(__name__)
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +43,7 @@ class Predictor:
     """On `device`."""
     image_size: int
     """The long side of an image at the network's input, in pixels."""
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     confidence: float = 0.25
     """Lowest score."""
     iou: float = 0.45
@@ -83,11 +85,13 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for place in places:
         if place.is_dir():
-            files += sorted(
-                path
-                for path in place.rglob("*")
-                if path.suffix.lower() in IMAGE_SUFFIXES and not is_drawing(path)
-            )
+            content = folder_content(place)
+            files += [path for path in content.images if not is_drawing(path)]
+            if content.unread:
+                log.warning(
+                    "%s: %d files of formats that are not read, such as %s; convert them to JPEG or PNG",
+                    *(place, len(content.unread), content.unread[0].name),
+                )
         elif place.exists():
             files.append(place)
         else:

@@ -49,6 +49,17 @@ def test_warm_up_never_takes_more_than_half_of_the_run() -> None:
     assert schedule("train.warmup_min_steps=5000").warmup_steps == 500
 
 
+def test_warm_up_ends_where_the_recipe_says_and_else_takes_100_steps() -> None:
+    def steps(*overrides: str) -> int:
+        recipe = prepare(DEMO, ["train.epochs=40", *overrides], 2).resolved.recipe
+        return LRSchedule(recipe, steps_per_epoch=19).warmup_steps
+
+    assert steps() == 100
+    assert steps("train.warmup_epochs=1") == 19
+    assert steps("train.warmup_epochs=1", "train.warmup_min_steps=50") == 50
+    assert steps("train.warmup_epochs=0") == 0
+
+
 def test_a_scaled_batch_rises_as_steeply_over_the_images_only_for_longer() -> None:
     settings = ("optimizer.type=AdamW", "train.base_batch=16", "train.final_lr_fraction=1.0")
     stated = schedule(*settings, "train.global_batch=16", steps_per_epoch=160)

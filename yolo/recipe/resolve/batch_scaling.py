@@ -29,6 +29,18 @@ from yolo.recipe.schema.fields import HIGHEST_COUNT, HIGHEST_RATE, Key
 from yolo.recipe.schema.optimizer import SGDSection
 from yolo.recipe.schema.train import HIGHEST_CLIPPING
 
+WARMUP_STEPS = 100
+
+
+def least_warmup_steps(loaded: LoadedRecipe) -> tuple[int, str]:
+    """`train.warmup_min_steps` before it is scaled, with the reason if the recipe leaves it to `auto`."""
+    stated = loaded.recipe.train.warmup_min_steps
+    if stated != "auto":
+        return stated, ""
+    if ("train", "warmup_epochs") in loaded.origins:
+        return 0, "train.warmup_epochs is set"
+    return WARMUP_STEPS, "the public YOLOv5's"
+
 
 def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[tuple[Key, Any, str]]:
     """Each value that changes, with its key and formula.
@@ -59,8 +71,9 @@ def scaled_to_batch(loaded: LoadedRecipe) -> Iterator[tuple[Key, Any, str]]:
         epochs = min(train.warmup_epochs * root, float(train.epochs))
         yield ("train", "warmup_epochs"), epochs, f"{train.warmup_epochs:g} x sqrt({words})"
         # sqrt(k) times the epochs, of k times fewer steps each.
-        steps = math.ceil(train.warmup_min_steps / root)
-        yield ("train", "warmup_min_steps"), steps, f"{train.warmup_min_steps} / sqrt({words})"
+        least, _ = least_warmup_steps(loaded)
+        steps = math.ceil(least / root)
+        yield ("train", "warmup_min_steps"), steps, f"{least} / sqrt({words})"
     stated = train.ema_steps_per_step
     counted = min(max(stated * ratio, 1 / HIGHEST_COUNT), float(HIGHEST_COUNT))
     yield ("train", "ema_steps_per_step"), counted, f"{stated:g} x ({words})"

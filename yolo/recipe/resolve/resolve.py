@@ -10,7 +10,7 @@ from typing import Any
 from yolo.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import DEFAULT, LoadedRecipe, Origin, Source
-from yolo.recipe.resolve.batch_scaling import scaled_to_batch
+from yolo.recipe.resolve.batch_scaling import least_warmup_steps, scaled_to_batch
 from yolo.recipe.resolve.hardware import count_cores, visible_gpus
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
 from yolo.recipe.schema.fields import Key
@@ -287,6 +287,7 @@ AUTO_VALUES: Mapping[Key, _Compute] = {
     ),
     ("train", "micro_batch"): _micro_batch,
     ("train", "gradient_accumulation_steps"): _accumulation,
+    ("train", "warmup_min_steps"): lambda _, context: least_warmup_steps(context.loaded),
     ("train", "warmup_bias_lr"): _warmup_bias_lr,
     ("model", "batchnorm_momentum"): _batchnorm_momentum,
     ("zero", "overlap_comm"): _overlap_comm,

@@ -100,6 +100,7 @@ class ResolvedData(DataSection):
 class ResolvedTrain(TrainSection):
     micro_batch: Count
     gradient_accumulation_steps: Count
+    warmup_min_steps: CountOrZero
     warmup_bias_lr: RateOrZero
 
 

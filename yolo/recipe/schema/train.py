@@ -45,9 +45,9 @@ class TrainSection(Section):
     final_lr_fraction: Share = setting(0.01, unit="share of optimizer.lr")
     """Where the learning rate ends (the public YOLOv5's lrf)."""
     warmup_epochs: DurationOrZero = setting(3.0, unit="epochs")
-    """Learning rates and momentum approach their values linearly over these."""
-    warmup_min_steps: CountOrZero = setting(100, unit="optimizer steps")
-    """Warm-up takes at least this many steps, but never more than half of the run."""
+    """Learning rates and momentum approach their values linearly over these; never over more than half of the run."""
+    warmup_min_steps: Auto | CountOrZero = setting("auto", unit="optimizer steps")
+    """Warm-up takes at least this many steps. `auto` is the public YOLOv5's 100, or 0 if the recipe sets `warmup_epochs`: warm-up then ends where it says."""
     warmup_momentum: Momentum = setting(0.8)
     """Momentum at the first step; SGD only."""
     warmup_bias_lr: Auto | RateOrZero = setting("auto")
