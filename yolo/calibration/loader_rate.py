@@ -17,7 +17,6 @@ from yolo.errors import DataError
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.distributed import DistributedContext, all_gather_object
 from yolo.training.loop.dataset_cache import open_cache
-from yolo.training.loop.datasets import SHARE_OF_CACHE
 
 Result = TypeVar("Result")
 
@@ -37,7 +36,7 @@ def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float
     if isinstance(dataset, Shards):
         images = dataset
     else:
-        kept = open_cache(dataset, SHARE_OF_CACHE["train"], recipe, ranks)
+        kept = open_cache(dataset, "train", recipe, ranks)
         images = ResizedImages(dataset.records, recipe.model.image_size, kept)
     loader = training_loader(images, recipe, ranks.rank, ranks.world_size)
 

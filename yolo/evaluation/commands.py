@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from yolo.data.image.resized import ResizedImages, verify_images
+from yolo.data.image.resized import EvaluationImages, verify_images
 from yolo.data.loader.loader import evaluation_loader
 from yolo.data.open import load_annotated
 from yolo.data.progress_protocol import ProgressFactory, no_progress
@@ -62,7 +62,7 @@ def evaluate_weights(
             f"{data}: its classes {list(dataset.class_names)} are not those of {weights}: {list(detector.class_names)}"
         )
     with counting("verifying images", len(dataset.records)) as advance:
-        resized = ResizedImages(dataset.records, detector.image_size, None)
+        resized = EvaluationImages(dataset.records, detector.image_size, None)
         dataset = dataset.without(verify_images(resized, threads=count_cores(), advance=advance))
     yield from (f"warning: {line}" for line in dataset.report.lines())
     settings, is_shown = EvaluationSection(), confidence is not None
@@ -70,7 +70,7 @@ def evaluate_weights(
         settings = EvaluationSection(confidence=confidence, iou=SHOWN_IOU)
     if iou is not None:
         settings = settings.model_copy(update={"iou": iou})
-    resized = ResizedImages(dataset.records, detector.image_size, None)
+    resized = EvaluationImages(dataset.records, detector.image_size, None)
     stride = detector.model.stride[-1] if settings.rectangular else None
     workers = min(MAX_WORKERS, count_cores() - 1)
     batches, truth = evaluation_loader(resized, batch, workers, stride), GroundTruth.of(dataset)

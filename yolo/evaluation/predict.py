@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from yolo.data.image import IMAGE_SUFFIXES
-from yolo.data.image.decode import UnusableImage, image_size, read_image
+from yolo.data.image.decode import UnusableImage, read_image
 from yolo.data.image.files import folder_content
-from yolo.data.image.letterbox import pad_to_center, rectangle_around, resize_long_side
+from yolo.data.image.letterbox import pad_to_center, rectangle_around, resize_bilinear
 from yolo.data.loader.samples import to_network
 from yolo.errors import DataError
 from yolo.evaluation.detection_folder import is_drawing
@@ -53,27 +53,21 @@ class Predictor:
 
     def detect(self, image: np.ndarray, image_id: int = 0) -> Detections:
         """Detect in one image (H, W, 3) uint8, BGR; boxes in its own pixels, one class each."""
-        height, width = image.shape[:2]
-        return self._detect(resize_long_side(image, self.image_size), height, width, image_id)
-
-    def detect_file(self, path: Path, image_id: int = 0) -> DetectedImage:
-        """Detect in an image file. UnusableImage if it cannot be read."""
-        width, height = image_size(path)
-        # An evaluation decodes a large JPEG at a fraction of its size.
-        pixels = read_image(path, width, height, self.image_size)
-        resized = resize_long_side(pixels, self.image_size, (height, width))
-        found = self._detect(resized, height, width, image_id)
-        return DetectedImage(path, read_image(path, width, height), found)
-
-    def _detect(self, resized: np.ndarray, height: int, width: int, image_id: int) -> Detections:
-        rows, columns = rectangle_around(height, width, self.image_size, self.model.stride[-1])
-        padded, letterbox = pad_to_center(resized, rows, columns, (height, width))
+        original, stride = image.shape[:2], self.model.stride[-1]
+        rows, columns = rectangle_around(*original, self.image_size, stride)
+        resized = resize_bilinear(image, self.image_size)
+        padded, letterbox = pad_to_center(resized, rows, columns, original)
         pixels = torch.from_numpy(padded[..., ::-1].transpose(2, 0, 1).copy())
         with evaluation_mode(self.model):
             predictions = self.model(to_network(pixels[None], self.device))
         limits = self.confidence, self.iou, self.max_detections
         (found,) = non_maximum_suppression(predictions, *limits, multi_label=False)
         return to_detections(found, letterbox, image_id)
+
+    def detect_file(self, path: Path, image_id: int = 0) -> DetectedImage:
+        """Detect in an image file. UnusableImage if it cannot be read."""
+        image = read_image(path)
+        return DetectedImage(path, image, self.detect(image, image_id))
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:

@@ -28,7 +28,7 @@ class Letterbox:
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, Letterbox]:
     """An image (H, W, 3) centered in a grey square (size, size, 3), its long side as long as the square's."""
-    return pad_to_center(resize_long_side(image, size), size, size, image.shape[:2])
+    return pad_to_center(resize_bilinear(image, size), size, size, image.shape[:2])
 
 
 def pad_to_center(
@@ -55,15 +55,24 @@ def size_at_long_side(height: int, width: int, size: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def resize_long_side(
-    image: np.ndarray, size: int, original: tuple[int, int] | None = None
-) -> np.ndarray:
-    """The image with its long side at `size` pixels; `original` is its (H, W) if it was decoded smaller."""
-    height, width = original or image.shape[:2]
-    rows, columns = size_at_long_side(height, width, size)
-    if image.shape[:2] == (rows, columns):
-        return image
+def resize_long_side(image: np.ndarray, size: int, original: tuple[int, int]) -> np.ndarray:
+    """A training image with its long side at `size` pixels; `original` is its (H, W) if it was decoded smaller."""
     # Below a factor of two, bilinear gives what the mean over the area gives, in a fifth of the time.
-    is_much_smaller = 2 * rows < image.shape[0] if original else rows < image.shape[0]
+    is_much_smaller = 2 * size_at_long_side(*original, size)[0] < image.shape[0]
     method = cv2.INTER_AREA if is_much_smaller else cv2.INTER_LINEAR
-    return cv2.resize(image, (columns, rows), interpolation=method)
+    return _resize(image, size_at_long_side(*original, size), method)
+
+
+def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray:
+    """An image to detect in, with its long side at `size` pixels, as the public YOLOv5's detect.py resizes it.
+
+    Scores depend on the method: on photographs at a quarter of their size they moved by up to 0.17 with the mean over the
+    area, and by 0.004 on average.
+    """
+    return _resize(image, size_at_long_side(*image.shape[:2], size), cv2.INTER_LINEAR)
+
+
+def _resize(image: np.ndarray, shape: tuple[int, int], method: int) -> np.ndarray:
+    if image.shape[:2] == shape:
+        return image
+    return cv2.resize(image, shape[::-1], interpolation=method)

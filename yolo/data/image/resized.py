@@ -10,7 +10,7 @@ import numpy as np
 from yolo.data.dataset import ImageRecord, Problem
 from yolo.data.image.cache import ImageCache
 from yolo.data.image.decode import UnusableImage, read_image
-from yolo.data.image.letterbox import resize_long_side, size_at_long_side
+from yolo.data.image.letterbox import resize_bilinear, resize_long_side, size_at_long_side
 from yolo.data.progress_protocol import ProgressCallback
 
 Problems = dict[int, tuple[Problem, str]]
@@ -50,15 +50,25 @@ class ResizedImages:
         record = self.records[index]
         image = self.cache.get(record) if self.cache else None
         if image is None:
-            image = read_image(record.path, record.width, record.height, self.size)
-            image = resize_long_side(image, self.size, (record.height, record.width))
+            image = self._read(record)
             if self.cache:
                 self.cache.put(record, image)
         return image
 
+    def _read(self, record: ImageRecord) -> np.ndarray:
+        image = read_image(record.path, record.width, record.height, self.size)
+        return resize_long_side(image, self.size, (record.height, record.width))
+
     def tile(self, index: int) -> Tile:
         """An image and its boxes; the image is read if it is visible in the sample."""
         return tile_of(self.records[index], self.size, partial(self.__getitem__, index))
+
+
+class EvaluationImages(ResizedImages):
+    """Images to evaluate on, resized as `Predictor` does it, so that both find the same objects."""
+
+    def _read(self, record: ImageRecord) -> np.ndarray:
+        return resize_bilinear(read_image(record.path, record.width, record.height), self.size)
 
 
 def tile_of(record: ImageRecord, size: int, read: Callable[[], np.ndarray]) -> Tile:

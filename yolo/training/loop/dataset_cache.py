@@ -12,23 +12,24 @@ from yolo.training.engine.distributed import DistributedContext, all_gather_obje
 logger = logging.getLogger(__name__)
 
 GB = 10**9
+SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
+"""COCO's validation split has a twentieth of the images, but is read at every evaluation."""
+OF_SPLIT = {"train": "", "val": "-evaluation"}
+"""In a file's name: images to evaluate on are resized in another way."""
 
 
 def open_cache(
     dataset: DetectionDataset,
-    share: float,
+    split: str,
     recipe: Recipe,
     context: DistributedContext,
 ) -> ImageCache | None:
-    """The image cache of a split, or None if the recipe disables it; collective.
-
-    `share`: the split's share of the cache's budget.
-    """
+    """The image cache of the `train` or `val` split, or None if the recipe disables it; collective."""
     section, size = recipe.data, recipe.model.image_size
     if section.cache == "none":
         return None
-    file = cache_folder(recipe) / f"{dataset.fingerprint[:16]}-{size}.images"
-    budget = int(share * _budget(recipe, file))
+    file = cache_folder(recipe) / f"{dataset.fingerprint[:16]}-{size}{OF_SPLIT[split]}.images"
+    budget = int(SHARE_OF_CACHE[split] * _budget(recipe, file))
     if section.cache == "disk":
         budgets = all_gather_object(context, budget)
         cache = ImageCache(dataset.records, size, budgets[_first_here(context)], file)

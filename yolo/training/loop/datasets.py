@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from yolo.architecture import Anchors, family
 from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
-from yolo.data.image.resized import Problems, ResizedImages, verify_images
+from yolo.data.image.resized import EvaluationImages, Problems, ResizedImages, verify_images
 from yolo.data.location import shard_location, too_few
 from yolo.data.open import load_split
 from yolo.data.progress_protocol import ProgressFactory
@@ -19,9 +19,6 @@ from yolo.training.engine.distributed import DistributedContext, all_gather_obje
 from yolo.training.loop.dataset_cache import cache_folder, open_cache
 
 logger = logging.getLogger(__name__)
-
-SHARE_OF_CACHE = {"train": 0.8, "val": 0.2}
-"""COCO's validation split has a twentieth of the images, but is read at every evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +131,10 @@ def _verified(
     else:
         dataset = load_split(recipe.data, split)
     _refuse_if_different(dataset, context)
-    cache = open_cache(dataset, SHARE_OF_CACHE[split], recipe, context)
+    cache = open_cache(dataset, split, recipe, context)
     size = recipe.model.image_size
-    images = ResizedImages(dataset.records, size, cache)
+    kind = ResizedImages if split == "train" else EvaluationImages
+    images = kind(dataset.records, size, cache)
     threads = max(1, count_cores() // context.local_world_size)
     share = len(range(context.rank, len(images), context.world_size))
     problems: Problems = {}
@@ -145,7 +143,7 @@ def _verified(
     for found in all_gather_object(context, mine):
         problems |= found
     valid = dataset.without(problems)
-    return valid, ResizedImages(valid.records, size, cache)
+    return valid, kind(valid.records, size, cache)
 
 
 def chosen_anchors(recipe: Recipe, train: DetectionDataset | Shards) -> tuple[Anchors, str]:
