@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,8 +16,16 @@ SHELLS = ("bash", "zsh", "tcsh")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 if the user has to correct something."""
     options = parse(_parser(), arguments)
+    _log_to_stderr()
     run: Callable[[argparse.Namespace], None] = options.run_command
     return exit_code_of(lambda: run(options), options.command)
+
+
+def _log_to_stderr() -> None:
+    """Print this package's information too, by Python's handler of last resort: unlike others it has no prefix."""
+    logging.getLogger("yolo").setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,8 +23,11 @@ from torch import Tensor
 from yolo.errors import WeightsError
 from yolo.model.io.weights_file import AGAIN, FileKind, kind_of
 
-KNOWN_MODULES = ("models.", "ultralytics.", "utils.", "torch.nn.modules.", "pathlib.")
-"""Modules whose classes a checkpoint may name: its code's, torch's layers, and paths among its settings."""
+KNOWN_MODULES = (
+    *("models.", "utils.", "yolov5.", "ultralytics."),
+    *("torch.nn.modules.", "pathlib."),
+)
+"""Modules whose classes a checkpoint may name: its code's (also as installed from a package), torch's layers, and paths."""
 KNOWN_NAMES = frozenset(
     {
         *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
