@@ -1,10 +1,11 @@
-"""YOLOv5 as data: one table per family, to build the network from and to count its parameters. Never imports torch.
+"""YOLOv5 as data: one table per family, to build the network from and to list its tensors. Never imports torch.
 
-Checking a recipe needs the parameter count (gradient bytes, buckets, memory) and must not wait for torch;
+Checking a recipe needs the parameter count (gradient bytes, buckets, memory) and the shapes of weights, and must not wait for torch;
 `yolo.model.network` builds modules from the same rows.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -13,6 +14,7 @@ ANCHORS_PER_LEVEL = 3
 BATCHNORM_MOMENTUM = 0.03
 """As in the public YOLOv5; torch's default is 0.1."""
 
+Shape = tuple[int, ...]
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 """Widths and heights in pixels, three per level, fine to coarse."""
 
@@ -192,6 +194,22 @@ def parameter_count(variant: str, classes: int) -> int:
     return sum(layer_parameter_counts(variant, classes))
 
 
+def tensor_shapes(variant: str, classes: int) -> dict[str, Shape]:
+    """Names and shapes of the network's state dict. Raises ValueError for an unknown variant or no classes."""
+    if classes < 1:
+        raise ValueError(f"{classes} classes: expected at least 1")
+    return {
+        name: shape
+        for index, layer in enumerate(layers(variant))
+        for name, shape in _layer_shapes(f"model.{index}", layer, classes)
+    }
+
+
+def is_learned(name: str) -> bool:
+    """Whether a tensor of the state dict is trained; BatchNorm's statistics and counters, and anchors, are not."""
+    return name.endswith((".weight", ".bias"))
+
+
 def layer_parameter_counts(variant: str, classes: int) -> tuple[int, ...]:
     """Trainable numbers per layer, computed from the table."""
     return tuple(_parameters(layer, classes) for layer in layers(variant))
@@ -204,25 +222,40 @@ def _variant(name: str) -> Variant:
 
 
 def _parameters(layer: Layer, classes: int) -> int:
-    channels = sum(layer.in_channels)
-    half = layer.out_channels // 2
+    shapes = _layer_shapes("", layer, classes)
+    return sum(math.prod(shape) for name, shape in shapes if is_learned(name))
+
+
+def _layer_shapes(name: str, layer: Layer, classes: int) -> Iterator[tuple[str, Shape]]:
+    channels, out = sum(layer.in_channels), layer.out_channels
     match layer.block:
         case Block.CONV:
-            return _conv(channels, layer.out_channels, layer.kernel)
+            yield from _conv_shapes(name, channels, out, layer.kernel)
         case Block.C3:
-            bottleneck = _conv(half, half, 1) + _conv(half, half, 3)
-            ends = 2 * _conv(channels, half, 1) + _conv(2 * half, layer.out_channels, 1)
-            return ends + layer.repeats * bottleneck
+            half = out // 2
+            yield from _conv_shapes(f"{name}.cv1", channels, half)
+            yield from _conv_shapes(f"{name}.cv2", channels, half)
+            yield from _conv_shapes(f"{name}.cv3", 2 * half, out)
+            for number in range(layer.repeats):
+                yield from _conv_shapes(f"{name}.m.{number}.cv1", half, half)
+                yield from _conv_shapes(f"{name}.m.{number}.cv2", half, half, kernel=3)
         case Block.SPPF:
             half = channels // 2
-            return _conv(channels, half, 1) + _conv(4 * half, layer.out_channels, 1)
+            yield from _conv_shapes(f"{name}.cv1", channels, half)
+            yield from _conv_shapes(f"{name}.cv2", 4 * half, out)
         case Block.DETECT:
             outputs = ANCHORS_PER_LEVEL * (5 + classes)
-            return sum((source + 1) * outputs for source in layer.in_channels)
-        case _:
-            return 0
+            yield f"{name}.anchors", (len(layer.in_channels), ANCHORS_PER_LEVEL, 2)
+            for level, source in enumerate(layer.in_channels):
+                yield f"{name}.m.{level}.weight", (outputs, source, 1, 1)
+                yield f"{name}.m.{level}.bias", (outputs,)
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int) -> int:
-    """A convolution without bias, and BatchNorm's scale and shift."""
-    return in_channels * out_channels * kernel**2 + 2 * out_channels
+def _conv_shapes(
+    name: str, in_channels: int, out_channels: int, kernel: int = 1
+) -> Iterator[tuple[str, Shape]]:
+    """A convolution without bias, and BatchNorm."""
+    yield f"{name}.conv.weight", (out_channels, in_channels, kernel, kernel)
+    for tensor in ("weight", "bias", "running_mean", "running_var"):
+        yield f"{name}.bn.{tensor}", (out_channels,)
+    yield f"{name}.bn.num_batches_tracked", ()

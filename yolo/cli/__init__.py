@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name may be no text
     options = parse(_parser(), arguments)
+    _log_to_stderr()
     run: Callable[[argparse.Namespace], None] = options.run_command
     return exit_code_of(lambda: run(options), options.command)
+
+
+def _log_to_stderr() -> None:
+    """Print this package's information too, by Python's handler of last resort: unlike others it has no prefix."""
+    logging.getLogger("yolo").setLevel(logging.INFO)
+    if logging.lastResort is not None:
+        logging.lastResort.setLevel(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,11 +31,20 @@ def add_commands(commands: Commands) -> None:
     )
 
     importing = add_command(commands, _import)
-    importing.add_argument("checkpoint", type=Path, help="a published or trained checkpoint (*.pt)")
+    importing.add_argument(
+        "checkpoint", type=Path, help="a published or trained checkpoint, or a state dict (*.pt)"
+    )
     importing.add_argument("out", type=Path, help="the file to write (*.safetensors)")
+    importing.add_argument(
+        "--classes",
+        metavar="A,B,... or FILE",
+        help="class names in order, or a data.yaml, or a file of one name per line (default: those in the checkpoint)",
+    )
 
     export = add_command(commands, _export)
-    export.add_argument("weights", type=Path, help="a run's weights/best.safetensors")
+    export.add_argument(
+        "weights", type=Path, help="a run's weights/best.safetensors, or a checkpoint (*.pt)"
+    )
     export.add_argument("out", type=Path, help="the file to write")
     export.add_argument("--format", choices=FORMATS, required=True, help="see above")
     export.add_argument(
@@ -78,17 +87,35 @@ def _shard(options: argparse.Namespace) -> None:
 
 def _import(options: argparse.Namespace) -> None:
     """Convert a checkpoint of the public YOLOv5 into weights for `eval`, `detect` and model.weights. Reads networks n to x6
-    of release 6 or later, and never executes code that is pickled in the file."""
-    from yolo.model.io.ultralytics import import_checkpoint
+    of release 6 or later, pickled or as a state dict, and never executes code that is pickled in the file."""
+    from yolo.model.io.weights import import_checkpoint
 
-    print(import_checkpoint(options.checkpoint, options.out))
+    class_names = None if options.classes is None else _class_names(options.classes)
+    print(import_checkpoint(options.checkpoint, options.out, class_names))
+
+
+def _class_names(text: str) -> list[str]:
+    """Names separated by commas, or those of a file: a data.yaml, or one per line."""
+    from yolo.data.yolo_txt import class_names, read_data_yaml
+    from yolo.errors import DataError
+    from yolo.recipe.load.safe_read import MB, read_text
+
+    path = Path(text)
+    if "," in text or not (path.suffix or path.exists()):
+        return [name.strip() for name in text.split(",")]
+    if path.suffix in (".yaml", ".yml"):
+        return list(class_names(read_data_yaml(path), path))
+    try:
+        lines = read_text(path, MB).splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not text in UTF-8: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _export(options: argparse.Namespace) -> None:
-    """Convert weights for other programs. ultralytics: a .pt file with the public YOLOv5's state dict: its code builds the
-    network from its own yaml and calls model.load_state_dict(torch.load(OUT)['model']); `yolo import` reads it back.
-    onnx, torchscript: images (B, 3, H, W) in 0..1 to decoded predictions (B, N, 5 + classes), before non-maximum
-    suppression; the file is compared with torch before it gets its name."""
+    """Convert weights for other programs. ultralytics: a checkpoint (*.pt) that the public YOLOv5 opens to detect, or to
+    train from; `yolo import` reads it back. onnx, torchscript: images (B, 3, H, W) in 0..1 to decoded predictions
+    (B, N, 5 + classes), before non-maximum suppression; the file is compared with torch before it gets its name."""
     from yolo.errors import WeightsError
     from yolo.model.io.export import Format, export_weights
     from yolo.tracking.console import CountProgress

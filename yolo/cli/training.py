@@ -66,7 +66,10 @@ def add_commands(commands: Commands) -> None:
 
 def _add_weights(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--weights", type=Path, required=True, help="a run's weights/best.safetensors"
+        "--weights",
+        type=Path,
+        required=True,
+        help="a run's weights/best.safetensors, or a checkpoint of the public YOLOv5 (*.pt)",
     )
 
 
@@ -85,9 +88,10 @@ def _train(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(launch_training(resolved, overrides, run))
         return
-    missing = list(missing_here(resolved, resumes=run.newest_checkpoint is not None))
+    resumes = run.newest_checkpoint is not None
+    missing = list(missing_here(resolved, resumes))
     if resolved.recipe.cluster.nodes == 1:
-        missing += unfit_here(resolved)
+        missing += unfit_here(resolved, resumes)
         if missing:
             raise LaunchError("\n".join(missing))
     run_with_restarts(resolved, overrides, run)

@@ -1,4 +1,7 @@
-"""What a recipe needs on the machine that checks or launches it: data, weights and the list of hosts. Needs no torch."""
+"""What a recipe needs on the machine that checks or launches it: data, weights and the list of hosts.
+
+Needs no torch, except for weights in a checkpoint (*.pt).
+"""
 
 import re
 import socket
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from yolo.data.location import local_index, missing_files, shard_location, too_few
 from yolo.errors import ClusterError, DataError
+from yolo.preflight.weights import unfit_weights
 from yolo.recipe.load.safe_read import MOST_HOSTFILE_BYTES, read_bytes
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.distributed import ClusterSection
@@ -22,18 +26,18 @@ def missing_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[st
     """One line per folder and file that the recipe names and that is not on this machine.
 
     A run that resumes from a checkpoint (`resumes`) needs no weights to start from. These are no rules: the recipe is
-    valid, and other machines may have the files.
+    valid, and other machines may have the files. Weights that this machine itself needs are left to `unfit_here`.
     """
-    recipe = resolved.recipe
-    yield from missing_files(recipe.data)
-    weights = recipe.model.weights
-    if not resumes and weights is not None and not Path(weights).is_file():
-        yield f"model.weights: {weights}: no such file; expected a .safetensors file"
+    yield from missing_files(resolved.recipe.data)
+    if not resumes and _weights_are_elsewhere(resolved):
+        yield f"model.weights: {resolved.recipe.model.weights}: no such file"
 
 
-def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
-    """One line per file on this machine that the recipe cannot work with."""
+def unfit_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[str]:
+    """One line per file on this machine that the recipe cannot work with; `resumes` as for `missing_here`."""
     yield from unfit_hosts(resolved.recipe.cluster)
+    if not resumes and not _weights_are_elsewhere(resolved):
+        yield from unfit_weights(resolved.recipe.model)
     data = resolved.recipe.data
     if data.format == "shards":
         try:
@@ -43,6 +47,12 @@ def unfit_here(resolved: ResolvedRecipe) -> Iterator[str]:
         if index is not None:
             place = shard_location(data, "train")
             yield from too_few(index, place, resolved.recipe, resolved.world_size)
+
+
+def _weights_are_elsewhere(resolved: ResolvedRecipe) -> bool:
+    """Whether the recipe names weights that only the hosts may have."""
+    weights = resolved.recipe.model.weights
+    return weights is not None and resolved.recipe.cluster.nodes > 1 and not Path(weights).exists()
 
 
 def unfit_hosts(cluster: ClusterSection) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Export weights for other programs: the public YOLOv5's state dict, ONNX, TorchScript."""
+"""Export weights for other programs: a checkpoint of the public YOLOv5, ONNX, TorchScript."""
 
 import json
 import logging
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolo.architecture import VARIANTS
 from yolo.errors import WeightsError
+from yolo.model.io.public_modules import save_public
 from yolo.model.io.weights import Detector, atomic_write, load_detector
 
 INPUT, OUTPUT = "images", "predictions"
@@ -44,10 +44,8 @@ def export_weights(
     `advance` is called after each of three pieces of work. Folders of `out` are created. WeightsError for unreadable
     weights, a size that is no multiple of the network's largest stride, or an `out` that cannot be written.
 
-    ultralytics: a dict of `torch.save` with `model` (the state dict, in fp32, with the public names; anchors in grid
-    units), `names`, `nc`, `anchors` (pixels), `stride`, `yaml` and `image_size`. The public code builds its network
-    from its own yaml, then loads them: `model.load_state_dict(torch.load(OUT)["model"])`. `read_published` reads the
-    file back bit for bit.
+    ultralytics: a checkpoint of `torch.save` whose `model` is a pickled network of the public classes, in fp32, as their
+    loader and their training expect it. `read_published` reads the file back bit for bit.
 
     onnx, torchscript: images (B, 3, H, W) in 0..1, RGB, fp32, to decoded predictions (B, N, 5 + classes) as from
     `YOLOv5.decode`, before non-maximum suppression. TorchScript also takes other sizes; it runs on the CPU, the device
@@ -68,7 +66,7 @@ def export_weights(
     advance(1)
     with atomic_write(out) as temporary:
         if to is Format.ULTRALYTICS:
-            torch.save(_ultralytics_checkpoint(detector), temporary)
+            save_public(model, detector.class_names, detector.image_size, temporary)
             advance(2)
             return line
         # From one example image the exporter would take the batch size for a constant.
@@ -97,32 +95,12 @@ def export_weights(
     return f"{line}, {height}x{width} pixels; differs from torch by {difference:.1e} at values up to {largest:.0f}"
 
 
-def _ultralytics_checkpoint(detector: Detector) -> dict[str, Any]:
-    model = detector.model
-    scale = VARIANTS[model.variant]
-    anchors = model.anchors.tolist()
+def _metadata(detector: Detector, example: Tensor) -> dict[str, Any]:
+    """What the public code reads from an exported network (`stride`, `names`), and more."""
     return {
-        "model": dict(model.state_dict()),
-        "names": dict(enumerate(detector.class_names)),
-        "nc": model.classes,
-        "anchors": anchors,
-        "stride": list(model.stride),
-        "image_size": detector.image_size,
-        "yaml": {
-            "nc": model.classes,
-            "depth_multiple": scale.depth,
-            "width_multiple": scale.width,
-            "anchors": [[side for anchor in level for side in anchor] for level in anchors],
-        },
-    }
-
-
-def _metadata(detector: Detector, example: Tensor) -> dict[str, str]:
-    """Each value is a literal of both JSON and Python."""
-    return {
-        "names": json.dumps(detector.class_names),
-        "stride": str(detector.model.stride[-1]),
-        "imgsz": json.dumps(list(example.shape[2:])),
+        "stride": detector.model.stride[-1],
+        "names": list(detector.class_names),
+        "imgsz": list(example.shape[2:]),
         "variant": detector.model.variant,
     }
 
@@ -147,7 +125,13 @@ def _save_onnx(detector: Detector, example: Tensor, has_fixed_batch: bool, path:
     finally:
         log.setLevel(level)
     assert program is not None
-    program.model.metadata_props.update(_metadata(detector, example))
+    # Texts that are literals of both JSON and Python: the public code reads them by `eval`.
+    metadata = _metadata(detector, example)
+    literals = {
+        k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+        for k, v in metadata.items()
+    }
+    program.model.metadata_props.update(literals)
     program.save(path)
 
 

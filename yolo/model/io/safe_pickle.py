@@ -21,9 +21,13 @@ import torch
 from torch import Tensor
 
 from yolo.errors import WeightsError
+from yolo.model.io.weights_file import AGAIN, FileKind, kind_of
 
-KNOWN_MODULES = ("models.", "ultralytics.", "utils.", "torch.nn.modules.", "pathlib.")
-"""Modules whose classes a checkpoint may name: its code's, torch's layers, and paths among its settings."""
+KNOWN_MODULES = (
+    *("models.", "utils.", "yolov5.", "ultralytics."),
+    *("torch.nn.modules.", "pathlib."),
+)
+"""Modules whose classes a checkpoint may name: its code's (also as installed from a package), torch's layers, and paths."""
 KNOWN_NAMES = frozenset(
     {
         *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
@@ -51,8 +55,6 @@ MEMO_OPCODES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 """Store an object under a number, for use later in the pickle."""
 SMALL_MEMO = 1000
 """Objects; any pickle may store this many."""
-OLD_FORMAT = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-"""Start of torch's files before release 1.6."""
 
 
 class Stub:
@@ -106,7 +108,7 @@ class Storage(NamedTuple):
 
 
 class PickledTensor(NamedTuple):
-    """A tensor whose numbers are still in the file: in bounds, and no larger than its storage."""
+    """A tensor whose numbers are still in the file. Its claims are not checked before `PickledFile.shape`."""
 
     storage: Storage
     offset: int
@@ -129,17 +131,33 @@ class PickledFile:
         _check_memo(program)
         self.content: Any = _Unpickler(program, path, archive, folder).load()
 
-    def tensor(self, pickled: PickledTensor) -> Tensor:
-        """Read a tensor into its own memory. WeightsError if the file is damaged there."""
-        storage = pickled.storage
-        if 0 in pickled.size:
-            return torch.empty(pickled.size, dtype=storage.dtype)
+    def shape(self, name: str, pickled: PickledTensor) -> tuple[int, ...]:
+        """A tensor's shape. WeightsError if it reaches beyond its storage, or is larger.
+
+        Only tensors that are used have to pass: sound checkpoints hold expanded ones (stride 0) among their attributes.
+        In bounds, these could still ask for any amount of memory with a few bytes.
+        """
+        storage, offset, size, stride = pickled
+        steps = ((length - 1) * step for length, step in zip(size, stride, strict=True))
+        elements = math.prod(size)
+        if elements and max(offset + sum(steps), elements - 1) >= storage.elements:
+            raise WeightsError(
+                f"{self._path}: {name} has size {shown(size)}, which reaches beyond the {storage.elements} numbers of its"
+                f" storage; {AGAIN}"
+            )
+        return size
+
+    def tensor(self, name: str, pickled: PickledTensor) -> Tensor:
+        """Read a tensor into its own memory. WeightsError as for `shape`, or if the file is damaged there."""
+        storage, offset, size, stride = pickled
+        if 0 in self.shape(name, pickled):
+            return torch.empty(size, dtype=storage.dtype)
         try:
             content = bytearray(self._archive.read(storage.record))
             flat = torch.frombuffer(content, dtype=storage.dtype, count=storage.elements)
         except Exception as error:  # see `open_pickled`
             raise _damaged(self._path, error) from error
-        shaped = flat.as_strided(pickled.size, pickled.stride, pickled.offset)
+        shaped = flat.as_strided(size, stride, offset)
         return shaped.clone(memory_format=torch.contiguous_format)
 
 
@@ -149,21 +167,9 @@ def open_pickled(path: Path) -> Iterator[PickledFile]:
 
     WeightsError if it is missing, damaged, of another format, or names anything unexpected in a checkpoint.
     """
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give the path of a checkpoint (*.pt)")
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(len(OLD_FORMAT))
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from error
-    if head == OLD_FORMAT:
+    if kind_of(path) is FileKind.SAFETENSORS:
         raise WeightsError(
-            f"{path}: is in torch's format of before release 1.6, which is not supported; if you trust it, load it with"
-            " torch and save it again"
-        )
-    if not zipfile.is_zipfile(path):
-        raise WeightsError(
-            f"{path}: is no file of torch.save; give the path of a complete checkpoint (*.pt)"
+            f"{path}: is a safetensors file, not a checkpoint; use it as it is, for example as --weights"
         )
     with ExitStack() as stack:
         try:
@@ -178,7 +184,7 @@ def open_pickled(path: Path) -> Iterator[PickledFile]:
 
 def _damaged(path: Path, error: Exception) -> WeightsError:
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return WeightsError(f"{path}: not a valid checkpoint ({reason}); download or copy it again")
+    return WeightsError(f"{path}: not a valid checkpoint ({reason}); {AGAIN}")
 
 
 def _folder(archive: zipfile.ZipFile) -> str:
@@ -265,13 +271,6 @@ def _tensor(
     )
     if not is_valid or not isinstance(storage, Storage):
         raise ValueError(f"a tensor of size {shown(size)} and stride {shown(stride)}")
-    elements = math.prod(size)
-    last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
-    # Expanded tensors (stride 0) are in bounds too, but with them a few bytes could ask for any amount of memory.
-    if elements and (last >= storage.elements or elements > storage.elements):
-        raise ValueError(
-            f"a tensor of size {size} that reaches beyond the {storage.elements} numbers of its storage"
-        )
     return PickledTensor(storage, offset, size, stride)
 
 

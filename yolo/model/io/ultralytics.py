@@ -1,28 +1,29 @@
-"""Import checkpoints of the public YOLOv5: a pickled network, or a state dict with its names."""
+"""Read checkpoints of the public YOLOv5: a pickled network, or a state dict with its names."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from yolo.architecture import ANCHORS_PER_LEVEL, VARIANTS, family, layers
+from yolo.architecture import ANCHORS_PER_LEVEL, VARIANTS, family, layers, tensor_shapes
 from yolo.errors import WeightsError
-from yolo.model.io.safe_pickle import PickledTensor, Stub, open_pickled
-from yolo.model.io.weights import (
-    MAX_IMAGE_SIZE,
-    listed,
-    misfits,
-    require_finite,
-    save_weights,
-    shapes_of,
-)
+from yolo.model.io.fit import Shapes, listed, misfits
+from yolo.model.io.other_models import other_model
+from yolo.model.io.safe_pickle import PickledFile, PickledTensor, Stub, open_pickled
 from yolo.model.network import YOLOv5
 from yolo.recipe.plain_text import is_plain
 
+MAX_IMAGE_SIZE = 4096
+"""Pixels; a recipe's limit too."""
+HELD_UNDER = ("ema", "model", "state_dict")
+"""Keys of a checkpoint under which a network or a state dict may be; the first that is there is read."""
+FIRST = "0.conv.weight"
+"""End of the name of the first layer's weight; what is before it differs between wrappers such as DDP."""
 CONTAINERS = {"ModuleList", "Sequential"}
 """Lists of layers; ours may be of another kind."""
 COMPUTED_FROM = {
@@ -41,63 +42,96 @@ MAX_MODULES = 5000
 Modules = Mapping[str, Stub]
 
 
-def read_published(path: Path) -> tuple[YOLOv5, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A network as a file holds it."""
+
+    state: Mapping[str, PickledTensor]
+    """By the names of our state dict, as far as they are a YOLOv5's."""
+    modules: Modules
+    """By the same names; empty for a state dict, which says nothing of what is computed from it."""
+    attributes: Mapping[Any, Any]
+    """What may have `names` and `image_size`."""
+
+
+def read_published(
+    path: Path, class_names: Sequence[str] | None = None
+) -> tuple[YOLOv5, dict[str, str]]:
     """The network of a checkpoint (*.pt), its weights in fp32, and class_names and image_size for `save_weights`.
 
-    Takes `ema`, or `model` if there is none: a pickled module, or a state dict as `yolo export --format ultralytics`
-    writes it. WeightsError if the file is damaged, names anything that no checkpoint consists of, or holds another
-    network than YOLOv5 n to x6 of release 6 or later.
+    A pickled network or a state dict, alone or as `ema`, `model` or `state_dict` of a dict. `class_names` are needed if
+    the file has no `names`, and win over these. WeightsError if the file is damaged, names anything that no checkpoint
+    consists of, or holds another network than YOLOv5 n to x6 of release 6 or later.
     """
     with open_pickled(path) as file:
-        content = file.content
-        source = content.get("ema") or content.get("model") if isinstance(content, dict) else None
-        modules: Modules = {}
-        attributes: Any = content
-        if isinstance(source, Stub):
-            modules = _modules(path, source)
-            state = _state(path, modules)
-            attributes = source.state
-        elif isinstance(source, dict):
-            state = {str(name): tensor for name, tensor in source.items()}
-        else:
+        held = _held(path, file.content)
+        shapes = {name: file.shape(name, tensor) for name, tensor in held.state.items()}
+        model = _network(path, shapes)
+        _check_computation(path, model, held.modules)
+        names = held.attributes.get("names") if class_names is None else list(class_names)
+        if names is None:
             raise WeightsError(
-                f"{path}: a {type(content).__name__} without a network as `ema` or `model`; expected a checkpoint as the"
-                " public YOLOv5 saves it in training"
+                f"{path}: weights of yolov5{model.variant} with {model.classes} classes, without their names (`names`);"
+                f" give them in order: yolo import {path} {path.with_suffix('.safetensors')} --classes A,B,...,"
+                " or with a file of one name per line, or a data.yaml"
             )
-        model = _network(path, state)
-        _check_computation(path, model, modules)
-        with torch.no_grad():
-            for name, own in model.state_dict().items():
-                tensor = file.tensor(state[name])
-                # fp16 becomes fp32, which holds each of its numbers exactly.
-                if torch.promote_types(tensor.dtype, own.dtype) != own.dtype:
-                    raise WeightsError(
-                        f"{path}: {name} is {tensor.dtype}, and {own.dtype} cannot hold all its numbers; expected fp16,"
-                        " bf16 or fp32"
-                    )
-                require_finite(path, name, tensor)
-                own.copy_(tensor)
-    names = _class_names(path, attributes.get("names"), model.classes)
-    size = attributes.get("image_size")
+        names = _class_names(path, names, model.classes)
+        _copy(path, file, held.state, model)
+    size = held.attributes.get("image_size")
     if type(size) is not int or not 1 <= size <= MAX_IMAGE_SIZE:
         size = family(model.variant).image_size
     return model, {"class_names": json.dumps(names), "image_size": str(size)}
 
 
-def import_checkpoint(path: Path, out: Path) -> str:
-    """Write a checkpoint's network with `save_weights`, atomically, and return one line about it.
+def require_finite(path: Path, name: str, tensor: Tensor) -> None:
+    """WeightsError if a tensor holds NaN or infinity."""
+    if not bool(tensor.float().isfinite().all()):
+        raise WeightsError(
+            f"{path}: {name} holds non-finite numbers; the file is damaged, or its run diverged"
+        )
 
-    Folders of `out` are created. WeightsError as for `read_published`, and if `out` cannot be written.
-    """
-    if out.suffix != ".safetensors":
-        raise WeightsError(f"{out}: expected the name of a .safetensors file to write")
-    model, metadata = read_published(path)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(out, model, metadata)
-    return (
-        f"{out}: yolov5{model.variant}, {model.classes} classes, {metadata['image_size']} pixels,"
-        f" {len(model.state_dict())} tensors of {path}"
+
+def _held(path: Path, content: Any) -> _Held:
+    """Find the network or state dict in a checkpoint, and name its tensors as ours."""
+    for source in _candidates(content):
+        modules = _modules(path, source) if isinstance(source, Stub) else {}
+        found = _state(path, modules) if modules else source
+        state = {str(name): t for name, t in found.items() if isinstance(t, PickledTensor)}
+        if not state:
+            continue
+        prefix = _prefix(state)
+        state = {_renamed(name, prefix): tensor for name, tensor in state.items()}
+        if not modules:
+            return _Held(state, {}, source if "names" in source else content)
+        owner = modules.get(prefix.removesuffix("model.").removesuffix("."), source)
+        modules = {_renamed(name, prefix): module for name, module in modules.items()}
+        attributes = owner.state if isinstance(owner.state, dict) else {}
+        return _Held(state, modules, attributes)
+    kind = content.class_name if isinstance(content, Stub) else type(content).__name__
+    raise WeightsError(
+        f"{path}: a {kind} without a network or state dict, itself or as {', '.join(HELD_UNDER)}; expected a checkpoint as"
+        " the public YOLOv5 saves it in training, or torch.save(model.state_dict())"
     )
+
+
+def _candidates(content: Any) -> list[Any]:
+    """What may be a network or a state dict, in the order to look at."""
+    if isinstance(content, Stub):
+        return [content]
+    if not isinstance(content, dict):
+        return []
+    inner = [content.get(key) for key in HELD_UNDER]
+    return [source for source in (*inner, content) if source and isinstance(source, Stub | dict)]
+
+
+def _prefix(names: Mapping[str, Any]) -> str:
+    """What is before the number of a layer: `model.`, or with wrappers `module.model.`, or nothing."""
+    first = [name for name in names if name == FIRST or name.endswith(f".{FIRST}")]
+    return min(first, key=len).removesuffix(FIRST) if first else "model."
+
+
+def _renamed(name: str, prefix: str) -> str:
+    return f"model.{name.removeprefix(prefix)}" if name.startswith(prefix) else name
 
 
 def _modules(path: Path, root: Stub) -> Modules:
@@ -140,33 +174,58 @@ def _join(name: str, child: str) -> str:
     return f"{name}.{child}".lstrip(".")
 
 
-def _network(path: Path, state: Mapping[str, Any]) -> YOLOv5:
+def _network(path: Path, shapes: Shapes) -> YOLOv5:
     """A network, still with random weights, that the tensors fit. WeightsError if there is none."""
-    if "model.0.conv.weight" in state and "model.0.bn.weight" not in state:
-        raise WeightsError(
-            f"{path}: BatchNorm is fused into its convolutions, as for deployment, and cannot be restored; give the"
-            " checkpoint that training wrote"
-        )
-    shapes = {
-        name: tensor.size for name, tensor in state.items() if isinstance(tensor, PickledTensor)
-    }
+    if other := other_model(shapes):
+        raise WeightsError(f"{path}: {other}")
+    _refuse_fused(path, shapes)
     first = shapes.get("model.0.conv.weight", (0,))
     for variant in VARIANTS:
         table = layers(variant)
         heads = shapes.get(f"model.{len(table) - 1}.m.0.bias")
-        if first[:1] != (table[0].out_channels,) or not heads or len(shapes) < len(state):
+        if first[:1] != (table[0].out_channels,) or not heads:
             continue
         classes = max(1, heads[0] // ANCHORS_PER_LEVEL - 5)
-        if unfit := misfits(shapes, shapes_of(variant, classes)):
+        if unfit := misfits(shapes, tensor_shapes(variant, classes)):
             raise WeightsError(
                 f"{path}: looks like yolov5{variant} of {classes} classes, but is not: {listed(unfit)}; only the variants"
                 f" {', '.join(VARIANTS)} of release 6 or later can be read"
             )
         return YOLOv5(variant, classes)
     raise WeightsError(
-        f"{path}: {len(state)} tensors that are no YOLOv5 detector of the variants {', '.join(VARIANTS)}, release 6 or"
+        f"{path}: {len(shapes)} tensors that are no YOLOv5 detector of the variants {', '.join(VARIANTS)}, release 6 or"
         " later; other networks cannot be read"
     )
+
+
+def _refuse_fused(path: Path, shapes: Shapes) -> None:
+    suffix = ".conv.weight"
+    convolutions = [name.removesuffix(suffix) for name in shapes if name.endswith(suffix)]
+    fused = [
+        name
+        for name in convolutions
+        if f"{name}.bn.weight" not in shapes and f"{name}.conv.bias" in shapes
+    ]
+    if fused:
+        raise WeightsError(
+            f"{path}: BatchNorm is fused into {len(fused)} of its {len(convolutions)} convolutions, as for deployment, and"
+            " cannot be restored; give the checkpoint that training wrote"
+        )
+
+
+def _copy(path: Path, file: PickledFile, state: Mapping[str, PickledTensor], model: YOLOv5) -> None:
+    """Read the tensors into the network."""
+    with torch.no_grad():
+        for name, own in model.state_dict().items():
+            tensor = file.tensor(name, state[name])
+            # fp16 becomes fp32, which holds each of its numbers exactly.
+            if torch.promote_types(tensor.dtype, own.dtype) != own.dtype:
+                raise WeightsError(
+                    f"{path}: {name} is {tensor.dtype}, and {own.dtype} cannot hold all its numbers; expected fp16, bf16"
+                    " or fp32"
+                )
+            require_finite(path, name, tensor)
+            own.copy_(tensor)
 
 
 def _check_computation(path: Path, model: YOLOv5, modules: Modules) -> None:

@@ -1,31 +1,38 @@
-"""Weights as a safetensors file: the public YOLOv5's tensor names, and the metadata to rebuild the network."""
+"""Weights in files: read safetensors and checkpoints of the public YOLOv5, write safetensors."""
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any
 
 import safetensors
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
+from yolo.architecture import layers, tensor_shapes
 from yolo.errors import WeightsError
+from yolo.model.io.fit import Fit, Reasons, listed, misfits
+from yolo.model.io.ultralytics import MAX_IMAGE_SIZE, read_published, require_finite
+from yolo.model.io.weights_file import FileKind, kind_of, open_safetensors
 from yolo.model.network import YOLOv5
 from yolo.recipe.plain_text import is_plain
 
-MAX_LISTED = 4
-"""Tensors that a message names before it only counts them."""
+logger = logging.getLogger(__name__)
 
-MAX_IMAGE_SIZE = 4096
-"""Pixels; a recipe's limit too."""
 
-Reasons = tuple[tuple[str, str], ...]
-"""Names of tensors that do not fit, each with the reason."""
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """What a file holds."""
+
+    tensors: Mapping[str, Tensor]
+    """Finite floating-point numbers, and counters; by the names of our state dict."""
+    metadata: Mapping[str, str]
+    """As `weights_content` writes them, unless another program wrote the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,8 @@ class LoadedWeights:
     matched: tuple[str, ...]
     skipped: Reasons
     """Tensors of the file or of the network that were not loaded."""
+    concerns: tuple[str, ...] = ()
+    """Warnings: what is likely not as intended."""
 
     def summary(self) -> str:
         """One line for the log."""
@@ -64,13 +73,7 @@ def weights_content(model: YOLOv5, metadata: Mapping[str, str]) -> bytes:
     The file's metadata is `metadata` (by convention class_names as JSON, and image_size) plus the network's variant,
     classes and anchors (JSON, pixels).
     """
-    described = {
-        **metadata,
-        "format": "pt",
-        "variant": model.variant,
-        "classes": str(model.classes),
-        "anchors": json.dumps(model.anchors.tolist()),
-    }
+    described = _described(model, metadata) | {"format": "pt"}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     return save(tensors, described)  # a file of `save_file` is unreadable to others
 
@@ -88,55 +91,85 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def load_weights(path: Path, model: nn.Module, allow_mismatch: bool) -> LoadedWeights:
-    """Copy a file's tensors into the network.
+def import_checkpoint(path: Path, out: Path, class_names: Sequence[str] | None = None) -> str:
+    """Write a checkpoint's network with `save_weights`, atomically, and return one line about it.
 
-    Without `allow_mismatch`, names and shapes must equal the network's, and its anchors become the file's. With it
-    (for another number of classes, say), tensors that fit are loaded, the others stay and are named, and the network
-    keeps the anchors chosen for its data. WeightsError if the file is missing or unreadable, does not fit, or has no
-    tensor that fits; the network is then unchanged.
+    Folders of `out` are created. WeightsError as for `read_published`, and if `out` cannot be written.
     """
-    with _opened(path) as file:
+    if out.suffix != ".safetensors":
+        raise WeightsError(f"{out}: expected the name of a .safetensors file to write")
+    model, metadata = read_published(path, class_names)
+    if out.exists() and out.samefile(path):
+        raise WeightsError(f"{out}: is the checkpoint itself; name another file to write")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(out, model, metadata)
+    return (
+        f"{out}: yolov5{model.variant}, {model.classes} classes, {metadata['image_size']} pixels,"
+        f" {len(model.state_dict())} tensors of {path}"
+    )
+
+
+def read_weights(path: Path) -> StoredWeights:
+    """Read a safetensors file, or a checkpoint of the public YOLOv5 as `import_checkpoint` does.
+
+    The kind is told by the content. WeightsError if it is another, missing, damaged, or holds non-finite numbers.
+    """
+    if kind_of(path) is FileKind.CHECKPOINT:
+        model, metadata = read_published(path)
+        logger.info(
+            "%s: a checkpoint of yolov5%s with %d classes, read as by `yolo import`",
+            path,
+            model.variant,
+            model.classes,
+        )
+        return StoredWeights(model.state_dict(), _described(model, metadata))
+    with open_safetensors(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+        metadata = dict(file.metadata() or {})
     for name, tensor in tensors.items():
         if not (tensor.is_floating_point() or tensor.dtype == torch.int64):
             raise WeightsError(f"{path}: {name} is {tensor.dtype}; expected floating-point numbers")
         require_finite(path, name, tensor)
-    state = model.state_dict()
-    skipped = misfits(_shapes(tensors), _shapes(state))
-    if allow_mismatch:
-        skipped += tuple(
-            (name, "the network keeps its own anchors")
-            for name, own in state.items()
-            if _is_anchors(name) and name in tensors and tensors[name].shape == own.shape
-            if not torch.equal(tensors[name].to(own), own)
-        )
-    elif skipped:
-        raise WeightsError(
-            f"{path}: does not fit the network: {listed(skipped)}; use weights of the same variant"
-            " and number of classes"
-        )
-    skipped_names = dict(skipped)
-    matched = tuple(name for name in state if name not in skipped_names)
-    if all(_is_anchors(name) for name in matched):
-        raise WeightsError(
-            f"{path}: no tensor fits the network ({listed(skipped)}); use YOLOv5 weights,"
-            " preferably of the same variant"
-        )
-    with torch.no_grad():
-        for name in matched:
-            state[name].copy_(tensors[name])
-    return LoadedWeights(matched, skipped)
+    return StoredWeights(tensors, metadata)
+
+
+def load_weights(
+    path: Path, model: YOLOv5, class_names: Sequence[str] | None = None
+) -> LoadedWeights:
+    """Copy those of a file's tensors into the network that fit, for a training to start from.
+
+    The others stay and are named, and the network keeps the anchors chosen for its data. Other `class_names` than the
+    file's are a concern if the last convolutions are loaded. WeightsError if the file cannot be read, or no learned
+    tensor fits; the network is then unchanged.
+    """
+    stored, state = read_weights(path), model.state_dict()
+    fit = Fit.of(path, _shapes(stored.tensors), model.variant, model.classes)
+    own_anchors = tuple(
+        (name, "the network keeps its own anchors")
+        for name in fit.matched
+        if name.endswith(".anchors")
+        and not torch.equal(stored.tensors[name].to(state[name]), state[name])
+    )
+    kept = dict(own_anchors)
+    matched = tuple(name for name in fit.matched if name not in kept)
+    _copy(stored, matched, model)
+    head = f"model.{len(layers(model.variant)) - 1}.m."
+    is_head_loaded = any(name.startswith(head) for name in matched)
+    other_names = _other_names(stored.metadata, class_names) if is_head_loaded else ""
+    concerns = tuple(filter(None, (fit.concern, other_names)))
+    return LoadedWeights(matched, fit.skipped + own_anchors, concerns)
 
 
 def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
-    """The network that a file of `save_weights` describes, with its weights, and the file's metadata."""
-    with _opened(path) as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        metadata = dict(file.metadata() or {})
+    """The network that a file describes, with its weights and anchors, and the file's metadata.
+
+    WeightsError if it cannot be read, or its tensors are not exactly those of the network that its metadata names.
+    """
+    stored = read_weights(path)
+    metadata = dict(stored.metadata)
     try:
         variant, classes = metadata["variant"], int(metadata["classes"])
-        unfit = misfits(shapes, shapes_of(variant, classes))
+        unfit = misfits(_shapes(stored.tensors), tensor_shapes(variant, classes))
     except (KeyError, ValueError) as error:
         raise WeightsError(
             f"{path}: its metadata does not say which network it holds ({error}); use a file written by this program"
@@ -147,7 +180,7 @@ def build_from_weights(path: Path) -> tuple[YOLOv5, dict[str, str]]:
             f" {listed(unfit)}"
         )
     model = YOLOv5(variant, classes)
-    load_weights(path, model, allow_mismatch=False)
+    _copy(stored, tuple(stored.tensors), model)
     return model, metadata
 
 
@@ -170,65 +203,41 @@ def load_detector(path: Path) -> Detector:
     return Detector(model, class_names, image_size)
 
 
-def shapes_of(variant: str, classes: int) -> dict[str, Sequence[int]]:
-    """The tensor shapes of a network, without building it: a tiny file may claim any number of classes.
+def _copy(stored: StoredWeights, names: Sequence[str], model: YOLOv5) -> None:
+    state = model.state_dict()
+    with torch.no_grad():
+        for name in names:
+            state[name].copy_(stored.tensors[name])
 
-    ValueError if there is no such network.
-    """
+
+def _described(model: YOLOv5, metadata: Mapping[str, str]) -> dict[str, str]:
+    return {
+        **metadata,
+        "variant": model.variant,
+        "classes": str(model.classes),
+        "anchors": json.dumps(model.anchors.tolist()),
+    }
+
+
+def _other_names(metadata: Mapping[str, str], class_names: Sequence[str] | None) -> str:
+    """A warning if the file's class names are others, or in another order; else empty."""
     try:
-        with torch.device("meta"):
-            return _shapes(YOLOv5(variant, classes).state_dict())
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 64 bits
-        raise ValueError(f"no {variant} network of {shown(classes)} classes exists") from error
+        theirs = json.loads(metadata.get("class_names", "null"))
+    except (ValueError, RecursionError):
+        theirs = None
+    if class_names is None or not isinstance(theirs, list) or len(theirs) != len(class_names):
+        return ""
+    different = [i for i, name in enumerate(class_names) if theirs[i] != name]
+    if not different:
+        return ""
+    first = different[0]
+    what = "are in another order" if sorted(map(str, theirs)) == sorted(class_names) else "differ"
+    return (
+        f"the class names of weights and data {what} (class {first} is {shown(theirs[first])} in the weights, and"
+        f" {class_names[first]!r} in the data), but the last convolutions were loaded as they are: training has to unlearn"
+        " them"
+    )
 
 
-def require_finite(path: Path, name: str, tensor: Tensor) -> None:
-    """WeightsError if a tensor holds NaN or infinity."""
-    if not bool(tensor.float().isfinite().all()):
-        raise WeightsError(
-            f"{path}: {name} holds non-finite numbers; the file is damaged, or its run diverged"
-        )
-
-
-def misfits(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]) -> Reasons:
-    """Tensors whose shape in a file differs from the network's, or that only one of them has."""
-    reasons = []
-    for name, shape in expected.items():
-        if name not in found:
-            reasons.append((name, "not in the file"))
-        elif tuple(found[name]) != tuple(shape):
-            both = f"{tuple(found[name])} in the file, {tuple(shape)} in the network"
-            reasons.append((name, both))
-    reasons += [(name, "not in the network") for name in found if name not in expected]
-    return tuple(reasons)
-
-
-def listed(items: Reasons) -> str:
-    """The first names with their reasons, and how many more there are."""
-    named = ", ".join(f"{name} ({reason})" for name, reason in items[:MAX_LISTED])
-    more = len(items) - MAX_LISTED
-    return f"{named} and {more} more" if more > 0 else named
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; give the path of a .safetensors file in it")
-    if not path.is_file():
-        raise WeightsError(f"{path}: no such file; give the path of a .safetensors file")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
-        raise WeightsError(
-            f"{path}: not a valid safetensors file ({error}); copy it again, or convert it to safetensors"
-        ) from error
-
-
-def _is_anchors(name: str) -> bool:
-    """`model.24.anchors`, in the P6 family `model.33.anchors`: chosen for data, not learnt."""
-    return name.endswith(".anchors")
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, Sequence[int]]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

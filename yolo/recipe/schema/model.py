@@ -31,7 +31,7 @@ class ModelSection(Section):
     image_size: ImageSize = setting(640, unit="pixels")
     """Side of the square that images are fitted into; a multiple of 32, for n6 to x6 of 64."""
     weights: str | None = setting(None)
-    """A safetensors file to start from. Tensors that do not fit (another number of classes) stay random and are logged."""
+    """Weights to start from: a safetensors file, or a checkpoint of the public YOLOv5 (*.pt). Tensors that do not fit (another number of classes) stay random and are logged; if no learned one fits, the run does not start."""
     sync_batchnorm: Auto | bool = setting("auto")
     """Compute BatchNorm statistics over the images of all ranks of a node, with two small collectives per layer inside it; GPUs only. `auto`: on if a rank computes fewer than 8 images at once, a node has several ranks and ranks synchronise in every step."""
     batchnorm_momentum: Auto | Momentum = setting("auto")

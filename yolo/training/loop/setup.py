@@ -178,8 +178,10 @@ def _build_models(
     if recipe.model.weights is not None and is_new:
         # Resolved by one rank for all: the path may lead through `latest`, which soon is this run.
         weights: Path = broadcast_object(context, Path(recipe.model.weights).resolve())
-        loaded = load_weights(weights, model, allow_mismatch=True)
+        loaded = load_weights(weights, model, datasets.class_names)
         logger.info("%s: %s", weights, loaded.summary())
+        for concern in loaded.concerns:
+            logger.warning("model.weights: %s", concern)
     plain = YOLOv5(*shape)
     plain.to(context.device).requires_grad_(False)
     return model, plain
