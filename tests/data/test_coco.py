@@ -66,7 +66,8 @@ def test_an_objects_area_is_the_stated_one_or_else_its_boxs(coco: Coco) -> None:
         ({"bbox": [1, 2, 3, float("inf")]}, Problem.MALFORMED_BOX),
         ({"bbox": None}, Problem.MALFORMED_BOX),
         ({"bbox": [1, 2, 3, 10**400]}, Problem.MALFORMED_BOX),
-        ({"image_id": "1"}, Problem.MALFORMED_BOX),
+        ({"image_id": [1]}, Problem.MALFORMED_BOX),
+        ({"iscrowd": "yes"}, Problem.MALFORMED_BOX),
         ({"iscrowd": 5}, Problem.MALFORMED_BOX),
         ({"category_id": 99}, Problem.UNKNOWN_CLASS),
         ({"category_id": [7]}, Problem.UNKNOWN_CLASS),
@@ -104,7 +105,9 @@ def test_a_duplicate_box_is_dropped_and_counted(coco: Coco) -> None:
     [
         {"id": 2, "file_name": "b.png", "width": 0, "height": 4},
         {"id": 2, "file_name": "", "width": 4, "height": 4},
-        {"id": "2", "file_name": "b.png", "width": 4, "height": 4},
+        {"id": 2.5, "file_name": "b.png", "width": 4, "height": 4},
+        {"id": 2, "file_name": "b.png", "width": 4.5, "height": 4},
+        {"id": 2, "file_name": "../b.png", "width": 4, "height": 4},
         {"id": 2, "width": 4, "height": 4},
         {"id": 2, "file_name": "b\0.png", "width": 4, "height": 4},
         {"id": 2, "file_name": "b\ud800.png", "width": 4, "height": 4},
@@ -150,6 +153,97 @@ def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_missing_file_says_which_keys_name_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="set data.root, data.train and data.val"):
         read(tmp_path / "nowhere.json")
+
+
+def test_values_that_can_be_meant_in_one_way_are_read(coco: Coco) -> None:
+    image = {"id": "1", "file_name": ".\\a.png", "width": 60.0, "height": "40"}
+    category = {"id": "7", "name": "cat"}
+    changes: tuple[dict[str, Any], ...] = (
+        {"image_id": 1.0, "iscrowd": None},
+        {"category_id": 7.0, "iscrowd": False, "bbox": [1, 1, 9, 9]},
+        {"image_id": "1", "iscrowd": True, "bbox": [1, 1, 8, 8]},
+    )
+    annotations = [BOX | change for change in changes]
+    dataset = read(coco(images=[image], categories=[category], annotations=annotations))
+    (record,) = dataset.records
+    assert (record.image_id, record.width, record.height) == (1, 60, 40)
+    assert record.path.is_file()
+    assert record.crowd.tolist() == [False, False, True]
+    assert dataset.crowd_count == 1
+    assert dataset.report.lines() == []
+
+
+def test_ids_that_are_words_are_numbered(coco: Coco) -> None:
+    dataset = read(
+        coco(
+            images=[{"id": "img-b", "file_name": "a.png", "width": 60, "height": 40}],
+            categories=[{"id": "zebra", "name": "zebra"}, {"id": "ant", "name": "ant"}],
+            annotations=[BOX | {"image_id": "img-b", "category_id": "ant"}],
+        )
+    )
+    assert dataset.class_names == ("zebra", "ant")
+    assert dataset.category_ids == (0, 1)
+    assert dataset.records[0].classes.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "name", ["/home/me/set/a.png", "C:\\set\\a.png", "https://host/set/a.png?size=1", "./a.png"]
+)
+def test_another_machines_path_is_taken_for_the_files_name(coco: Coco, name: str) -> None:
+    image = {"id": 1, "file_name": name, "width": 60, "height": 40}
+    assert read(coco(images=[image])).records[0].path.is_file()
+
+
+def test_a_polygon_without_a_box_becomes_its_bounding_box(coco: Coco) -> None:
+    outline = {"segmentation": [[5, 5, 25, 5, 25, 15], [6, 6, 7, 6, 7, 7]]}
+    entry = {key: value for key, value in BOX.items() if key != "bbox"} | outline
+    dataset = read(coco(annotations=[entry]))
+    assert dataset.records[0].boxes.tolist() == [[5, 5, 25, 15]]
+    assert dataset.report.counts == {Problem.POLYGON: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "example"),
+    [
+        ({"bbox": [1, 2, 3]}, "annotations[1].bbox: found [1, 2, 3], expected [x, y, width"),
+        ({"bbox": None}, "annotations[1].bbox: found None, and no polygon in its place"),
+        ({"bbox": None, "segmentation": {"size": [4, 4]}}, "run-length encoded; add `bbox`"),
+        ({"iscrowd": 5}, "annotations[1].iscrowd: found 5, expected 0 or 1"),
+        ({"image_id": None}, "annotations[1].image_id: found None, expected an image's id"),
+        ({"category_id": 99}, "annotations[1].category_id: found 99, which is no category"),
+    ],
+)
+def test_what_is_refused_names_field_value_and_reason(
+    coco: Coco, change: dict[str, Any], example: str
+) -> None:
+    report = read(coco(annotations=[BOX, BOX | change])).report
+    assert example in report.lines()[0]
+
+
+def test_an_image_entry_names_field_and_value(coco: Coco) -> None:
+    images = [{"id": 1, "file_name": "a.png", "width": 60}]
+    with pytest.raises(DataError, match=r"images\[0\].height: found None, expected pixels"):
+        read(coco(images=images))
+
+
+def test_a_test_split_may_have_no_annotations(coco: Coco) -> None:
+    assert read(coco(annotations=None)).box_count == 0
+
+
+def test_normalised_boxes_are_refused(coco: Coco) -> None:
+    annotations = [BOX | {"bbox": [0.1, 0.2, 0.5, 0.6]}, BOX | {"bbox": [0, 0, 1, 1]}]
+    with pytest.raises(DataError, match="all 2 boxes lie between 0 and 1.*multiply x and width"):
+        read(coco(annotations=annotations))
+    assert read(coco(annotations=[*annotations, BOX])).box_count == 3
+
+
+def test_corners_in_place_of_width_and_height_are_refused(coco: Coco) -> None:
+    corners = [BOX | {"bbox": [30 + n, 20, 50 + n, 35]} for n in range(10)]
+    with pytest.raises(DataError, match="100% of the boxes reach out.*subtract x and y"):
+        read(coco(annotations=corners))
+    few = read(coco(annotations=corners[:3])).report
+    assert "subtract x and y" in few.warnings[0]
+    assert read(coco(annotations=[*corners, BOX | {"bbox": [50, 5, 9, 9]}])).report.warnings == []
 
 
 anything = st.recursive(

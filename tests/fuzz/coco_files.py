@@ -141,9 +141,10 @@ def _nothing_lost(content: bytes) -> Oracle:
         counts = counts_of(ended)
         dropped = sum(counts[problem] for problem in DROPS_IMAGE)
         assert counts["images"] + dropped == len(stated["images"]), (counts, ended.stdout)
-        boxes = len(stated["annotations"])
+        annotations = stated.get("annotations") or []
+        boxes = len(annotations)
         singles = boxes - sum(
-            isinstance(each, dict) and each.get("iscrowd") == 1 for each in stated["annotations"]
+            isinstance(each, dict) and each.get("iscrowd") == 1 for each in annotations
         )
         told = sum(counts[problem] for problem in DROPS_BOX)
         with_their_image = dropped * BOXES

@@ -29,13 +29,14 @@ LINES = (
         "0 0.95 0.5 0.5 0.2",
         "[0, 0.5, 0.5, 0.2, 0.2]",
     ),
+    *("0 0.1 0.1 0.5 0.1 0.5 0.5", "0 0.1 0.1 0.5 0.1 0.5 nan", "0 10 10 50 10 50 50"),
     *("0 " * 50_000, "x" * 100_000, "0 0x1 0.5 0.2 0.2", "0 0.5 0.5 0.2 0.2\n0 0.5 0.5 0.2 0.2"),
 )
 YAMLS = {
     "a billion laughs": LAUGHS + "\ntrain: *i\nnames: [a]",
     "a Python object": f"train: !!python/object/apply:os.system ['touch {CANARY}']\nnames: [a, b]",
     "no names": "train: images",
-    "names of numbers": "train: images\nnames: [0, 1]",
+    "names of lists": "train: images\nnames: [[0], 1]",
     "names of nothing": "train: images\nnames: []",
     "names with a gap": "train: images\nnames: {0: a, 2: b}",
     "names with a NUL": 'train: images\nnames: ["a\\0", b]',
@@ -58,7 +59,7 @@ YAMLS = {
     "a list of odd things": "train: odd.txt\nnames: [a, b]",
     "a path with a NUL": 'path: "a\\0b"\ntrain: images\nnames: [a, b]',
     "a path of lists": "path: [a]\ntrain: images\nnames: [a, b]",
-    "a key twice": "train: images\ntrain: images\nnames: [a, b]",
+    "a key twice": "train: images\ntrain: others\nnames: [a, b]",
 }
 
 

@@ -31,6 +31,11 @@ class Problem(StrEnum):
     DEGENERATE_BOX = "box without area dropped"
     DUPLICATE_BOX = "duplicate box dropped"
     NO_LABELS = "image without a label file, taken for one without boxes"
+    UNUSED_LABELS = "label file without an image"
+    UNKNOWN_FILE = "file of unknown suffix among the images"
+    POLYGON = "polygon taken for its bounding box"
+    KEYPOINTS = "label row whose keypoints are ignored"
+    DIFFICULT = "difficult object, neither trained on nor counted as a miss"
 
 
 BOX_PROBLEMS = (Problem.MALFORMED_BOX, Problem.UNKNOWN_CLASS, Problem.UNKNOWN_IMAGE)
@@ -55,6 +60,8 @@ class DataReport:
     """Boxes in the annotations, including bad ones."""
     counts: Counter[Problem] = field(default_factory=Counter)
     examples: dict[Problem, list[str]] = field(default_factory=lambda: defaultdict(list))
+    warnings: list[str] = field(default_factory=list)
+    """What the data set as a whole shows, each a sentence with its likely cause."""
 
     def add(self, problem: Problem, example: str) -> None:
         """Count a problem."""
@@ -76,10 +83,18 @@ class DataReport:
         """Kinds of problems with a count, in the enum's order."""
         return [problem for problem in Problem if self.counts[problem]]
 
+    def warn(self, sentence: str) -> None:
+        """Note what the data set as a whole shows."""
+        self.warnings.append(readable(f"{self.source}: {sentence}"))
+
     def lines(self) -> list[str]:
+        """The warnings, and one line per kind of problem."""
+        return self.warnings + self.counted_lines()
+
+    def counted_lines(self) -> list[str]:
         """One line per kind of problem."""
         return [
-            f"{self.source}: {self.counts[problem]} x {problem}, such as {self.examples[problem][0]}"
+            f"{readable(self.source)}: {self.counts[problem]} x {problem}, such as {self.examples[problem][0]}"
             for problem in self.problems()
         ]
 
@@ -91,6 +106,7 @@ class DataReport:
             "bad_images": self.bad_images,
             "boxes": self.boxes,
             "bad_boxes": self.bad_boxes,
+            "warnings": self.warnings,
             "problems": {
                 str(problem): {"count": self.counts[problem], "examples": self.examples[problem]}
                 for problem in self.problems()
@@ -149,6 +165,11 @@ class DetectionDataset:
     def box_count(self) -> int:
         """Boxes of single objects, which are trained on."""
         return sum(int((~record.crowd).sum()) for record in self.records)
+
+    @property
+    def crowd_count(self) -> int:
+        """Boxes of crowds, which are not trained on."""
+        return sum(int(record.crowd.sum()) for record in self.records)
 
     @property
     def fingerprint(self) -> str:

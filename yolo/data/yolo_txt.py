@@ -1,18 +1,21 @@
-"""The YOLO format: a data.yaml, and per image one text file with lines `class cx cy w h`."""
+"""The label files of the YOLO format: per image one text file with lines `class cx cy w h`."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from reprlib import repr as shown
-from typing import Any
 
 import numpy as np
 
+from yolo.data.data_yaml import DataYaml
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
-from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, image_size
-from yolo.errors import DataError, RecipeError
+from yolo.data.other_files import report_other_files
+from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_LABEL_BYTES, read_text
-from yolo.recipe.load.yaml_source import read_document
+
+LARGEST_SHARE = 2.0
+"""A box may reach out of its image, but not this far: larger values are pixels."""
+BOX_FORM = "expected `class cx cy w h`, or a polygon `class x1 y1 x2 y2 x3 y3 ...`"
 
 
 def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
@@ -20,14 +23,14 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
 
     Malformed lines are counted in the data set's report. Raises DataError if nothing can be read.
     """
-    content = read_data_yaml(data_yaml)
-    names, images = class_names(content, data_yaml), images_of_split(content, data_yaml, split)
-    report = DataReport(f"{data_yaml} ({split})", images=len(images))
+    content = DataYaml.read(data_yaml)
+    names, files = content.class_names, content.files(split)
+    report = DataReport(f"{data_yaml} ({split})", images=len(files.images))
     records = []
-    for image_id, path in enumerate(images):
+    for image_id, path in enumerate(files.images):
         try:
             width, height = image_size(path)
-            labels = _labels(label_path(path), len(names), report)
+            labels = _labels(label_path(path), len(names), content.keypoint_values, report)
         except UnusableImage as error:
             report.add(error.problem, str(error))
             continue
@@ -36,61 +39,13 @@ def read_yolo(data_yaml: Path, split: str) -> DetectionDataset:
         table = np.column_stack([center - half, center + half, labels[:, 0], np.zeros(len(labels))])
         cleaned = clean_boxes(table, width, height, path.name, report)
         records.append(ImageRecord(image_id, path, width, height, *cleaned))
+    if files.folders:
+        images = [*files.images, *(path for each in files.folders for path in each.unread)]
+        report_other_files(files.folders, map(label_path, images), report)
     if not records:
         lines = "\n  ".join(report.lines())
         raise DataError(f"{data_yaml}: `{split}` holds no image that can be used\n  {lines}")
     return DetectionDataset(report.source, names, tuple(range(len(names))), tuple(records), report)
-
-
-def class_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """The class names of a data.yaml in order. Raises DataError if they are invalid."""
-    names = content.get("names")
-    if isinstance(names, dict):
-        numbers = [str(number) for number in range(len(names))]  # keys stay strings
-        if set(names) != set(numbers):
-            raise DataError(
-                f"{path}: names: expected the numbers 0 to {len(names) - 1}, found {', '.join(list(names)[:8])}"
-            )
-        names = [names[number] for number in numbers]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: names: expected a list of class names")
-    if content.get("nc", len(names)) != len(names):
-        raise DataError(f"{path}: nc is {content['nc']}, but names lists {len(names)} classes")
-    return tuple(names)
-
-
-def images_of_split(content: Mapping[str, Any], data_yaml: Path, split: str) -> list[Path]:
-    """The image files of one split of a data.yaml, without opening them. Raises DataError if they cannot be listed.
-
-    The split is a folder, a text file that lists images, or a list of either.
-    """
-    if split not in content:
-        raise DataError(
-            f"{data_yaml}: has no `{split}:`; set it to the folder of the split's images"
-        )
-    root = data_yaml.parent / str(content.get("path", "."))
-    entry = content[split]
-    files: list[Path] = []
-    for place in entry if isinstance(entry, list) else [entry]:
-        if not isinstance(place, str):
-            raise DataError(
-                f"{data_yaml}: {split}: expected a folder or a .txt list, found {shown(place)}"
-            )
-        path = root / place
-        try:
-            if path.is_dir():
-                found = path.rglob("*")
-                files += sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
-            elif path.suffix == ".txt" and path.is_file():
-                lines = map(str.strip, read_text(path, MOST_LABEL_BYTES).splitlines())
-                files += [path.parent / line for line in lines if line]
-            else:
-                raise DataError(
-                    f"{data_yaml}: {split}: {path} is neither a folder nor a .txt list of images"
-                )
-        except (OSError, UnicodeDecodeError) as error:  # for example a name that is too long
-            raise DataError(f"{data_yaml}: {split}: {path}: cannot be read: {error}") from error
-    return files
 
 
 def label_path(image: Path) -> Path:
@@ -101,22 +56,7 @@ def label_path(image: Path) -> Path:
     return Path(*folders, name).with_suffix(".txt")
 
 
-def read_data_yaml(path: Path) -> Mapping[str, Any]:
-    """Read as a recipe is: plain values only, unique keys, limited size. Raises DataError if it cannot be read."""
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file; with data.format yolo, data.train and data.val name a data.yaml"
-        )
-    try:
-        content = read_document(path).values
-    except RecipeError as error:
-        raise DataError(str(error)) from error
-    if not content:
-        raise DataError(f"{path}: expected `train:`, `val:` and `names:`")
-    return content
-
-
-def _labels(path: Path, classes: int, report: DataReport) -> np.ndarray:
+def _labels(path: Path, classes: int, keypoint_values: int, report: DataReport) -> np.ndarray:
     """Rows (M, 5) class cx cy w h, normalised; a missing file means an image without boxes."""
     try:
         lines = read_text(path, MOST_LABEL_BYTES).splitlines()
@@ -130,18 +70,54 @@ def _labels(path: Path, classes: int, report: DataReport) -> np.ndarray:
         if not line.strip():
             continue
         report.boxes += 1
+        place = f"{path}:{number}"
         try:
-            values = [float(word) for word in line.split()]
-            is_box = len(values) == 5 and all(abs(value) <= 10 for value in values[1:])
-            if not is_box or values[0] != int(values[0]) or min(values[3:]) < 0:
-                raise ValueError(line)
-        except (ValueError, OverflowError):
-            report.add(
-                Problem.MALFORMED_BOX, f"{path}:{number}: {line[:60]!r}, expected `class cx cy w h`"
-            )
+            category, values = _numbers(line)
+            box, note = _box(values, keypoint_values)
+        except (ValueError, OverflowError) as error:
+            report.add(Problem.MALFORMED_BOX, f"{place}: {line[:60]!r}: {error}")
             continue
-        if not 0 <= values[0] < classes:
-            report.add(Problem.UNKNOWN_CLASS, f"{path}:{number}: class {values[0]:g} of {classes}")
+        if not 0 <= category < classes:
+            report.add(Problem.UNKNOWN_CLASS, f"{place}: class {category} of {classes}")
             continue
-        rows.append(values)
+        if note is not None:
+            report.add(note, f"{place}: {len(values) + 1} values")
+        rows.append([category, *box])
     return np.array(rows, dtype=np.float64).reshape(-1, 5)
+
+
+def _numbers(line: str) -> tuple[int, list[float]]:
+    """A row's class and its other values. Raises ValueError with the reason."""
+    values = []
+    for word in line.split():
+        try:
+            values.append(float(word))
+        except ValueError as error:
+            raise ValueError(f"{word[:20]!r} is no number; {BOX_FORM}") from error
+    category = int(values[0])
+    if values[0] != category:
+        raise ValueError(f"class {values[0]} is no whole number")
+    return category, values[1:]
+
+
+def _box(values: Sequence[float], keypoint_values: int) -> tuple[Sequence[float], Problem | None]:
+    """`cx cy w h` of a row, and what was made of it to get there. Raises ValueError with the reason."""
+    has_keypoints = 0 < keypoint_values == len(values) - 4
+    if len(values) == 5:
+        raise ValueError(f"6 values are a prediction with its confidence; {BOX_FORM}")
+    is_box, is_polygon = len(values) == 4, len(values) >= 6 and len(values) % 2 == 0
+    if not (has_keypoints or is_box or is_polygon):
+        raise ValueError(f"{len(values) + 1} values; {BOX_FORM}")
+    coordinates = values[:4] if has_keypoints else values
+    if not all(map(math.isfinite, coordinates)):
+        raise ValueError(f"a value is not finite; {BOX_FORM}")
+    if max(map(abs, coordinates)) > LARGEST_SHARE:
+        raise ValueError("values in pixels; divide them by the image's width and height")
+    if is_polygon and not has_keypoints:
+        left, right = min(values[::2]), max(values[::2])
+        top, bottom = min(values[1::2]), max(values[1::2])
+        box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+        return box, Problem.POLYGON
+    if min(coordinates[2:]) < 0:
+        raise ValueError(f"a negative width or height; {BOX_FORM}")
+    return coordinates, Problem.KEYPOINTS if has_keypoints else None

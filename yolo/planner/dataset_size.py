@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from yolo.data.data_yaml import DataYaml
 from yolo.data.location import local_index
 from yolo.errors import DataError
 from yolo.planner.cost.model_stats import CLASSES
@@ -36,11 +37,8 @@ def _of_annotations(recipe: Recipe) -> Data | None:
     path = Path(recipe.data.root) / recipe.data.train
     try:
         if recipe.data.format == "yolo":
-            from yolo.data import yolo_txt  # slow: imports OpenCV
-
-            content = yolo_txt.read_data_yaml(path)
-            images = yolo_txt.images_of_split(content, path, "train")
-            return Data(len(images), len(yolo_txt.class_names(content, path)))
+            data_yaml = DataYaml.read(path)
+            return Data(len(data_yaml.images("train")), len(data_yaml.class_names))
         content = json.loads(read_text(path, LARGEST_BYTES))
         return Data(len(content["images"]), max(1, len(content["categories"])))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):

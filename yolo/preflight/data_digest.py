@@ -18,7 +18,7 @@ def content_of(request: ProbeRequest) -> Content:
     problems = []
     for folder in request.folders:
         totals[folder] = -1, 0
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):
             totals[folder] = _total(find_images(Path(folder)))
     for data_yaml, split in request.splits:
         place = f"{data_yaml} ({split})"
@@ -51,10 +51,11 @@ def digest_of_source(folder: Path) -> str:
 
 def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
     """Images and labels. Raises DataError."""
-    from yolo.data import yolo_txt  # needs packages that a host may lack
+    from yolo.data.data_yaml import DataYaml  # needs packages that a host may lack
+    from yolo.data.yolo_txt import label_path
 
-    images = yolo_txt.images_of_split(yolo_txt.read_data_yaml(data_yaml), data_yaml, split)
-    return [*images, *map(yolo_txt.label_path, images)]
+    images = DataYaml.read(data_yaml).images(split)
+    return [*images, *map(label_path, images)]
 
 
 def _total(paths: Iterable[str | Path]) -> tuple[int, int]:

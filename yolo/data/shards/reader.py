@@ -21,7 +21,7 @@ from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.shards.store import REWRITE, RangeReader, ShardStore
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_INDEX_BYTES
-from yolo.recipe.plain_text import is_plain
+from yolo.recipe.plain_text import names_a_file
 from yolo.recipe.schema.data import DataSection
 
 ANNOTATION = "json"
@@ -123,7 +123,7 @@ class Shards:
         if type(position) is not int or not 0 <= position < len(self):
             raise ValueError(f"position {shown(position)} of {len(self)} images")
         name = PurePath(content["file_name"]).name
-        if not is_plain(name):
+        if not names_a_file(name):
             raise ValueError(f"{shown(name)} is no valid file name")
         record = record_of(content, Path(f"{place}/{name}"), len(self.class_names))
         return StoredSample(record, image, position)

@@ -55,7 +55,7 @@ def parse_document(text: str, name: str) -> Document:
     """Read a YAML text; messages name it `name`."""
     refuse_keys(text, name)
     yaml = YAML(typ="safe", pure=True)
-    root = _compose(yaml, text, name)
+    root = compose(yaml, text, name)
     if root is None:
         return Document({}, {})
     if not isinstance(root, MappingNode):
@@ -67,11 +67,12 @@ def parse_document(text: str, name: str) -> Document:
 def parse_value(text: str, name: str) -> Any:
     """Read one value, as on the right of `key:` in a recipe; for overrides on the command line."""
     yaml = YAML(typ="safe", pure=True)
-    root = _compose(yaml, text, name)
+    root = compose(yaml, text, name)
     return None if root is None else _plain(yaml, root, (), name, {})
 
 
-def _compose(yaml: YAML, text: str, name: str) -> Node | None:
+def compose(yaml: YAML, text: str, name: str) -> Node | None:
+    """Parse a text into nodes, of which nothing is built. Raises RecipeError with the line."""
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", text))
     # With thousands open at once the parser takes seconds; those in quotes and comments count too.
     if max(accumulate(brackets), default=0) > 10 * MAX_DEPTH:
