@@ -2,14 +2,18 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from yolo.architecture import (
     VARIANTS,
+    is_learned,
     layer_parameter_counts,
     layers,
     parameter_count,
     strides,
+    tensor_shapes,
 )
+from yolo.model import YOLOv5
 
 PUBLIC_COUNTS = {  # for 80, 1, 3 and 20 classes
     "n": (1_872_157, 1_765_270, 1_767_976, 1_790_977),
@@ -61,6 +65,15 @@ def test_detect_reads_three_levels_or_four_of_the_public_strides() -> None:
 def test_an_unknown_variant_is_named_beside_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'tiny'.*n, s, m, l, x"):
         parameter_count("tiny", 80)
+
+
+@pytest.mark.parametrize("variant", ["n", "m", "x6"])
+def test_the_tensors_listed_are_those_of_the_network(variant: str) -> None:
+    with torch.device("meta"):
+        state = YOLOv5(variant, 3).state_dict()
+    assert tensor_shapes(variant, 3) == {name: tuple(t.shape) for name, t in state.items()}
+    learned = {name for name, _ in YOLOv5("n", 3).named_parameters()}
+    assert {name for name in tensor_shapes("n", 3) if is_learned(name)} == learned
 
 
 def test_counting_parameters_does_not_import_torch() -> None:

@@ -70,9 +70,7 @@ def test_runs_start_from_weights_without_their_head(
     (tmp_path / "demo.safetensors").write_bytes(weights_content(model, {}))
     options = ["--seeds", "0", "--strategies", "overlapped", "--backbone", "demo.safetensors"]
     assert main(options) == 0
-    loaded = load_weights(
-        tmp_path / "results/backbone.safetensors", YOLOv5("n", 4), allow_mismatch=True
-    )
+    loaded = load_weights(tmp_path / "results/backbone.safetensors", YOLOv5("n", 4))
     assert "model.24.m.0.weight" in str(loaded)
     recipe = (tmp_path / "runs/accuracy/overlapped").glob("*/recipe.yaml")
     assert "results/backbone.safetensors" in next(recipe).read_text()

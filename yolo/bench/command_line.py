@@ -7,8 +7,9 @@ from typing import TypeVar
 
 from rich import progress
 
+from yolo.data.location import missing_files
 from yolo.errors import BenchError
-from yolo.preflight.local import missing_here
+from yolo.preflight.weights import unfit_weights
 from yolo.recipe import ResolvedRecipe
 
 Number = TypeVar("Number", int, float)
@@ -39,9 +40,10 @@ def numbers(option: str, text: str, kind: Callable[[str], Number]) -> list[Numbe
 
 
 def check_files(resolved: ResolvedRecipe) -> None:
-    """Raises BenchError with a line for each file of the recipe that is not on this machine."""
-    if missing := list(missing_here(resolved)):
-        raise BenchError("\n".join(missing))
+    """Raises BenchError with a line for each file of the recipe that is missing here, or of no use; hosts are emulated."""
+    recipe = resolved.recipe
+    if problems := [*missing_files(recipe.data), *unfit_weights(recipe.model)]:
+        raise BenchError("\n".join(problems))
 
 
 def bench_progress() -> progress.Progress:

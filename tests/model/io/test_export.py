@@ -1,5 +1,6 @@
 """Weights for other programs: these compute what torch computes here."""
 
+import ast
 import json
 import os
 import subprocess
@@ -19,7 +20,7 @@ from yolo.model.io import export
 from yolo.model.io.weights import build_from_weights, save_weights
 
 STAND_IN = Path(__file__).parent / "stand_in"
-NAMES = ["a cup", "ein Löffel", 'a "plate"']
+NAMES = ["a cup", "ein Löffel 🥄", 'a "plate"']
 ANCHORS = tuple(((8.0 * s, 9.0), (16.5 * s, 7.3), (20.0, 31.0 * s)) for s in (1, 2, 4, 8))
 
 
@@ -70,25 +71,63 @@ def test_the_public_form_comes_back_bit_for_bit(
     assert [path.name for path in out.parent.iterdir()] == ["out.pt"]
 
 
-def test_a_network_of_the_public_names_takes_the_public_form(weights: Path, tmp_path: Path) -> None:
+def test_a_loader_of_the_public_classes_opens_the_public_form(
+    weights: Path, tmp_path: Path
+) -> None:
+    """As the public loader does it; with stand-ins for its classes, in a process of their own."""
     out, images = tmp_path / "out.pt", torch.rand(2, 3, 128, 192)
     source = weights / "n6.safetensors"
     assert main(["export", str(source), str(out), "--format", "ultralytics"]) == 0
+    assert "models" not in sys.modules
     np.save(tmp_path / "images.npy", images.numpy())
     program = (
-        "import numpy, torch; from models.yolo import DetectionModel\n"
-        "held = torch.load('out.pt', weights_only=True)\n"
-        "model = DetectionModel('n6', held['nc'], held['names'])\n"
-        "model.load_state_dict(held['model'])\n"
+        "import json, numpy, torch\n"
+        "from models.yolo import DetectionModel, network_of\n"
+        "checkpoint = torch.load('out.pt', map_location='cpu', weights_only=False)\n"
+        "model = (checkpoint.get('ema') or checkpoint['model']).to('cpu').float()\n"
+        "assert type(model) is DetectionModel\n"
         "images = torch.from_numpy(numpy.load('images.npy'))\n"
-        "numpy.save('found.npy', model.eval()(images).detach().numpy())\n"
-        "assert held['yaml']['anchors'][3] == [x for pair in held['anchors'][3] for x in pair]\n"
-        "assert held['stride'] == model.stride.tolist()\n"
+        "numpy.save('found.npy', model.fuse().eval()(images).detach().numpy())\n"
+        "head = model.model[-1]\n"
+        "facts = {'names': model.names, 'stride': model.stride.tolist(), 'save': model.save,\n"
+        "         'head': [head.nc, head.no, head.nl, head.na, head.stride.tolist(), head.inplace],\n"
+        "         'grids': [len(head.grid), len(head.anchor_grid)], 'yaml': model.yaml,\n"
+        "         'layers': [[m.i, m.f, m.type, m.np] for m in model.model]}\n"
+        "json.dump(facts, open('facts.json', 'w'))\n"
+        "again = torch.load('out.pt', weights_only=False)['model'].float()\n"
+        "network_of(again.yaml).load_state_dict(again.state_dict())\n"  # as public training does
     )
     environment = os.environ | {"PYTHONPATH": str(STAND_IN)}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     found, expected = np.load(tmp_path / "found.npy"), predictions(source, images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert facts["names"] == {"0": NAMES[0], "1": NAMES[1], "2": NAMES[2]}
+    assert facts["stride"] == [8, 16, 32, 64]
+    assert facts["save"] == [4, 6, 8, 12, 16, 20, 23, 26, 29, 32]
+    assert facts["head"] == [3, 8, 4, 3, [8, 16, 32, 64], True]
+    assert facts["grids"] == [4, 4]
+    layers = facts["layers"]
+    assert layers[0] == [0, -1, "models.common.Conv", 6 * 6 * 3 * 16 + 2 * 16]
+    assert layers[12:15] == [
+        [12, -1, "models.common.Conv", 49536],
+        [13, -1, "torch.nn.modules.upsampling.Upsample", 0],
+        [14, [-1, 8], "models.common.Concat", 0],
+    ]
+    assert layers[33][:3] == [33, [23, 26, 29, 32], "models.yolo.Detect"]
+    described = facts["yaml"]
+    assert described["anchors"][3] == pytest.approx([x for pair in ANCHORS[3] for x in pair])
+    assert described["backbone"][:3] == [
+        [-1, 1, "Conv", [64, 6, 2, 2]],
+        [-1, 1, "Conv", [128, 3, 2]],
+        [-1, 3, "C3", [128]],
+    ]
+    assert described["head"][1:4] == [
+        [-1, 1, "nn.Upsample", [None, 2, "nearest"]],
+        [[-1, 8], 1, "Concat", [1]],
+        [-1, 3, "C3", [768, False]],
+    ]
+    assert described["head"][-1] == [[23, 26, 29, 32], 1, "Detect", ["nc", "anchors"]]
 
 
 @pytest.mark.parametrize(
@@ -117,7 +156,9 @@ def test_onnx_computes_what_torch_does(
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["names"]) == NAMES
     assert json.loads(metadata["imgsz"]) == list(size)
-    assert metadata["stride"] == {"n": "32", "n6": "64"}[variant]
+    # As the public code reads them.
+    assert ast.literal_eval(metadata["names"]) == NAMES
+    assert int(metadata["stride"]) == {"n": 32, "n6": 64}[variant]
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
@@ -129,7 +170,13 @@ def test_torchscript_computes_what_torch_does_at_any_size(
     assert main(["export", str(source), str(out), "--format", "torchscript"]) == 0
     extra = {"config.txt": ""}
     loaded = torch.jit.load(str(out), _extra_files=extra)
-    assert json.loads(json.loads(extra["config.txt"])["names"]) == NAMES
+    # As the public code reads them.
+    metadata = json.loads(
+        extra["config.txt"],
+        object_hook=lambda found: {int(k) if k.isdigit() else k: v for k, v in found.items()},
+    )
+    assert [metadata["names"][number] for number in range(len(NAMES))] == NAMES
+    assert int(metadata["stride"]) == {"n": 32, "n6": 64}[variant]
     for batch, size in enumerate(sizes, start=1):
         images = torch.rand(batch, 3, *size)
         with torch.no_grad():

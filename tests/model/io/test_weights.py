@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -72,19 +73,9 @@ def test_a_folder_that_does_not_exist_is_named(network: YOLOv5, tmp_path: Path) 
         save_weights(path, network, {})
 
 
-def test_another_number_of_classes_is_refused_unless_allowed(file: Path) -> None:
-    other = YOLOv5("n", classes=5)
-    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(
-        WeightsError, match=r"does not fit .*model\.24\.m\.0\.weight \(\(24, .* 2 more"
-    ):
-        load_weights(file, other, allow_mismatch=False)
-    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
-
-
 def test_what_fits_is_taken_and_what_does_not_is_named(network: YOLOv5, file: Path) -> None:
     other = YOLOv5("n", classes=5)
-    loaded = load_weights(file, other, allow_mismatch=True)
+    loaded = load_weights(file, other)
     heads = {f"model.24.m.{level}.{kind}" for level in range(3) for kind in ("weight", "bias")}
     assert {name for name, _ in loaded.skipped} == heads
     assert len(loaded.matched) == 349 - 6
@@ -96,7 +87,7 @@ def test_what_fits_is_taken_and_what_does_not_is_named(network: YOLOv5, file: Pa
 
 def test_anchors_chosen_for_the_data_survive_foreign_weights(file: Path) -> None:
     other = YOLOv5("n", 3, OTHER_ANCHORS)
-    loaded = load_weights(file, other, allow_mismatch=True)
+    loaded = load_weights(file, other)
     assert loaded.skipped == (("model.24.anchors", "the network keeps its own anchors"),)
     torch.testing.assert_close(other.anchors, torch.tensor(OTHER_ANCHORS))
 
@@ -104,31 +95,77 @@ def test_anchors_chosen_for_the_data_survive_foreign_weights(file: Path) -> None
 def test_missing_and_foreign_tensors_are_named(network: YOLOv5, tmp_path: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     tensors["other.weight"] = tensors.pop("model.0.conv.weight")
-    save_file(tensors, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError) as caught:
-        load_weights(tmp_path / "w.safetensors", network, allow_mismatch=False)
+    save_file(tensors, tmp_path / "w.safetensors", {"variant": "n", "classes": "3"})
+    with pytest.raises(WeightsError, match=r"not those of yolov5n with 3 classes") as caught:
+        build_from_weights(tmp_path / "w.safetensors")
     assert "model.0.conv.weight (not in the file)" in str(caught.value)
     assert "other.weight (not in the network)" in str(caught.value)
 
 
-def test_a_file_of_which_nothing_fits_is_refused_even_where_mismatch_is_allowed(
-    network: YOLOv5, tmp_path: Path
-) -> None:
+def test_a_file_of_which_nothing_fits_is_refused(network: YOLOv5, tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(WeightsError, match="no tensor fits"):
-        load_weights(tmp_path / "w.safetensors", network, allow_mismatch=True)
+    with pytest.raises(WeightsError, match=r"0 of 171 learned tensors of .* fit \(model\.0\.conv"):
+        load_weights(tmp_path / "w.safetensors", network)
+
+
+def test_weights_of_another_variant_are_refused_if_none_of_them_is_learned(file: Path) -> None:
+    """BatchNorm's counters and the last biases have the same shapes in each."""
+    other = YOLOv5("s", 3)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    message = "weights are yolov5n, the recipe's network is yolov5s: 0 of 171 learned tensors of"
+    with pytest.raises(WeightsError, match=f"{message} .*; set model.variant=n, or use"):
+        load_weights(file, other)
+    assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_weights_of_which_few_fit_are_a_concern_with_its_likely_cause(file: Path) -> None:
+    """n and n6 begin alike."""
+    (concern,) = load_weights(file, YOLOv5("n6", 3)).concerns
+    pair = "weights are yolov5n, the recipe's network is yolov5n6: only"
+    assert re.match(
+        rf"{pair} 75 of 225 learned tensors of .* loaded, the others start at random", concern
+    )
+
+
+def test_a_part_of_the_right_variant_is_a_concern_too(network: YOLOv5, tmp_path: Path) -> None:
+    tensors = network.state_dict()
+    del tensors["model.9.cv1.conv.weight"]
+    save_file(tensors, tmp_path / "w.safetensors")
+    (concern,) = load_weights(tmp_path / "w.safetensors", YOLOv5("n", 3)).concerns
+    assert concern.startswith("only 170 of 171 learned tensors of")
+
+
+def test_weights_of_other_classes_are_no_concern(file: Path) -> None:
+    assert load_weights(file, YOLOv5("n", 5), list("vwxyz")).concerns == ()
+    assert load_weights(file, YOLOv5("n", 3), ("a", "b", "c")).concerns == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (("b", "a", "c"), "are in another order (class 0 is 'a' in the weights, and 'b' in"),
+        (("a", "b", "x"), "differ (class 2 is 'c' in the weights, and 'x' in the data)"),
+    ],
+)
+def test_other_class_names_are_a_concern_if_the_head_is_loaded(
+    file: Path, names: tuple[str, ...], what: str
+) -> None:
+    (concern,) = load_weights(file, YOLOv5("n", 3), names).concerns
+    assert f"class names of weights and data {what}" in concern
 
 
 def test_a_missing_file_is_named(network: YOLOv5, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone\.safetensors: no such file"):
-        load_weights(tmp_path / "gone.safetensors", network, allow_mismatch=True)
+        load_weights(tmp_path / "gone.safetensors", network)
 
 
-@pytest.mark.parametrize("keep", [0, 5, 4000, -10])
+@pytest.mark.parametrize("keep", [0, 5, 9, 4000, -10])
 def test_a_torn_file_is_one_clear_line(network: YOLOv5, file: Path, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match="not a valid safetensors file") as caught:
-        load_weights(file, network, allow_mismatch=False)
+    with pytest.raises(
+        WeightsError, match="not a valid safetensors|no file of weights|is empty"
+    ) as caught:
+        load_weights(file, network)
     assert "\n" not in str(caught.value)
 
 

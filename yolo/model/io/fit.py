@@ -26,25 +26,25 @@ class Fit:
 
     @classmethod
     def of(cls, path: Path, found: Shapes, variant: str, classes: int) -> "Fit":
-        """Compare a file's tensors with a network. WeightsError if it would take no learned tensor."""
+        """Compare a file's tensors with a network's. WeightsError if no learned one of backbone and neck fits."""
         network = tensor_shapes(variant, classes)
         skipped = misfits(found, network)
         reasons = dict(skipped)
         matched = tuple(name for name in network if name not in reasons)
-        learned = [name for name in network if is_learned(name)]
-        lacking = [name for name in learned if name in reasons]
-        share = f"{len(learned) - len(lacking)} of {len(learned)} learned tensors"
         theirs, head = variant_of(found), _head(variant)
+        # The last layer does not count: its biases fit any variant of the same classes.
+        body = [name for name in network if is_learned(name) and not name.startswith(head)]
+        lacking = [name for name in body if name in reasons]
+        share = f"{len(body) - len(lacking)} of {len(body)} learned tensors of backbone and neck"
         cause, advice = "", f"use weights of yolov5{variant}"
         if theirs not in (None, variant):
             cause = f"weights are yolov5{theirs}, the recipe's network is yolov5{variant}: "
             advice = f"set model.variant={theirs}, or {advice}"
-        if len(lacking) == len(learned):
+        if len(lacking) == len(body):
             examples = "" if cause else f" ({listed(skipped)})"
             raise WeightsError(f"{path}: {cause}{share} fit{examples}; {advice}")
         concern = f"{cause}only {share} loaded, the others start at random; {advice}"
-        is_body_complete = all(name.startswith(head) for name in lacking)
-        return cls(matched, skipped, "" if is_body_complete else concern)
+        return cls(matched, skipped, concern if lacking else "")
 
 
 def variant_of(shapes: Shapes) -> str | None:

@@ -37,7 +37,7 @@ OTHER_MODELS = (
         f"{TAKE}, or train again",
     ),
     (
-        r"^module_list\.\d+\.|(^|\.)(28|20)\.m\.0\.bias$",
+        r"(^|\.)module_list\.\d+\.|(^|\.)(28|20)\.m\.0\.bias$",
         "a network of YOLOv3",
         TAKE,
     ),

@@ -1,6 +1,7 @@
 """Read checkpoints of the public YOLOv5: a pickled network, or a state dict with its names."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ MAX_IMAGE_SIZE = 4096
 """Pixels; a recipe's limit too."""
 HELD_UNDER = ("ema", "model", "state_dict")
 """Keys of a checkpoint under which a network or a state dict may be; the first that is there is read."""
-FIRST = "0.conv.weight"
-"""End of the name of the first layer's weight; what is before it differs between wrappers such as DDP."""
+FIRST = re.compile(r"((?:[^\W\d]\w*\.)*)0\.conv\.weight")
+"""Name of the first layer's weight; what is before the 0 differs between wrappers such as DDP."""
 CONTAINERS = {"ModuleList", "Sequential"}
 """Lists of layers; ours may be of another kind."""
 COMPUTED_FROM = {
@@ -126,8 +127,8 @@ def _candidates(content: Any) -> list[Any]:
 
 def _prefix(names: Mapping[str, Any]) -> str:
     """What is before the number of a layer: `model.`, or with wrappers `module.model.`, or nothing."""
-    first = [name for name in names if name == FIRST or name.endswith(f".{FIRST}")]
-    return min(first, key=len).removesuffix(FIRST) if first else "model."
+    found = next(filter(None, map(FIRST.fullmatch, names)), None)
+    return found[1] if found else "model."
 
 
 def _renamed(name: str, prefix: str) -> str:

@@ -66,9 +66,14 @@ def main() -> None:
         save(folder / f"{variant}.pt", *((other, model) if is_ema else (model, None)))
         reference(folder / f"{variant}.npz", model)
 
+        if variant == "n":
+            torch.save(model, folder / "alone.pt")
+            model.model[-1].anchor_grid = [torch.rand(1, 3, 1, 1, 2).expand(1, 3, 80, 80, 2)]
+            save(folder / "expanded.pt", model, None)
+
     save(folder / "relu.pt", network("n", TEXTS, nn.ReLU), None)
     save(folder / "too_few_names.pt", network("n", TEXTS[1:]), None)
-    for name in ("eps", "shortcut", "fused", "wider"):
+    for name in ("eps", "shortcut", "fused", "partly_fused", "wider"):
         changed = network("n", TEXTS)
         if name == "eps":
             changed.model[3].bn.eps = 1e-5
@@ -77,10 +82,10 @@ def main() -> None:
         elif name == "wider":
             changed.model[7].conv = nn.Conv2d(128, 300, 3, 2, 1, bias=False)
         else:
-            for module in list(changed.modules()):
-                if hasattr(module, "bn"):
-                    module.conv.bias = nn.Parameter(module.bn.bias)
-                    del module.bn
+            fused = [module for module in changed.modules() if hasattr(module, "bn")]
+            for module in fused if name == "fused" else fused[-1:]:
+                module.conv.bias = nn.Parameter(module.bn.bias)
+                del module.bn
         save(folder / f"{name}.pt", changed, None)
     assert "yolo" not in sys.modules, "the reference must not know our network"
 

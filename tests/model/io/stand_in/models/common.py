@@ -18,6 +18,9 @@ class Conv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.bn(self.conv(x)))
 
+    def forward_fused(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x))
+
 
 class Bottleneck(nn.Module):
     def __init__(self, width: int, shortcut: bool):

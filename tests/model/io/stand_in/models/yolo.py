@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from models.common import C3, SPPF, Concat, Conv
 
@@ -102,13 +103,30 @@ class DetectionModel(nn.Module):
         self.model = nn.Sequential(*made)
         self.stride = made[-1].stride
 
+    def fuse(self) -> "DetectionModel":
+        for module in self.modules():
+            if isinstance(module, Conv) and hasattr(module, "bn"):
+                module.conv = fuse_conv_bn_eval(module.conv.eval(), module.bn.eval())
+                del module.bn
+                module.forward = module.forward_fused
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         kept: list[Any] = []
         for layer in self.model:
-            inputs = [x if r == -1 else kept[r] for r in layer.f]
+            reads = layer.f if isinstance(layer.f, list) else [layer.f]
+            inputs = [x if r == -1 else kept[r] for r in reads]
             x = layer(inputs if isinstance(layer, Concat | Detect) else inputs[0])
             kept.append(x)
         return x
+
+
+def network_of(yaml: dict[str, Any]) -> DetectionModel:
+    """A network that its own description is made into; it is of the rows above, whatever the width and depth."""
+    scale = yaml["depth_multiple"], yaml["width_multiple"]
+    letter = next(letter for letter in SCALES if SCALES[letter] == scale)
+    rows = yaml["backbone"] + yaml["head"]
+    return DetectionModel(letter + ("6" if len(rows) == len(P6) else ""), yaml["nc"], None)
 
 
 Model = DetectionModel
