@@ -1,6 +1,8 @@
 """The command line: parse, call one function, print."""
 
 import argparse
+import io
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,8 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, or 2 if the user has to correct something."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name need not be UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     options = parse(_parser(), arguments)
     run: Callable[[argparse.Namespace], None] = options.run_command
     return exit_code_of(lambda: run(options), options.command)
