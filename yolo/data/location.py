@@ -144,14 +144,17 @@ def missing_files(data: DataSection) -> Iterator[str]:
                 yield str(error)
         elif data.format != "voc" and not path.is_file():
             found = "is a folder, not a file" if path.is_dir() else "no such file"
-            yield f"data.{split}: {path}: {found}; {_hint(Path(data.root))}"
+            yield f"data.{split}: {path}: {found}; {_hint(data)}"
 
 
-def _hint(root: Path) -> str:
+def _hint(data: DataSection) -> str:
     """The overrides for what the folder holds, if that is known by its names."""
+    root = Path(data.root)
     for path in (root / "data.yaml", *sorted(root.glob("*.yaml"))[:1]):
         if path.is_file():
             return f"for the YOLO format set data.format=yolo data.train={path.name} data.val={path.name}"
     if (root / "ImageSets" / "Main").is_dir():
         return "for Pascal VOC set data.format=voc data.train=train data.val=val"
+    if data.format == "yolo":
+        return "name a data.yaml, with `train:`, `val:` and `names:`"
     return "set data.root, data.train and data.val"

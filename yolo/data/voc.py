@@ -191,7 +191,7 @@ def _read(path: Path, report: DataReport) -> _Annotation | None:
     except FileNotFoundError:
         report.add(Problem.NO_LABELS, str(path))
         return _Annotation(0, 0, [])
-    except (OSError, ValueError, expat.ExpatError) as error:
+    except (OSError, ValueError, LookupError, expat.ExpatError) as error:  # an unknown encoding
         report.add(Problem.MALFORMED_LABELS, f"{path}: {error}")
         return None
     width, height = (_pixels(root.findtext(f"size/{side}")) for side in ("width", "height"))
