@@ -250,7 +250,7 @@ def _annotation(entry: Any, class_of: Mapping[Key, int]) -> tuple[Key, Row]:
         raise ValueError(f".iscrowd: found {shown(is_crowd)}, expected 0 or 1")
     if category is None:
         raise KeyError
-    stated = entry.get("area")  # the outline's, about half of the box in COCO's own files
+    stated: Any = entry.get("area")  # the outline's, about half of the box in COCO's own files
     area = stated if _is_number(stated) and stated > 0 else w * h
     return image, (x, y, x + w, y + h, class_of[category], bool(is_crowd), area)
 

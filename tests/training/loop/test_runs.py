@@ -241,6 +241,7 @@ def test_file_names_that_are_not_utf8_end_no_run(
         (root / "images" / split).symlink_to(root / split)
         image["file_name"] = f"{split}/{name}"
         content["annotations"][0]["bbox"] = [-9, 1, 50, 50]  # reported with the file's name
+        content["annotations"][-1]["iscrowd"] = int(split == "train")
         annotations.write_text(json.dumps(content))
     options = ("train.epochs=1", "cluster.processes_per_node=1", "tracking.wandb.mode=offline")
     options += ("tracking.wandb.images=2",)
@@ -249,6 +250,7 @@ def test_file_names_that_are_not_utf8_end_no_run(
     assert r"caf\udce9.jpg" in (ended.folder / "report.html").read_text()
     examples = ended.read("data_report.json")[1]["problems"]["box clipped to its image"]["examples"]
     assert r"caf\udce9.jpg" in examples[0] and r"caf\udce9.jpg" in ended.output
+    assert "boxes of 4 classes, 1 and 0 crowd boxes\n" in ended.output
 
 
 @pytest.mark.launcher
