@@ -156,6 +156,7 @@ def test_check_says_what_this_machine_lacks(tmp_path: Path) -> None:
         (annotations / f"instances_{split}.json").touch()
     present = yolo("check", "recipes/demo.yaml", f"data.root={tmp_path}")
     assert "not on this machine" not in present.stdout
+    assert present.returncode == 2 and "instances_train.json: is not JSON" in present.stderr
 
 
 def test_a_missing_package_is_one_line() -> None:

@@ -31,7 +31,7 @@ def picture(tmp_path: Path) -> Callable[..., Path]:
         image = np.zeros((40, 60, 3), dtype=np.uint8)
         image[:, :30] = (0, 0, 255)
         path = tmp_path / "images" / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), image)
         return path
 

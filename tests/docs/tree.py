@@ -54,10 +54,12 @@ def make_tree(folder: Path) -> Path:
 
 
 def make_readers_data(folder: Path) -> None:
-    """What pages mean by /path/to: `bccd` as its recipe wants it, `mine` in YOLO's format, `coco` as it is published."""
+    """What pages mean by /path/to: `bccd` as its recipe wants it, `mine` in YOLO's format, `voc` in Pascal's, `coco` as it
+    is published."""
     bccd = folder / "bccd"
     generate_demo(bccd, SMALL_DEMO)
     as_yolo(bccd, folder / "mine")
+    _write_voc(bccd, folder / "voc")
     _write_coco(bccd, folder / "coco")
 
 
@@ -73,3 +75,25 @@ def _write_coco(demo: Path, root: Path) -> None:
         for image in content["images"]:
             name = image["file_name"]
             shutil.copy(demo / "images" / name, root / f"{split}2017" / name)
+
+
+def _write_voc(demo: Path, root: Path) -> None:
+    for part in ("Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True)
+    shutil.copytree(demo / "images", root / "JPEGImages")
+    for split in ("train", "val"):
+        content = json.loads((demo / f"annotations/instances_{split}.json").read_text())
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        stems = []
+        for image in content["images"]:
+            stems.append(Path(image["file_name"]).stem)
+            objects = "".join(
+                f"<object><name>{names[each['category_id']]}</name><bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"
+                f"<xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>"
+                for each in content["annotations"]
+                if each["image_id"] == image["id"]
+                for x, y, w, h in [each["bbox"]]
+            )
+            text = f"<annotation>{objects}</annotation>"
+            (root / "Annotations" / f"{stems[-1]}.xml").write_text(text)
+        (root / "ImageSets/Main" / f"{split}.txt").write_text("\n".join(stems))

@@ -13,6 +13,7 @@ from tests.fuzz.hostfiles import hostfiles
 from tests.fuzz.label_files import label_files
 from tests.fuzz.profiles import profiles
 from tests.fuzz.recipes import TEXTS, overrides, recipes
+from tests.fuzz.voc_files import voc_files
 from tests.fuzz.weights_files import weights_files
 
 Cases = Callable[[Path, Random], Iterator[Case]]
@@ -21,6 +22,7 @@ KINDS: dict[str, tuple[Cases, int]] = {
     "overrides": (overrides, 40),
     "COCO files": (coco_files, 100),
     "YOLO labels": (label_files, 60),
+    "VOC files": (voc_files, 25),
     "weights": (weights_files, 60),
     "hostfiles": (hostfiles, 40),
     "cluster profiles": (profiles, 20),

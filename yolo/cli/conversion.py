@@ -1,4 +1,4 @@
-"""The commands that convert data and weights: `shard`, `import` and `export`."""
+"""The commands that convert data and weights: `convert`, `shard`, `import` and `export`."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,18 @@ FORMATS = ("ultralytics", "onnx", "torchscript")
 
 def add_commands(commands: Commands) -> None:
     """Add the commands of this module."""
+    converting = add_command(commands, _convert)
+    converting.add_argument(
+        "source",
+        type=Path,
+        help="a data.yaml, a COCO file, a Pascal VOC list, or the folder of such a data set",
+    )
+    converting.add_argument("--to", choices=("coco", "yolo"), required=True)
+    converting.add_argument("--out", type=Path, required=True, help="the folder to write")
+    converting.add_argument(
+        "--images", type=Path, help="folder of a COCO file's images (default: looked for nearby)"
+    )
+
     shard = add_command(commands, _shard)
     add_words(shard, "RECIPE OUT", "a recipe (YAML file), the folder for train/ and val/")
     shard.add_argument("--split", choices=("train", "val"), help="one of the two (default: both)")
@@ -59,6 +71,18 @@ def add_commands(commands: Commands) -> None:
         metavar="N",
         help="for onnx: fixed number of images per batch (default: any number)",
     )
+
+
+def _convert(options: argparse.Namespace) -> None:
+    """Convert a data set in YOLO, COCO or Pascal VOC form to COCO JSON or the YOLO format. All its splits are written; images
+    are linked, or copied to another file system."""
+    from yolo.data.conversion import Target, convert
+    from yolo.tracking.console import CountProgress
+
+    for line in convert(
+        options.source, Target(options.to), options.out, options.images, CountProgress
+    ):
+        print(line)
 
 
 def _shard(options: argparse.Namespace) -> None:

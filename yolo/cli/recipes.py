@@ -67,7 +67,7 @@ def add_commands(commands: Commands) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Check recipes without starting anything. The exit code is 0, or 2 if a recipe cannot work."""
-    from yolo.preflight.local import missing_here, missing_hosts, unfit_here
+    from yolo.preflight.local import inspect_data, missing_here, missing_hosts, unfit_here
     from yolo.recipe import prepare
 
     if options.cluster:
@@ -88,10 +88,11 @@ def _check(options: argparse.Namespace) -> None:
         except RecipeError as error:
             problems.append(str(error))
             continue
-        for warning in prepared.warnings:
-            print(f"warning: {warning}")
         resolved = prepared.resolved
-        if unfit := list(unfit_here(resolved)):
+        found, unusable = inspect_data(resolved)
+        for warning in (*prepared.warnings, *found):
+            print(f"warning: {warning}")
+        if unfit := [*unfit_here(resolved), *unusable]:
             problems += unfit
             continue
         lacks = [*missing_here(resolved), missing_hosts(resolved.recipe.cluster)]

@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
+from yolo.data.location import YAML_SUFFIXES
 from yolo.data.plausibility import refuse_misread_boxes
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_ANNOTATION_BYTES, read_text
@@ -96,7 +97,8 @@ def _load(path: Path) -> dict[str, list[Any]]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON: {error}") from error
+        hint = "; for a data.yaml set data.format=yolo" if path.suffix in YAML_SUFFIXES else ""
+        raise DataError(f"{path}: is not JSON: {error}{hint}") from error
     if isinstance(content, dict) and content.get("annotations") is None:
         content["annotations"] = []  # a test split's
     for key in ("images", "annotations", "categories"):
@@ -248,7 +250,7 @@ def _annotation(entry: Any, class_of: Mapping[Key, int]) -> tuple[Key, Row]:
         raise ValueError(f".iscrowd: found {shown(is_crowd)}, expected 0 or 1")
     if category is None:
         raise KeyError
-    stated = entry.get("area")  # the outline's, about half of the box in COCO's own files
+    stated: Any = entry.get("area")  # the outline's, about half of the box in COCO's own files
     area = stated if _is_number(stated) and stated > 0 else w * h
     return image, (x, y, x + w, y + h, class_of[category], bool(is_crowd), area)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -200,6 +200,20 @@ def refuse_if_bad(report: DataReport, max_bad_share: float, written_to: Path | N
                 f"data.max_bad_share allows {max_bad_share:.1%}){where}:\n  "
                 + "\n  ".join(report.lines())
             )
+
+
+def refuse_if_classes_differ(class_names: Sequence[str], train: str, val: DetectionDataset) -> None:
+    """Raise DataError if the classes of the validation split are not the training split's; `train` is its source."""
+    if tuple(class_names) != val.class_names:
+        raise DataError(
+            f"{val.source}: its classes {list(val.class_names)} are not those of {train}: {list(class_names)}"
+        )
+
+
+def refuse_without_boxes(source: str, boxes: int, report: DataReport) -> None:
+    """Raise DataError if the training split has no box."""
+    if boxes == 0:
+        raise DataError("\n  ".join([f"{source}: no box to learn from", *report.lines()]))
 
 
 def clean_boxes(

@@ -66,7 +66,9 @@ def _draw_split(
         random = np.random.default_rng((settings.seed, number, image_id))
         image, shapes = draw_image(side, random, settings.shapes)
         name = f"{split}-{image_id:04d}.jpg"
-        cv2.imwrite(str(folder / name), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        # Not cv2.imwrite, which ends the process if the folder's name is not UTF-8.
+        _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        (folder / name).write_bytes(jpeg.tobytes())
         images.append({"id": image_id, "file_name": name, "width": side, "height": side})
         for kind, (left, top, right, bottom) in shapes:
             width, height = right - left, bottom - top

@@ -12,6 +12,7 @@ from yolo.recipe.load.safe_read import MOST_INDEX_BYTES, read_bytes
 from yolo.recipe.schema.data import DataSection, is_url
 from yolo.recipe.schema.recipe import Recipe
 
+YAML_SUFFIXES = (".yaml", ".yml")
 INDEX = "index.json"
 ARRAYS = "index.npz"
 
@@ -111,11 +112,22 @@ def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> I
         )
 
 
+def annotation_path(data: DataSection, split: str) -> Path:
+    """A split's annotation file, data.yaml, or (voc) list or folder; `data.root` may be the data.yaml itself."""
+    root = Path(data.root)
+    is_data_yaml = data.format == "yolo" and root.suffix in YAML_SUFFIXES
+    return root if is_data_yaml else root / getattr(data, split)
+
+
 def missing_root(data: DataSection) -> str | None:
     """An error line if the data folder is not on this machine."""
-    if Path(data.root).is_dir():
+    root = Path(data.root)
+    if root.is_dir() or (root.is_file() and annotation_path(data, "train") == root):
         return None
-    return f"data.root: {data.root}: no such folder; set data.root=/path/to/data"
+    if root.is_file():
+        wanted = "data.format=yolo" if root.suffix in YAML_SUFFIXES else f"data.root={root.parent}"
+        return f"data.root: {root}: is a file; set {wanted}"
+    return f"data.root: {root}: no such folder; set data.root=/path/to/data"
 
 
 def missing_files(data: DataSection) -> Iterator[str]:
@@ -124,11 +136,25 @@ def missing_files(data: DataSection) -> Iterator[str]:
         yield error_line
         return
     for split in ("train", "val"):
-        path = Path(data.root) / getattr(data, split)
+        path = annotation_path(data, split)
         if data.format == "shards":
             try:
                 local_index(data, split)
             except DataError as error:
                 yield str(error)
-        elif not path.is_file():
-            yield f"data.{split}: {path}: no such file; set data.root, data.train and data.val"
+        elif data.format != "voc" and not path.is_file():
+            found = "is a folder, not a file" if path.is_dir() else "no such file"
+            yield f"data.{split}: {path}: {found}; {_hint(data)}"
+
+
+def _hint(data: DataSection) -> str:
+    """The overrides for what the folder holds, if that is known by its names."""
+    root = Path(data.root)
+    for path in (root / "data.yaml", *sorted(root.glob("*.yaml"))[:1]):
+        if path.is_file():
+            return f"for the YOLO format set data.format=yolo data.train={path.name} data.val={path.name}"
+    if (root / "ImageSets" / "Main").is_dir():
+        return "for Pascal VOC set data.format=voc data.train=train data.val=val"
+    if data.format == "yolo":
+        return "name a data.yaml, with `train:`, `val:` and `names:`"
+    return "set data.root, data.train and data.val"

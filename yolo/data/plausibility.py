@@ -9,6 +9,7 @@ from itertools import compress
 import numpy as np
 
 from yolo.data.dataset import DataReport, DetectionDataset, Problem
+from yolo.data.image.decode import unused_bits
 from yolo.errors import DataError
 
 MANY = 0.1
@@ -56,7 +57,18 @@ def refuse_misread_boxes(
         report.warn(sentence)
 
 
-def warn_of_split(dataset: DetectionDataset, image_size: int) -> None:
+def warn_of_splits(train: DetectionDataset | None, val: DetectionDataset, image_size: int) -> None:
+    """Add warnings about the splits of a run to their reports. `train` is None if it is streamed."""
+    for dataset in filter(None, (train, val)):
+        _warn_of_boxes(dataset, image_size)
+        if sentence := unused_bits([record.path for record in dataset.records]):
+            dataset.report.warn(sentence)
+    if train is not None:
+        _warn_of_classes(train)
+        _warn_of_shared_images(train, val)
+
+
+def _warn_of_boxes(dataset: DetectionDataset, image_size: int) -> None:
     """Add warnings about a split's boxes to its report. `image_size`: the network's, pixels."""
     report, shapes = dataset.report, dataset.box_shapes(image_size)
     clipped = report.counts[Problem.CLIPPED_BOX] / max(report.boxes, 1)
@@ -72,7 +84,7 @@ def warn_of_split(dataset: DetectionDataset, image_size: int) -> None:
         )
 
 
-def warn_of_training_classes(train: DetectionDataset) -> None:
+def _warn_of_classes(train: DetectionDataset) -> None:
     """Add a warning to the report if the training split lacks boxes of some classes."""
     counts = np.zeros(len(train.class_names), dtype=np.int64)
     for record in train.records:
@@ -88,7 +100,7 @@ def warn_of_training_classes(train: DetectionDataset) -> None:
         )
 
 
-def warn_of_shared_images(train: DetectionDataset, val: DetectionDataset) -> None:
+def _warn_of_shared_images(train: DetectionDataset, val: DetectionDataset) -> None:
     """Add a warning to the validation split's report if images of it are trained on."""
     trained = {record.path for record in train.records}
     shared = [record.path for record in val.records if record.path in trained]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from yolo.data.data_yaml import DataYaml
-from yolo.data.location import local_index
+from yolo.data.location import annotation_path, local_index
 from yolo.errors import DataError
 from yolo.planner.cost.model_stats import CLASSES
 from yolo.planner.prediction import Data
@@ -13,6 +13,8 @@ from yolo.recipe.schema.recipe import Recipe
 
 COCO_IMAGES = 118_287
 """Images of train2017."""
+VOC_CLASSES = 20
+"""Pascal's own: the XML files are not opened to count them, and classes hardly change the network's size."""
 LARGEST_BYTES = 30_000_000
 """Largest annotation file that is read for two numbers; COCO's own takes seconds."""
 
@@ -34,11 +36,16 @@ def _of_shards(recipe: Recipe) -> Data | None:
 
 def _of_annotations(recipe: Recipe) -> Data | None:
     """None if the file is missing or wrong: training reports what is wrong with it."""
-    path = Path(recipe.data.root) / recipe.data.train
+    path = annotation_path(recipe.data, "train")
     try:
         if recipe.data.format == "yolo":
             data_yaml = DataYaml.read(path)
             return Data(len(data_yaml.images("train")), len(data_yaml.class_names))
+        if recipe.data.format == "voc":
+            from yolo.data.voc import voc_files  # slow: imports OpenCV
+
+            images = voc_files(Path(recipe.data.root), recipe.data.train).images
+            return Data(len(images), VOC_CLASSES)
         content = json.loads(read_text(path, LARGEST_BYTES))
         return Data(len(content["images"]), max(1, len(content["categories"])))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, DataError):

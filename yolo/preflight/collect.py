@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from yolo.data.location import INDEX, shard_location
+from yolo.data.location import INDEX, annotation_path, shard_location
 from yolo.data.progress_protocol import ProgressFactory
 from yolo.preflight.data_digest import digest_of, digest_of_source
 from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
@@ -71,13 +71,15 @@ def inspect(resolved: ResolvedRecipe, seconds: int, counting: ProgressFactory) -
 def probe_request(resolved: ResolvedRecipe, seconds: int) -> ProbeRequest:
     """What each host is to report: the files that every rank reads, and the folders of images."""
     recipe, root = resolved.recipe, Path(resolved.recipe.data.root)
-    files = [str(root / recipe.data.train), str(root / recipe.data.val)]
+    files = [str(annotation_path(recipe.data, split)) for split in ("train", "val")]
     folders, splits = [], []
     if recipe.data.format == "shards":
         places = [shard_location(recipe.data, split) for split in ("train", "val")]
         files = [f"{place}/{INDEX}" for place in places if not is_url(place)]
     elif recipe.data.format == "yolo":
         splits = [(files[0], "train"), (files[1], "val")]
+    elif recipe.data.format == "voc":
+        files, folders = [], [str(root)]
     else:
         folders = [str(root / recipe.data.images), str(root / recipe.data.val_images)]
     if recipe.model.weights is not None:

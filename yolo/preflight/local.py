@@ -55,6 +55,22 @@ def _weights_are_elsewhere(resolved: ResolvedRecipe) -> bool:
     return weights is not None and resolved.recipe.cluster.nodes > 1 and not Path(weights).exists()
 
 
+def inspect_data(resolved: ResolvedRecipe) -> tuple[list[str], list[str]]:
+    """Warnings about the data on this machine, and lines for what would stop the run; images are not decoded.
+
+    Both are empty if the data are elsewhere.
+    """
+    recipe = resolved.recipe
+    if any(missing_files(recipe.data)):
+        return [], []
+    from yolo.data.inspection import inspect  # slow: imports OpenCV
+
+    try:
+        return inspect(recipe.data, recipe.model.image_size), []
+    except DataError as error:
+        return [], [str(error)]
+
+
 def unfit_hosts(cluster: ClusterSection) -> Iterator[str]:
     """One line if the hostfile exists, but cannot be read or lists too few hosts."""
     if cluster.nodes > 1 and not missing_hosts(cluster):

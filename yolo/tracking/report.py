@@ -52,7 +52,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     ]
     page = PAGE.substitute(title=escape(content.title), body="\n".join(filter(None, sections)))
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(page, encoding="utf-8")
+    temporary.write_text(page, encoding="utf-8", errors="backslashreplace")  # of any file name
     temporary.replace(path)
 
 

@@ -227,6 +227,32 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(ap, abs=1e-3)
 
 
+def test_file_names_that_are_not_utf8_end_no_run(
+    run: Run, small_demo: Path, tmp_path: Path
+) -> None:
+    root, name = tmp_path / "named", os.fsdecode(b"caf\xe9.jpg")
+    shutil.copytree(small_demo, root)
+    for split in ("train", "val"):
+        annotations = root / "annotations" / f"instances_{split}.json"
+        content = json.loads(annotations.read_text())
+        image = content["images"][0]
+        (root / split).mkdir()
+        (root / "images" / image["file_name"]).rename(root / split / name)
+        (root / "images" / split).symlink_to(root / split)
+        image["file_name"] = f"{split}/{name}"
+        content["annotations"][0]["bbox"] = [-9, 1, 50, 50]  # reported with the file's name
+        content["annotations"][-1]["iscrowd"] = int(split == "train")
+        annotations.write_text(json.dumps(content))
+    options = ("train.epochs=1", "cluster.processes_per_node=1", "tracking.wandb.mode=offline")
+    options += ("tracking.wandb.images=2",)
+    ended = run("recipes/demo.yaml", f"data.root={root}", *options)
+    assert (ended.folder / "finished").exists()
+    assert r"caf\udce9.jpg" in (ended.folder / "report.html").read_text()
+    examples = ended.read("data_report.json")[1]["problems"]["box clipped to its image"]["examples"]
+    assert r"caf\udce9.jpg" in examples[0] and r"caf\udce9.jpg" in ended.output
+    assert "boxes of 4 classes, 1 and 0 crowd boxes\n" in ended.output
+
+
 @pytest.mark.launcher
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     start_anew: Start, tmp_path: Path

@@ -16,6 +16,8 @@ MOST_HOSTFILE_BYTES = MB
 """20,000 hosts."""
 MOST_LABEL_BYTES = 64 * MB
 """The text file of one image, or a list of images."""
+MOST_XML_BYTES = 4 * MB
+"""The XML file of one image, or a list of class names."""
 MOST_INDEX_BYTES = 256 * MB
 """Each of the two index files of a split's shards, for a billion images."""
 MOST_ANNOTATION_BYTES = 16_000 * MB

@@ -241,7 +241,11 @@ def evaluation_must_come_before_the_end(resolved: ResolvedRecipe) -> Iterator[Fi
 
 @on(no_effect, "data.images", "data.val_images")
 def only_coco_has_image_folders(recipe: Recipe) -> Iterator[str]:
-    reasons = {"yolo": "data.yaml says where the images are", "shards": "shards hold the images"}
+    reasons = {
+        "yolo": "data.yaml says where the images are",
+        "voc": "a Pascal VOC data set says where its images are",
+        "shards": "shards hold the images",
+    }
     if why := reasons.get(recipe.data.format):
         yield why
 

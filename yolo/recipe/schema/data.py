@@ -101,16 +101,16 @@ Location = Annotated[str, AfterValidator(_supported_location)]
 class DataSection(Section):
     """The data set."""
 
-    format: Literal["coco", "yolo", "shards"] = setting("coco")
-    """`coco`: one JSON of annotations per split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` per image. `shards`: written by `yolo shard`; training images are streamed and need not fit on the machine, validation images are fetched once into data.cache_folder."""
+    format: Literal["coco", "yolo", "voc", "shards"] = setting("coco")
+    """`coco`: one JSON of annotations per split. `yolo`: a data.yaml, and one .txt of `class cx cy w h` per image. `voc`: Pascal VOC, an XML file per image. `shards`: written by `yolo shard`; training images are streamed and need not fit on the machine, validation images are fetched once into data.cache_folder."""
     root: Location = setting("data/demo")
-    """The data set's folder, relative to the working directory; the other paths are relative to it. shards: also http(s)://, or `pipe:` and a shell command that prints the file whose name replaces {}."""
+    """The data set's folder, relative to the working directory; the other paths are relative to it. yolo: also the data.yaml itself, if it serves both splits. shards: also http(s)://, or `pipe:` and a shell command that prints the file whose name replaces {}."""
     train: Location = setting("annotations/instances_train.json")
-    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is used. shards: the folder of the training split's shards, or a URL or command as in `root`."""
+    """coco: the training split's annotation file. yolo: the data.yaml, whose `train:` is used. voc: the name of a list in ImageSets/Main, such as `train`, or a folder of images and XML files. shards: the folder of the training split's shards, or a URL or command as in `root`."""
     val: Location = setting("annotations/instances_val.json")
-    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is used. shards: as `train`."""
+    """coco: the validation split's annotation file. yolo: the data.yaml, whose `val:` is used. voc, shards: as `train`."""
     images: str = setting("images")
-    """coco: the folder of the training images. yolo: not used."""
+    """coco: the folder of the training images. Not used by the other formats."""
     val_images: Auto | str = setting("auto")
     """coco: the folder of the validation images. `auto` is `images`."""
     augmentation: AugmentationSection = AugmentationSection()

@@ -4,10 +4,17 @@ import logging
 from dataclasses import dataclass
 
 from yolo.architecture import Anchors, family
-from yolo.data.dataset import DetectionDataset, refuse_if_bad, write_report
+from yolo.data.dataset import (
+    DetectionDataset,
+    refuse_if_bad,
+    refuse_if_classes_differ,
+    refuse_without_boxes,
+    write_report,
+)
 from yolo.data.image.resized import EvaluationImages, Problems, ResizedImages, verify_images
 from yolo.data.location import shard_location, too_few
 from yolo.data.open import load_split
+from yolo.data.plausibility import warn_of_splits
 from yolo.data.progress_protocol import ProgressFactory
 from yolo.data.shards.reader import Shards, open_shards, read_unpacked, unpack
 from yolo.errors import DataError
@@ -56,23 +63,20 @@ def open_datasets(
     val, val_images = _verified(recipe, "val", context, counting)
     reports = [train.report, val.report]
     if context.is_main:
+        read = train if isinstance(train, DetectionDataset) else None
+        warn_of_splits(read, val, recipe.model.image_size)
         write_report(reports, run.data_report)
     for report in reports:
-        for line in report.lines():
+        for line in report.warnings:
+            logger.warning("data: %s", line)
+        for line in report.counted_lines():
             logger.info("data: %s", line)
         refuse_if_bad(report, recipe.data.max_bad_share, run.data_report)
-    if train.class_names != val.class_names:
-        raise DataError(
-            f"{val.source}: its classes {list(val.class_names)} are not those of {train.source}: "
-            f"{list(train.class_names)}"
-        )
-    if train.box_count == 0:
-        raise DataError(
-            "\n  ".join([f"{train.source}: no box to learn from", *train.report.lines()])
-        )
+    refuse_if_classes_differ(train.class_names, train.source, val)
+    refuse_without_boxes(train.source, train.box_count, train.report)
     logger.info(
         f"data: {len(train)} training and {len(val.records)} validation images, "
-        f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes"
+        f"{train.box_count} and {val.box_count} boxes of {len(train.class_names)} classes{_crowds(train, val)}"
     )
     # Chosen by the main rank for all: k-means may round differently on another machine.
     own = chosen_anchors(recipe, train) if context.is_main else None
@@ -80,6 +84,12 @@ def open_datasets(
     if reason:
         logger.info(reason)
     return Datasets(train, val, train_images, val_images, anchors)
+
+
+def _crowds(*splits: DetectionDataset | Shards) -> str:
+    """How many boxes are not trained on; an index of shards does not count them."""
+    counts = [split.crowd_count for split in splits if isinstance(split, DetectionDataset)]
+    return f", {' and '.join(map(str, counts))} crowd boxes" if any(counts) else ""
 
 
 def _streamed(recipe: Recipe, context: DistributedContext) -> Shards:

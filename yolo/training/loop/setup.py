@@ -214,7 +214,9 @@ def _become_latest(run: RunDirectory) -> None:
 
 def _write_configuration(resolved: ResolvedRecipe, run: RunDirectory) -> None:
     try:
-        run.recipe.write_text(effective_yaml(resolved), encoding="utf-8")
+        # A comment may name a file whose name is not UTF-8.
+        text = effective_yaml(resolved)
+        run.recipe.write_text(text, encoding="utf-8", errors="backslashreplace")
         run.deepspeed_json.write_text(
             canonical_text(deepspeed_config(resolved.recipe)), encoding="utf-8"
         )

@@ -12,7 +12,7 @@ from yolo.architecture import strides
 from yolo.data.dataset import ImageRecord
 from yolo.data.image.decode import read_image
 from yolo.data.loader.loader import evaluation_loader
-from yolo.errors import WeightsError
+from yolo.errors import WeightsError, readable
 from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.evaluator import LocalGather, ProcessGroup, evaluate
 from yolo.evaluation.metrics import Metrics
@@ -128,7 +128,7 @@ def _sample(record: ImageRecord, image: np.ndarray, found: Detections) -> Sample
     boxes = zip(record.boxes.tolist(), record.classes.tolist(), strict=True)
     rows = zip(found.boxes.tolist(), found.classes.tolist(), found.scores.tolist(), strict=True)
     return SamplePicture(
-        record.path.name,
+        readable(record.path.name),  # a name that is not UTF-8 cannot be written as such
         np.ascontiguousarray(image[..., ::-1]),
         tuple(_box(corners, category) for corners, category in boxes),
         tuple(_box(corners, category, score) for corners, category, score in rows),

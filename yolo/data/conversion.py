@@ -1,0 +1,237 @@
+"""Convert any data set that can be read into COCO JSON or the YOLO format."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from yolo.data.coco import read_coco
+from yolo.data.data_yaml import DataYaml
+from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_classes_differ
+from yolo.data.image.decode import UnusableImage, image_size
+from yolo.data.location import YAML_SUFFIXES
+from yolo.data.open import load_annotated
+from yolo.data.progress_protocol import ProgressFactory, no_progress
+from yolo.data.voc import is_split, read_voc
+from yolo.data.yolo_txt import read_yolo
+from yolo.errors import DataError
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+"""Names of splits in data sets -> ours."""
+
+
+class Target(StrEnum):
+    """The formats that are written."""
+
+    COCO = "coco"
+    YOLO = "yolo"
+
+
+def convert(
+    source: Path,
+    to: Target,
+    out: Path,
+    images: Path | None = None,
+    counting: ProgressFactory = no_progress,
+) -> Iterator[str]:
+    """Write all splits of a data set into the folder `out`, completely or not at all; yields the lines to print.
+
+    Source is a data.yaml, a COCO file (`images`: its image folder) or a folder of them, or a Pascal VOC folder or list.
+    Images become hard links, or copies if `out` is on another file system. Raises DataError if `out` exists, or if the
+    source cannot be read.
+    """
+    if os.path.lexists(out):
+        raise DataError(f"{out}: is there already; remove it, or name another folder")
+    splits = _open(source, images)
+    first = next(iter(splits.values()))
+    for dataset in splits.values():
+        refuse_if_classes_differ(first.class_names, first.source, dataset)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        copied, lines = 0, []
+        for split, dataset in splits.items():
+            with counting(f"converting {split} images", len(dataset)) as advance:
+                placed = {}
+                for record, name in _named(dataset):
+                    if _is_usable(record, dataset, to):
+                        target = temporary / "images" / split / name
+                        copied += _place(record.path, target)
+                        placed[name] = record
+                    advance(1)
+            write = _write_coco if to is Target.COCO else _write_labels
+            boxes = write(temporary, split, placed, dataset)
+            lines += [f"warning: {line}" for line in dataset.report.lines()]
+            left = len(dataset) - len(placed)
+            lines.append(
+                f"{out}: {split}: {len(placed)} images, {boxes} boxes of {len(dataset.class_names)} classes"
+                + (f"; {left} images left out" if left else "")
+            )
+        if to is Target.YOLO:
+            _write_data_yaml(temporary, list(splits), first)
+        temporary.chmod(0o755)  # readable by other users; mkdtemp's is not
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    yield from lines
+    yield (
+        f"{copied} images were copied"
+        if copied
+        else "the images are hard links: no space is used twice, and changing one changes the original"
+    )
+    yield f"in a recipe: {_recipe_line(out, to, list(splits))}"
+
+
+def _open(source: Path, images: Path | None) -> dict[str, DetectionDataset]:
+    """All splits of a data set by name. Raises DataError if there is none."""
+    if (source / "data.yaml").is_file():
+        source = source / "data.yaml"
+    if source.suffix in YAML_SUFFIXES:
+        content = DataYaml.read(source).content
+        names = [split for split in ("train", "val", "test") if content.get(split)]
+        return {split: read_yolo(source, split) for split in names or ["train"]}
+    if not source.is_dir():
+        words = [*re.split("[^a-z]+", source.stem.lower()), source.parent.name]
+        split = next((SPLITS[word] for word in words if word in SPLITS), "train")
+        return {split: load_annotated(source, split, images)}
+    return _open_coco_folder(source, images) or _open_voc_folder(source)
+
+
+def _open_coco_folder(folder: Path, images: Path | None) -> dict[str, DetectionDataset]:
+    found = sorted(folder.glob("annotations/instances_*.json"))
+    return {
+        SPLITS.get(name := path.stem.removeprefix("instances_"), name): (
+            read_coco(path, images) if images else load_annotated(path)
+        )
+        for path in found
+    }
+
+
+def _open_voc_folder(folder: Path) -> dict[str, DetectionDataset]:
+    names = [split for split in SPLITS if is_split(folder, split)]
+    train = "train" if "train" in names else None
+    return {SPLITS[split]: read_voc(folder, split, train) for split in names} or {
+        "train": read_voc(folder, ".")
+    }
+
+
+def _named(dataset: DetectionDataset) -> Iterator[tuple[ImageRecord, str]]:
+    """Each record with its file's name, with a number if folders hold files of one name: labels have the same stem."""
+    used: set[str] = set()
+    for record in dataset.records:
+        stem, number = record.path.stem, 1
+        while stem in used:
+            number += 1
+            stem = f"{record.path.stem}-{number}"
+        used.add(stem)
+        yield record, f"{stem}{record.path.suffix}"
+
+
+def _is_usable(record: ImageRecord, dataset: DetectionDataset, to: Target) -> bool:
+    """Whether the image is there; YOLO's shares refer to it as displayed, so there its size must be the annotated one."""
+    try:
+        displayed = image_size(record.path)
+    except UnusableImage as error:
+        dataset.report.add(error.problem, str(error))
+        return False
+    stated = record.width, record.height
+    is_same = displayed == stated or (to is Target.COCO and displayed == stated[::-1])
+    if not is_same:
+        text = (
+            f"{record.path}: is {displayed[0]}x{displayed[1]}, annotated as {stated[0]}x{stated[1]}"
+        )
+        dataset.report.add(Problem.SIZE_MISMATCH, text)
+    return is_same
+
+
+def _place(image: Path, target: Path) -> bool:
+    """Link an image, or copy it if it cannot be linked; returns whether it was copied."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # another file system, or one without links
+        os.link(image.resolve(), target)
+        return False
+    shutil.copyfile(image, target)
+    return True
+
+
+def _write_coco(
+    folder: Path, split: str, placed: Mapping[str, ImageRecord], dataset: DetectionDataset
+) -> int:
+    """Write a split's annotation file; returns the number of its boxes."""
+    annotations: list[dict[str, object]] = []
+    for record in placed.values():
+        rows = zip(record.boxes, record.classes, record.crowd, record.areas, strict=True)
+        for (left, top, right, bottom), category, is_crowd, area in rows:
+            box = (left, top, right - left, bottom - top)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": record.image_id,
+                    "category_id": dataset.category_ids[category],
+                    "bbox": [round(float(value), 3) for value in box],
+                    "area": round(float(area), 3),
+                    "iscrowd": int(is_crowd),
+                }
+            )
+    images = [
+        {"id": each.image_id, "file_name": name, "width": each.width, "height": each.height}
+        for name, each in placed.items()
+    ]
+    categories = [
+        {"id": number, "name": name}
+        for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path = folder / "annotations" / f"instances_{split}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return len(annotations)
+
+
+def _write_labels(
+    folder: Path, split: str, placed: Mapping[str, ImageRecord], dataset: DetectionDataset
+) -> int:
+    """Write a split's label files; returns the number of their boxes. Crowds cannot be written, and are reported."""
+    (folder / "labels" / split).mkdir(parents=True)
+    boxes = crowds = 0
+    for name, record in placed.items():
+        singles = record.boxes[~record.crowd].astype(np.float64)
+        sides = singles[:, 2:] - singles[:, :2]
+        rows = np.hstack([singles[:, :2] + sides / 2, sides])
+        rows /= [record.width, record.height] * 2
+        lines = [
+            f"{category} {' '.join(f'{value:.7g}' for value in row)}\n"
+            for category, row in zip(record.classes[~record.crowd], rows, strict=True)
+        ]
+        path = (folder / "labels" / split / name).with_suffix(".txt")
+        path.write_text("".join(lines), encoding="utf-8")
+        boxes += len(lines)
+        crowds += int(record.crowd.sum())
+    if crowds:
+        dataset.report.warn(f"{crowds} crowd boxes were left out: the YOLO format has none")
+    return boxes
+
+
+def _write_data_yaml(folder: Path, splits: list[str], dataset: DetectionDataset) -> None:
+    paths = "".join(f"{split}: images/{split}\n" for split in splits)
+    names = json.dumps(list(dataset.class_names))  # JSON's strings are YAML's
+    (folder / "data.yaml").write_text(f"{paths}names: {names}\n", encoding="utf-8")
+
+
+def _recipe_line(out: Path, to: Target, splits: list[str]) -> str:
+    if to is Target.YOLO:
+        return f"data: {{format: yolo, root: {out}, train: data.yaml, val: data.yaml}}"
+    files = {"train": "images", "val": "val_images"}
+    keys = [
+        f"{split}: annotations/instances_{split}.json, {key}: images/{split}"
+        for split, key in files.items()
+        if split in splits
+    ]
+    return f"data: {{format: coco, {', '.join([f'root: {out}', *keys])}}}"
