@@ -174,8 +174,11 @@ def running_in(folder: Path, data: Path, is_drawn: bool = False) -> Run:
             process.kill_all()
         assert (process.returncode != 0) == fails, output[-6000:]
         assert process.returncode is not None
-        latest = folder / "runs" / Path(recipe).stem / "latest"
-        return Ended(process.returncode, output, latest.resolve())
+        runs = folder / "runs" / Path(recipe).stem
+        if not fails:
+            return Ended(process.returncode, output, (runs / "latest").resolve())
+        made = [path for path in runs.glob("*/") if not path.is_symlink()]
+        return Ended(process.returncode, output, max(made, default=runs))
 
     return run_to_end
 
