@@ -71,7 +71,7 @@ def test_a_run_whose_terminal_closes_leaves_with_a_checkpoint_and_under_nohup_re
     small_demo: Path, tmp_path: Path, is_nohup: bool
 ) -> None:
     """The kernel sends SIGHUP to the leader of the terminal's session, and writing there fails from then on."""
-    epochs = 4 if is_nohup else 500
+    epochs = 2 if is_nohup else 500
     command = train_command(small_demo, "recipes/demo.yaml", f"train.epochs={epochs}")
     pid, terminal = pty.fork()
     if pid == 0:

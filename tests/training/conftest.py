@@ -151,7 +151,8 @@ def start_forked(
     if hooks or "YOLO_POISON" in os.environ:
         hooks.append(POISON)
     path = ":".join(map(str, [*hooks, REPOSITORY]))
-    number = len(list(folder.glob("output-*")))
+    output = folder / f"output-{len(list(folder.glob('output-*')))}"
+    output.touch()
     return ForkedProcess(
         train_command(data, recipe, *overrides),
         folder,
@@ -161,7 +162,7 @@ def start_forked(
             **os.environ,
             **{"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"},
         },
-        folder / f"output-{number}",
+        output,
     )
 
 
