@@ -1,3 +1,7 @@
+import base64
+import json
+import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -113,6 +117,30 @@ def test_from_a_machine_without_gpus_the_hosts_are_used_as_their_slots_say(
     made = launch(f"cluster.hostfile={hosts}", "cluster.accelerator=cpu")
     assert "--num_nodes 2 --num_accelerators 4 " in str(made)
     assert dict(made.environment)["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.launcher
+def test_the_launcher_starts_a_rank_on_each_slot_of_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real `deepspeed` on a machine without GPUs, with an ssh and a pdsh that write down what they are asked to run."""
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, does in (("ssh", "echo 10.0.0.1"), ("pdsh", f'echo "$@" > {tmp_path}/asked')):
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "hosts").write_text("node1 slots=4\nnode2 slots=4\n")
+    made = launch(f"cluster.hostfile={tmp_path / 'hosts'}")
+    added = {"PATH": f"{programs}:{os.environ['PATH']}", "NCCL_SOCKET_IFNAME": "ib0"}
+    environment = os.environ | added | dict(made.environment)
+    subprocess.run(made.command, env=environment, cwd=tmp_path, check=True, timeout=60)
+    asked = (tmp_path / "asked").read_text()
+    ranks = re.search(r"--world_info=(\S+)", asked)
+    assert ranks is not None
+    found = json.loads(base64.urlsafe_b64decode(ranks[1]))
+    assert found == {"node1": [0, 1, 2, 3], "node2": [0, 1, 2, 3]}
+    assert "export NCCL_SOCKET_IFNAME=ib0" in asked
 
 
 def test_gpus_can_be_left_alone() -> None:
