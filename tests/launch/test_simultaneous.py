@@ -56,7 +56,7 @@ def alone(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 
 @pytest.mark.slow(20)
-@pytest.mark.parametrize("pair", islice(cycle(COMBINED), PAIRS))
+@pytest.mark.parametrize("pair", list(islice(cycle(COMBINED), PAIRS)))
 def test_two_runs_that_start_at_one_moment_end_as_if_alone(
     small_demo: Path,
     tmp_path: Path,
