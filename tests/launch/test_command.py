@@ -1,5 +1,8 @@
+import base64
+import json
+import os
+import re
 import shlex
-import socket
 import subprocess
 from pathlib import Path
 
@@ -7,14 +10,14 @@ import pytest
 from deepspeed.launcher.multinode_runner import PDSHRunner
 from deepspeed.launcher.runner import parse_args
 
-from tests.conftest import free_port
-from yolo.errors import LaunchError
+from yolo.errors import LaunchError, RecipeError
 from yolo.launch.command import Launch, launch_training
 from yolo.recipe import prepare
 from yolo.recipe.resolve import hardware as machine
 from yolo.training.checkpointing.run_directory import RunDirectory
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+PORT = 29500
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def launch(*overrides: str) -> Launch:
     resolved = prepare(DEMO, overrides).resolved
-    return launch_training(resolved, overrides, RunDirectory(Path("runs/x")))
+    return launch_training(resolved, overrides, RunDirectory(Path("runs/x")), PORT)
 
 
 def test_all_gpus_are_used() -> None:
@@ -86,25 +89,64 @@ def test_gpus_are_found_under_wsl(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert machine.visible_gpus() == ("0",)
 
 
-def test_two_runs_on_one_machine_meet_at_different_ports() -> None:
-    port = free_port()
-    with socket.socket() as taken:
-        taken.bind(("", port))
-        taken.listen()
-        assert machine.free_port(port) > port
-    assert machine.free_port(port) == port
-    assert f"--master_port {port}" in str(launch(f"cluster.master_port={port}"))
-
-
 def test_several_nodes_want_a_hostfile(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="a line `hostname slots=GPUs` per host"):
         launch("cluster.nodes=2")
+    stated = ("cluster.nodes=2", "cluster.processes_per_node=4")
     with pytest.raises(LaunchError, match=r"cluster.hostfile /nowhere: no such file"):
-        launch("cluster.nodes=2", "cluster.hostfile=/nowhere")
+        launch(*stated, "cluster.hostfile=/nowhere")
+    with pytest.raises(
+        RecipeError, match=r"cluster.hostfile: /nowhere: cannot be read: No such file"
+    ):
+        launch("cluster.hostfile=/nowhere")
     hosts = tmp_path / "hostfile"
     hosts.write_text("node1 slots=4\nnode2 slots=4\n")
     made = launch("cluster.nodes=2", f"cluster.hostfile={hosts}")
     assert f"--hostfile {hosts} --num_nodes 2 --num_accelerators 4 " in str(made)
+
+
+def test_from_a_machine_without_gpus_the_hosts_are_used_as_their_slots_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("node1 slots=4\nnode2 slots=4\n")
+    made = launch(f"cluster.hostfile={hosts}")
+    assert f"--hostfile {hosts} --num_nodes 2 --num_accelerators 4 " in str(made)
+    assert dict(made.environment)["DS_ACCELERATOR"] == "cuda"
+    made = launch(f"cluster.hostfile={hosts}", "cluster.accelerator=cpu")
+    assert "--num_nodes 2 --num_accelerators 4 " in str(made)
+    assert dict(made.environment)["DS_ACCELERATOR"] == "cpu"
+
+
+@pytest.mark.launcher
+def test_the_launcher_starts_a_rank_on_each_slot_of_the_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real `deepspeed` on a machine without GPUs, with an ssh and a pdsh that write down what they are asked to run."""
+    monkeypatch.setattr(machine, "DRIVER_FOLDER", Path("/nowhere"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, does in (("ssh", "echo 10.0.0.1"), ("pdsh", f'echo "$@" > {tmp_path}/asked')):
+        (programs / name).write_text(f"#!/bin/sh\n{does}\n")
+        (programs / name).chmod(0o755)
+    (tmp_path / "hosts").write_text("node1 slots=4\nnode2 slots=4\n")
+    made = launch(f"cluster.hostfile={tmp_path / 'hosts'}")
+    added = {"PATH": f"{programs}:{os.environ['PATH']}", "NCCL_SOCKET_IFNAME": "ib0"}
+    environment = os.environ | added | dict(made.environment)
+    subprocess.run(made.command, env=environment, cwd=tmp_path, check=True, timeout=60)
+    asked = (tmp_path / "asked").read_text()
+    ranks = re.search(r"--world_info=(\S+)", asked)
+    assert ranks is not None
+    found = json.loads(base64.urlsafe_b64decode(ranks[1]))
+    assert found == {"node1": [0, 1, 2, 3], "node2": [0, 1, 2, 3]}
+    assert "export NCCL_SOCKET_IFNAME=ib0" in asked
+
+
+def test_gpus_can_be_left_alone() -> None:
+    made = launch("cluster.accelerator=cpu")
+    assert "--num_accelerators 2 " in str(made)
+    assert dict(made.environment)["DS_ACCELERATOR"] == "cpu"
 
 
 def test_the_printed_command_can_be_pasted_into_a_shell() -> None:
@@ -121,7 +163,7 @@ def test_an_override_reaches_other_hosts_as_it_is(tmp_path: Path, argument: str)
     hosts.write_text("node1 slots=4\nnode2 slots=4\n")
     settings = ("cluster.nodes=2", f"cluster.hostfile={hosts}")
     resolved = prepare(DEMO, settings).resolved
-    made = launch_training(resolved, (*settings, argument), RunDirectory(Path("runs/x")))
+    made = launch_training(resolved, (*settings, argument), RunDirectory(Path("runs/x")), PORT)
     runner = PDSHRunner(parse_args(["script", *made.command[-1:]]), "world")
     script = f"printf %s {' '.join(runner.user_arguments)}"
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True).stdout == argument
@@ -135,12 +177,10 @@ def test_ssh_gives_up_a_host_when_its_ranks_are_given_up(tmp_path: Path) -> None
     assert options == "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 
 
-def test_one_host_that_is_left_is_reached_like_the_several_before(tmp_path: Path) -> None:
+def test_one_host_is_reached_like_several(tmp_path: Path) -> None:
     """Without --force_multi the launcher would take the machine that it is called on, whichever that is."""
     left = tmp_path / "hostfile"
     left.write_text("node2 slots=4\n")
-    resolved = prepare(DEMO, ()).resolved
-    made = launch_training(resolved, (), RunDirectory(Path("runs/x")), left, earlier_starts=3)
+    made = launch(f"cluster.hostfile={left}")
     assert f"--hostfile {left} --num_nodes 1 " in str(made)
     assert "--force_multi" in made.command
-    assert made.port == 29503

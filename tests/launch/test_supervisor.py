@@ -56,9 +56,14 @@ for act in mine.split():
     elif what == "refuse":
         ranks[1].write_exit(2, "a value is wrong")
         sys.exit(247)
+    elif what == "taken":
+        ranks[0].write_exit(77, "the port is taken")
+        sys.exit(77)
     elif what == "leave":
         while not (run / "leave").exists():
             time.sleep(0.05)
+    elif what == "wait":
+        time.sleep(float(value))
     elif what == "stay":
         time.sleep({stay})
 """
@@ -117,7 +122,8 @@ def test_a_crash_before_the_first_checkpoint_begins_anew_in_the_same_folder(
     train: Callable[..., None], run: RunDirectory, commands: Callable[[], list[str]]
 ) -> None:
     train("exit=250; finish")
-    first, second = (re.sub(r" --start \S+", "", command) for command in commands())
+    changing = r" --(start|master_port) \S+"
+    first, second = (re.sub(changing, "", command) for command in commands())
     assert first == second and f"--run {run.path}" in second
 
 
@@ -198,7 +204,50 @@ def test_nothing_is_started_again_where_the_recipe_says_so(
     assert len(commands()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def port_of(command: str) -> int:
+    return int(command.split("--master_port ")[1].split()[0])
+
+
+def test_a_taken_port_is_left_for_the_next_at_once_and_is_no_failure(
+    train: Callable[..., None], commands: Callable[[], list[str]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    train("taken; taken; finish", "cluster.restarts=0")
+    ports = [port_of(command) for command in commands()]
+    assert ports == sorted(set(ports)) and len(ports) == 3
+    assert f"port {ports[0]} of the first host is taken; starting again" in capfd.readouterr().err
+
+
+def test_a_port_that_the_recipe_states_is_not_exchanged(
+    train: Callable[..., None], commands: Callable[[], list[str]]
+) -> None:
+    with pytest.raises(LaunchError, match="port 29876 of the first host is taken.*set another"):
+        train("taken", "cluster.master_port=29876")
+    assert len(commands()) == 1
+
+
+def test_where_all_ports_are_taken_it_ends(
+    train: Callable[..., None],
+    commands: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "MOST_PORTS", 3)
+    with pytest.raises(LaunchError, match="is taken, and so were 2 before it"):
+        train("taken")
+    assert len(commands()) == 3
+
+
+def test_hangup_stays_ignored_under_nohup(
+    train: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGHUP)).start()
+        train("wait=1 finish")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_asks_the_ranks_to_leave_and_says_how_to_go_on(
     train: Callable[..., None], run: RunDirectory, number: signal.Signals
 ) -> None:

@@ -58,7 +58,7 @@ def hosts(*changed: HostFacts) -> list[HostReport]:
 def found(reports: Sequence[HostReport], **changes: Any) -> list[Finding]:
     inspection = Inspection(tuple(reports), "source", {RECIPE: "r"})
     context = RuleContext(
-        *(inspection, len(reports), 2, "nccl"),
+        *(inspection, 2, "cuda"),
         checkpoint_bytes=2_500_000_000,
         checkpoints=3,
         hostfile="hosts.txt",

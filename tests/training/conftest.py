@@ -151,7 +151,8 @@ def start_forked(
     if hooks or "YOLO_POISON" in os.environ:
         hooks.append(POISON)
     path = ":".join(map(str, [*hooks, REPOSITORY]))
-    number = len(list(folder.glob("output-*")))
+    output = folder / f"output-{len(list(folder.glob('output-*')))}"
+    output.touch()
     return ForkedProcess(
         train_command(data, recipe, *overrides),
         folder,
@@ -161,7 +162,7 @@ def start_forked(
             **os.environ,
             **{"PYTHONPATH": path, "DS_ACCELERATOR": "cpu"},
         },
-        folder / f"output-{number}",
+        output,
     )
 
 
@@ -174,8 +175,11 @@ def running_in(folder: Path, data: Path, is_drawn: bool = False) -> Run:
             process.kill_all()
         assert (process.returncode != 0) == fails, output[-6000:]
         assert process.returncode is not None
-        latest = folder / "runs" / Path(recipe).stem / "latest"
-        return Ended(process.returncode, output, latest.resolve())
+        runs = folder / "runs" / Path(recipe).stem
+        if not fails:
+            return Ended(process.returncode, output, (runs / "latest").resolve())
+        made = [path for path in runs.glob("*/") if not path.is_symlink()]
+        return Ended(process.returncode, output, max(made, default=runs))
 
     return run_to_end
 

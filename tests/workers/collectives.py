@@ -15,8 +15,8 @@ from yolo.communication.metering import meter
 from yolo.training.engine.distributed import (
     init_distributed,
     shutdown_distributed,
-    world_size_from_launcher,
 )
+from yolo.training.engine.launched import world_size_from_launcher
 
 PIXELS = 64
 SETTLE = 20

@@ -10,6 +10,7 @@ import psutil
 
 from yolo.errors import LaunchError
 from yolo.launch.command import launch_module
+from yolo.launch.port import reserved_port
 from yolo.recipe import ResolvedRecipe
 
 MODULE = "yolo.calibration.worker"
@@ -20,9 +21,12 @@ def run_worker(resolved: ResolvedRecipe, arguments: Sequence[str]) -> str:
 
     Raises LaunchError if it ends without a result.
     """
-    with tempfile.TemporaryDirectory(prefix="yolo-ranks-") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="yolo-ranks-") as folder,
+        reserved_port(resolved.recipe.cluster) as port,
+    ):
         out = Path(folder) / "answer.json"
-        launch = launch_module(resolved, MODULE, ["--out", str(out), *arguments])
+        launch = launch_module(resolved, MODULE, ["--out", str(out), *arguments], port)
         process = psutil.Popen(
             launch.command,
             env=os.environ | dict(launch.environment),

@@ -27,8 +27,8 @@ from yolo.training.engine.distributed import (
     all_gather_object,
     init_distributed,
     shutdown_distributed,
-    world_size_from_launcher,
 )
+from yolo.training.engine.launched import world_size_from_launcher
 from yolo.training.engine.memory_stats import gradient_bytes, optimizer_bytes, parameter_bytes
 from yolo.training.loop.step import StepPart
 

@@ -38,10 +38,9 @@ from yolo.training.engine.distributed import (
     all_gather_object,
     broadcast_object,
     init_distributed,
-    local_world_size_from_launcher,
     shutdown_distributed,
-    world_size_from_launcher,
 )
+from yolo.training.engine.launched import local_world_size_from_launcher, world_size_from_launcher
 from yolo.training.loop.run_logger import log_to_console
 from yolo.training.loop.step import StepPart
 

@@ -77,24 +77,28 @@ def _train(options: argparse.Namespace) -> None:
     """Train a recipe through the deepspeed launcher. Prints the launcher's command first."""
     from yolo.errors import LaunchError
     from yolo.launch.command import launch_training
+    from yolo.launch.port import reserved_port
     from yolo.launch.supervisor import run_with_restarts
+    from yolo.launch.terminal import survive_closed_terminal
     from yolo.preflight.local import missing_here, unfit_here
     from yolo.recipe import prepare
-    from yolo.training.checkpointing.run_directory import choose_run
+    from yolo.training.checkpointing.run_directory import choose_run, claim
 
     recipe, overrides = one_recipe(options)
     resolved = prepare(recipe, overrides).resolved  # the run logs the warnings
     run = choose_run(resolved.name, resolved.recipe.checkpoint.resume)
     if options.dry_run:
-        print(launch_training(resolved, overrides, run))
+        with reserved_port(resolved.recipe.cluster) as port:
+            print(launch_training(resolved, overrides, run, port))
         return
     resumes = run.newest_checkpoint is not None
     missing = list(missing_here(resolved, resumes))
-    if resolved.recipe.cluster.nodes == 1:
+    if resolved.recipe.cluster.hostfile is None:
         missing += unfit_here(resolved, resumes)
         if missing:
             raise LaunchError("\n".join(missing))
-    run_with_restarts(resolved, overrides, run)
+    survive_closed_terminal()
+    run_with_restarts(resolved, overrides, claim(run))
 
 
 def _eval(options: argparse.Namespace) -> None:

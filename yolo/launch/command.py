@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import LaunchError
-from yolo.preflight.local import missing_hosts, unfit_hosts
+from yolo.preflight.local import missing_hosts
 from yolo.recipe import ResolvedRecipe
-from yolo.recipe.resolve.hardware import free_port, visible_gpus
+from yolo.recipe.resolve.hardware import visible_gpus
 from yolo.recipe.schema.recipe import Recipe, ResolvedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
 
-DEFAULT_PORT = 29500
-"""The deepspeed launcher's own default."""
 SSH_OPTIONS = "PDSH_SSH_ARGS_APPEND"
 """Environment variable with which pdsh passes options to ssh."""
 KEEPALIVE_COUNT = 3
@@ -40,78 +38,69 @@ def launch_training(
     resolved: ResolvedRecipe,
     overrides: Sequence[str],
     run: RunDirectory,
-    hostfile: Path | None = None,
-    earlier_starts: int = 0,
+    port: int,
     token: str | None = None,
 ) -> Launch:
     """Build the command that trains a recipe, loaded with these overrides: `deepspeed ... --module yolo.train --recipe ...`.
 
-    `hostfile` replaces the recipe's if not all of its hosts answer; `token` identifies this start (`FencingToken`).
-    Raises LaunchError if this machine lacks what the recipe needs.
+    The ranks meet at `port`; `token` identifies this start (`FencingToken`). Raises LaunchError if this machine lacks what
+    the recipe needs.
     """
     start = ["--start", token] if token else []
     arguments = ["--recipe", str(resolved.loaded.path), "--run", str(run.path), *start, *overrides]
-    return launch_module(resolved, "yolo.train", arguments, hostfile, earlier_starts)
+    return launch_module(resolved, "yolo.train", arguments, port)
 
 
 def launch_module(
-    resolved: ResolvedRecipe,
-    module: str,
-    arguments: Sequence[str],
-    hostfile: Path | None = None,
-    earlier_starts: int = 0,
+    resolved: ResolvedRecipe, module: str, arguments: Sequence[str], port: int
 ) -> Launch:
-    """Build the command that runs a module of this package on the recipe's machines.
+    """Build the command that runs a module of this package on the recipe's machines; its ranks meet at `port`.
 
     Raises LaunchError if this machine lacks what the recipe needs.
     """
-    recipe = resolved.recipe
+    recipe, cluster = resolved.recipe, resolved.recipe.cluster
     launcher = Path(sys.executable).with_name("deepspeed")
-    environment = [("OMP_NUM_THREADS", str(recipe.cluster.threads_per_process))]
-    if not visible_gpus():
-        environment.append(("DS_ACCELERATOR", "cpu"))
-    if recipe.cluster.nodes > 1 or hostfile is not None:
-        port, options = _several_nodes(recipe.cluster, hostfile, earlier_starts)
+    environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
+    if lack := missing_hosts(cluster):
+        raise LaunchError(lack)
+    if cluster.hostfile is not None:
+        options = [
+            *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
+            *("--num_accelerators", str(cluster.processes_per_node)),
+            # With one host, the launcher would start its ranks on this machine instead.
+            "--force_multi",
+        ]
         arguments = [_quote_for_hosts(argument) for argument in arguments]
+        # The launcher chooses by it which variables it hands to the hosts, whatever this machine has.
+        environment.append(("DS_ACCELERATOR", cluster.accelerator))
         environment.append((SSH_OPTIONS, _ssh_options(recipe)))
     else:
-        port, options = _one_node(recipe.cluster)
+        options = _one_node(cluster)
+        if cluster.accelerator == "cpu":
+            environment.append(("DS_ACCELERATOR", "cpu"))
     options += ["--master_port", str(port)]
     command = (str(launcher), "--log_level", "error", *options, "--module", module, *arguments)
     return Launch(command, tuple(environment), port)
 
 
-def _one_node(cluster: ResolvedCluster) -> tuple[int, list[str]]:
-    processes, gpus = cluster.processes_per_node, visible_gpus()
-    port = free_port(DEFAULT_PORT) if cluster.master_port == "auto" else cluster.master_port
-    if gpus and processes > len(gpus):
+def _one_node(cluster: ResolvedCluster) -> list[str]:
+    processes = cluster.processes_per_node
+    if cluster.accelerator == "cpu":
+        return ["--num_accelerators", str(processes)]
+    gpus = visible_gpus()
+    if processes > len(gpus):
         raise LaunchError(
             f"cluster.processes_per_node {processes}: this machine has {len(gpus)} GPUs to use; expected as many or fewer"
         )
-    if not gpus or "CUDA_VISIBLE_DEVICES" not in os.environ:
-        return port, ["--num_accelerators", str(processes)]
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return ["--num_accelerators", str(processes)]
     # With --num_accelerators the launcher would ignore CUDA_VISIBLE_DEVICES and take the machine's first GPUs.
     if not all(gpu.isdecimal() for gpu in gpus):
         raise LaunchError(
             f"CUDA_VISIBLE_DEVICES={os.environ['CUDA_VISIBLE_DEVICES']}: the deepspeed launcher reads GPUs' numbers only; "
             "expected such as 0,1"
         )
-    return port, ["--include", f"localhost:{','.join(gpus[:processes])}"]
-
-
-def _several_nodes(
-    cluster: ResolvedCluster, hostfile: Path | None, earlier_starts: int
-) -> tuple[int, list[str]]:
-    if hostfile is None and (lack := missing_hosts(cluster) or "\n".join(unfit_hosts(cluster))):
-        raise LaunchError(lack)
-    # Ranks of the previous start may still hold its port on a host that lost its connection.
-    port = DEFAULT_PORT + earlier_starts if cluster.master_port == "auto" else cluster.master_port
-    return port, [
-        *("--hostfile", str(hostfile or cluster.hostfile), "--num_nodes", str(cluster.nodes)),
-        *("--num_accelerators", str(cluster.processes_per_node)),
-        # With one reachable host, the launcher would start its ranks on this machine instead.
-        *(["--force_multi"] if hostfile is not None else []),
-    ]
+    return ["--include", f"localhost:{','.join(gpus[:processes])}"]
 
 
 def _ssh_options(recipe: Recipe) -> str:

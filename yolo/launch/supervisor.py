@@ -17,16 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yolo.errors import LaunchError, RecipeError
-from yolo.exit_codes import LEFT, REFUSED, STOPPED
-from yolo.launch.command import Launch, launch_training
+from yolo.exit_codes import LEFT, PORT_TAKEN, REFUSED, STOPPED
+from yolo.launch.command import launch_training
 from yolo.launch.failure import RankFailure, first_failure
+from yolo.launch.port import reserved_port
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
-from yolo.preflight.local import ListedHost, listed_hosts
+from yolo.preflight.local import listed_hosts
 from yolo.preflight.ssh import why_silent
 from yolo.recipe import ResolvedRecipe, prepare_loaded
+from yolo.recipe.resolve.hostfile import ListedHost
 from yolo.training.checkpointing.run_directory import RunDirectory, resume_hint
 from yolo.training.resilience.fencing import START, issue_token
-from yolo.training.resilience.preemption import LEAVE_FILE, SIGNALS
+from yolo.training.resilience.preemption import LEAVE_FILE, stop_signals
 from yolo.training.resilience.rank_status import RANKS, records_of
 
 FIRST_WAIT_SECONDS = 1.0
@@ -35,6 +37,8 @@ UNCAUGHT_EXCEPTION = 1
 """Python's exit code after an uncaught exception."""
 SHUTDOWN_SECONDS = 5.0
 """In addition to checkpoint.leave_seconds: for the first rank to see the request, and for processes to end."""
+MOST_PORTS = 20
+"""Ports that may be taken by others on the first host, one after another."""
 SSH_SECONDS = 10
 SSH_THREADS = 64
 
@@ -61,7 +65,7 @@ def run_with_restarts(
     """Train a recipe, loaded with these overrides, in a run's folder, with as many starts as needed.
 
     Raises LaunchError for errors that the user has to correct and for repeated crashes, StoppedWithCheckpoint or
-    StoppedWithoutCheckpoint if SIGTERM, SIGINT or SIGUSR1 ended the run.
+    StoppedWithoutCheckpoint if SIGTERM, SIGINT, SIGHUP or SIGUSR1 ended the run.
     """
     with _recorded_signals() as signals:
         Supervisor(resolved, tuple(overrides), run, signals).run_with_restarts()
@@ -79,6 +83,8 @@ class Supervisor:
     starts: int = 0
     failed_restarts: int = 0
     """Starts since the newest checkpoint, without the present one."""
+    taken_ports: int = 0
+    """Starts whose ranks met another run, or found the port taken."""
     _earlier_checkpoints: set[tuple[str, int]] = field(default_factory=set)
     """Identities of the checkpoints before the present start."""
     _deadline: float | None = None
@@ -89,6 +95,8 @@ class Supervisor:
         restarts = self.resolved.recipe.cluster.restarts
         previous_lines = ""
         while (failure := self._start()) is not None:
+            if failure.code == PORT_TAKEN:
+                continue
             if self._has_new_checkpoint:
                 self.failed_restarts = 0
             elif failure.code == UNCAUGHT_EXCEPTION and failure.last_lines == previous_lines:
@@ -119,22 +127,28 @@ class Supervisor:
         self._earlier_checkpoints = {_identity(folder) for folder in self.run.published()}
         self._clear()
         try:
-            launch = self._launch()
+            resolved, added = self._for_reachable_hosts()
+            token = issue_token(self.run.path)
         except HostsMissing as missing:
             return RankFailure(str(missing))
         except OSError as error:
             if not self.starts:
                 raise LaunchError(f"{self.run.path}: {error}") from error
             return RankFailure(f"{self.run.path}: {error}")  # a full disk may get space again
-        self.starts += 1
-        print(launch, flush=True)
-        process = LauncherProcess(launch, self.run.path, self.resolved.recipe.cluster.nodes == 1)
-        code = process.wait(lambda: self._pass_on_signals(process))
-        records = records_of(self.run.path, launch.port)
+        cluster = resolved.recipe.cluster
+        with reserved_port(cluster, self.starts) as port:
+            launch = launch_training(resolved, [*self.overrides, *added], self.run, port, token)
+            self.starts += 1
+            print(launch, flush=True)
+            process = LauncherProcess(launch, self.run.path, cluster.hostfile is None)
+            code = process.wait(lambda: self._pass_on_signals(process))
+        records = records_of(self.run.path, port)
         codes = {code} | {ending.code for record in records if (ending := record.exit)}
         is_finished = self.run.finished.exists()
         if is_finished or self.signals or codes & {LEFT, REFUSED}:
             self._clear()
+            with suppress(OSError):
+                self.run.path.rmdir()  # if nothing was written
         if is_finished:
             return None
         if LEFT in codes:
@@ -147,7 +161,20 @@ class Supervisor:
             raise LaunchError(
                 f"training ended with exit code {REFUSED}; the lines above say why{advice}"
             )
+        if PORT_TAKEN in codes:
+            return self._with_the_next_port(port)
         return first_failure(records, code, process.was_stopped)
+
+    def _with_the_next_port(self, port: int) -> RankFailure:
+        """Each start tries a later port than the one before. Raises LaunchError if the recipe allows no other."""
+        self.taken_ports += 1
+        if self.resolved.recipe.cluster.master_port != "auto" or self.taken_ports == MOST_PORTS:
+            raise LaunchError(
+                f"cluster.master_port: port {port} of the first host is taken, and so were {self.taken_ports - 1} before it; set "
+                "another"
+            )
+        _print(f"port {port} of the first host is taken; starting again with the next")
+        return RankFailure("the port was taken", code=PORT_TAKEN)
 
     def _pass_on_signals(self, process: LauncherProcess) -> None:
         """Pass a request to stop on to the ranks, and end them if they do not stop in time."""
@@ -173,33 +200,37 @@ class Supervisor:
         if self.signals:
             raise StoppedWithoutCheckpoint(f"stopped; {self._advice}")
 
-    def _launch(self) -> Launch:
-        """Build the next start's command. Raises HostsMissing if too few hosts answer."""
-        resolved, hostfile = self.resolved, None
+    def _for_reachable_hosts(self) -> tuple[ResolvedRecipe, list[str]]:
+        """The recipe of the next start, and its further overrides. Raises HostsMissing if too few hosts answer."""
         added: list[str] = []
         if self.starts and self.run.newest_checkpoint is not None:
             added.append(f"checkpoint.resume={self.run.path}")
-        if self.starts and resolved.recipe.cluster.nodes > 1:
-            reachable, problem = _reachable(listed_hosts(resolved.recipe.cluster))
-            if problem:
-                added += [f"cluster.nodes={len(reachable)}", "cluster.least_nodes=auto"]
-                added += ["cluster.hostfile=null"] if len(reachable) == 1 else []
-                resolved = self._with_fewer_nodes(len(reachable), problem, added)
-                hostfile = self.run.path / "hostfile"
-                lines = [f"{host.name} slots={host.slots}\n" for host in reachable]
-                hostfile.write_text("".join(lines), encoding="utf-8")
-        token = issue_token(self.run.path)
-        overrides = [*self.overrides, *added]
-        return launch_training(resolved, overrides, self.run, hostfile, self.starts, token)
-
-    def _with_fewer_nodes(self, number: int, problem: str, added: list[str]) -> ResolvedRecipe:
-        """The recipe for the reachable hosts. Raises HostsMissing, or LaunchError if it does not work with them."""
         cluster = self.resolved.recipe.cluster
+        if not self.starts or cluster.hostfile is None:
+            return self.resolved, added
+        reachable, problem = _reachable(listed_hosts(cluster))
+        if not problem:
+            return self.resolved, added
+        hostfile = self.run.path / "hostfile"
+        added += [f"cluster.hostfile={hostfile}", f"cluster.nodes={len(reachable)}"]
+        added += ["cluster.least_nodes=auto"]
+        return self._with_fewer_nodes(reachable, problem, hostfile, added), added
+
+    def _with_fewer_nodes(
+        self, reachable: Sequence[ListedHost], problem: str, hostfile: Path, added: Sequence[str]
+    ) -> ResolvedRecipe:
+        """The recipe for the reachable hosts, which `hostfile` then lists.
+
+        Raises HostsMissing, or LaunchError if it does not work with them.
+        """
+        cluster, number = self.resolved.recipe.cluster, len(reachable)
         least = cluster.nodes if cluster.least_nodes == "auto" else cluster.least_nodes
         if number < least:
             raise HostsMissing(
                 f"{problem}; cluster.least_nodes waits for {least} of {cluster.nodes}"
             )
+        lines = [f"{host.name} slots={host.slots}\n" for host in reachable]
+        hostfile.write_text("".join(lines), encoding="utf-8")
         try:
             resolved = prepare_loaded(self.resolved.loaded.with_values(*added)).resolved
         except RecipeError as error:
@@ -229,14 +260,14 @@ class Supervisor:
         for file in (LEAVE_FILE, START):
             (self.run.path / file).unlink(missing_ok=True)
         shutil.rmtree(self.run.path / RANKS, ignore_errors=True)
-        with suppress(OSError):
-            self.run.path.rmdir()  # if nothing was written
 
 
 @contextmanager
 def _recorded_signals() -> Iterator[list[int]]:
     received: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: received.append(number)) for n in SIGNALS}
+    before = {
+        n: signal.signal(n, lambda number, _: received.append(number)) for n in stop_signals()
+    }
     try:
         yield received
     finally:

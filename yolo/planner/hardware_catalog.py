@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yolo.errors import PlanError
 from yolo.planner.profile import Accelerator, ClusterProfile, Link, read_profile
-from yolo.recipe import LoadedRecipe, ResolvedRecipe, prepare_loaded
+from yolo.recipe import LoadedRecipe, ResolvedRecipe
 from yolo.recipe.did_you_mean import nearest
 
 TCP_EFFICIENCY = 0.94
@@ -154,7 +154,7 @@ def requested_profile(
     bandwidth_gbps: float | None,
 ) -> ClusterProfile:
     """A cluster by its name or file (None: the recipe's cluster.profile), with other numbers. Raises PlanError without a name."""
-    name = name or prepare_loaded(loaded).resolved.recipe.cluster.profile
+    name = name or loaded.recipe.cluster.profile
     if name is None:
         raise PlanError(
             "for which cluster? Give --cluster NODESxGPUSxGPU-NETWORK such as 4x8xa100-100gbe, or --measured FILE from "

@@ -174,6 +174,7 @@ def resolve_for(profile: ClusterProfile, loaded: LoadedRecipe, *overrides: str) 
         f"cluster.nodes={profile.nodes}",
         f"cluster.processes_per_node={profile.gpus_per_node}",
         f"cluster.backend={profile.backend}",
+        f"cluster.accelerator={'cuda' if profile.backend == 'nccl' else 'cpu'}",
     )
     wanted = loaded.with_values(*overrides, *machines)
     return prepare_loaded(wanted, profile.ranks, profile.gpus_per_node).resolved

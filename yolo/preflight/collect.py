@@ -12,10 +12,11 @@ from yolo.data.location import INDEX, annotation_path, shard_location
 from yolo.data.progress_protocol import ProgressFactory
 from yolo.preflight.data_digest import digest_of, digest_of_source
 from yolo.preflight.host_info import HostFacts, HostReport, Interface, LinkMeasurement, ProbeRequest
-from yolo.preflight.local import ListedHost, listed_hosts
+from yolo.preflight.local import listed_hosts
 from yolo.preflight.probe import PACKAGE_FOLDER
 from yolo.preflight.ssh import NoAnswer, answer_from, running
 from yolo.recipe.load.merge import Source
+from yolo.recipe.resolve.hostfile import ListedHost
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.data import is_url
 

@@ -28,16 +28,16 @@ class RuleContext:
     """What was found on the hosts, and what the recipe requires of them."""
 
     inspection: Inspection
-    nodes: int
     processes: int
     """Per host."""
-    backend: str
-    """`nccl` needs GPUs; `gloo` runs on CPUs."""
+    accelerator: str
+    """`cuda` or `cpu`."""
     checkpoint_bytes: int
     """Approximate size of one checkpoint."""
     checkpoints: int
     """On disk at the same time: those that are kept, and one that is being written."""
     hostfile: str | None = None
+    """None: the only host is this machine."""
     folder: str = ""
     """The repository's folder, the same on all hosts."""
 
@@ -60,8 +60,8 @@ class RuleContext:
             yield name, {host: mapping.get(name) for host, mapping in mappings.items()}
 
     def here(self, value: Value) -> dict[str, Value]:
-        """This machine's own value, to compare with the hosts'; empty with one node, which is this machine."""
-        return {HERE: value} if self.nodes > 1 else {}
+        """This machine's own value, to compare with the hosts'; empty if it is the only host."""
+        return {} if self.hostfile is None else {HERE: value}
 
 
 def rule_context(resolved: ResolvedRecipe, inspection: Inspection) -> RuleContext:
@@ -70,9 +70,8 @@ def rule_context(resolved: ResolvedRecipe, inspection: Inspection) -> RuleContex
     each = ONE_BIT_CHECKPOINT_BYTES if recipe.optimizer.type in ONE_BIT else CHECKPOINT_BYTES
     return RuleContext(
         inspection=inspection,
-        nodes=cluster.nodes,
         processes=cluster.processes_per_node,
-        backend=cluster.backend,
+        accelerator=cluster.accelerator,
         checkpoint_bytes=each * parameter_count(recipe.model.variant, 80),
         checkpoints=recipe.checkpoint.keep + 1,
         hostfile=cluster.hostfile,

@@ -39,7 +39,7 @@ def every_host_reaches_the_first(context: RuleContext) -> Iterator[Finding]:
 
 @rule
 def the_launcher_needs_pdsh(context: RuleContext) -> Iterator[Finding]:
-    if context.nodes > 1 and shutil.which("pdsh") is None:
+    if context.hostfile is not None and shutil.which("pdsh") is None:
         text = "pdsh: no such program on this machine; `yolo train` starts several hosts with it: install pdsh"
         yield warning(text)
 
@@ -157,13 +157,13 @@ def splits_can_be_listed(context: RuleContext) -> Iterator[Finding]:
 
 @rule
 def enough_gpus(context: RuleContext) -> Iterator[Finding]:
-    if context.backend != "nccl":
+    if context.accelerator == "cpu":
         return
     for host, facts in context.answered():
         if len(facts.gpus) < context.processes:
             yield error(
                 f"{host}: {len(facts.gpus)} GPUs for cluster.processes_per_node {context.processes}; expected as many or "
-                "more: see `nvidia-smi` there, or set cluster.processes_per_node",
+                "more: see `nvidia-smi` there, or set cluster.processes_per_node, or cluster.accelerator=cpu",
                 hosts=[host],
             )
         elif facts.torch_is_for.get("CUDA") is None and facts.versions.get("torch"):
@@ -174,30 +174,18 @@ def enough_gpus(context: RuleContext) -> Iterator[Finding]:
 @rule
 def gpus_are_used(context: RuleContext) -> Iterator[Finding]:
     having = [host for host, facts in context.answered() if facts.gpus]
-    if having and context.backend != "nccl":
+    if having and context.accelerator == "cpu":
         yield warning(
-            f"{join_names(having)}: GPUs are not used: cluster.backend is {context.backend}, which `auto` becomes if this "
-            "machine has none; start from a host with GPUs, or set cluster.backend and cluster.processes_per_node"
+            f"{join_names(having)}: GPUs are not used: cluster.accelerator is cpu; set it to cuda"
         )
 
 
 @rule
 def gpus_are_alike(context: RuleContext) -> Iterator[Finding]:
     kinds = context.values(gpu_names)
-    if context.backend == "nccl" and (found := differences(kinds)):
+    if context.accelerator == "cuda" and (found := differences(kinds)):
         text = f"GPUs differ: {found}; each step waits for the slowest"
         yield warning(text, hosts=outliers(kinds))
-
-
-@rule
-def slots_match_the_processes(context: RuleContext) -> Iterator[Finding]:
-    for host in context.inspection.hosts:
-        if host.slots is not None and host.slots < context.processes:
-            yield warning(
-                f"{host.name}: slots={host.slots} in {context.hostfile}, and cluster.processes_per_node is {context.processes}; "
-                "the launcher obeys the latter; make them agree",
-                hosts=[host.name],
-            )
 
 
 @rule
@@ -222,7 +210,7 @@ def one_mtu(context: RuleContext) -> Iterator[Finding]:
         for host in context.inspection.hosts
         if (interface := context.inspection.interface_of(host)) is not None
     }
-    if context.nodes > 1 and (found := differences(sizes)):
+    if found := differences(sizes):
         text = f"MTU: {found}; large packets may be dropped or cut: `ip link set DEVICE mtu N` alike on all"
         yield warning(text, hosts=outliers(sizes))
 

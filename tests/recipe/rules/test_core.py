@@ -21,7 +21,6 @@ WARNINGS = [
         "zero: {stage: 1}\nprecision: {dtype: bf16}\ncommunication: {data_type: fp32}",
         "sends gradients in precision",
     ),
-    ("cluster: {hostfile: hosts}", "cluster.hostfile: has no effect: cluster.nodes is 1"),
     ("optimizer: {type: AdamW}\ntrain: {warmup_momentum: 0.5}", "AdamW has no momentum"),
     ("train: {epochs: 4, warmup_epochs: 3}", "more than half of the run"),
     ("train: {ema: false, ema_decay: 0.9}", "train.ema_decay: has no effect: train.ema is false"),

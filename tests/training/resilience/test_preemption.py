@@ -69,13 +69,39 @@ def first_line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_a_signal_asks(rank: Rank, number: signal.Signals) -> None:
     process = rank(UNTIL_ASKED, is_main=False)
     assert first_line(process) == "listening"
     process.send_signal(number)
     assert process.communicate(timeout=20)[0] == f"{number.name}\n"
     assert process.returncode == 0
+
+
+def test_a_second_hangup_changes_nothing(rank: Rank) -> None:
+    """Both the shell and the kernel may send one."""
+    process = rank(DEAF, seconds=1.5)
+    assert first_line(process) == "listening"
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+    assert process.poll() is None
+    process.communicate(timeout=20)
+    assert process.returncode == 76
+
+
+def test_hangup_stays_ignored_under_nohup(rank: Rank) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = rank(UNTIL_ASKED, is_main=False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert first_line(process) == "listening"
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.terminate()
+    assert process.communicate(timeout=20)[0] == "SIGTERM\n"
 
 
 def test_yolo_train_asks_the_first_rank_by_a_file(rank: Rank, tmp_path: Path) -> None:
@@ -129,7 +155,7 @@ def test_a_workers_signals_are_not_the_ranks(rank: Rank) -> None:
     )
     worker = psutil.Process(int(first_line(process)))
     time.sleep(0.2)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         worker.send_signal(number)
     assert first_line(process) == "False True"
 

@@ -24,6 +24,7 @@ from yolo.bench.speed.training import (
 )
 from yolo.errors import BenchError, exit_code_of
 from yolo.launch.command import launch_module
+from yolo.launch.port import reserved_port
 from yolo.recipe import ResolvedRecipe, prepare
 
 SECTIONS = ("steps", "loading", "evaluation", "training")
@@ -94,9 +95,13 @@ def _compare_steps(
 ) -> SpeedRatio:
     arguments = ["--rounds", str(options.rounds), str(options.recipe)]
     arguments += [*ONE_PROCESS, *options.overrides]
-    with tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        reserved_port(resolved.recipe.cluster) as port,
+    ):
         out = Path(folder) / "steps.json"
-        launch = launch_module(resolved, "yolo.bench.speed.steps", ["--out", str(out), *arguments])
+        arguments = ["--out", str(out), *arguments]
+        launch = launch_module(resolved, "yolo.bench.speed.steps", arguments, port)
         call(launch.command, launch.environment)
         found: dict[str, Any] = json.loads(out.read_text())
     results.step_seconds = found["step_seconds"]

@@ -25,10 +25,9 @@ from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.distributed import (
     DistributedContext,
     init_distributed,
-    local_world_size_from_launcher,
     shutdown_distributed,
-    world_size_from_launcher,
 )
+from yolo.training.engine.launched import local_world_size_from_launcher, world_size_from_launcher
 from yolo.training.loop.auto_precision import measure_precision
 from yolo.training.loop.step import StepPart
 

@@ -13,6 +13,7 @@ from typing import Any
 from yolo.bench.speed.speed_ratios import SpeedRatio
 from yolo.errors import BenchError
 from yolo.launch.command import launch_training
+from yolo.launch.port import reserved_port
 from yolo.recipe import ResolvedRecipe
 from yolo.training.checkpointing.run_directory import RunDirectory, new_run
 
@@ -70,8 +71,9 @@ def seconds_waited(side: str, run: dict[str, Any]) -> float:
 def _train_ours(settings: Sequence[str], resolved: ResolvedRecipe) -> dict[str, Any]:
     """Train through the launcher; `resolved` names recipe and machines."""
     run = RunDirectory(new_run("bench").path.resolve())
-    launch = launch_training(resolved, settings, run)
-    seconds = call(launch.command, launch.environment)
+    with reserved_port(resolved.recipe.cluster) as port:
+        launch = launch_training(resolved, settings, run, port)
+        seconds = call(launch.command, launch.environment)
     return json.loads(run.summary.read_text(encoding="utf-8")) | {"process_seconds": seconds}
 
 

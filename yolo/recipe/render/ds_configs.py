@@ -5,7 +5,8 @@ from pathlib import Path
 
 from yolo.recipe.deepspeed.config import canonical_text, deepspeed_config
 from yolo.recipe.load.merge import LoadedRecipe, load_recipe
-from yolo.recipe.resolve.resolve import CPU_PROCESSES, resolve
+from yolo.recipe.resolve.machines import CPU_PROCESSES
+from yolo.recipe.resolve.resolve import resolve
 
 RECIPES = Path("recipes")
 
@@ -13,8 +14,8 @@ RECIPES = Path("recipes")
 def planned_world_size(loaded: LoadedRecipe) -> int:
     """The ranks that a recipe requests; if it depends on the machine, those of a machine without GPUs."""
     cluster = loaded.recipe.cluster
-    each = cluster.processes_per_node
-    return cluster.nodes * (CPU_PROCESSES if each == "auto" else each)
+    nodes, each = cluster.nodes, cluster.processes_per_node
+    return (1 if nodes == "auto" else nodes) * (CPU_PROCESSES if each == "auto" else each)
 
 
 def generated_path(recipe: Path, folder: Path) -> Path:

@@ -1,15 +1,13 @@
-"""Detect the GPUs, cores and free ports of this machine, without importing torch."""
+"""Detect the GPUs and cores of this machine, without importing torch."""
 
 import os
 import shutil
-import socket
 import subprocess
 from functools import cache
 from pathlib import Path
 
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
 DEVICES = Path("/dev")
-HIGHEST_PORT = 65535
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -27,19 +25,6 @@ def visible_gpus() -> tuple[str, ...]:
 def count_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0))
-
-
-def free_port(first: int) -> int:
-    """The first TCP port from `first` on that is free on this machine; `first` if none is."""
-    for port in range(first, HIGHEST_PORT):
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("", port))
-            except OSError:
-                continue
-            return port
-    return first
 
 
 @cache

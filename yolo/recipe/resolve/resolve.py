@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from yolo.architecture import BATCHNORM_MOMENTUM, parameter_count
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import DEFAULT, LoadedRecipe, Origin, Source
 from yolo.recipe.resolve.batch_scaling import least_warmup_steps, scaled_to_batch
-from yolo.recipe.resolve.hardware import count_cores, visible_gpus
+from yolo.recipe.resolve.hardware import count_cores
+from yolo.recipe.resolve.machines import Computed, machines_of
 from yolo.recipe.schema.data import AUGMENTATION_PRESETS
 from yolo.recipe.schema.fields import Key
 from yolo.recipe.schema.recipe import Recipe, UnresolvedRecipe
@@ -34,7 +34,6 @@ the movement of about 7 rounds in each, and the demo's AP falls from 0.665 to 0.
 32 and 500: the bound is a guess."""
 BATCHNORM_IMAGES = 512
 """Fewer are too rough: with 160 the demo's AP moves by up to 0.014, with 480 by 0.001 (docs/results.md)."""
-CPU_PROCESSES = 2
 MOST_WORKERS = 8
 """Loading processes per rank: the public YOLOv5's."""
 FEW_IMAGES = 8
@@ -65,10 +64,6 @@ class ResolvedRecipe:
         return self.origin(key).source in (Source.FILE, Source.PARENT, Source.OVERRIDE)
 
 
-Computed = tuple[Any, str]
-"""A value, and its formula or reason."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Context:
     loaded: LoadedRecipe
@@ -89,18 +84,21 @@ def resolve(
 ) -> ResolvedRecipe:
     """Resolve a recipe for `world_size` ranks, `local_world_size` per node (None: as its `cluster` section says).
 
-    Raises RecipeError if the batch cannot be divided among the ranks.
+    Raises RecipeError if the batch cannot be divided among the ranks, or the hostfile contradicts the recipe.
     """
     values = loaded.recipe.model_dump(mode="json")
     origins = dict(loaded.origins)
-    ranks, processes = _processes(loaded.recipe, world_size, local_world_size)
+    machines = machines_of(loaded, world_size, local_world_size)
+    ranks = machines.world_size
     context = _Context(loaded, ranks, parameter_count(loaded.recipe.model.variant, 80))
     for key, value, formula in scaled_to_batch(loaded):
         values[key[0]][key[1]] = value
         origins[key] = Origin(Source.AUTO, formula)
     _check_divisible(loaded, ranks)
     computations: dict[Key, _Compute] = {
-        ("cluster", "processes_per_node"): lambda *_: processes,
+        ("cluster", "nodes"): lambda *_: machines.nodes,
+        ("cluster", "processes_per_node"): lambda *_: machines.processes,
+        ("cluster", "accelerator"): lambda *_: machines.accelerator,
         **AUTO_VALUES,
     }
     for key, compute in computations.items():
@@ -116,24 +114,6 @@ def resolve(
     )
     _check_product(resolved)
     return resolved
-
-
-def _processes(
-    recipe: UnresolvedRecipe, world_size: int | None, local_world_size: int | None
-) -> tuple[int, Computed]:
-    """World size, and the processes of one node with their reason."""
-    nodes, requested = recipe.cluster.nodes, recipe.cluster.processes_per_node
-    if world_size is not None and local_world_size is not None:
-        return world_size, (local_world_size, "as many as the launcher started on this node")
-    if world_size is not None:
-        each = max(1, world_size // nodes)
-        return world_size, (each, f"world size {world_size} / {nodes} nodes")
-    if requested != "auto":
-        return nodes * requested, (requested, "")
-    gpus = len(visible_gpus())
-    reason = f"{gpus} GPUs found" if gpus else f"no GPU found, so {CPU_PROCESSES} on the CPU"
-    each = gpus or CPU_PROCESSES
-    return nodes * each, (each, reason)
 
 
 def _micro_batch(recipe: UnresolvedRecipe, context: _Context) -> Computed:
@@ -254,21 +234,22 @@ def _upload_weights(recipe: UnresolvedRecipe, _: _Context) -> Computed:
     return mode == "offline", f"mode is {mode}"
 
 
-def _backend(_recipe: UnresolvedRecipe, _: _Context) -> Computed:
-    gpus = len(visible_gpus())
-    return ("nccl", f"{gpus} GPUs found") if gpus else ("gloo", "no GPU found")
+def _backend(recipe: UnresolvedRecipe, _: _Context) -> Computed:
+    accelerator = recipe.cluster.accelerator
+    return "nccl" if accelerator == "cuda" else "gloo", f"cluster.accelerator {accelerator}"
 
 
 def _threads(recipe: UnresolvedRecipe, _: _Context) -> Computed:
     cores, processes = count_cores(), recipe.cluster.processes_per_node
     assert processes != "auto"
-    return max(1, cores // processes), f"{cores} cores / {processes} processes"
+    whose = "" if recipe.cluster.hostfile is None else "; each host counts its own"
+    return max(1, cores // processes), f"{cores} cores / {processes} processes{whose}"
 
 
 def _workers(recipe: UnresolvedRecipe, _: _Context) -> Computed:
     threads = recipe.cluster.threads_per_process
     assert threads != "auto"
-    if recipe.cluster.backend == "nccl":
+    if recipe.cluster.accelerator == "cuda":
         return min(MOST_WORKERS, threads), f"{threads} cores per rank, up to {MOST_WORKERS}"
     if threads == 1:
         return 0, "a rank has one core, and a second process would only share it"

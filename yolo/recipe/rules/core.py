@@ -37,12 +37,6 @@ def every_level_has_anchors(recipe: Recipe) -> Iterator[str]:
         )
 
 
-@on(no_effect, "cluster.hostfile")
-def a_hostfile_needs_several_nodes(recipe: Recipe) -> Iterator[str]:
-    if recipe.cluster.nodes == 1 and recipe.cluster.hostfile is not None:
-        yield "cluster.nodes is 1"
-
-
 @rule
 def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Finding]:
     cluster = resolved.recipe.cluster
@@ -67,7 +61,8 @@ def sync_batchnorm_needs_gpus(recipe: Recipe) -> Iterator[str]:
 
 @on(warning, "tracking.wandb.mode")
 def the_launcher_forwards_no_api_key(recipe: Recipe) -> Iterator[str]:
-    if recipe.cluster.nodes > 1 and recipe.tracking.wandb.mode == "online":
+    is_elsewhere = recipe.cluster.nodes > 1 or recipe.cluster.hostfile is not None
+    if is_elsewhere and recipe.tracking.wandb.mode == "online":
         yield (
             "the deepspeed launcher passes WANDB_API_KEY to no other machine; run `wandb login` on the first host of the "
             "hostfile, or add a line WANDB_API_KEY=... to a file .deepspeed_env here that only you can read"

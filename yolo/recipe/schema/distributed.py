@@ -78,18 +78,20 @@ class CommunicationSection(Section):
 class ClusterSection(Section):
     """Nodes and processes."""
 
-    nodes: Count = setting(1, unit="machines")
-    """Machines; for more than one, `yolo train` needs `hostfile`."""
+    nodes: Auto | Count = setting("auto", unit="machines")
+    """Machines: the first of `hostfile`. `auto` is all of them; without a hostfile 1, this machine."""
     processes_per_node: Auto | Count = setting("auto", unit="processes")
-    """One per GPU. `auto` is all GPUs found, or 2 without a GPU."""
+    """One per GPU. `auto` is the slots in `hostfile`; without one, all GPUs of this machine, or 2 on CPUs."""
     hostfile: OneLine | None = setting(None)
-    """DeepSpeed's list of machines, one `name slots=GPUs` per line."""
+    """DeepSpeed's list of machines, one `name slots=GPUs` per line; they are reached by ssh."""
+    accelerator: Auto | Literal["cuda", "cpu"] = setting("auto")
+    """What ranks compute on. `auto` is cuda with a hostfile, whose slots are GPUs; else what this machine has. DS_ACCELERATOR=cpu in the environment means cpu."""
     backend: Auto | Literal["nccl", "gloo", "mpi"] = setting("auto")
     """Backend of the collectives. `auto` is nccl on GPUs, else gloo."""
     master_port: Auto | Port = setting("auto", unit="TCP port")
-    """Rendezvous port on the first machine. `auto` is 29500, or with one node the first free one from there on."""
+    """Rendezvous port on the first machine. `auto` is the first free one from 29500 on; if another run takes it, the next."""
     threads_per_process: Auto | Count = setting("auto", unit="threads")
-    """CPU threads per rank. `auto` divides the machine's cores among its processes."""
+    """CPU threads per rank. `auto` divides each machine's cores among its processes."""
     restarts: CountOrZero = setting(10)
     """Times that `yolo train` starts the launcher again after a crash, from the newest checkpoint; the count starts at 0 again after each new checkpoint. 0: never."""
     least_nodes: Auto | Count = setting("auto", unit="machines")

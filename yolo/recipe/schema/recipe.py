@@ -135,7 +135,9 @@ class ResolvedTracking(TrackingSection):
 
 
 class ResolvedCluster(ClusterSection):
+    nodes: Count
     processes_per_node: Count
+    accelerator: Literal["cuda", "cpu"]
     backend: Literal["nccl", "gloo", "mpi"]
     threads_per_process: Count
 

@@ -71,7 +71,10 @@ class RunDirectory:
         self.checkpoints.mkdir(exist_ok=True)
 
     def become_latest(self) -> None:
-        """Point the link `latest`, beside the folder, to it. Raises OSError if the file system has no links."""
+        """Point the link `latest`, beside the folder, to it. Raises OSError if the file system has no links.
+
+        To be called once the run has weights: if a run cannot start, `latest` stays at the run before it.
+        """
         link = self.path.parent / "latest"
         if link.exists() and not link.is_symlink():
             return  # --run may name any folder, and this is not ours to replace
@@ -100,6 +103,18 @@ def new_run(name: str, runs: Path = RUNS) -> RunDirectory:
         path = path.with_name(f"{now:%Y-%m-%dT%H-%M-%SZ}-{number}")
         number += 1
     return RunDirectory(path)
+
+
+def claim(run: RunDirectory) -> RunDirectory:
+    """Create a new run's folder. If a run that started at the same moment has just taken its name, it gets another."""
+    if run.newest_checkpoint is not None:
+        return run
+    while True:
+        try:
+            run.path.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            run = new_run(run.path.parent.name, run.path.parents[1])
 
 
 def choose_run(name: str, resume: str, runs: Path = RUNS) -> RunDirectory:

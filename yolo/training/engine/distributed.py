@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from deepspeed.accelerator import get_accelerator
 from yolo.errors import CheckpointError, LaunchError
 from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.recipe import Recipe
+from yolo.training.engine.launched import local_world_size_from_launcher
+from yolo.training.engine.rendezvous import rendezvous
 
 Result = TypeVar("Result")
 
@@ -37,30 +40,11 @@ class DistributedContext:
         return self.rank == 0
 
 
-def world_size_from_launcher() -> int:
-    """How many processes the launcher started.
-
-    Raises LaunchError if there was no launcher.
-    """
-    try:
-        return int(os.environ["WORLD_SIZE"])
-    except (KeyError, ValueError) as error:
-        raise LaunchError(
-            "yolo.train is started by a launcher: `yolo train RECIPE`, or "
-            "`deepspeed --module yolo.train --recipe RECIPE`"
-        ) from error
-
-
-def local_world_size_from_launcher() -> int | None:
-    """How many processes the launcher (DeepSpeed's or torchrun) started on this machine; None if unknown."""
-    size = os.environ.get("LOCAL_SIZE") or os.environ.get("LOCAL_WORLD_SIZE") or ""
-    return int(size) if size.isdecimal() and int(size) else None
-
-
-def init_distributed(recipe: Recipe) -> DistributedContext:
+def init_distributed(recipe: Recipe, start: str = "") -> DistributedContext:
     """Initialize the process group over `cluster.backend` and select the device.
 
-    Raises LaunchError if the machine does not have that backend, or the other ranks do not connect.
+    `start` is the token of this start, empty without `yolo train`. Raises LaunchError if the machine does not have that
+    backend, or the other ranks do not connect; PortTaken if other ranks do.
     """
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # DeepSpeed calls all_gather_into_tensor, which torch is renaming: nothing that a user can fix.
@@ -70,7 +54,10 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     accelerator = get_accelerator()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if accelerator.device_name() == "cpu":
+    found = accelerator.device_name()
+    if (found == "cpu") != (recipe.cluster.accelerator == "cpu"):
+        raise _wrong_accelerator(recipe.cluster.accelerator, found)
+    if found == "cpu":
         torch.set_num_threads(recipe.cluster.threads_per_process)
         device = torch.device("cpu")
     else:
@@ -81,23 +68,32 @@ def init_distributed(recipe: Recipe) -> DistributedContext:
     timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
     backend = recipe.cluster.backend
     try:
-        dist.init_distributed(
-            dist_backend=backend, timeout=timeout, verbose=False, auto_mpi_discovery=False
+        store, rank, world_size = rendezvous(start, timeout)
+        torch.distributed.init_process_group(
+            backend, store=store, rank=rank, world_size=world_size, timeout=timeout
         )
+        dist.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
-        what = f"cluster.backend {backend}"
         hint = (
             "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
         )
-        if "EADDRINUSE" in str(error):
-            what = f"cluster.master_port {os.environ.get('MASTER_PORT', '')}"
-            hint = "another program on this machine uses the port: start again, or set another"
         raise LaunchError(
-            f"{what}: the ranks cannot connect: {str(error).splitlines()[0]} ({hint})"
+            f"cluster.backend {backend}: the ranks cannot connect: {str(error).splitlines()[0]} ({hint})"
         ) from error
-    world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
-    return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
+    return DistributedContext(rank, local_rank, world_size, local_world_size, device)
+
+
+def _wrong_accelerator(wanted: str, found: str) -> LaunchError:
+    host = socket.gethostname()
+    if wanted == "cpu":
+        return LaunchError(
+            f"cluster.accelerator cpu: {host}: DeepSpeed takes {found}; set DS_ACCELERATOR=cpu there, such as in .deepspeed_env"
+        )
+    return LaunchError(
+        f"cluster.accelerator {wanted}: {host} has no GPU that torch can use; see `nvidia-smi` there, or set "
+        "cluster.accelerator=cpu"
+    )
 
 
 def node_group(recipe: Recipe, context: DistributedContext) -> torch.distributed.ProcessGroup:

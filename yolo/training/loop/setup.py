@@ -1,8 +1,8 @@
 """Sets up a run on one rank, from the recipe to the summary."""
 
 import logging
+import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,23 +14,21 @@ from yolo.model.io.weights import load_weights
 from yolo.model.loss import detection_loss
 from yolo.planner.plan import choose
 from yolo.planner.prediction import Data
-from yolo.recipe import ResolvedRecipe, canonical_text, deepspeed_config, prepare
+from yolo.recipe import PreparedRecipe, ResolvedRecipe, canonical_text, deepspeed_config
 from yolo.recipe.render.resolved_yaml import effective_yaml
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.checkpointing.atomic_dir import room_for
 from yolo.training.checkpointing.compatibility import RunConfig
 from yolo.training.checkpointing.manager import CheckpointManager
 from yolo.training.checkpointing.metadata import latest_valid
-from yolo.training.checkpointing.run_directory import RunDirectory, choose_run, named_run
+from yolo.training.checkpointing.run_directory import RunDirectory, choose_run, claim, named_run
 from yolo.training.checkpointing.train_state import TrainState
 from yolo.training.engine.build import build_strategy, start_engine
 from yolo.training.engine.distributed import (
     DistributedContext,
     broadcast_object,
     init_distributed,
-    local_world_size_from_launcher,
     run_on_main,
-    world_size_from_launcher,
 )
 from yolo.training.engine.ema import ModelEMA
 from yolo.training.loop.auto_settings import settle
@@ -44,6 +42,7 @@ from yolo.training.loop.summary import RunSummary
 from yolo.training.loop.trainer import RankServices, Trainer
 from yolo.training.loop.validator import Validator
 from yolo.training.resilience.anomaly_guard import StabilityGuard
+from yolo.training.resilience.fencing import VARIABLE as START_TOKEN
 from yolo.training.resilience.heartbeat import HeartbeatMonitor
 from yolo.training.resilience.preemption import PreemptionHandler
 
@@ -53,19 +52,17 @@ FULL_DISK_SECONDS = 3600
 """The result of a run waits this long for space."""
 
 
-def train(recipe_path: Path, overrides: Sequence[str], run_path: Path | None) -> None:
+def train(prepared: PreparedRecipe, run_path: Path | None) -> None:
     """Train a recipe as one of the ranks that the launcher started.
 
     Raises YoloError for anything that the user can fix.
     """
-    world_size, local_world_size = world_size_from_launcher(), local_world_size_from_launcher()
-    prepared = prepare(recipe_path, overrides, world_size, local_world_size)
     plan = None
     if prepared.resolved.recipe.strategy == "auto":
         plan = choose(prepared.resolved)
         prepared = prepared.with_values(*plan.overrides)
     recipe = prepared.resolved.recipe
-    context = init_distributed(recipe)
+    context = init_distributed(recipe, os.environ.get(START_TOKEN, ""))
     console = log_to_console(context.is_main)
     run = _open_run(prepared.resolved, context, run_path)
     preemption = PreemptionHandler.listen(
@@ -134,8 +131,6 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
     precise = PreciseBatchNorm(datasets, recipe, context)
     trainer = Trainer(recipe, services, train_step, loader, validator, precise, checkpoints)
     trainer.check_replicas()
-    if context.is_main:
-        _become_latest(run)
     result = trainer.train()
     trainer.shutdown()  # no rank waits for what the main rank still writes, or sends to W&B
     if context.is_main:
@@ -196,20 +191,13 @@ def _open_run(
     def choose_and_create() -> RunDirectory:
         chosen = named_run(path, resume) if path else choose_run(resolved.name, resume)
         try:
+            chosen = chosen if path else claim(chosen)
             chosen.create()
         except OSError as error:
             raise CheckpointError(f"{chosen.path}: {error}") from error
         return chosen
 
     return run_on_main(context, choose_and_create)
-
-
-def _become_latest(run: RunDirectory) -> None:
-    """Not before training starts: if a run cannot start, `latest` stays at the run before it."""
-    try:
-        run.become_latest()
-    except OSError as error:
-        logger.warning("%s does not name this run: %s", run.path.parent / "latest", error)
 
 
 def _write_configuration(resolved: ResolvedRecipe, run: RunDirectory) -> None:

@@ -57,6 +57,8 @@ class Validator:
         self.val = datasets.val
         self.truth = GroundTruth.of(datasets.val)
         self._unsaved: dict[Path, bytes] = {}
+        self._is_latest = False
+        """Whether the link `latest` was pointed at the run."""
         self.batches = evaluation_loader(
             datasets.val_images,
             recipe.train.micro_batch,
@@ -104,7 +106,17 @@ class Validator:
             except WeightsError as error:
                 return str(error)
             del self._unsaved[path]
+            self._become_latest()
         return None
+
+    def _become_latest(self) -> None:
+        if self._is_latest:
+            return
+        self._is_latest = True
+        try:
+            self.run.become_latest()
+        except OSError as error:
+            logger.warning("%s does not name this run: %s", self.run.path.parent / "latest", error)
 
     def _samples(self, model: YOLOv5) -> tuple[SamplePicture, ...]:
         """The same few validation images each time, with true and detected boxes."""

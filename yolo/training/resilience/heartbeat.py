@@ -32,6 +32,7 @@ from yolo.communication.metering import meter
 from yolo.errors import YoloError
 from yolo.exit_codes import RANKS_LOST
 from yolo.training.engine.distributed import DistributedContext, all_gather_object
+from yolo.training.engine.rendezvous import connect
 from yolo.training.resilience.fencing import FencingToken
 from yolo.training.resilience.rank_status import MISSING, RankStatusFile
 
@@ -109,7 +110,7 @@ class HeartbeatMonitor:
         cls, ranks: DistributedContext, run_path: Path, timeout_seconds: float
     ) -> "HeartbeatMonitor":
         """Start the heartbeats of all ranks; collective."""
-        store = _connect()
+        store = _connect(FencingToken.of_this_process(run_path))
         store.set(_key(ranks.rank), _line(RankPhase("starting", 0.0, 0.0)))
         hosts = [str(host) for host in all_gather_object(ranks, socket.gethostname())]
         monitor = cls(ranks, hosts, run_path, timeout_seconds)
@@ -179,7 +180,7 @@ class HeartbeatMonitor:
         return f"{silent}; {what}", not self._speaks_for_host
 
     def _read_and_describe(self, what: str) -> tuple[str, bool]:
-        store = _connect()
+        store = _connect(self._token)
         if store.check([VERDICT]):
             return store.get(VERDICT).decode(), True
         before = self._read(store)
@@ -236,7 +237,7 @@ class HeartbeatMonitor:
             self._record.write_phase(what, time.monotonic() - since)
             phase = RankPhase(what[:200], since - self._began, self._seconds())
             try:
-                store = store or _connect()
+                store = store or _connect(self._token)
                 store.set(_key(self.rank), _line(phase))
             except (RuntimeError, OSError):
                 store = None
@@ -279,21 +280,9 @@ class HeartbeatMonitor:
         return time.monotonic() - self._began
 
 
-def _connect() -> TCPStore:
-    """A separate connection to the process group's store: torch waits on its own for minutes.
-
-    Raises OSError or RuntimeError if the store is gone.
-    """
-    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # Tried first: torch would retry all that time, and then print a stack of its own.
-    socket.create_connection((address, port), timeout=ANSWER_SECONDS).close()
-    return TCPStore(
-        address,
-        port,
-        is_master=False,
-        timeout=timedelta(seconds=ANSWER_SECONDS),
-        wait_for_workers=False,
-    )
+def _connect(token: FencingToken) -> TCPStore:
+    """A separate connection to the process group's store: torch waits on its own for minutes."""
+    return connect(token.token, timedelta(seconds=ANSWER_SECONDS))
 
 
 def _key(rank: int) -> str:

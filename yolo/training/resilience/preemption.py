@@ -1,7 +1,7 @@
-"""Preemption: on SIGTERM, SIGINT or SIGUSR1, a rank writes a checkpoint and stops, within a given time.
+"""Preemption: on SIGTERM, SIGINT, SIGUSR1 or SIGHUP, a rank writes a checkpoint and stops, within a given time.
 
 SLURM sends SIGUSR1 if `sbatch --signal=B:USR1@120` requests a warning, and SIGTERM when the time is up or the job is
-cancelled. Needs no torch.
+cancelled. The kernel sends SIGHUP when a terminal is closed, or the ssh connection that it belongs to. Needs no torch.
 """
 
 import os
@@ -18,13 +18,19 @@ import psutil
 
 from yolo.exit_codes import RANKS_LOST, STOPPED
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LEAVE_FILE = "leave"
 """File in a run's folder: the stop request of `yolo train`, whose signals do not reach the other hosts."""
 LOOK_SECONDS = 1.0
 SUPERVISOR = "YOLO_SUPERVISOR"
 """Environment variable: the process id of `yolo train`, if it runs on the same host."""
 WITHOUT_SUPERVISOR = "`yolo train`, which started this rank, is gone"
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask this process to stop: not SIGHUP if it is ignored already, as under nohup(1)."""
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return numbers if is_ignored else [*numbers, signal.SIGHUP]
 
 
 class GracefulStop(Exception):
@@ -54,7 +60,7 @@ class PreemptionHandler:
         handler = cls(run_path, is_main, seconds)
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        for number in SIGNALS:
+        for number in stop_signals():
             signal.signal(number, _ignore)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         os.register_at_fork(after_in_child=_reset_in_worker)
@@ -133,7 +139,7 @@ def _reset_in_worker() -> None:
     SLURM sends a signal to every process of a job. SIGTERM ends a worker only if its own rank sends it.
     """
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_stop_on_sigterm_of_parent, name="preemption", daemon=True).start()

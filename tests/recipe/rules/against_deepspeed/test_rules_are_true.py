@@ -99,7 +99,6 @@ PLAIN = (
     *("train.warmup_epochs=0", "evaluation.every_epochs=2", "checkpoint.every_epochs=2"),
 )
 WITHOUT_EFFECT = {
-    "a_hostfile_needs_several_nodes": ("cluster.hostfile=no_such_file",),
     "only_several_nodes_can_become_fewer": ("cluster.least_nodes=1",),
     "warm_up_settings_need_warm_up": (
         *("train.warmup_min_steps=3", "train.warmup_momentum=0.5", "train.warmup_bias_lr=0.1"),

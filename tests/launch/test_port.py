@@ -1,0 +1,48 @@
+"""Two runs on one machine meet at different ports, however close they start."""
+
+import socket
+
+import pytest
+
+from tests.conftest import free_port
+from yolo.launch import port as ports
+from yolo.launch.port import reserved_port
+from yolo.recipe.schema.distributed import ClusterSection
+
+AUTO = ClusterSection()
+
+
+def test_a_port_that_nobody_listens_at_yet_is_kept_from_others() -> None:
+    with reserved_port(AUTO) as first, reserved_port(AUTO) as second:
+        assert second > first
+
+
+def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken_port = free_port()
+    monkeypatch.setattr(ports, "DEFAULT_PORT", taken_port)
+    with socket.socket() as taken:
+        taken.bind(("", taken_port))
+        taken.listen()
+        with reserved_port(AUTO) as port:
+            assert port > taken_port
+    with reserved_port(AUTO) as port:
+        assert port == taken_port
+
+
+def test_the_main_rank_may_listen_at_the_reserved_port() -> None:
+    """As torch's store does: on all addresses, with SO_REUSEADDR."""
+    with reserved_port(AUTO) as port, socket.create_server(("", port)) as store:
+        store.settimeout(5)
+        with socket.create_connection(("127.0.0.1", port)), reserved_port(AUTO) as other:
+            assert other != port
+
+
+def test_each_start_takes_a_later_port() -> None:
+    """Ranks of an earlier start may hold theirs, on a host that this machine does not see."""
+    with reserved_port(AUTO, earlier_starts=3) as port:
+        assert port >= ports.DEFAULT_PORT + 3
+
+
+def test_a_stated_port_is_taken_as_it_is() -> None:
+    with reserved_port(ClusterSection(master_port=29876)) as port:
+        assert port == 29876

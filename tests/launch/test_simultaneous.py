@@ -1,0 +1,89 @@
+"""Runs that start at one moment on one machine, from one folder: each ends with the bits of its lone run."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import free_port
+from tests.forking.server import ForkedProcess
+from tests.training.conftest import DEMO, Ended, assert_same, last_weights, start_forked
+
+PAIRS = int(os.environ.get("YOLO_PAIRS", "2"))
+SHORT = ("train.epochs=1", "data.workers=0", "cluster.threads_per_process=1", "cluster.restarts=0")
+RUNS: Sequence[tuple[str, ...]] = (
+    ("train.seed=1",),
+    ("train.seed=2", "optimizer.type=SGD", "optimizer.lr=0.02"),
+    ("train.seed=3", "cluster.processes_per_node=1"),
+    ("train.seed=4", "communication.sync_every=2"),
+)
+COMBINED = ((0, 1), (0, 0), (2, 1), (3, 0), (1, 3), (2, 2), (3, 3), (2, 0))
+"""Some of the pairs are of one recipe, whose folders have one name too."""
+
+Weights = dict[str, np.ndarray]
+
+
+def start(folder: Path, demo: Path, *overrides: str) -> ForkedProcess:
+    return start_forked(folder, demo, DEMO, "cluster.master_port=auto", *SHORT, *overrides)
+
+
+def end(folder: Path, process: ForkedProcess) -> Ended:
+    output, _ = process.communicate(timeout=300)
+    process.kill_all()
+    named = re.search(r" --run (\S+)", output)
+    assert named, output
+    assert process.returncode is not None
+    return Ended(process.returncode, output, folder / named[1])
+
+
+@pytest.fixture(scope="module")
+def alone(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Weights]:
+    """The last weights of a run that had the machine for itself."""
+
+    @cache
+    def weights(run: int) -> Weights:
+        folder = tmp_path_factory.mktemp("alone")
+        ended = end(folder, start(folder, small_demo, *RUNS[run]))
+        assert ended.code == 0, ended.output
+        return last_weights(ended)
+
+    return weights
+
+
+@pytest.mark.slow(20)
+@pytest.mark.parametrize("pair", list(islice(cycle(COMBINED), PAIRS)))
+def test_two_runs_that_start_at_one_moment_end_as_if_alone(
+    small_demo: Path,
+    tmp_path: Path,
+    alone: Callable[[int], Weights],
+    pair: tuple[int, int],
+) -> None:
+    """`YOLO_PAIRS=20` for more pairs."""
+    processes = [start(tmp_path, small_demo, *RUNS[run]) for run in pair]
+    both = [end(tmp_path, process) for process in processes]
+    assert both[0].folder != both[1].folder
+    for run, ended in zip(pair, both, strict=True):
+        assert ended.code == 0, ended.output
+        assert_same(last_weights(ended), alone(run))
+        assert ended.read("summary.json")["steps"] == 3
+
+
+@pytest.mark.slow(10)
+def test_of_two_runs_at_one_stated_port_one_is_refused_and_the_other_ends_as_if_alone(
+    small_demo: Path, tmp_path: Path, alone: Callable[[int], Weights]
+) -> None:
+    port = f"cluster.master_port={free_port()}"
+    processes = [start(tmp_path, small_demo, port, *RUNS[run]) for run in (0, 1)]
+    both = [end(tmp_path, process) for process in processes]
+    assert sorted(ended.code for ended in both) == [0, 2], [ended.output for ended in both]
+    for run, ended in enumerate(both):
+        if ended.code == 0:
+            assert_same(last_weights(ended), alone(run))
+        else:
+            assert "of the first host is taken" in ended.output
+            assert not (ended.folder / "weights" / "last.safetensors").exists()
