@@ -149,6 +149,26 @@ def test_a_state_dict_is_read_under_each_name_it_may_have(
     assert all(map(torch.equal, read.state_dict().values(), network.state_dict().values()))
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [({0: "a", 1: "b", 2: "c"}, ["a", "b", "c"]), ([0, 1.5, True], ["0", "1.5", "True"])],
+)
+def test_names_are_texts_or_numbers(
+    network: YOLOv5, tmp_path: Path, names: object, expected: list[str]
+) -> None:
+    torch.save({"model": network.state_dict(), "names": names}, tmp_path / "x.pt")
+    assert json.loads(read_published(tmp_path / "x.pt")[1]["class_names"]) == expected
+
+
+@pytest.mark.parametrize(
+    "names", ["abc", [None, "b", "c"], {1: "a", 2: "b", 3: "c"}, ["a\0", "b", "c"]]
+)
+def test_names_that_cannot_be_are_refused(network: YOLOv5, tmp_path: Path, names: object) -> None:
+    torch.save({"model": network.state_dict(), "names": names}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"its `names` are .*; expected one text per class"):
+        read_published(tmp_path / "x.pt")
+
+
 def test_a_state_dict_in_fp16_is_read_exactly(network: YOLOv5, tmp_path: Path) -> None:
     halved = {
         name: tensor.half() if tensor.is_floating_point() else tensor

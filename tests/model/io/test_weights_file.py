@@ -7,6 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import REPOSITORY
+from yolo.cli import main
 from yolo.errors import WeightsError
 from yolo.model.io.weights import load_detector, read_weights
 from yolo.model.io.weights_file import FileKind, kind_of, read_header
@@ -50,6 +52,39 @@ def test_another_kind_of_file_is_named_for_what_it_is(
     with pytest.raises(WeightsError, match=rf"x\.safetensors: .*{message}") as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
+
+
+class Harm:
+    """Pickled as a program that writes a file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return exec, ("open('stowed', 'w')",)
+
+
+@pytest.mark.parametrize("command", ["detect", "eval", "export", "check", "import"])
+def test_no_command_runs_what_is_pickled_in_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    torch.save({"model": Harm()}, tmp_path / "x.pt")
+    monkeypatch.chdir(tmp_path)
+    arguments = {
+        "detect": ["--weights", "x.pt", "."],
+        "eval": ["--weights", "x.pt", "--data", "data.json"],
+        "export": ["x.pt", "out.onnx", "--format", "onnx"],
+        "check": [str(REPOSITORY / "recipes/demo.yaml"), "model.weights=x.pt"],
+        "import": ["x.pt", "x.safetensors"],
+    }
+    assert main([command, *arguments[command]]) == 2
+    assert "__builtin__.exec, which is not among" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_the_header_of_any_type_of_numbers_is_read(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(2, 3, dtype=torch.bfloat16)}, tmp_path / "a")
+    assert read_header(tmp_path / "a") == ({"a": (2, 3)}, {})
 
 
 def test_a_torchscript_file_is_called_one(tmp_path: Path) -> None:

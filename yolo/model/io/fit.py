@@ -22,7 +22,7 @@ class Fit:
     matched: tuple[str, ...]
     skipped: Reasons
     concern: str
-    """The likely cause, if more than the last convolutions stays random; else empty."""
+    """A warning with the likely cause, if a learned tensor of backbone or neck stays random; else empty."""
 
     @classmethod
     def of(cls, path: Path, found: Shapes, variant: str, classes: int) -> "Fit":
@@ -31,7 +31,7 @@ class Fit:
         skipped = misfits(found, network)
         reasons = dict(skipped)
         matched = tuple(name for name in network if name not in reasons)
-        theirs, head = variant_of(found), _head(variant)
+        theirs, head = variant_of(found), last_layer(variant)
         # The last layer does not count: its biases fit any variant of the same classes.
         body = [name for name in network if is_learned(name) and not name.startswith(head)]
         lacking = [name for name in body if name in reasons]
@@ -47,10 +47,15 @@ class Fit:
         return cls(matched, skipped, concern if lacking else "")
 
 
+def last_layer(variant: str) -> str:
+    """How the names of its tensors begin; their shapes follow the number of classes."""
+    return f"model.{len(layers(variant)) - 1}."
+
+
 def variant_of(shapes: Shapes) -> str | None:
     """The variant whose tensors these are, whatever the number of classes; None if they are of none."""
     for variant in VARIANTS:
-        body, head = tensor_shapes(variant, 1).items(), _head(variant)
+        body, head = tensor_shapes(variant, 1).items(), last_layer(variant)
         if all(shapes.get(name) == shape for name, shape in body if not name.startswith(head)):
             return variant
     return None
@@ -74,8 +79,3 @@ def listed(items: Reasons) -> str:
     named = ", ".join(f"{name} ({reason})" for name, reason in items[:MAX_LISTED])
     more = len(items) - MAX_LISTED
     return f"{named} and {more} more" if more > 0 else named
-
-
-def _head(variant: str) -> str:
-    """How the names of the last layer begin; its shapes follow the number of classes."""
-    return f"model.{len(layers(variant)) - 1}."

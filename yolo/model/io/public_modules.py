@@ -32,17 +32,11 @@ CLASSES: dict[str, Any] = {
 
 def save_public(model: YOLOv5, class_names: tuple[str, ...], image_size: int, path: Path) -> None:
     """Write a checkpoint as at the end of the public training: `model`, and no state to resume from."""
-    held = {
-        "epoch": -1,
-        "best_fitness": None,
-        "model": _network(model),
-        "ema": None,
-        "updates": None,
-    }
-    held |= {"optimizer": None, "opt": None, "git": None, "date": None}
-    # Attributes that the public code reads before anything else: by class number, and in pixels.
-    held["model"].names = dict(enumerate(class_names))
-    held["model"].image_size = image_size
+    network = _network(model)
+    network.names = dict(enumerate(class_names))
+    network.image_size = image_size  # for `yolo import`; the public code passes it over
+    absent = ("best_fitness", "ema", "updates", "optimizer", "opt", "git", "date")
+    held = {"epoch": -1, "model": network, **dict.fromkeys(absent)}
     with _importable():
         torch.save(held, path)
 
@@ -69,12 +63,9 @@ def _public(own: nn.Module) -> Any:
     """The same module, with the same tensors, as the public class of this name; torch's own layers as they are."""
     kind = type(own).__name__
     module: Any = CLASSES[kind]() if kind in CLASSES else copy.copy(own)
-    module._parameters, module._buffers, module.training = (
-        own._parameters,
-        own._buffers,
-        own.training,
-    )
     module._modules = {name: _public(child) for name, child in own.named_children()}
+    module._parameters, module._buffers = own._parameters, own._buffers
+    module.training = own.training
     if kind == Block.CONCAT:
         module.d = 1
     elif kind == "Bottleneck":
@@ -142,5 +133,5 @@ def _importable() -> Iterator[None]:
         yield
     finally:
         for name in modules:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         sys.modules.update(before)

@@ -264,12 +264,14 @@ def _pair(value: object) -> object:
 
 
 def _class_names(path: Path, names: Any, classes: int) -> list[str]:
-    """In the network's order, from a list or a dict by number."""
+    """In the network's order, from a list or a dict by number. A data.yaml may name classes 0, 1 or yes, no."""
     if isinstance(names, dict):
         names = [names.get(number) for number in range(len(names))]
-    is_list = isinstance(names, list | tuple)
+    if isinstance(names, list | tuple):
+        names = [str(name) if isinstance(name, int | float) else name for name in names]
+    is_list = isinstance(names, list)
     if not is_list or not all(isinstance(name, str) and is_plain(name) for name in names):
         raise WeightsError(f"{path}: its `names` are {shown(names)}; expected one text per class")
     if len(names) != classes:
         raise WeightsError(f"{path}: names {len(names)} classes for a network of {classes}")
-    return list(names)
+    return names

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from yolo.architecture import layers, tensor_shapes
+from yolo.architecture import is_learned, tensor_shapes
 from yolo.errors import WeightsError
-from yolo.model.io.fit import Fit, Reasons, listed, misfits
+from yolo.model.io.fit import Fit, Reasons, last_layer, listed, misfits
 from yolo.model.io.ultralytics import MAX_IMAGE_SIZE, read_published, require_finite
 from yolo.model.io.weights_file import FileKind, kind_of, open_safetensors
 from yolo.model.network import YOLOv5
@@ -153,8 +153,8 @@ def load_weights(
     kept = dict(own_anchors)
     matched = tuple(name for name in fit.matched if name not in kept)
     _copy(stored, matched, model)
-    head = f"model.{len(layers(model.variant)) - 1}.m."
-    is_head_loaded = any(name.startswith(head) for name in matched)
+    head = last_layer(model.variant)
+    is_head_loaded = any(is_learned(name) and name.startswith(head) for name in matched)
     other_names = _other_names(stored.metadata, class_names) if is_head_loaded else ""
     concerns = tuple(filter(None, (fit.concern, other_names)))
     return LoadedWeights(matched, fit.skipped + own_anchors, concerns)

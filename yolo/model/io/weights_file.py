@@ -49,7 +49,7 @@ BEGINNINGS = (
         for minor in (1, 2)
     ),
 )
-"""How a file begins, in lower case; what it is, and what to do."""
+"""How a file begins (markup in lower case), what it is, and what to do."""
 
 
 class FileKind(StrEnum):
