@@ -8,7 +8,6 @@ import pytest
 
 from tests.evaluation.test_evaluator import BrightSquareFinder, scene
 from yolo.errors import DataError
-from yolo.model import YOLOv5
 from yolo.evaluation.detections import Detections
 from yolo.evaluation.drawing import class_colour, draw_detections
 from yolo.evaluation.predict import (
@@ -18,6 +17,7 @@ from yolo.evaluation.predict import (
     detections_to_json,
     image_files,
 )
+from yolo.model import YOLOv5
 
 
 @pytest.fixture

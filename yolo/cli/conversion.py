@@ -120,7 +120,7 @@ def _import(options: argparse.Namespace) -> None:
 
 def _class_names(text: str) -> list[str]:
     """Names separated by commas, or those of a file: a data.yaml, or one per line."""
-    from yolo.data.yolo_txt import class_names, read_data_yaml
+    from yolo.data.data_yaml import DataYaml
     from yolo.errors import DataError
     from yolo.recipe.load.safe_read import MB, read_text
 
@@ -128,7 +128,7 @@ def _class_names(text: str) -> list[str]:
     if "," in text or not (path.suffix or path.exists()):
         return [name.strip() for name in text.split(",")]
     if path.suffix in (".yaml", ".yml"):
-        return list(class_names(read_data_yaml(path), path))
+        return list(DataYaml.read(path).class_names)
     try:
         lines = read_text(path, MB).splitlines()
     except UnicodeDecodeError as error:

@@ -89,7 +89,7 @@ def _draw_split(
 
 
 def draw_image(
-    size: int, random: np.random.Generator, kinds: int = DemoSettings.shapes
+    size: int, random: np.random.Generator, kinds: int
 ) -> tuple[np.ndarray, list[tuple[int, Box]]]:
     """One image (size, size, 3), and its shapes as (index below `kinds` into SHAPES, box in pixels)."""
     image = _background(size, random)

@@ -53,10 +53,10 @@ class Predictor:
 
     def detect(self, image: np.ndarray, image_id: int = 0) -> Detections:
         """Detect in one image (H, W, 3) uint8, BGR; boxes in its own pixels, one class each."""
-        original, stride = image.shape[:2], self.model.stride[-1]
-        rows, columns = rectangle_around(*original, self.image_size, stride)
+        height, width = image.shape[:2]
+        shape = rectangle_around(height, width, self.image_size, self.model.stride[-1])
         resized = resize_bilinear(image, self.image_size)
-        padded, letterbox = pad_to_center(resized, rows, columns, original)
+        padded, letterbox = pad_to_center(resized, *shape, (height, width))
         pixels = torch.from_numpy(padded[..., ::-1].transpose(2, 0, 1).copy())
         with evaluation_mode(self.model):
             predictions = self.model(to_network(pixels[None], self.device))
