@@ -89,7 +89,7 @@ def test_a_loader_of_the_public_classes_opens_the_public_form(
         "images = torch.from_numpy(numpy.load('images.npy'))\n"
         "numpy.save('found.npy', model.fuse().eval()(images).detach().numpy())\n"
         "head = model.model[-1]\n"
-        "facts = {'names': model.names, 'stride': model.stride.tolist(), 'save': model.save,\n"
+        "facts = {'names': model.names, 'nc': model.nc, 'stride': model.stride.tolist(), 'save': model.save,\n"
         "         'head': [head.nc, head.no, head.nl, head.na, head.stride.tolist(), head.inplace],\n"
         "         'grids': [len(head.grid), len(head.anchor_grid)], 'yaml': model.yaml,\n"
         "         'layers': [[m.i, m.f, m.type, m.np] for m in model.model]}\n"
@@ -103,7 +103,7 @@ def test_a_loader_of_the_public_classes_opens_the_public_form(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts["names"] == {"0": NAMES[0], "1": NAMES[1], "2": NAMES[2]}
-    assert facts["stride"] == [8, 16, 32, 64]
+    assert (facts["nc"], facts["stride"]) == (3, [8, 16, 32, 64])
     assert facts["save"] == [4, 6, 8, 12, 16, 20, 23, 26, 29, 32]
     assert facts["head"] == [3, 8, 4, 3, [8, 16, 32, 64], True]
     assert facts["grids"] == [4, 4]

@@ -55,7 +55,8 @@ def _network(model: YOLOv5) -> Any:
     network = CLASSES["DetectionModel"]()
     network.model = nn.Sequential(*layers)
     network.save = sorted({s for row in rows for s in row.sources if s != -1})
-    network.yaml, network.stride, network.inplace = _yaml(model), strides, True
+    network.nc, network.yaml = model.classes, _yaml(model)
+    network.stride, network.inplace = strides, True
     return network
 
 

@@ -1,6 +1,7 @@
 """Read checkpoints of the public YOLOv5: a pickled network, or a state dict with its names."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,10 +78,8 @@ def read_published(
                 " or with a file of one name per line, or a data.yaml"
             )
         names = _class_names(path, names, model.classes)
+        size = _image_size(model, held.attributes, file.content)
         _copy(path, file, held.state, model)
-    size = held.attributes.get("image_size")
-    if type(size) is not int or not 1 <= size <= MAX_IMAGE_SIZE:
-        size = family(model.variant).image_size
     return model, {"class_names": json.dumps(names), "image_size": str(size)}
 
 
@@ -261,6 +260,17 @@ def _is_same_kind(own: nn.Module, published: Stub) -> bool:
 def _pair(value: object) -> object:
     """A number as the two equal sides that it stands for."""
     return (value, value) if type(value) in (int, float) else value
+
+
+def _image_size(model: YOLOv5, attributes: Mapping[Any, Any], content: Any) -> int:
+    """The side in pixels that it was trained at: as our export or the public training notes it, else the family's."""
+    options = content.get("opt") if isinstance(content, dict) else None
+    options = options.state if isinstance(options, Stub) else options
+    noted = options.get("imgsz") if isinstance(options, dict) else None
+    for size in (attributes.get("image_size"), noted):
+        if type(size) is int and 1 <= size <= MAX_IMAGE_SIZE:
+            return math.ceil(size / model.stride[-1]) * model.stride[-1]
+    return family(model.variant).image_size
 
 
 def _class_names(path: Path, names: Any, classes: int) -> list[str]:

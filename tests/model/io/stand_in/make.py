@@ -29,7 +29,7 @@ def network(variant: str, names: object, act: type = nn.SiLU) -> DetectionModel:
     return model.half()
 
 
-def save(path: pathlib.Path, model: Any, ema: Any) -> None:
+def save(path: pathlib.Path, model: Any, ema: Any, pixels: int | None = None) -> None:
     checkpoint = {
         "epoch": 3,
         "best_fitness": np.array([0.25])[0],
@@ -37,7 +37,7 @@ def save(path: pathlib.Path, model: Any, ema: Any) -> None:
         "ema": ema,
         "updates": 12,
         "optimizer": {"state": {0: {"momentum_buffer": torch.randn(3)}}, "param_groups": [{}]},
-        "opt": {"imgsz": 640, "save_dir": pathlib.PosixPath("runs/train/exp")},
+        "opt": {"imgsz": pixels, "save_dir": pathlib.PosixPath("runs/train/exp")},
         "git": {"remote": None},
         "date": datetime.datetime(2026, 8, 21, tzinfo=datetime.UTC),
     }
@@ -63,7 +63,8 @@ def main() -> None:
     ):
         model = network(variant, names)
         other = network(variant, names) if is_ema else None
-        save(folder / f"{variant}.pt", *((other, model) if is_ema else (model, None)))
+        pixels = 500 if variant == "m" else None
+        save(folder / f"{variant}.pt", *((other, model) if is_ema else (model, None)), pixels)
         reference(folder / f"{variant}.npz", model)
 
         if variant == "n":
