@@ -150,6 +150,13 @@ def test_what_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
         read(path)
 
 
+def test_a_data_yaml_without_its_format_says_which_key_to_set(tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("train: images\nnames: [cat]\n")
+    with pytest.raises(DataError, match="is not JSON: .*; for a data.yaml set data.format=yolo"):
+        read(path)
+
+
 def test_a_missing_file_says_which_keys_name_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="set data.root, data.train and data.val"):
         read(tmp_path / "nowhere.json")

@@ -35,6 +35,17 @@ def test_of_yolo_data_both_splits() -> None:
     assert question.folders == []
 
 
+def test_the_data_yaml_may_be_the_root() -> None:
+    question = asked("data.format=yolo", "data.root=d/x.yaml")
+    assert question.splits == [("d/x.yaml", "train"), ("d/x.yaml", "val")]
+
+
+def test_of_pascal_voc_data_the_images_of_the_folder() -> None:
+    question = asked("data.format=voc", "data.root=d", "data.train=train", "data.val=val")
+    assert question.files[1:] == []
+    assert question.folders == ["d"]
+
+
 def test_of_shards_the_index_of_those_that_lie_on_the_hosts() -> None:
     question = asked("data.format=shards", "data.root=d", "data.train=t", "data.val=http://host/v")
     assert question.files[1:] == ["d/t/index.json"]

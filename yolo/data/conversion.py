@@ -18,7 +18,7 @@ from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.location import YAML_SUFFIXES
 from yolo.data.open import load_annotated
-from yolo.data.progress_protocol import ProgressFactory, no_progress
+from yolo.data.progress_protocol import ProgressCallback, ProgressFactory, no_progress
 from yolo.data.voc import is_split, read_voc
 from yolo.data.yolo_txt import read_yolo
 from yolo.errors import DataError
@@ -49,30 +49,27 @@ def convert(
     """
     if os.path.lexists(out):
         raise DataError(f"{out}: is there already; remove it, or name another folder")
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder")
     splits = _open(source, images)
     first = next(iter(splits.values()))
     for dataset in splits.values():
         refuse_if_classes_differ(first.class_names, first.source, dataset)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    copied, lines = 0, []
     try:
-        copied, lines = 0, []
         for split, dataset in splits.items():
             with counting(f"converting {split} images", len(dataset)) as advance:
-                placed = {}
-                for record, name in _named(dataset):
-                    if _is_usable(record, dataset, to):
-                        target = temporary / "images" / split / name
-                        copied += _place(record.path, target)
-                        placed[name] = record
-                    advance(1)
+                placed, copies = _place_images(temporary / "images" / split, dataset, to, advance)
             write = _write_coco if to is Target.COCO else _write_labels
             boxes = write(temporary, split, placed, dataset)
+            copied += copies
             lines += [f"warning: {line}" for line in dataset.report.lines()]
-            left = len(dataset) - len(placed)
+            missing = len(dataset) - len(placed)
             lines.append(
                 f"{out}: {split}: {len(placed)} images, {boxes} boxes of {len(dataset.class_names)} classes"
-                + (f"; {left} images left out" if left else "")
+                + (f"; {missing} images left out" if missing else "")
             )
         if to is Target.YOLO:
             _write_data_yaml(temporary, list(splits), first)
@@ -122,6 +119,20 @@ def _open_voc_folder(folder: Path) -> dict[str, DetectionDataset]:
     }
 
 
+def _place_images(
+    folder: Path, dataset: DetectionDataset, to: Target, advance: ProgressCallback
+) -> tuple[dict[str, ImageRecord], int]:
+    """Link or copy the images that can be used; returns their records by file name, and how many were copied."""
+    folder.mkdir(parents=True)
+    placed, copied = {}, 0
+    for record, name in _named(dataset):
+        if _is_usable(record, dataset, to):
+            copied += _place(record.path, folder / name)
+            placed[name] = record
+        advance(1)
+    return placed, copied
+
+
 def _named(dataset: DetectionDataset) -> Iterator[tuple[ImageRecord, str]]:
     """Each record with its file's name, with a number if folders hold files of one name: labels have the same stem."""
     used: set[str] = set()
@@ -153,7 +164,6 @@ def _is_usable(record: ImageRecord, dataset: DetectionDataset, to: Target) -> bo
 
 def _place(image: Path, target: Path) -> bool:
     """Link an image, or copy it if it cannot be linked; returns whether it was copied."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(OSError):  # another file system, or one without links
         os.link(image.resolve(), target)
         return False

@@ -14,7 +14,9 @@ from yolo.recipe.schema.recipe import ResolvedData
 def load_split(section: ResolvedData, split: str) -> DetectionDataset:
     """The `train` or `val` split of a recipe's `data` section. Raises DataError if it cannot be read."""
     if section.format == "shards":
-        raise DataError("data.format: is shards, which are streamed; expected coco or yolo here")
+        raise DataError(
+            "data.format: is shards, which are streamed; expected coco, yolo or voc here"
+        )
     if error_line := missing_root(section):
         raise DataError(error_line)
     root = Path(section.root)

@@ -59,18 +59,18 @@ def refuse_misread_boxes(
 
 def warn_of_splits(train: DetectionDataset | None, val: DetectionDataset, image_size: int) -> None:
     """Add warnings about the splits of a run to their reports. `train` is None if it is streamed."""
-    for dataset in filter(None, (train, val)):
-        _warn_of_boxes(dataset, image_size)
-        if sentence := unused_bits([record.path for record in dataset.records]):
-            dataset.report.warn(sentence)
+    warn_of_split(val, image_size)
     if train is not None:
+        warn_of_split(train, image_size)
         _warn_of_classes(train)
         _warn_of_shared_images(train, val)
 
 
-def _warn_of_boxes(dataset: DetectionDataset, image_size: int) -> None:
-    """Add warnings about a split's boxes to its report. `image_size`: the network's, pixels."""
+def warn_of_split(dataset: DetectionDataset, image_size: int) -> None:
+    """Add warnings about a split's boxes and pixels to its report. `image_size`: the network's, pixels."""
     report, shapes = dataset.report, dataset.box_shapes(image_size)
+    if sentence := unused_bits([record.path for record in dataset.records]):
+        report.warn(sentence)
     clipped = report.counts[Problem.CLIPPED_BOX] / max(report.boxes, 1)
     if clipped > MANY:
         report.warn(

@@ -15,6 +15,7 @@ from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.resized import ResizedImages, verify_images
 from yolo.data.location import ARRAYS, INDEX, Shard, ShardIndex
 from yolo.data.open import load_split
+from yolo.data.plausibility import warn_of_split
 from yolo.data.progress_protocol import ProgressFactory, no_progress
 from yolo.data.shards.reader import ANNOTATION, annotation_of
 from yolo.errors import DataError
@@ -45,12 +46,17 @@ def shard_split(
     if folder.exists():
         raise DataError(f"{folder}: is there already; remove it, or name another folder")
     if recipe.data.format == "shards":
-        raise DataError("data.format: is shards already; name a recipe whose data are coco or yolo")
+        raise DataError(
+            "data.format: is shards already; name a recipe whose data are coco, yolo or voc"
+        )
     dataset = load_split(recipe.data, split)
     images = ResizedImages(dataset.records, recipe.model.image_size, None)
     with progress(f"verifying {split} images", len(images)) as advance:
         dataset = dataset.without(verify_images(images, threads=count_cores(), advance=advance))
     refuse_if_bad(dataset.report, recipe.data.max_bad_share)
+    warn_of_split(
+        dataset, recipe.model.image_size
+    )  # while all boxes are read: training sees one shard at a time
     if shards is None:
         total = sum(record.path.stat().st_size for record in dataset.records)
         shards = max(1, math.ceil(total / (shard_mb * MB)))
@@ -129,4 +135,4 @@ def shards_line(index: ShardIndex, folder: Path, problems: Sequence[str]) -> lis
         f"{folder}: {index.images} images, {index.boxes} boxes of {len(index.class_names)} classes in "
         f"{len(sizes)} shards, {sum(sizes):.1f} MB, the largest {max(sizes):.1f} MB"
     )
-    return [*(f"warning: skipped or corrected: {line}" for line in problems), written]
+    return [*(f"warning: {line}" for line in problems), written]
