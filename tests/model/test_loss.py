@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -94,8 +95,11 @@ def test_the_gradient_does_not_depend_on_how_the_global_batch_is_cut(
     torch.testing.assert_close(summed, parts, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("cls", ["auto", 0.5])
 @pytest.mark.parametrize("anchors", [COCO_ANCHORS, COCO_ANCHORS_P6], ids=["P5", "P6"])
-def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
+def test_one_shard_equals_a_slow_textbook_loss(
+    anchors: Anchors, cls: Literal["auto"] | float
+) -> None:
     strides = [8 * 2**level for level in range(len(anchors))]
     height, width = (side * strides[-1] // 32 for side in (HEIGHT, WIDTH))
     generator = torch.Generator().manual_seed(3)
@@ -108,18 +112,49 @@ def test_one_shard_equals_a_slow_textbook_loss(anchors: Anchors) -> None:
         for stride in strides
     ]
     fast, slow = ([level.clone().requires_grad_() for level in levels] for _ in range(2))
-    criterion = DetectionLoss(
-        torch.tensor(anchors), strides, CLASSES, 320, LossSection(label_smoothing=0.1)
-    )
+    section = LossSection(cls=cls, label_smoothing=0.1)
+    criterion = DetectionLoss(torch.tensor(anchors), strides, CLASSES, 320, section)
     assignment = criterion.assign(TARGETS, (4, 3, height, width))
     assert (assignment.matches > 0).sum() >= 3
     total, parts = criterion(fast, assignment, Normaliser(assignment.matches, 4, shards=1))
     total.backward()
-    box, obj, cls = _slow_loss(slow, TARGETS, anchors, label_smoothing=0.1, image_size=320)
-    ((box + obj + cls) * 4).backward()
-    torch.testing.assert_close(parts, torch.stack((box, obj, cls)).detach())
-    torch.testing.assert_close(total, (box + obj + cls) * 4)
+    most = 8.0 if cls == "auto" else 1.0
+    expected = torch.stack(_slow_loss(slow, TARGETS, anchors, 0.1, 320, most))
+    (expected.sum() * 4).backward()
+    torch.testing.assert_close(parts, expected.detach())
+    torch.testing.assert_close(total, expected.sum() * 4)
     torch.testing.assert_close(_gradients(fast), _gradients(slow), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("classes", "most"), [(2, 8.0), (10, 8.0), (20, 4.0), (80, 1.0), (365, 1.0)]
+)
+def test_a_box_found_but_not_classified_counts_most_with_few_classes(
+    classes: int, most: float
+) -> None:
+    def class_loss(cls: Literal["auto"] | float, found: bool, score: float) -> float:
+        """Of one image with one box, predicted exactly or not, whose class has this score."""
+        section = LossSection(cls=cls)
+        criterion = DetectionLoss(ANCHORS, STRIDES, classes, 320, section)
+        side = ANCHORS[0, 1] / 64  # of an anchor, in an image of 64 pixels
+        target = torch.tensor([[0, 0, 0.5625, 0.5625, float(side[0]), float(side[1])]])
+        assignment = criterion.assign(target, (1, 3, 64, 64))
+        predictions = [torch.zeros(1, 3, 64 // s, 64 // s, 5 + classes) for s in STRIDES]
+        for level in predictions:
+            level[..., 5] = math.log(score / (1 - score))
+            level[..., 2:4] = 0.0 if found else -9.0
+        parts = criterion(predictions, assignment, Normaliser(assignment.matches, 1, 1))[1]
+        return float(parts[2])
+
+    ratios = {
+        (found, score): class_loss("auto", found, score) / class_loss(0.5, found, score)
+        for found in (True, False)
+        for score in (0.001, 0.999)
+    }
+    assert ratios[True, 0.999] == pytest.approx(1, abs=0.01)
+    assert ratios[False, 0.001] == pytest.approx(1, abs=0.01)
+    assert 1 + (most - 1) * 0.2 < ratios[True, 0.001] <= most or most == 1.0
+    assert (ratios[True, 0.001] == 1) == (most == 1.0)
 
 
 def test_the_order_of_the_boxes_does_not_change_the_objectness_targets() -> None:
@@ -203,8 +238,9 @@ def _slow_loss(
     anchors: Anchors,
     label_smoothing: float,
     image_size: int,
+    most_class_weight: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Box by box and cell by cell, as the facts of the public code state it."""
+    """Box by box and cell by cell, as the facts of the public code state it; its class weight is 1."""
     zero = torch.zeros((), dtype=torch.float64)
     box_loss, obj_loss, cls_loss = zero, zero, zero
     levels = len(anchors)
@@ -239,9 +275,11 @@ def _slow_loss(
                     boxes.append(1 - ciou)
                     key = (int(image), anchor, row, column)
                     objectness[key] = max(objectness.get(key, 0.0), ciou.item(), 0.0)
+                    unknown = 1 - s[5 + int(category)].item()
+                    weight = 1 + (most_class_weight - 1) * max(ciou.item(), 0) ** 2 * unknown
                     for k in range(CLASSES):
                         wanted = 1 - label_smoothing / 2 if k == category else label_smoothing / 2
-                        classes.append(_slow_bce(logits[5 + k], wanted))
+                        classes.append(weight * _slow_bce(logits[5 + k], wanted))
         cell_losses = [
             _slow_bce(raw[i, a, r, c, 4], objectness.get((i, a, r, c), 0.0))
             for i in range(images)

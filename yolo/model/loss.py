@@ -17,6 +17,10 @@ from yolo.recipe.schema.recipe import Recipe
 
 OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 """By number of levels: the weight of each level's objectness, from stride 8 on: the public YOLOv5's."""
+PUBLIC_CLS = 0.5
+"""The public YOLOv5's `loss.cls`."""
+MOST_CLASS_WEIGHT = 8.0
+"""Of a match under `loss.cls: auto`, see `_class_weights`; measured (docs/results.md)."""
 GAINS_LEVELS = 3
 """Number of levels that the gains are stated for; with more levels each level's share is smaller."""
 
@@ -85,7 +89,9 @@ class DetectionLoss:
         share = GAINS_LEVELS / len(self.strides)
         self.box_gain = loss.box * share
         self.obj_gain = loss.obj * share * (image_size / 640) ** 2
-        self.cls_gain = loss.cls * share * classes / 80
+        cls, most = (loss.cls, 1.0) if loss.cls != "auto" else (PUBLIC_CLS, _most_weight(classes))
+        self.cls_gain = cls * share * classes / 80
+        self.unknown_class = most - 1
         self.anchor_threshold = anchor_threshold
         self.positive = 1 - loss.label_smoothing / 2
         self.negative = loss.label_smoothing / 2
@@ -152,8 +158,21 @@ class DetectionLoss:
             return (1 - ciou).sum(), obj_sum, logits.new_zeros(())
         targets = torch.full_like(matched[:, 5:], self.negative)
         targets.scatter_(1, matches.category[:, None], self.positive)
-        cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
+        weights = self._class_weights(matched[:, 5:], matches.category, ciou)
+        cls_sum = binary_cross_entropy(matched[:, 5:], targets, weights, reduction="sum")
         return (1 - ciou).sum(), obj_sum, cls_sum
+
+    def _class_weights(self, logits: Tensor, category: Tensor, ciou: Tensor) -> Tensor | None:
+        """How much the class loss of each match counts, (K, 1), under `loss.cls: auto`; None if all count alike.
+
+        A box that the network finds, but does not classify yet, counts most. The public YOLOv5's gain lets a network learn
+        few classes only in a long run. A higher one for all matches takes the steps that boxes need.
+        """
+        if self.unknown_class == 0:
+            return None
+        known = logits.detach().sigmoid().gather(1, category[:, None])
+        found = ciou.detach().clamp(min=0)[:, None]
+        return 1 + self.unknown_class * found.square() * (1 - known)
 
     def _check(self, targets: Tensor, images: int) -> None:
         if targets.ndim != 2 or targets.shape[1] != 6:
@@ -161,6 +180,11 @@ class DetectionLoss:
         for column, limit, what in ((0, images, "image"), (1, self.classes, "class")):
             if ((targets[:, column] < 0) | (targets[:, column] >= limit)).any():
                 raise ValueError(f"a target has {what} index outside 0..{limit - 1}")
+
+
+def _most_weight(classes: int) -> float:
+    """The largest weight of a match's class loss: the mean over the classes never counts more than at 80 classes."""
+    return max(1.0, min(MOST_CLASS_WEIGHT, 80 / classes))
 
 
 def detection_loss(model: YOLOv5, recipe: Recipe) -> DetectionLoss:
