@@ -85,5 +85,5 @@ def test_of_two_runs_at_one_stated_port_one_is_refused_and_the_other_ends_as_if_
         if ended.code == 0:
             assert_same(last_weights(ended), alone(run))
         else:
-            assert "of the first host is taken" in ended.output
+            assert "is taken on the first host; set another" in ended.output
             assert not (ended.folder / "weights" / "last.safetensors").exists()
