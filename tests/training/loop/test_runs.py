@@ -227,6 +227,19 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(ap, abs=1e-3)
 
 
+def test_latest_stays_at_the_run_before_until_the_new_one_has_weights(
+    ended: Ended, start: Start, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs" / "demo"
+    seldom = ("train.epochs=500", "evaluation.every_epochs=500", "checkpoint.every_epochs=500")
+    process = start("recipes/demo.yaml", *seldom)
+    wait_until(process, lambda: len(list(runs.glob("2*/metrics.jsonl"))) == 2)
+    assert (runs / "latest").resolve() == ended.folder
+    process.terminate()
+    process.communicate(timeout=60)
+    assert (runs / "latest").resolve() == max(runs.glob("2*")) != ended.folder
+
+
 @pytest.mark.launcher
 def test_a_run_whose_launcher_was_killed_is_not_taken_for_finished(
     start_anew: Start, tmp_path: Path
