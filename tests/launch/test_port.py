@@ -2,10 +2,7 @@
 
 import socket
 
-import pytest
-
 from tests.conftest import free_port
-from yolo.launch import port as ports
 from yolo.launch.port import reserved_port
 from yolo.recipe.schema.distributed import ClusterSection
 
@@ -17,16 +14,15 @@ def test_a_port_that_nobody_listens_at_yet_is_kept_from_others() -> None:
         assert second > first
 
 
-def test_a_port_in_use_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken_port = free_port()
-    monkeypatch.setattr(ports, "DEFAULT_PORT", taken_port)
+def test_a_port_in_use_is_passed_over() -> None:
+    first = free_port()
     with socket.socket() as taken:
-        taken.bind(("", taken_port))
+        taken.bind(("", first))
         taken.listen()
-        with reserved_port(AUTO) as port:
-            assert port > taken_port
-    with reserved_port(AUTO) as port:
-        assert port == taken_port
+        with reserved_port(AUTO, first) as port:
+            assert port > first
+    with reserved_port(AUTO, first) as port:
+        assert port == first
 
 
 def test_the_main_rank_may_listen_at_the_reserved_port() -> None:
@@ -35,12 +31,6 @@ def test_the_main_rank_may_listen_at_the_reserved_port() -> None:
         store.settimeout(5)
         with socket.create_connection(("127.0.0.1", port)), reserved_port(AUTO) as other:
             assert other != port
-
-
-def test_each_start_takes_a_later_port() -> None:
-    """Ranks of an earlier start may hold theirs, on a host that this machine does not see."""
-    with reserved_port(AUTO, earlier_starts=3) as port:
-        assert port >= ports.DEFAULT_PORT + 3
 
 
 def test_a_stated_port_is_taken_as_it_is() -> None:

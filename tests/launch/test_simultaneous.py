@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import cycle, islice
@@ -10,9 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import free_port
+from tests.conftest import free_port, needs_a_cluster
 from tests.forking.server import ForkedProcess
-from tests.training.conftest import DEMO, Ended, assert_same, last_weights, start_forked
+from tests.training.conftest import (
+    DEMO,
+    Ended,
+    assert_same,
+    last_weights,
+    start_forked,
+    train_command,
+)
+from yolo.emulation.cluster import EmulatedCluster
 
 PAIRS = int(os.environ.get("YOLO_PAIRS", "2"))
 SHORT = ("train.epochs=1", "data.workers=0", "cluster.threads_per_process=1", "cluster.restarts=0")
@@ -85,5 +94,33 @@ def test_of_two_runs_at_one_stated_port_one_is_refused_and_the_other_ends_as_if_
         if ended.code == 0:
             assert_same(last_weights(ended), alone(run))
         else:
-            assert "of the first host is taken" in ended.output
+            assert "is taken on the first host; set another" in ended.output
             assert not (ended.folder / "weights" / "last.safetensors").exists()
+
+
+@needs_a_cluster
+@pytest.mark.slow(30)
+@pytest.mark.launcher
+def test_runs_of_two_machines_on_the_same_hosts_end_as_if_alone(
+    small_demo: Path, tmp_path: Path, alone: Callable[[int], Weights]
+) -> None:
+    """Neither machine sees that the other takes the same port of the first host: the ranks find out."""
+    hosts = ("cluster.hostfile=/dev/shm/hostfile", "cluster.master_port=auto", *SHORT)
+    folders = [tmp_path / name for name in ("node0", "node1")]
+    with EmulatedCluster(2) as cluster:
+        environment, processes = cluster.open_to_ssh(), []
+        for host, folder, run in zip(cluster.hosts, folders, RUNS[:2], strict=True):
+            folder.mkdir()
+            command = train_command(small_demo, DEMO, *hosts, *run)
+            with (folder / "output").open("wb") as file:
+                started = host.run(
+                    command, environment, folder, stdout=file, stderr=subprocess.STDOUT
+                )
+            processes.append(started)
+        codes = [process.wait(300) for process in processes]
+    outputs = [(folder / "output").read_text() for folder in folders]
+    assert codes == [0, 0], outputs
+    assert sum("is taken on the first host; starting again" in output for output in outputs) == 1
+    for run, folder in enumerate(folders):
+        latest = folder / "runs" / "demo" / "latest"
+        assert_same(last_weights(Ended(0, "", latest)), alone(run))

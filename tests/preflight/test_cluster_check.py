@@ -57,10 +57,10 @@ class Site:
                     "cluster.hostfile=hosts",
                     f"train.global_batch={8 * nodes}",
                 ),
-                *("cluster.processes_per_node=1", "data.root=data", *options),
+                *("cluster.accelerator=cpu", "data.root=data", *options),
             ],
             cwd=self.repository,
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
             | {"PATH": f"{self.bin}:{os.environ['PATH']}", "EMULATED_HOSTS": str(self.hosts)},
             capture_output=True,
             text=True,
@@ -118,6 +118,18 @@ def test_hosts_that_are_alike_can_run_it_and_bandwidth_is_the_links(site: Site) 
     assert {"name": "eth0", "address": "10.77.0.2", "mtu": 1500} in interfaces
     errors = [each for each in shown["findings"] if each["severity"] == "error"]
     assert errors == []
+
+
+@needs_a_cluster
+def test_slots_of_hosts_without_gpus_are_told(site: Site) -> None:
+    list_hosts(site, ["node0", "node1"])
+    with EmulatedCluster(2) as cluster:
+        site.let_in(cluster)
+        ran = site.check(2, "cluster.accelerator=auto")
+    assert ran.returncode == 2
+    for name in ("node0", "node1"):
+        assert f"{name}: 0 GPUs for cluster.processes_per_node 1; expected as many" in ran.stderr
+    assert "or cluster.accelerator=cpu" in ran.stderr
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,16 @@ HIGHEST_PORT = 65535
 
 
 @contextmanager
-def reserved_port(cluster: ClusterSection, earlier_starts: int = 0) -> Iterator[int]:
-    """`cluster.master_port`; if it is `auto`, the first free one from 29500 on, which stays reserved within the context.
+def reserved_port(cluster: ClusterSection, first: int = DEFAULT_PORT) -> Iterator[int]:
+    """`cluster.master_port`; if it is `auto`, the first free one from `first` on, which stays reserved within the context.
 
-    Each start searches from one port later: ranks of the previous one may still hold its port, on a host that lost its
-    connection. A port that a run from another machine holds on the first host is noticed by the ranks (`PortTaken`).
+    A port that a run from another machine holds on the first host is noticed by the ranks (`PortTaken`).
     """
     if cluster.master_port != "auto":
         yield cluster.master_port
         return
     with socket.socket() as holder:
-        yield _bind_first_free(holder, DEFAULT_PORT + earlier_starts)
+        yield _bind_first_free(holder, first)
 
 
 def _bind_first_free(holder: socket.socket, first: int) -> int:

@@ -20,7 +20,7 @@ from yolo.errors import LaunchError, RecipeError
 from yolo.exit_codes import LEFT, PORT_TAKEN, REFUSED, STOPPED
 from yolo.launch.command import launch_training
 from yolo.launch.failure import RankFailure, first_failure
-from yolo.launch.port import reserved_port
+from yolo.launch.port import DEFAULT_PORT, reserved_port
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
 from yolo.preflight.local import listed_hosts
 from yolo.preflight.ssh import why_silent
@@ -83,6 +83,8 @@ class Supervisor:
     starts: int = 0
     failed_restarts: int = 0
     """Starts since the newest checkpoint, without the present one."""
+    next_port: int = DEFAULT_PORT
+    """Above that of the start before, whose ranks may still hold it on a host that lost its connection."""
     taken_ports: int = 0
     """Starts whose ranks met another run, or found the port taken."""
     _earlier_checkpoints: set[tuple[str, int]] = field(default_factory=set)
@@ -136,7 +138,8 @@ class Supervisor:
                 raise LaunchError(f"{self.run.path}: {error}") from error
             return RankFailure(f"{self.run.path}: {error}")  # a full disk may get space again
         cluster = resolved.recipe.cluster
-        with reserved_port(cluster, self.starts) as port:
+        with reserved_port(cluster, self.next_port) as port:
+            self.next_port = port + 1
             launch = launch_training(resolved, [*self.overrides, *added], self.run, port, token)
             self.starts += 1
             print(launch, flush=True)
@@ -166,14 +169,17 @@ class Supervisor:
         return first_failure(records, code, process.was_stopped)
 
     def _with_the_next_port(self, port: int) -> RankFailure:
-        """Each start tries a later port than the one before. Raises LaunchError if the recipe allows no other."""
+        """Let the next start try the next port. Raises LaunchError if the recipe allows no other."""
         self.taken_ports += 1
-        if self.resolved.recipe.cluster.master_port != "auto" or self.taken_ports == MOST_PORTS:
+        if self.resolved.recipe.cluster.master_port != "auto":
             raise LaunchError(
-                f"cluster.master_port: port {port} of the first host is taken, and so were {self.taken_ports - 1} before it; set "
-                "another"
+                f"cluster.master_port: {port} is taken on the first host; set another, or auto"
             )
-        _print(f"port {port} of the first host is taken; starting again with the next")
+        if self.taken_ports == MOST_PORTS:
+            raise LaunchError(
+                f"cluster.master_port: {MOST_PORTS} ports up to {port} were taken on the first host; set one that is free"
+            )
+        _print(f"port {port} is taken on the first host; starting again with the next")
         return RankFailure("the port was taken", code=PORT_TAKEN)
 
     def _pass_on_signals(self, process: LauncherProcess) -> None:

@@ -6,6 +6,7 @@ from yolo.errors import CheckpointError
 from yolo.training.checkpointing.run_directory import (
     RunDirectory,
     choose_run,
+    claim,
     named_run,
     new_run,
     resume_hint,
@@ -35,6 +36,18 @@ def test_two_runs_of_one_second_have_two_folders(tmp_path: Path) -> None:
     first = new_run("demo", tmp_path)
     first.create()
     assert new_run("demo", tmp_path).path != first.path
+
+
+def test_runs_that_choose_a_folder_at_the_same_moment_get_one_each(tmp_path: Path) -> None:
+    chosen = new_run("demo", tmp_path)
+    first, second = claim(chosen), claim(chosen)
+    assert first.path == chosen.path
+    assert second.path != first.path and second.path.is_dir()
+
+
+def test_a_run_that_goes_on_keeps_its_folder(tmp_path: Path) -> None:
+    earlier = make_run(tmp_path, "2026-01-01T00-00-00Z", True)
+    assert claim(choose_run("demo", "auto", tmp_path)).path == earlier.path
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,7 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(ap, abs=1e-3)
 
 
+<<<<<<< HEAD
 def test_file_names_that_are_not_utf8_end_no_run(
     run: Run, small_demo: Path, tmp_path: Path
 ) -> None:
@@ -251,6 +252,19 @@ def test_file_names_that_are_not_utf8_end_no_run(
     examples = ended.read("data_report.json")[1]["problems"]["box clipped to its image"]["examples"]
     assert r"caf\udce9.jpg" in examples[0] and r"caf\udce9.jpg" in ended.output
     assert "boxes of 4 classes, 1 and 0 crowd boxes\n" in ended.output
+=======
+def test_latest_stays_at_the_run_before_until_the_new_one_has_weights(
+    ended: Ended, start: Start, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs" / "demo"
+    seldom = ("train.epochs=500", "evaluation.every_epochs=500", "checkpoint.every_epochs=500")
+    process = start("recipes/demo.yaml", *seldom)
+    wait_until(process, lambda: len(list(runs.glob("2*/metrics.jsonl"))) == 2)
+    assert (runs / "latest").resolve() == ended.folder
+    process.terminate()
+    process.communicate(timeout=60)
+    assert (runs / "latest").resolve() == max(runs.glob("2*")) != ended.folder
+>>>>>>> h3
 
 
 @pytest.mark.launcher

@@ -18,7 +18,7 @@ from yolo.errors import CheckpointError, LaunchError
 from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.recipe import Recipe
 from yolo.training.engine.launched import local_world_size_from_launcher
-from yolo.training.engine.rendezvous import rendezvous
+from yolo.training.engine.rendezvous import init_method
 
 Result = TypeVar("Result")
 
@@ -68,11 +68,13 @@ def init_distributed(recipe: Recipe, start: str = "") -> DistributedContext:
     timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
     backend = recipe.cluster.backend
     try:
-        store, rank, world_size = rendezvous(start, timeout)
-        torch.distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+        dist.init_distributed(
+            dist_backend=backend,
+            timeout=timeout,
+            init_method=init_method(start),
+            verbose=False,
+            auto_mpi_discovery=False,
         )
-        dist.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
         hint = (
             "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
@@ -80,8 +82,9 @@ def init_distributed(recipe: Recipe, start: str = "") -> DistributedContext:
         raise LaunchError(
             f"cluster.backend {backend}: the ranks cannot connect: {str(error).splitlines()[0]} ({hint})"
         ) from error
+    world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
-    return DistributedContext(rank, local_rank, world_size, local_world_size, device)
+    return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
 
 
 def _wrong_accelerator(wanted: str, found: str) -> LaunchError:

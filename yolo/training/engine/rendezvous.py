@@ -6,16 +6,21 @@ of another start is refused before anything is exchanged.
 
 import os
 import socket
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store, TCPStore
+from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.distributed.rendezvous import rendezvous as env_rendezvous
 
 from yolo.errors import LaunchError
 from yolo.exit_codes import PORT_TAKEN
 
 KEY = "yolo/start"
+SCHEME = "yolo"
 
 
 class PortTaken(LaunchError):
@@ -28,6 +33,18 @@ class PortTaken(LaunchError):
         super().__init__(
             f"cluster.master_port {port}: {what}; start again, or set another (`auto` takes the next by itself)"
         )
+
+
+def init_method(token: str) -> str:
+    """The `init_method` by which torch, or DeepSpeed for it, meets the other ranks of a start here."""
+    return f"{SCHEME}://?{urlencode({'start': token})}"
+
+
+def _handler(url: str, timeout: timedelta, **_: Any) -> Iterator[tuple[Store, int, int]]:
+    yield rendezvous(parse_qs(urlsplit(url).query).get("start", [""])[0], timeout)
+
+
+register_rendezvous_handler(SCHEME, _handler)
 
 
 def rendezvous(token: str, timeout: timedelta) -> tuple[Store, int, int]:
