@@ -227,7 +227,6 @@ def test_the_yolo_format_trains_like_the_same_data_in_coco_format(
     assert yolo.read("summary.json")["ap"] == pytest.approx(ap, abs=1e-3)
 
 
-<<<<<<< HEAD
 def test_file_names_that_are_not_utf8_end_no_run(
     run: Run, small_demo: Path, tmp_path: Path
 ) -> None:
@@ -252,7 +251,8 @@ def test_file_names_that_are_not_utf8_end_no_run(
     examples = ended.read("data_report.json")[1]["problems"]["box clipped to its image"]["examples"]
     assert r"caf\udce9.jpg" in examples[0] and r"caf\udce9.jpg" in ended.output
     assert "boxes of 4 classes, 1 and 0 crowd boxes\n" in ended.output
-=======
+
+
 def test_latest_stays_at_the_run_before_until_the_new_one_has_weights(
     ended: Ended, start: Start, tmp_path: Path
 ) -> None:
@@ -264,7 +264,6 @@ def test_latest_stays_at_the_run_before_until_the_new_one_has_weights(
     process.terminate()
     process.communicate(timeout=60)
     assert (runs / "latest").resolve() == max(runs.glob("2*")) != ended.folder
->>>>>>> h3
 
 
 @pytest.mark.launcher
