@@ -20,7 +20,7 @@ OBJECTNESS_BALANCE = {3: (4.0, 1.0, 0.4), 4: (4.0, 1.0, 0.25, 0.06)}
 PUBLIC_CLS = 0.5
 """The public YOLOv5's `loss.cls`."""
 MOST_CLASS_WEIGHT = 8.0
-"""Of a match under `loss.cls: auto`, see `_class_weights`; measured (docs/results.md)."""
+"""Of a match under `loss.cls: auto`, see `_level`; measured (docs/results.md)."""
 GAINS_LEVELS = 3
 """Number of levels that the gains are stated for; with more levels each level's share is smaller."""
 
@@ -117,12 +117,13 @@ class DetectionLoss:
         """The loss to call backward on, and its parts (3,); in fp32 whatever the predictions' type and autocast.
 
         The parts box, obj and cls are this shard's share of the logged loss, detached: their sums over the shards are the
-        global batch's, as the public YOLOv5 logs them, with the gains and without the factor of the batch size.
+        global batch's, as the public YOLOv5 logs them, with the gains and without the factor of the batch size. What
+        `loss.cls: auto` adds for some matches is not in them, so that runs can be compared.
 
         predictions: raw logits, one tensor per level (B, 3, rows, columns, 5 + classes). Without matches the box and
         class terms are empty sums, 0, and every output still has a (zero) gradient on every rank.
         """
-        box, obj, cls = [], [], []
+        box, obj, cls, unknown = [], [], [], []
         with torch.autocast(predictions[0].device.type, enabled=False):
             counts = normaliser.matches.clamp(min=1)
             for index, raw in enumerate(predictions):
@@ -130,19 +131,25 @@ class DetectionLoss:
                 if raw.shape[:4] != expected:
                     raise ValueError(f"predictions {tuple(raw.shape)}: assigned for {expected}")
                 logits = at_least_fp32(raw)
-                box_sum, obj_sum, cls_sum = self._level(logits, assignment.levels[index])
+                sums = self._level(logits, assignment.levels[index])
+                box_sum, obj_sum, cls_sum, unknown_sum = sums
                 cells = normaliser.images * logits[0, ..., 4].numel()
                 box.append(box_sum / counts[index])
                 obj.append(obj_sum * self.balance[index] / cells)
                 cls.append(cls_sum / (counts[index] * self.classes))
+                unknown.append(unknown_sum / (counts[index] * self.classes))
             box_loss = self.box_gain * torch.stack(box).sum()
             obj_loss = self.obj_gain * torch.stack(obj).sum()
             cls_loss = self.cls_gain * torch.stack(cls).sum()
-            total = (box_loss + obj_loss + cls_loss) * normaliser.images * normaliser.shards
+            total = box_loss + obj_loss + cls_loss + self.cls_gain * torch.stack(unknown).sum()
+            total = total * normaliser.images * normaliser.shards
         return total, torch.stack((box_loss, obj_loss, cls_loss)).detach()
 
-    def _level(self, logits: Tensor, matches: LevelMatches) -> tuple[Tensor, Tensor, Tensor]:
-        """One level's sums: box over this shard's matches, objectness over its cells, class over its matches."""
+    def _level(self, logits: Tensor, matches: LevelMatches) -> tuple[Tensor, ...]:
+        """One level's sums: box over this shard's matches, objectness over its cells, class over its matches.
+
+        The fourth is what `loss.cls: auto` adds to the class loss of some matches.
+        """
         cell = (matches.image, matches.anchor, matches.row, matches.column)
         matched = logits[cell]  # (K, 5 + classes)
         sigmoid = matched[:, :4].sigmoid()
@@ -154,25 +161,21 @@ class DetectionLoss:
         objectness = logits[..., 4]
         targets = _scatter_max(objectness, cell, ciou.detach().clamp(min=0))
         obj_sum = binary_cross_entropy(objectness, targets, reduction="sum")
+        no_sum = logits.new_zeros(())
         if self.classes == 1:  # its score is the objectness
-            return (1 - ciou).sum(), obj_sum, logits.new_zeros(())
+            return (1 - ciou).sum(), obj_sum, no_sum, no_sum
         targets = torch.full_like(matched[:, 5:], self.negative)
         targets.scatter_(1, matches.category[:, None], self.positive)
-        weights = self._class_weights(matched[:, 5:], matches.category, ciou)
-        cls_sum = binary_cross_entropy(matched[:, 5:], targets, weights, reduction="sum")
-        return (1 - ciou).sum(), obj_sum, cls_sum
-
-    def _class_weights(self, logits: Tensor, category: Tensor, ciou: Tensor) -> Tensor | None:
-        """How much the class loss of each match counts, (K, 1), under `loss.cls: auto`; None if all count alike.
-
-        A box that the network finds, but does not classify yet, counts most. The public YOLOv5's gain lets a network learn
-        few classes only in a long run. A higher one for all matches takes the steps that boxes need.
-        """
+        cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
         if self.unknown_class == 0:
-            return None
-        known = logits.detach().sigmoid().gather(1, category[:, None])
+            return (1 - ciou).sum(), obj_sum, cls_sum, no_sum
+        # A box that the network finds, but does not classify yet, counts most. The public YOLOv5's gain lets a network learn
+        # few classes only in a long run, and a higher one for all boxes takes the steps that boxes need.
+        known = matched[:, 5:].detach().sigmoid().gather(1, matches.category[:, None])
         found = ciou.detach().clamp(min=0)[:, None]
-        return 1 + self.unknown_class * found.square() * (1 - known)
+        weights = self.unknown_class * found.square() * (1 - known)
+        unknown_sum = binary_cross_entropy(matched[:, 5:], targets, weights, reduction="sum")
+        return (1 - ciou).sum(), obj_sum, cls_sum, unknown_sum
 
     def _check(self, targets: Tensor, images: int) -> None:
         if targets.ndim != 2 or targets.shape[1] != 6:
