@@ -45,6 +45,15 @@ def test_untrained_weights_are_measured_and_written_as_json(demo: Path, tmp_path
     assert lines[-1].startswith("star")
 
 
+def test_figures_are_not_written_over_an_input(demo: Path, tmp_path: Path) -> None:
+    network, annotations = weights(tmp_path, CLASSES), demo / "annotations" / "instances_val.json"
+    for given in (network, annotations):
+        before = given.read_bytes()
+        with pytest.raises(DataError, match="is an input; name another file"):
+            list(evaluate_weights(network, annotations, given, batch=4))
+        assert given.read_bytes() == before
+
+
 def test_weights_of_other_classes_are_refused(demo: Path, tmp_path: Path) -> None:
     annotations = demo / "annotations" / "instances_val.json"
     with pytest.raises(DataError, match=r"are not those of .*\['cat', 'dog'\]"):

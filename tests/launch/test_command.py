@@ -143,6 +143,18 @@ def test_the_launcher_starts_a_rank_on_each_slot_of_the_hosts(
     assert "export NCCL_SOCKET_IFNAME=ib0" in asked
 
 
+def test_ranks_on_hosts_compute_on_what_was_decided_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher does not hand DS_ACCELERATOR to the hosts."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("one slots=2\ntwo slots=2\n")
+    for accelerator in ("cuda", "cpu"):
+        command = launch(f"cluster.hostfile={hosts}").command
+        assert f"cluster.accelerator={accelerator}" in command
+        monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+
+
 def test_gpus_can_be_left_alone() -> None:
     made = launch("cluster.accelerator=cpu")
     assert "--num_accelerators 2 " in str(made)

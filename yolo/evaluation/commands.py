@@ -24,7 +24,7 @@ from yolo.evaluation.predict import (
     detections_to_json,
     image_files,
 )
-from yolo.model.io.weights import load_detector
+from yolo.model.io.weights import atomic_write, load_detector
 from yolo.recipe.resolve.hardware import count_cores
 from yolo.recipe.schema.train import EvaluationSection
 
@@ -54,6 +54,10 @@ def evaluate_weights(
     differ.
     """
     if json_path is not None:
+        if json_path.exists() and any(
+            map(json_path.samefile, filter(Path.exists, (weights, data)))
+        ):
+            raise DataError(f"{json_path}: is an input; name another file to write")
         json_path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     detector, device = load_detector(weights), _device()
     dataset = load_annotated(data, split, images)
@@ -81,7 +85,8 @@ def evaluate_weights(
         )
     assert metrics is not None  # this is the first rank
     if json_path is not None:
-        json_path.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
+        with atomic_write(json_path) as temporary:
+            temporary.write_text(json.dumps(metrics_to_json(metrics), indent=1) + "\n", "utf-8")
     yield from metric_lines(metrics)
 
 

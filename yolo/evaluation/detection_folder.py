@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from yolo.errors import DataError
+from yolo.model.io.weights import atomic_write
 
 LISTING = "detections.json"
 ROW_KEYS = frozenset({"image", "width", "height", "detections"})
@@ -54,7 +55,8 @@ class DetectionFolder:
 
     def write_listing(self, rows: Sequence[dict[str, object]]) -> None:
         """Write detections.json."""
-        self.listing.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        with atomic_write(self.listing) as temporary:
+            temporary.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
     def _free_path(self, stem: str) -> Path:
         path, number = self.path / f"{stem}.png", 1

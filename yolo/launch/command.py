@@ -47,7 +47,12 @@ def launch_training(
     the recipe needs.
     """
     start = ["--start", token] if token else []
-    arguments = ["--recipe", str(resolved.loaded.path), "--run", str(run.path), *start, *overrides]
+    cluster = resolved.recipe.cluster
+    # If DS_ACCELERATOR of this machine decided it, the hosts do not know.
+    is_told = cluster.hostfile is None or resolved.is_set(("cluster", "accelerator"))
+    here = [] if is_told else [f"cluster.accelerator={cluster.accelerator}"]
+    arguments = ["--recipe", str(resolved.loaded.path), "--run", str(run.path)]
+    arguments += [*start, *here, *overrides]
     return launch_module(resolved, "yolo.train", arguments, port)
 
 

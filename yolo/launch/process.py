@@ -145,7 +145,7 @@ class LauncherProcess:
 
 def _prepare() -> None:
     """Runs in the child process before it executes the launcher."""
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # `yolo train` gets them, and asks the ranks to stop
     # On SIGTERM, a launcher for several hosts ends its processes there.
     die_with_parent(signal.SIGTERM)

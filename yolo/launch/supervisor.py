@@ -86,7 +86,7 @@ class Supervisor:
     next_port: int = DEFAULT_PORT
     """Above that of the start before, whose ranks may still hold it on a host that lost its connection."""
     taken_ports: int = 0
-    """Starts whose ranks met another run, or found the port taken."""
+    """Starts one after another whose ranks met another run, or found the port taken."""
     _earlier_checkpoints: set[tuple[str, int]] = field(default_factory=set)
     """Identities of the checkpoints before the present start."""
     _deadline: float | None = None
@@ -99,6 +99,7 @@ class Supervisor:
         while (failure := self._start()) is not None:
             if failure.code == PORT_TAKEN:
                 continue
+            self.taken_ports = 0
             if self._has_new_checkpoint:
                 self.failed_restarts = 0
             elif failure.code == UNCAUGHT_EXCEPTION and failure.last_lines == previous_lines:

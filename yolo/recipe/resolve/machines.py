@@ -74,12 +74,8 @@ def _as_launched(
             local_world_size,
             "as many as the launcher started on this node",
         )
-    if cluster.nodes != "auto":
-        nodes, reason = cluster.nodes, ""
-    elif cluster.hostfile is not None and Path(cluster.hostfile).exists():
-        nodes, reason = len(_listed(loaded, cluster.hostfile)), f"hosts of {cluster.hostfile}"
-    else:
-        nodes, reason = 1, "no hostfile"
+    # No hostfile is read: it may be on one of the machines only, and all ranks must come to the same.
+    nodes, reason = (1, "not stated") if cluster.nodes == "auto" else (cluster.nodes, "")
     return (nodes, reason), (
         max(1, world_size // nodes),
         f"world size {world_size} / {nodes} nodes",
