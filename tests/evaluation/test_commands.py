@@ -45,6 +45,13 @@ def test_untrained_weights_are_measured_and_written_as_json(demo: Path, tmp_path
     assert lines[-1].startswith("star")
 
 
+def test_a_data_sets_folder_is_evaluated_on_its_validation_split(
+    demo: Path, tmp_path: Path
+) -> None:
+    lines = list(evaluate_weights(weights(tmp_path, CLASSES), demo, None, batch=4))
+    assert lines[0].startswith("4 images, ")
+
+
 def test_weights_of_other_classes_are_refused(demo: Path, tmp_path: Path) -> None:
     annotations = demo / "annotations" / "instances_val.json"
     with pytest.raises(DataError, match=r"are not those of .*\['cat', 'dog'\]"):
