@@ -104,6 +104,71 @@ def test_an_image_annotated_before_its_rotation_is_left_out_of_yolo(
     assert any("1 images, 1 boxes" in line for line in lines(source, "coco", tmp_path / "other"))
 
 
+def coco_folder(coco: Coco, tmp_path: Path, *names: str) -> Path:
+    """A COCO folder of one image with an annotation file per name."""
+    text = coco().read_text()
+    (tmp_path / "annotations").mkdir()
+    for name in names:
+        (tmp_path / "annotations" / f"instances_{name}.json").write_text(text)
+    return tmp_path
+
+
+def test_files_named_with_a_year_are_the_splits_of_a_coco_folder(
+    coco: Coco, tmp_path: Path
+) -> None:
+    source = coco_folder(coco, tmp_path, "train2017", "val2017")
+    told = lines(source, "coco", tmp_path / "out")
+    assert "train: annotations/instances_train.json, images: images/train, val: " in told[-1]
+    for split in ("train", "val"):
+        assert len(load_annotated(tmp_path / "out", split)) == 1
+    assert load_annotated(source).source.endswith("instances_val2017.json")
+    with pytest.raises(DataError, match="instances_test.json: no such file.*there: train, val$"):
+        load_annotated(source, "test")
+    with pytest.raises(DataError, match="is one split, so --split val has no use"):
+        load_annotated(source / "annotations" / "instances_val2017.json", "val")
+
+
+def test_two_sources_of_one_split_are_refused(coco: Coco, tmp_path: Path) -> None:
+    source = coco_folder(coco, tmp_path, "val2014", "val2017")
+    with pytest.raises(DataError, match="val2017.json: is taken for the split val, and so is"):
+        lines(source, "coco", tmp_path / "out")
+    for name in ("voc/val", "voc/valid"):
+        (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(DataError, match="valid: is taken for the split val, and so is .*voc/val;"):
+        lines(tmp_path / "voc", "coco", tmp_path / "out")
+
+
+def test_a_voc_folder_of_unknown_splits_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    (tmp_path / "ImageSets" / "Main" / "first.txt").write_text("a\n")
+    with pytest.raises(DataError, match="train.txt: no such list.*splits there: first"):
+        lines(tmp_path, "coco", tmp_path / "out")
+
+
+def test_an_image_folder_is_for_coco_only(coco: Coco, tmp_path: Path) -> None:
+    lines(coco(), "yolo", tmp_path / "yolo")
+    (tmp_path / "voc" / "train").mkdir(parents=True)
+    for source in (tmp_path / "yolo", tmp_path / "voc"):
+        with pytest.raises(DataError, match="--images other has no use"):
+            list(convert(source, Target.COCO, tmp_path / "out", Path("other")))
+
+
+def test_class_names_of_any_characters_are_read_back_from_yaml(coco: Coco, tmp_path: Path) -> None:
+    names = [
+        "\N{GRINNING FACE}",
+        "caf\xe9: 1",
+        "yes",
+        "1",
+        "a\x85b\u2028c\x80",
+        "long " * 200 + ".",
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    lines(coco(categories=categories), "yolo", tmp_path / "out")
+    written = tmp_path / "out" / "data.yaml"
+    assert read_yolo(written, "train").class_names == tuple(names)
+    assert names[0] in written.read_text("utf-8")
+
+
 def test_images_are_links_or_copies_and_it_is_said_which(
     coco: Coco, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,11 @@ def test_parts_of_an_object_are_not_its_box(voc: Path) -> None:
     assert dataset.records[0].boxes.tolist() == [[10, 5, 30, 20]]
 
 
-@pytest.mark.parametrize("size", ["<width>0</width><height>0</height>", "", "<width>x</width>"])
+@pytest.mark.parametrize(
+    "size",
+    ["<width>0</width><height>0</height>", "", "<width>x</width>"]
+    + [f"<width>{n}</width><height>40</height>" for n in ("1e300", "9" * 31, "inf", "nan", "-60")],
+)
 def test_a_size_that_is_not_stated_is_the_images(voc: Path, size: str) -> None:
     text = f"<annotation><size>{size}</size>{thing()}</annotation>"
     (voc / "Annotations" / "a.xml").write_text(text)
@@ -95,6 +99,9 @@ def test_a_size_that_is_not_stated_is_the_images(voc: Path, size: str) -> None:
         ("<object><name>cat</name></object>", "object[0].bndbox.xmin: found 'None', expected"),
         (thing(box="1 2 three 4"), "object[0].bndbox.xmax: found 'three', expected pixels"),
         (thing(box="1 2 nan 4"), "object[0].bndbox.xmax: found 'nan'"),
+        (thing(box="-inf 2 3 4"), "object[0].bndbox.xmin: found '-inf'"),
+        (thing(box="1 2 3 1e300"), "object[0].bndbox.ymax: found '1e300'"),
+        (thing(box=f"1 2 3 {9**31}"), f"object[0].bndbox.ymax: found '{9**31}'"),
     ],
 )
 def test_a_malformed_object_names_field_and_value(voc: Path, objects: str, reason: str) -> None:
@@ -150,7 +157,7 @@ def test_folders_of_images_and_xml_files_are_splits(voc: Path, tmp_path: Path, l
 
 
 def test_a_split_that_is_not_there_names_those_that_are(voc: Path) -> None:
-    with pytest.raises(DataError, match="test.txt: no such list.*lists there: train, val"):
+    with pytest.raises(DataError, match="test.txt: no such list.*splits there: train, val"):
         read_voc(voc, "test")
 
 
@@ -166,3 +173,36 @@ def test_evaluation_takes_a_list_or_the_folder(voc: Path, place: str) -> None:
     dataset = load_annotated(voc / place)
     assert [record.path.name for record in dataset.records] == ["b.png", "c.png"]
     assert dataset.class_names == ("cat", "dog")
+
+
+def test_a_list_tells_flags_from_names_and_takes_suffixes_in_any_case(voc: Path) -> None:
+    (voc / "JPEGImages" / "b.png").rename(voc / "JPEGImages" / "b 1.png")
+    (voc / "ImageSets" / "Main" / "train.txt").write_text("a -1\nb 1\nc.JPG\nb 1.Png 1\n")
+    dataset = read_voc(voc, "train")
+    names = [record.path.name for record in dataset.records]
+    assert names == ["a.png", "b 1.png", "c.png", "b 1.png"]
+
+
+def test_evaluation_of_a_misspelt_split_reads_no_other(voc: Path) -> None:
+    with pytest.raises(DataError, match="vall.txt: no such list.*splits there: train, val$"):
+        load_annotated(voc, "vall")
+    (voc / "ImageSets" / "Main" / "val.txt").rename(voc / "ImageSets" / "Main" / "dog_val.txt")
+    with pytest.raises(DataError, match="val.txt: no such list.*splits there: train, dog_val$"):
+        load_annotated(voc)
+
+
+def test_evaluation_takes_all_images_of_a_folder_without_splits_only(voc: Path) -> None:
+    (voc / "ImageSets" / "Main").rename(voc / "lists")
+    assert len(load_annotated(voc)) == 3
+    with pytest.raises(DataError, match="test is no folder of images"):
+        load_annotated(voc, "test")
+    (voc / "valid").mkdir()
+    with pytest.raises(DataError, match="val is no folder of images.*splits there: valid$"):
+        load_annotated(voc)
+
+
+def test_a_split_or_image_folder_without_use_is_refused(voc: Path) -> None:
+    with pytest.raises(DataError, match="val.txt: is one split, so --split test has no use"):
+        load_annotated(voc / "ImageSets" / "Main" / "val.txt", "test")
+    with pytest.raises(DataError, match="so --images pictures has no use"):
+        load_annotated(voc, images=Path("pictures"))

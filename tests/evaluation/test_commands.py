@@ -54,6 +54,13 @@ def test_figures_are_not_written_over_an_input(demo: Path, tmp_path: Path) -> No
         assert given.read_bytes() == before
 
 
+def test_a_data_sets_folder_is_evaluated_on_its_validation_split(
+    demo: Path, tmp_path: Path
+) -> None:
+    lines = list(evaluate_weights(weights(tmp_path, CLASSES), demo, None, batch=4))
+    assert lines[0].startswith("4 images, ")
+
+
 def test_weights_of_other_classes_are_refused(demo: Path, tmp_path: Path) -> None:
     annotations = demo / "annotations" / "instances_val.json"
     with pytest.raises(DataError, match=r"are not those of .*\['cat', 'dog'\]"):

@@ -1,5 +1,6 @@
 """Pascal VOC's lists and XML files."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -37,6 +38,7 @@ DOCUMENTS = {
     "JSON": "{}",
     "an unknown encoding": '<?xml version="1.0" encoding="klingon"?><annotation/>',
 }
+NUMBERS = ("1e300", "9" * 31, "nan", "inf", "-1e300", "1e6", "")
 LISTS = {
     "an empty list": b"",
     "a list of odd names": b"0\n../../etc/passwd\n/dev/zero\na\0b\n" + b"x" * 5000,
@@ -68,6 +70,10 @@ def voc_files(folder: Path, random: Random) -> Iterator[Case]:
     for name, text in DOCUMENTS.items():
         xml.write_text(text)
         yield case(name, xml)
+    for field in ("width", "height", "xmin", "ymax"):
+        for number in NUMBERS:
+            xml.write_text(re.sub(rf"(<{field}>)\d+", rf"\g<1>{number}", XML))
+            yield case(f"{field} {number!r}", xml)
     for name, encode in ENCODINGS.items():
         xml.write_bytes(encode(XML))
         yield case(f"XML, {name}", xml)

@@ -16,7 +16,8 @@ def add_commands(commands: Commands) -> None:
     converting.add_argument(
         "source",
         type=Path,
-        help="a data.yaml, a COCO file, a Pascal VOC list, or the folder of such a data set",
+        help="a data.yaml, a COCO file, a Pascal VOC list, or the folder of such a data set, in which the splits train, val "
+        "(or valid) and test are read",
     )
     converting.add_argument("--to", choices=("coco", "yolo"), required=True)
     converting.add_argument("--out", type=Path, required=True, help="the folder to write")
@@ -119,14 +120,19 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _class_names(text: str) -> list[str]:
-    """Names separated by commas, or those of a file: a data.yaml, or one per line."""
+    """Names separated by commas, or those of a file: a data.yaml, or one per line. Raises DataError or WeightsError."""
     from yolo.data.data_yaml import DataYaml
-    from yolo.errors import DataError
+    from yolo.errors import DataError, WeightsError
     from yolo.recipe.load.safe_read import MB, read_text
 
     path = Path(text)
     if "," in text or not (path.suffix or path.exists()):
-        return [name.strip() for name in text.split(",")]
+        names = [name.strip() for name in text.split(",")]
+        if not all(names):
+            raise WeightsError(
+                f"--classes {text}: class {names.index('')} has no name; expected names separated by commas"
+            )
+        return names
     if path.suffix in (".yaml", ".yml"):
         return list(DataYaml.read(path).class_names)
     try:

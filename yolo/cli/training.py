@@ -18,18 +18,17 @@ def add_commands(commands: Commands) -> None:
         "--data",
         type=Path,
         required=True,
-        help="a COCO annotation file, a data.yaml, or a VOC folder",
+        help="a data.yaml, a COCO file, a Pascal VOC list, or the folder of such a data set",
     )
     evaluate.add_argument(
         "--split",
-        default="val",
-        help="of a data.yaml or a VOC folder, such as test (default val)",
+        help="of a data.yaml or a data set's folder, such as test (default val)",
     )
     evaluate.add_argument(
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="the images of a COCO annotation file (default: searched for beside it)",
+        help="the images of a COCO file (default: looked for nearby)",
     )
     evaluate.add_argument(
         "--confidence",

@@ -2,29 +2,27 @@
 
 import json
 import os
-import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+from ruamel.yaml import YAML
 
-from yolo.data.coco import read_coco
 from yolo.data.data_yaml import DataYaml
 from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_classes_differ
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.location import YAML_SUFFIXES
-from yolo.data.open import load_annotated
+from yolo.data.open import load_annotated, refuse_images
 from yolo.data.progress_protocol import ProgressCallback, ProgressFactory, no_progress
-from yolo.data.voc import is_split, read_voc
-from yolo.data.yolo_txt import read_yolo
+from yolo.data.splits import SPLITS, by_split, coco_files, split_of
+from yolo.data.voc import has_splits, is_split, read_voc, split_place
 from yolo.errors import DataError
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
-"""Names of splits in data sets -> ours."""
 
 
 class Target(StrEnum):
@@ -93,30 +91,23 @@ def _open(source: Path, images: Path | None) -> dict[str, DetectionDataset]:
     if source.suffix in YAML_SUFFIXES:
         content = DataYaml.read(source).content
         names = [split for split in ("train", "val", "test") if content.get(split)]
-        return {split: read_yolo(source, split) for split in names or ["train"]}
+        return {split: load_annotated(source, split, images) for split in names or ["train"]}
     if not source.is_dir():
-        words = [*re.split("[^a-z]+", source.stem.lower()), source.parent.name]
-        split = next((SPLITS[word] for word in words if word in SPLITS), "train")
-        return {split: load_annotated(source, split, images)}
-    return _open_coco_folder(source, images) or _open_voc_folder(source)
-
-
-def _open_coco_folder(folder: Path, images: Path | None) -> dict[str, DetectionDataset]:
-    found = sorted(folder.glob("annotations/instances_*.json"))
-    return {
-        SPLITS.get(name := path.stem.removeprefix("instances_"), name): (
-            read_coco(path, images) if images else load_annotated(path)
-        )
-        for path in found
-    }
+        return {split_of(source): load_annotated(source, images=images)}
+    if files := coco_files(source):
+        return {split: load_annotated(path, images=images) for split, path in files.items()}
+    refuse_images(source, images)
+    return _open_voc_folder(source)
 
 
 def _open_voc_folder(folder: Path) -> dict[str, DetectionDataset]:
-    names = [split for split in SPLITS if is_split(folder, split)]
-    train = "train" if "train" in names else None
-    return {SPLITS[split]: read_voc(folder, split, train) for split in names} or {
-        "train": read_voc(folder, ".")
-    }
+    """The splits whose names are known, or the folder if it is one split. Raises DataError if it has others only."""
+    if not has_splits(folder):
+        return {"train": read_voc(folder, ".")}
+    names = [name for name in SPLITS if is_split(folder, name)] or ["train"]
+    places = by_split(split_place(folder, name) for name in names)
+    train = "train" if "train" in places else None
+    return {split: read_voc(folder, place.stem, train) for split, place in places.items()}
 
 
 def _place_images(
@@ -231,8 +222,11 @@ def _write_labels(
 
 def _write_data_yaml(folder: Path, splits: list[str], dataset: DetectionDataset) -> None:
     paths = "".join(f"{split}: images/{split}\n" for split in splits)
-    names = json.dumps(list(dataset.class_names))  # JSON's strings are YAML's
-    (folder / "data.yaml").write_text(f"{paths}names: {names}\n", encoding="utf-8")
+    yaml, names = YAML(typ="safe", pure=True), StringIO()
+    yaml.default_style = '"'  # type: ignore[assignment]  # a name may be 1, yes or null
+    yaml.width = sys.maxsize
+    yaml.dump(list(dataset.class_names), names)
+    (folder / "data.yaml").write_text(f"{paths}names:\n{names.getvalue()}", encoding="utf-8")
 
 
 def _recipe_line(out: Path, to: Target, splits: list[str]) -> str:

@@ -20,7 +20,7 @@ FIRST = 100
 
 
 def inspect(data: ResolvedData, image_size: int) -> list[str]:
-    """Warnings about both splits, as a run would log them; images are not decoded.
+    """Warnings about both splits, as a run would log them; decodes only a sample of what may have 16 bits.
 
     Of a large data set only the lists are read, and a line says so. Raises DataError for what would stop a run.
     """

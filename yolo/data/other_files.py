@@ -7,7 +7,7 @@ from pathlib import Path
 from yolo.data.dataset import DataReport, Problem
 from yolo.data.image.files import FolderContent
 
-NO_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
+NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
 """Beginnings of the names of text files that lie among labels and are none."""
 
 
@@ -31,6 +31,6 @@ def report_other_files(
             report.add(Problem.UNKNOWN_FILE, str(path))
     for folder, suffix in sorted({(path.parent, path.suffix) for path in expected}):
         for path in sorted(folder.glob(f"*{suffix}")):
-            is_label = not path.name.lower().startswith((".", *NO_LABELS))
+            is_label = not path.name.lower().startswith((".", *NOT_LABELS))
             if is_label and path not in expected:
                 report.add(Problem.UNUSED_LABELS, str(path))

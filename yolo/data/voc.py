@@ -4,7 +4,7 @@ A folder in which images and XML files lie together, as LabelImg and exporting t
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,13 @@ from xml.parsers import expat
 
 import numpy as np
 
+from yolo.data.coco import MAX_SIDE
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
 from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.image.files import FolderContent, folder_content
 from yolo.data.other_files import report_other_files
+from yolo.data.splits import SPLITS
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_LABEL_BYTES, MOST_XML_BYTES, read_bytes
 from yolo.recipe.plain_text import is_plain
@@ -25,8 +27,12 @@ from yolo.recipe.plain_text import is_plain
 LISTS = Path("ImageSets", "Main")
 CLASS_FLAG = re.compile(r"\s+-?[01]$")
 """In lists of one class, whether the image shows it."""
+LISTED_SUFFIX = re.compile(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", re.IGNORECASE)
+"""Of an image's name in a list, where it is not needed."""
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 CLASS_LIST = "classes.txt"
+NAMED = 8
+"""Splits named in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ def read_voc(root: Path, split: str, train: str | None = None) -> DetectionDatas
         records.append(ImageRecord(image_id, path, width, height, *cleaned))
     if files.folders:
         unread = [path for each in files.folders for path in each.unread]
-        expected = [*files.annotations, *map(annotation_path, unread)]
+        expected = [*files.annotations, *map(xml_path, unread)]
         report_other_files(files.folders, expected, report)
     if not records or not names:
         what = "image" if not records else "object"
@@ -116,19 +122,24 @@ def voc_files(root: Path, split: str) -> VocFiles:
         content = folder_content(place if place.is_dir() else folder)
         if place.is_dir():
             images = list(content.images)
-            return VocFiles(place, images, list(map(annotation_path, images)), [content])
+            return VocFiles(place, images, list(map(xml_path, images)), [content])
         text = read_bytes(place, MOST_LABEL_BYTES).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise DataError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from error
     by_name = {
         str(path.relative_to(folder).with_suffix("")): path for path in reversed(content.images)
     }
-    names = [CLASS_FLAG.sub("", line.strip()) for line in text.splitlines() if line.strip()]
+    names = [_image_name(line.strip(), by_name) for line in text.splitlines() if line.strip()]
     if not names:
         raise DataError(f"{place}: is empty; expected the name of an image per line")
-    names = [re.sub(rf"({'|'.join(map(re.escape, IMAGE_SUFFIXES))})$", "", name) for name in names]
     images = [by_name.get(name, folder / f"{name}.jpg") for name in names]
     return VocFiles(place, images, [root / "Annotations" / f"{name}.xml" for name in names], [])
+
+
+def _image_name(line: str, known: Container[str]) -> str:
+    """The name in a line of a list, without suffix, and without the flag unless an image is named so."""
+    forms = [LISTED_SUFFIX.sub("", text) for text in (line, CLASS_FLAG.sub("", line))]
+    return next((name for name in (line, *forms) if name in known), forms[-1])
 
 
 def split_place(root: Path, split: str) -> Path:
@@ -136,8 +147,9 @@ def split_place(root: Path, split: str) -> Path:
     for path in (root / LISTS / f"{split}.txt", root / split):
         if path.is_dir() or (path.suffix == ".txt" and path.is_file()):
             return path
-    lists = ", ".join(sorted(path.stem for path in (root / LISTS).glob("*.txt"))[:8])
-    found = f"; lists there: {lists}" if lists else ""
+    names = {path.stem for path in (root / LISTS).glob("*.txt")} | set(_split_folders(root))
+    first = sorted(names, key=lambda name: (name not in SPLITS, name))[:NAMED]
+    found = f"; splits there: {', '.join(first)}" if first else ""
     raise DataError(
         f"{root / LISTS / split}.txt: no such list, and {root / split} is no folder of images and XML files{found}"
     )
@@ -152,7 +164,16 @@ def is_split(root: Path, split: str) -> bool:
     return True
 
 
-def annotation_path(image: Path) -> Path:
+def has_splits(root: Path) -> bool:
+    """Whether there are lists or folders of splits; else the folder is one split."""
+    return (root / LISTS).is_dir() or bool(_split_folders(root))
+
+
+def _split_folders(root: Path) -> list[str]:
+    return [name for name in SPLITS if (root / name).is_dir()]
+
+
+def xml_path(image: Path) -> Path:
     """The XML file of an image: in the folder Annotations (or annotations) in place of JPEGImages or images, or beside it."""
     *folders, name = image.parts
     for images in ("JPEGImages", "images"):
@@ -242,6 +263,8 @@ def _object(element: Element) -> _Object:
 
 
 def _pixels(text: str | None) -> int:
-    with suppress(TypeError, ValueError, OverflowError):
-        return int(float(text))  # type: ignore[arg-type]
+    """A side of an image, or 0 if the text states none."""
+    with suppress(TypeError, ValueError):
+        if 0 < (number := float(text)) < MAX_SIDE:  # type: ignore[arg-type]
+            return int(number)
     return 0

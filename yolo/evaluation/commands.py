@@ -41,7 +41,7 @@ def evaluate_weights(
     batch: int,
     counting: ProgressFactory = no_progress,
     *,
-    split: str = "val",
+    split: str | None = None,
     images: Path | None = None,
     confidence: float | None = None,
     iou: float | None = None,

@@ -52,9 +52,9 @@ def _weights_are_elsewhere(resolved: ResolvedRecipe) -> bool:
 
 
 def inspect_data(resolved: ResolvedRecipe) -> tuple[list[str], list[str]]:
-    """Warnings about the data on this machine, and lines for what would stop the run; images are not decoded.
+    """Warnings about the data on this machine, and lines for what would stop the run.
 
-    Both are empty if the data are elsewhere.
+    Both are empty if the data are elsewhere. As `inspect`, decodes only a sample of what may have 16 bits.
     """
     recipe = resolved.recipe
     if any(missing_files(recipe.data)):

@@ -233,6 +233,7 @@ def test_class_names_are_given_on_the_command_line_or_in_a_file(
     ("classes", "message"),
     [
         ("a,b", "names 2 classes for a network of 3"),
+        ("a,,c", "--classes a,,c: class 1 has no name"),
         ("gone.txt", "gone.txt: No such file"),
         ("gone.yaml", "gone.yaml: no such file"),
     ],
