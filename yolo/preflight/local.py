@@ -43,12 +43,9 @@ def unfit_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[str]
 
 def _weights_are_elsewhere(resolved: ResolvedRecipe) -> bool:
     """Whether the recipe names weights that only the hosts may have."""
-    weights = resolved.recipe.model.weights
-    return (
-        weights is not None
-        and resolved.recipe.cluster.hostfile is not None
-        and not Path(weights).exists()
-    )
+    weights, cluster = resolved.recipe.model.weights, resolved.recipe.cluster
+    has_hosts = cluster.nodes > 1 or cluster.hostfile is not None
+    return weights is not None and has_hosts and not Path(weights).exists()
 
 
 def inspect_data(resolved: ResolvedRecipe) -> tuple[list[str], list[str]]:
