@@ -30,6 +30,11 @@ ON_A_PROCESSOR = os.environ | {
 """The environment of what tests start."""
 
 
+def pytest_configure() -> None:
+    """If these run under nohup(1), what they start would ignore SIGHUP too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take longest first: whoever runs files side by side is then done with all at about one time.
 
