@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from yolo.cli import main
-from yolo.data.coco import read_coco
 from yolo.data.conversion import Target, convert
 from yolo.data.dataset import DetectionDataset
+from yolo.data.formats.coco import read_coco
+from yolo.data.formats.voc import read_voc
+from yolo.data.formats.yolo_txt import read_yolo
 from yolo.data.open import load_annotated
-from yolo.data.voc import read_voc
-from yolo.data.yolo_txt import read_yolo
 from yolo.errors import DataError
 
 Coco = Callable[..., Path]

@@ -14,7 +14,7 @@ from tests.fuzz.case import HEADING, Tally, Verdict
 from tests.fuzz.coco_files import counts_of
 from tests.fuzz.images import HEIGHT, WIDTH, image_files, sound
 from tests.fuzz.recipes import SOUND
-from yolo.data.coco import read_coco
+from yolo.data.formats.coco import read_coco
 from yolo.data.image.decode import UnusableImage, image_size, read_image
 
 LEAST = 100

@@ -121,7 +121,7 @@ def _import(options: argparse.Namespace) -> None:
 
 def _class_names(text: str) -> list[str]:
     """Names separated by commas, or those of a file: a data.yaml, or one per line. Raises DataError or WeightsError."""
-    from yolo.data.data_yaml import DataYaml
+    from yolo.data.formats.data_yaml import DataYaml
     from yolo.errors import DataError, WeightsError
     from yolo.recipe.load.safe_read import MB, read_text
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 from ruamel.yaml import YAML
 
-from yolo.data.data_yaml import DataYaml
 from yolo.data.dataset import DetectionDataset, ImageRecord, Problem, refuse_if_classes_differ
+from yolo.data.formats.data_yaml import DataYaml
+from yolo.data.formats.splits import SPLITS, by_split, coco_files, split_of
+from yolo.data.formats.voc import has_splits, is_split, read_voc, split_place
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.location import YAML_SUFFIXES
 from yolo.data.open import load_annotated, refuse_images
 from yolo.data.progress_protocol import ProgressCallback, ProgressFactory, no_progress
-from yolo.data.splits import SPLITS, by_split, coco_files, split_of
-from yolo.data.voc import has_splits, is_split, read_voc, split_place
 from yolo.errors import DataError
 
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from yolo.data.data_yaml import DataYaml
 from yolo.data.dataset import refuse_if_bad, refuse_if_classes_differ, refuse_without_boxes
+from yolo.data.formats.data_yaml import DataYaml
+from yolo.data.formats.voc import voc_files
 from yolo.data.location import annotation_path
 from yolo.data.open import load_split
 from yolo.data.plausibility import warn_of_splits
-from yolo.data.voc import voc_files
 from yolo.errors import DataError
 from yolo.recipe.schema.recipe import ResolvedData
 

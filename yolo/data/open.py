@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from yolo.data.coco import read_coco
 from yolo.data.dataset import DetectionDataset
+from yolo.data.formats.coco import read_coco
+from yolo.data.formats.splits import coco_files
+from yolo.data.formats.voc import LISTS, has_splits, is_split, read_voc
+from yolo.data.formats.yolo_txt import read_yolo
 from yolo.data.location import YAML_SUFFIXES, annotation_path, missing_root
-from yolo.data.splits import coco_files
-from yolo.data.voc import LISTS, has_splits, is_split, read_voc
-from yolo.data.yolo_txt import read_yolo
 from yolo.errors import DataError
 from yolo.recipe.schema.recipe import ResolvedData
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from yolo.data.data_yaml import DataYaml
+from yolo.data.formats.data_yaml import DataYaml
 from yolo.data.location import annotation_path, local_index
 from yolo.errors import DataError
 from yolo.planner.cost.model_stats import CLASSES
@@ -42,7 +42,7 @@ def _of_annotations(recipe: Recipe) -> Data | None:
             data_yaml = DataYaml.read(path)
             return Data(len(data_yaml.images("train")), len(data_yaml.class_names))
         if recipe.data.format == "voc":
-            from yolo.data.voc import voc_files  # slow: imports OpenCV
+            from yolo.data.formats.voc import voc_files  # slow: imports OpenCV
 
             images = voc_files(Path(recipe.data.root), recipe.data.train).images
             return Data(len(images), VOC_CLASSES)

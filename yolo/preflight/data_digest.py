@@ -51,8 +51,8 @@ def digest_of_source(folder: Path) -> str:
 
 def _files_of_split(data_yaml: Path, split: str) -> Iterable[Path]:
     """Images and labels. Raises DataError."""
-    from yolo.data.data_yaml import DataYaml  # needs packages that a host may lack
-    from yolo.data.yolo_txt import label_path
+    from yolo.data.formats.data_yaml import DataYaml  # needs packages that a host may lack
+    from yolo.data.formats.yolo_txt import label_path
 
     images = DataYaml.read(data_yaml).images(split)
     return [*images, *map(label_path, images)]

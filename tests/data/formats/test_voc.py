@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from yolo.data.dataset import Problem
+from yolo.data.formats.voc import read_voc
 from yolo.data.open import load_annotated, load_split
-from yolo.data.voc import read_voc
 from yolo.errors import DataError
 from yolo.recipe import prepare
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from yolo.data.dataset import Problem
-from yolo.data.yolo_txt import label_path, read_yolo
+from yolo.data.formats.yolo_txt import label_path, read_yolo
 from yolo.errors import DataError
 
 Picture = Callable[..., Path]

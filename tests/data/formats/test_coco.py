@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from yolo.data.coco import read_coco
 from yolo.data.dataset import DetectionDataset, Problem, refuse_if_bad
+from yolo.data.formats.coco import read_coco
 from yolo.errors import DataError
 
 Coco = Callable[..., Path]

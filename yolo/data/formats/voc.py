@@ -13,13 +13,13 @@ from xml.parsers import expat
 
 import numpy as np
 
-from yolo.data.coco import MAX_SIDE
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
+from yolo.data.formats.coco import MAX_SIDE
+from yolo.data.formats.splits import SPLITS
 from yolo.data.image import IMAGE_SUFFIXES
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.image.files import FolderContent, folder_content
 from yolo.data.other_files import report_other_files
-from yolo.data.splits import SPLITS
 from yolo.errors import DataError
 from yolo.recipe.load.safe_read import MOST_LABEL_BYTES, MOST_XML_BYTES, read_bytes
 from yolo.recipe.plain_text import is_plain

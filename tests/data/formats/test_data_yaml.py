@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from yolo.data.data_yaml import DataYaml
+from yolo.data.formats.data_yaml import DataYaml
 from yolo.errors import DataError
 
 Write = Callable[..., DataYaml]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from yolo.data.data_yaml import DataYaml
 from yolo.data.dataset import DataReport, DetectionDataset, ImageRecord, Problem, clean_boxes
+from yolo.data.formats.data_yaml import DataYaml
 from yolo.data.image.decode import UnusableImage, image_size
 from yolo.data.other_files import report_other_files
 from yolo.errors import DataError

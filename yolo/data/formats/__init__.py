@@ -1,0 +1,1 @@
+"""Data set formats: COCO, Pascal VOC and YOLO."""
