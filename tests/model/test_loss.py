@@ -127,12 +127,8 @@ def test_one_shard_equals_a_slow_textbook_loss(
     torch.testing.assert_close(_gradients(fast), _gradients(slow), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    ("classes", "most"), [(2, 8.0), (10, 8.0), (20, 4.0), (80, 1.0), (365, 1.0)]
-)
-def test_a_box_found_but_not_classified_counts_most_with_few_classes(
-    classes: int, most: float
-) -> None:
+@pytest.mark.parametrize("classes", [2, 6, 80])
+def test_a_box_found_but_not_classified_counts_most(classes: int) -> None:
     def class_loss(cls: Literal["auto"] | float, found: bool, score: float) -> float:
         """What is minimised, of one image with one box, predicted exactly or not, whose class has this score."""
         section = LossSection(cls=cls)
@@ -154,8 +150,7 @@ def test_a_box_found_but_not_classified_counts_most_with_few_classes(
     }
     assert ratios[True, 0.999] == pytest.approx(1, abs=0.01)
     assert ratios[False, 0.001] == pytest.approx(1, abs=0.01)
-    assert 1 + (most - 1) * 0.2 < ratios[True, 0.001] <= most or most == 1.0
-    assert (ratios[True, 0.001] == 1) == (most == 1.0)
+    assert 2 < ratios[True, 0.001] <= 8
 
 
 def test_the_order_of_the_boxes_does_not_change_the_objectness_targets() -> None:

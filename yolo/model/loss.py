@@ -89,7 +89,7 @@ class DetectionLoss:
         share = GAINS_LEVELS / len(self.strides)
         self.box_gain = loss.box * share
         self.obj_gain = loss.obj * share * (image_size / 640) ** 2
-        cls, most = (loss.cls, 1.0) if loss.cls != "auto" else (PUBLIC_CLS, _most_weight(classes))
+        cls, most = (PUBLIC_CLS, MOST_CLASS_WEIGHT) if loss.cls == "auto" else (loss.cls, 1.0)
         self.cls_gain = cls * share * classes / 80
         self.unknown_class = most - 1
         self.anchor_threshold = anchor_threshold
@@ -169,8 +169,8 @@ class DetectionLoss:
         cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
         if self.unknown_class == 0:
             return (1 - ciou).sum(), obj_sum, cls_sum, no_sum
-        # A box that the network finds, but does not classify yet, counts most. The public YOLOv5's gain lets a network learn
-        # few classes only in a long run, and a higher one for all boxes takes the steps that boxes need.
+        # A box that the network finds, but does not classify yet, counts most. With the public YOLOv5's gain a network learns
+        # classes only in a long run, and a higher one for all boxes takes the steps that boxes need.
         known = matched[:, 5:].detach().sigmoid().gather(1, matches.category[:, None])
         found = ciou.detach().clamp(min=0)[:, None]
         weights = self.unknown_class * found.square() * (1 - known)
@@ -183,11 +183,6 @@ class DetectionLoss:
         for column, limit, what in ((0, images, "image"), (1, self.classes, "class")):
             if ((targets[:, column] < 0) | (targets[:, column] >= limit)).any():
                 raise ValueError(f"a target has {what} index outside 0..{limit - 1}")
-
-
-def _most_weight(classes: int) -> float:
-    """The largest weight of a match's class loss: the mean over the classes never counts more than at 80 classes."""
-    return max(1.0, min(MOST_CLASS_WEIGHT, 80 / classes))
 
 
 def detection_loss(model: YOLOv5, recipe: Recipe) -> DetectionLoss:

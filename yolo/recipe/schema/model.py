@@ -50,7 +50,7 @@ class LossSection(Section):
     obj: Gain = setting(1.0)
     """Weight of the objectness loss, scaled by (image_size / 640) squared."""
     cls: Auto | Gain = setting("auto")
-    """Weight of the class loss, scaled by classes / 80. `auto` is the public YOLOv5's 0.5, and more for each box that is found but not classified yet: up to 8 times as much, never more than at 80 classes. With few classes and few steps, 0.5 for all boxes hardly learns them."""
+    """Weight of the class loss, scaled by classes / 80. `auto` is the public YOLOv5's 0.5, and more for each box that is found but not classified yet: up to 8 times as much. In a short run, 0.5 for all boxes hardly learns classes."""
     label_smoothing: Share = setting(0.0)
     """Class targets become 1 - half of this, and half of this."""
 
