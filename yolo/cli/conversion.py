@@ -122,6 +122,7 @@ def _import(options: argparse.Namespace) -> None:
 def _class_names(text: str) -> list[str]:
     """Names separated by commas, or those of a file: a data.yaml, or one per line. Raises DataError or WeightsError."""
     from yolo.data.formats.data_yaml import DataYaml
+    from yolo.data.location import YAML_SUFFIXES
     from yolo.errors import DataError, WeightsError
     from yolo.recipe.load.safe_read import MB, read_text
 
@@ -133,7 +134,7 @@ def _class_names(text: str) -> list[str]:
                 f"--classes {text}: class {names.index('')} has no name; expected names separated by commas"
             )
         return names
-    if path.suffix in (".yaml", ".yml"):
+    if path.suffix in YAML_SUFFIXES:
         return list(DataYaml.read(path).class_names)
     try:
         lines = read_text(path, MB).splitlines()

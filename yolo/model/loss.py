@@ -166,16 +166,15 @@ class DetectionLoss:
             return (1 - ciou).sum(), obj_sum, no_sum, no_sum
         targets = torch.full_like(matched[:, 5:], self.negative)
         targets.scatter_(1, matches.category[:, None], self.positive)
-        cls_sum = binary_cross_entropy(matched[:, 5:], targets, reduction="sum")
+        cls = binary_cross_entropy(matched[:, 5:], targets, reduction="none")
         if self.unknown_class == 0:
-            return (1 - ciou).sum(), obj_sum, cls_sum, no_sum
+            return (1 - ciou).sum(), obj_sum, cls.sum(), no_sum
         # A box that the network finds, but does not classify yet, counts most. With the public YOLOv5's gain a network learns
         # classes only in a long run, and a higher one for all boxes takes the steps that boxes need.
         known = matched[:, 5:].detach().sigmoid().gather(1, matches.category[:, None])
         found = ciou.detach().clamp(min=0)[:, None]
         weights = self.unknown_class * found.square() * (1 - known)
-        unknown_sum = binary_cross_entropy(matched[:, 5:], targets, weights, reduction="sum")
-        return (1 - ciou).sum(), obj_sum, cls_sum, unknown_sum
+        return (1 - ciou).sum(), obj_sum, cls.sum(), (cls * weights).sum()
 
     def _check(self, targets: Tensor, images: int) -> None:
         if targets.ndim != 2 or targets.shape[1] != 6:

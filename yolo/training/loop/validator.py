@@ -129,11 +129,13 @@ class Validator:
             self.recipe.evaluation.max_detections,
         )
         records = self.val.records[: self.recipe.tracking.wandb.images]
-        images = [read_image(record.path, record.width, record.height) for record in records]
-        return tuple(
-            _sample(record, image, predictor.detect(image))  # in the frame of its boxes
-            for record, image in zip(records, images, strict=True)
-        )
+        pictures = []
+        for record in records:
+            image = read_image(
+                record.path, record.width, record.height
+            )  # in the frame of its boxes
+            pictures.append(_sample(record, image, predictor.detect(image)))
+        return tuple(pictures)
 
 
 def _sample(record: ImageRecord, image: np.ndarray, found: Detections) -> SamplePicture:
