@@ -1,6 +1,7 @@
 """Many small tensors in one collective, which pays the latency once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import deepspeed.comm as dist
 import torch
@@ -9,14 +10,15 @@ BROADCAST_BYTES = 64 * 2**20
 """Large enough to hide the latency; more would double a large network's memory for the copy."""
 
 
-def all_reduce_mean(tensors: Sequence[torch.Tensor]) -> None:
-    """Replace each floating-point tensor by its mean over the ranks, in place; one all-reduce in fp32."""
+def all_reduce_mean(tensors: Sequence[torch.Tensor], group: Any = None) -> None:
+    """Replace each floating-point tensor by its mean over the ranks of a group (None: all), in place; one all-reduce in fp32."""
     floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-    if not floating or dist.get_world_size() == 1:
+    ranks = dist.get_world_size(group)
+    if not floating or ranks == 1:
         return
     flat = torch.cat([tensor.reshape(-1).float() for tensor in floating])
-    dist.all_reduce(flat)
-    pieces = (flat / dist.get_world_size()).split([tensor.numel() for tensor in floating])
+    dist.all_reduce(flat, group=group)
+    pieces = (flat / ranks).split([tensor.numel() for tensor in floating])
     for tensor, piece in zip(floating, pieces, strict=True):
         tensor.copy_(piece.view_as(tensor))
 

@@ -99,15 +99,16 @@ def streams_of(recipe: Recipe) -> int:
     return max(1, recipe.data.workers)
 
 
-def too_few(index: ShardIndex, place: str, recipe: Recipe, world_size: int) -> Iterator[str]:
+def too_few(index: ShardIndex, place: str, recipe: Recipe) -> Iterator[str]:
     """A line if there are fewer shards than processes that read them."""
     workers = streams_of(recipe)
-    streams = world_size * workers
+    ranks = recipe.sharding.data
+    streams = ranks * workers
     if len(index.shards) < streams:
         share = sum(shard.bytes for shard in index.shards) / 1e6 / streams
         smaller = f"or --shard-mb {share:.0f} " if share >= 2 else ""
         yield (
-            f"{place}: {len(index.shards)} shards are too few: {world_size} ranks x {workers} data.workers each read their "
+            f"{place}: {len(index.shards)} shards are too few: {ranks} ranks x {workers} data.workers each read their "
             f"own shards; rewrite them with `yolo shard --shards {4 * streams}` {smaller}or lower data.workers"
         )
 

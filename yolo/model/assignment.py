@@ -28,6 +28,12 @@ class LevelMatches:
     def __len__(self) -> int:
         return len(self.image)
 
+    def within(self, first: int, columns: int) -> "LevelMatches":
+        """The matches in the cells of some columns, counted from `first`."""
+        is_within = (self.column >= first) & (self.column < first + columns)
+        kept = {field.name: getattr(self, field.name)[is_within] for field in fields(self)}
+        return LevelMatches(**kept | {"column": kept["column"] - first})
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "LevelMatches":
         """The same matches on another device."""
         tensors = (getattr(self, field.name) for field in fields(self))

@@ -1,7 +1,7 @@
 """YOLOv5's loss, normalised so that its gradient does not depend on how a global batch is sharded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,8 @@ class Assignment:
     """In this micro batch."""
     grids: tuple[tuple[int, int], ...]
     """Rows and columns of cells on each level."""
+    stripes: int = 1
+    """Ranks that share the images, each with as many columns of cells; 1: whole images."""
 
     @property
     def matches(self) -> Tensor:
@@ -44,7 +46,18 @@ class Assignment:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Assignment":
         """The same assignment on another device."""
         levels = tuple(level.to(device, non_blocking) for level in self.levels)
-        return Assignment(levels, self.images, self.grids)
+        return replace(self, levels=levels)
+
+    def stripe(self, index: int, count: int) -> "Assignment":
+        """The part of one of `count` ranks that share the images by columns: the matches of the cells that it computes."""
+        if count == 1:
+            return self
+        grids = tuple((rows, columns // count) for rows, columns in self.grids)
+        levels = tuple(
+            level.within(index * columns, columns)
+            for level, (_, columns) in zip(self.levels, grids, strict=True)
+        )
+        return replace(self, levels=levels, grids=grids, stripes=count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,7 @@ class Normaliser:
     """Number of matches on each level, (levels,)."""
     images: int
     shards: int
-    """Micro batches in the global batch: ranks times accumulation steps."""
+    """Losses that make up the global batch's: ranks times accumulation steps."""
 
 
 class DetectionLoss:
@@ -133,7 +146,7 @@ class DetectionLoss:
                 logits = at_least_fp32(raw)
                 sums = self._level(logits, assignment.levels[index])
                 box_sum, obj_sum, cls_sum, unknown_sum = sums
-                cells = normaliser.images * logits[0, ..., 4].numel()
+                cells = normaliser.images * logits[0, ..., 4].numel() * assignment.stripes
                 box.append(box_sum / counts[index])
                 obj.append(obj_sum * self.balance[index] / cells)
                 cls.append(cls_sum / (counts[index] * self.classes))

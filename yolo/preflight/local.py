@@ -38,7 +38,7 @@ def unfit_here(resolved: ResolvedRecipe, resumes: bool = False) -> Iterator[str]
             return
         if index is not None:
             place = shard_location(data, "train")
-            yield from too_few(index, place, resolved.recipe, resolved.world_size)
+            yield from too_few(index, place, resolved.recipe)
 
 
 def _weights_are_elsewhere(resolved: ResolvedRecipe) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from yolo.errors import RecipeError
 from yolo.recipe.load.merge import LoadedRecipe, load_recipe
 from yolo.recipe.resolve.resolve import ResolvedRecipe, resolve
-from yolo.recipe.rules import communication, core, passthrough  # noqa: F401  each adds its rules
+from yolo.recipe.rules import communication, core, passthrough, sharding  # noqa: F401  each adds its rules
 from yolo.recipe.rules.engine import RULES, Finding, Severity
 
 

@@ -21,7 +21,8 @@ TORCH_DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 def deepspeed_config(recipe: Recipe) -> Json:
     """DeepSpeed's configuration."""
     config: Json = {
-        "train_batch_size": recipe.train.global_batch,
+        # DeepSpeed counts a micro batch per rank, also if several ranks share its images.
+        "train_batch_size": recipe.train.global_batch * recipe.sharding.columns,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
         "gradient_accumulation_steps": recipe.train.gradient_accumulation_steps,
         "gradient_clipping": recipe.train.gradient_clipping,

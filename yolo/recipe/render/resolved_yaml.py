@@ -50,7 +50,7 @@ def arithmetic(resolved: ResolvedRecipe) -> list[str]:
     train = recipe.train
     lines = [
         f"global_batch {train.global_batch} = micro_batch {train.micro_batch} x "
-        f"gradient_accumulation_steps {train.gradient_accumulation_steps} x {resolved.world_size} ranks"
+        f"gradient_accumulation_steps {train.gradient_accumulation_steps} x {recipe.sharding.data} ranks"
     ]
     if recipe.optimizer.type == "SGD":
         lines.append(

@@ -86,8 +86,11 @@ def _processes_here(loaded: LoadedRecipe, accelerator: str) -> Computed:
     requested = loaded.recipe.cluster.processes_per_node
     if requested != "auto":
         return requested, ""
+    sharding = loaded.recipe.sharding
+    if sharding.data != "auto":
+        return sharding.data * sharding.columns, "sharding.data x sharding.columns"
     if accelerator == "cpu":
-        return CPU_PROCESSES, "on CPUs"
+        return max(CPU_PROCESSES, sharding.columns), "on CPUs"
     gpus = len(visible_gpus())
     if not gpus:
         raise RecipeError(

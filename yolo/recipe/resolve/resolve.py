@@ -68,7 +68,13 @@ class ResolvedRecipe:
 class _Context:
     loaded: LoadedRecipe
     world_size: int
+    columns: int
     parameters: int
+
+    @property
+    def data_ranks(self) -> int:
+        """Shares of each batch."""
+        return self.world_size // self.columns
 
     def bucket_elements(self, buckets: int) -> int:
         """Elements per bucket, so that the network fills at least this many."""
@@ -90,11 +96,13 @@ def resolve(
     origins = dict(loaded.origins)
     machines = machines_of(loaded, world_size, local_world_size)
     ranks = machines.world_size
-    context = _Context(loaded, ranks, parameter_count(loaded.recipe.model.variant, 80))
+    columns = loaded.recipe.sharding.columns
+    context = _Context(loaded, ranks, columns, parameter_count(loaded.recipe.model.variant, 80))
+    _check_mesh(loaded, ranks)
     for key, value, formula in scaled_to_batch(loaded):
         values[key[0]][key[1]] = value
         origins[key] = Origin(Source.AUTO, formula)
-    _check_divisible(loaded, ranks)
+    _check_divisible(loaded, context.data_ranks)
     computations: dict[Key, _Compute] = {
         ("cluster", "nodes"): lambda *_: machines.nodes,
         ("cluster", "processes_per_node"): lambda *_: machines.processes,
@@ -117,11 +125,11 @@ def resolve(
 
 
 def _micro_batch(recipe: UnresolvedRecipe, context: _Context) -> Computed:
-    ranks, batch, variant = context.world_size, recipe.train.global_batch, recipe.model.variant
+    ranks, batch, variant = context.data_ranks, recipe.train.global_batch, recipe.model.variant
     share, steps = batch // ranks, recipe.train.gradient_accumulation_steps
     if steps != "auto":
         return max(1, share // steps), f"global_batch {batch} / ({ranks} ranks x {steps} steps)"
-    fits = IMAGES_ON_16_GB[variant] * (640 / recipe.model.image_size) ** 2
+    fits = IMAGES_ON_16_GB[variant] * (640 / recipe.model.image_size) ** 2 * context.columns
     fits = max(1, int(fits / (2 if recipe.precision.dtype == "fp32" else 1)))
     largest = max(size for size in range(1, min(share, fits) + 1) if share % size == 0)
     return largest, (
@@ -131,7 +139,7 @@ def _micro_batch(recipe: UnresolvedRecipe, context: _Context) -> Computed:
 
 
 def _accumulation(recipe: UnresolvedRecipe, context: _Context) -> Computed:
-    batch, images, ranks = recipe.train.global_batch, recipe.train.micro_batch, context.world_size
+    batch, images, ranks = recipe.train.global_batch, recipe.train.micro_batch, context.data_ranks
     assert images != "auto"
     steps = max(1, batch // (images * ranks))
     return steps, f"global_batch {batch} / (micro_batch {images} x {ranks} ranks)"
@@ -164,7 +172,7 @@ def _sync_batchnorm(recipe: UnresolvedRecipe, context: _Context) -> Computed:
     if ranks_per_node(recipe, context.world_size) == 1:
         return False, "there is one rank per node, and only those of a node could share statistics"
     if recipe.cluster.backend == "gloo":
-        return False, "torch's SyncBatchNorm does not run on CPUs"
+        return False, "an exchange per layer costs CPU ranks more than rough statistics do"
     if takes_local_steps(recipe):
         return False, "ranks take local steps"
     return True, (
@@ -223,7 +231,7 @@ def _outer_value(
 
 def _batchnorm_images(recipe: UnresolvedRecipe, _: _Context) -> Computed:
     if recipe.model.sync_batchnorm:
-        return 0, "SyncBatchNorm's statistics are of more images than a rank's batches hold"
+        return 0, "the statistics of several ranks are of more images than a rank's batches hold"
     if recipe.train.ema or takes_local_steps(recipe):
         return BATCHNORM_IMAGES, "the evaluated weights are an average, and no step had them"
     return 0, "the evaluated weights are those of the last step"
@@ -262,6 +270,10 @@ def _augmentation(name: str, recipe: UnresolvedRecipe, _: _Context) -> Computed:
 
 
 AUTO_VALUES: Mapping[Key, _Compute] = {
+    ("sharding", "data"): lambda _, context: (
+        context.data_ranks,
+        f"{context.world_size} ranks / {context.columns} columns",
+    ),
     ("precision", "dtype"): lambda *_: (
         "fp32",
         "until the ranks start: bf16 if their hardware has it and does not clearly lose",
@@ -300,6 +312,20 @@ AUTO_VALUES: Mapping[Key, _Compute] = {
 """In the order in which they depend on each other. `model.anchors` depends on the data and is computed by training."""
 
 
+def _check_mesh(loaded: LoadedRecipe, ranks: int) -> None:
+    sharding = loaded.recipe.sharding
+    if ranks % sharding.columns:
+        raise RecipeError(
+            f"{loaded.place(('sharding', 'columns'))}: sharding.columns: {ranks} ranks do not divide among images of "
+            f"{sharding.columns} columns; expected a multiple of {sharding.columns} ranks, such as {sharding.columns}"
+        )
+    if sharding.data not in ("auto", ranks // sharding.columns):
+        raise RecipeError(
+            f"{loaded.place(('sharding', 'data'))}: sharding.data: {sharding.data} x sharding.columns {sharding.columns} is not "
+            f"{ranks} ranks; set it to {ranks // sharding.columns} or auto, or change cluster.processes_per_node"
+        )
+
+
 def _check_divisible(loaded: LoadedRecipe, ranks: int) -> None:
     batch = loaded.recipe.train.global_batch
     if batch % ranks:
@@ -312,7 +338,7 @@ def _check_divisible(loaded: LoadedRecipe, ranks: int) -> None:
 
 
 def _check_product(resolved: ResolvedRecipe) -> None:
-    train, ranks = resolved.recipe.train, resolved.world_size
+    train, ranks = resolved.recipe.train, resolved.recipe.sharding.data
     product = train.micro_batch * train.gradient_accumulation_steps * ranks
     if product != train.global_batch:
         raise RecipeError(

@@ -1,4 +1,4 @@
-"""`zero`, `communication` and `cluster`: what ranks shard and exchange, and the machines they run on."""
+"""`sharding`, `zero`, `communication` and `cluster`: what ranks shard and exchange, and the machines they run on."""
 
 from typing import Annotated, Literal
 
@@ -21,6 +21,15 @@ from yolo.recipe.schema.fields import (
 
 Reducer = Literal["deepspeed", "overlapped", "powersgd"]
 StartStep = Annotated[int, Field(ge=2, le=10**10), BeforeValidator(whole)]
+
+
+class ShardingSection(Section):
+    """How the work is split: ranks = data x columns, a 2-D mesh. The columns of an image are neighbouring ranks."""
+
+    data: Auto | Count = setting("auto", unit="ranks")
+    """Shares of each batch's images (data parallelism). `auto` is the number of ranks / columns."""
+    columns: Count = setting(1, unit="ranks")
+    """Stripes of each image's columns, one per rank (spatial parallelism), for images whose activations do not fit one GPU. Convolutions and max-pools exchange the columns at the stripes' edges, and BatchNorm's statistics are shared, about 200 small messages per micro batch: for the ranks of one node. 1: whole images. Not with zero.stage 3."""
 
 
 class ZeroSection(Section):

@@ -76,7 +76,7 @@ DurationOrZero = Annotated[float, Field(ge=0.0, le=10_000.0), BeforeValidator(re
 Degrees = Annotated[float, Field(ge=0.0, le=180.0), BeforeValidator(refuse_bool)]
 Momentum = Annotated[float, Field(ge=0.0, lt=1.0), BeforeValidator(refuse_bool)]
 ImageSize = Annotated[
-    int, Field(ge=64, le=4096), BeforeValidator(whole), AfterValidator(_multiple_of_32)
+    int, Field(ge=64, le=16_384), BeforeValidator(whole), AfterValidator(_multiple_of_32)
 ]
 Gigabytes = Annotated[float, Field(gt=0.0, le=100_000.0), BeforeValidator(refuse_bool)]
 Port = Annotated[int, Field(ge=1024, le=65535), BeforeValidator(whole)]

@@ -5,7 +5,12 @@ from typing import Literal
 from pydantic import JsonValue
 
 from yolo.recipe.schema.data import AugmentationSection, DataSection
-from yolo.recipe.schema.distributed import ClusterSection, CommunicationSection, ZeroSection
+from yolo.recipe.schema.distributed import (
+    ClusterSection,
+    CommunicationSection,
+    ShardingSection,
+    ZeroSection,
+)
 from yolo.recipe.schema.fields import (
     Count,
     CountOrZero,
@@ -48,6 +53,8 @@ class UnresolvedRecipe(Section):
     """Weights of the parts of the loss."""
     optimizer: OptimizerSection = SGDSection()
     """The update rule."""
+    sharding: ShardingSection = ShardingSection()
+    """What of a batch each rank computes: some of the images, or some of their columns."""
     zero: ZeroSection = ZeroSection()
     """What DeepSpeed shards among the ranks."""
     precision: PrecisionSection = PrecisionSection()
@@ -104,6 +111,10 @@ class ResolvedTrain(TrainSection):
     warmup_bias_lr: RateOrZero
 
 
+class ResolvedSharding(ShardingSection):
+    data: Count
+
+
 class ResolvedZero(ZeroSection):
     overlap_comm: bool
     reduce_bucket_size: Count
@@ -152,6 +163,7 @@ class Recipe(UnresolvedRecipe):
     model: ResolvedModel
     data: ResolvedData
     train: ResolvedTrain
+    sharding: ResolvedSharding
     zero: ResolvedZero
     precision: ResolvedPrecision
     communication: ResolvedCommunication

@@ -57,7 +57,8 @@ class RunConfig:
         }
         if is_within_epoch and self.settings["data.format"] == "shards":
             within += AND_OF_SHARDS
-            fixed["number of ranks"] = self.world_size
+            columns = self.settings.get("sharding.columns", 1)
+            fixed["number of ranks"] = self.world_size // columns
         chosen = {
             key: value for key, value in self.settings.items() if _must_stay(key) or key in within
         }

@@ -18,13 +18,15 @@ from yolo.communication.optimizers.zero_one_adam import ZeroOneAdam
 from yolo.communication.reducers.bucketed import OverlappedReducer
 from yolo.communication.reducers.local_sgd import LocalSGD
 from yolo.communication.reducers.powersgd import PowerSGDReducer
+from yolo.communication.sharding.batchnorm import SharedBatchNorm2d
+from yolo.communication.sharding.columns import shard_columns
 from yolo.communication.strategy import SyncStrategy
 from yolo.errors import LaunchError
 from yolo.recipe import deepspeed_config
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe, ResolvedCommunication
 from yolo.training.engine.cpu_adam import compile_cpu_adam
-from yolo.training.engine.distributed import DistributedContext, check_nodes_agree, node_group
+from yolo.training.engine.distributed import DistributedContext, batchnorm_group, check_nodes_agree
 
 ParameterGroup = dict[str, Any]
 ONE_BIT_OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
@@ -46,9 +48,10 @@ def start_engine(model: nn.Module, recipe: Recipe, context: DistributedContext) 
     """
     set_batchnorm_momentum(model, recipe)
     check_nodes_agree(recipe, context)
-    if recipe.model.sync_batchnorm:
-        # Before initialize: DeepSpeed keeps references to the modules that it finds.
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, node_group(recipe, context))
+    # Before initialize: DeepSpeed keeps references to the modules that it finds.
+    if (group := batchnorm_group(recipe, context)) is not None:
+        SharedBatchNorm2d.convert(model, group)
+    shard_columns(model, context.columns)
     model.to(context.device)
     # DeepSpeed broadcasts parameters only; BatchNorm's statistics are buffers.
     broadcast_coalesced([*model.parameters(), *model.buffers()])

@@ -14,6 +14,7 @@ import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from yolo.communication.sharding.column_group import ColumnGroup
 from yolo.errors import CheckpointError, LaunchError
 from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.recipe import Recipe
@@ -33,6 +34,18 @@ class DistributedContext:
     local_world_size: int
     """Ranks on this machine."""
     device: torch.device
+    columns: ColumnGroup = ColumnGroup()
+    """The ranks that hold the same images as this one, each a stripe of their columns."""
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of each batch's images this rank holds."""
+        return self.rank // self.columns.count
+
+    @property
+    def data_ranks(self) -> int:
+        """Shares of each batch's images."""
+        return self.world_size // self.columns.count
 
     @property
     def is_main(self) -> bool:
@@ -84,7 +97,9 @@ def init_distributed(recipe: Recipe, start: str = "") -> DistributedContext:
         ) from error
     world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
-    return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
+    rank, count = dist.get_rank(), recipe.sharding.columns
+    columns = ColumnGroup.of(rank, count, _groups_of(count, recipe)) if count > 1 else ColumnGroup()
+    return DistributedContext(rank, local_rank, world_size, local_world_size, device, columns)
 
 
 def _wrong_accelerator(wanted: str, found: str) -> LaunchError:
@@ -99,13 +114,24 @@ def _wrong_accelerator(wanted: str, found: str) -> LaunchError:
     )
 
 
-def node_group(recipe: Recipe, context: DistributedContext) -> torch.distributed.ProcessGroup:
-    """Make a process group for the ranks of each node, and return this node's. Collective.
+def batchnorm_group(
+    recipe: Recipe, context: DistributedContext
+) -> torch.distributed.ProcessGroup | None:
+    """The ranks that share BatchNorm's statistics with this one, None if each has its own. Collective.
 
-    Launchers number the ranks node by node. All nodes must have as many (`check_nodes_agree`).
+    Those that hold the same images; with `model.sync_batchnorm`, all of a node. Launchers number the ranks node by node, and
+    all nodes must have as many (`check_nodes_agree`).
     """
+    columns = context.columns
+    if not recipe.model.sync_batchnorm:
+        return columns.group
+    ranks = max(ranks_per_node(recipe, context.world_size), columns.count)
+    return columns.group if ranks == columns.count > 1 else _groups_of(ranks, recipe)
+
+
+def _groups_of(ranks: int, recipe: Recipe) -> torch.distributed.ProcessGroup:
+    """Make a process group for each `ranks` consecutive ranks, and return this rank's. Collective."""
     timeout = datetime.timedelta(seconds=recipe.communication.timeout_seconds)
-    ranks = ranks_per_node(recipe, context.world_size)
     group, _ = torch.distributed.new_subgroups(ranks, timeout=timeout)
     return group
 

@@ -36,10 +36,11 @@ def _micro_batch(
     """
     saved: int | None = _saved(context, checkpoint, "train.micro_batch")
     train, loaded = resolved.recipe.train, resolved.loaded.recipe.train
+    ranks = resolved.recipe.sharding.data
     is_open = loaded.micro_batch == "auto" and loaded.gradient_accumulation_steps == "auto"
     if not is_open or saved is None or saved == train.micro_batch:
         return None
-    return saved if train.global_batch % (saved * context.world_size) == 0 else None
+    return saved if train.global_batch % (saved * ranks) == 0 else None
 
 
 def _precision(

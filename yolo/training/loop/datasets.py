@@ -96,7 +96,7 @@ def _streamed(recipe: Recipe, context: DistributedContext) -> Shards:
     """The training split's shards; only their index is read yet."""
     shards = open_shards(recipe.data, "train")
     place = shard_location(recipe.data, "train")
-    for concern in too_few(shards.index, place, recipe, context.world_size):
+    for concern in too_few(shards.index, place, recipe):
         raise DataError(concern)
     _refuse_if_different(shards, context)
     return shards

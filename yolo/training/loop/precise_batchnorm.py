@@ -27,7 +27,7 @@ class PreciseBatchNorm:
         self.device = context.device
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
         self.last_epoch = recipe.train.epochs - 1
-        at_once = recipe.train.micro_batch * context.world_size
+        at_once = recipe.train.micro_batch * context.data_ranks
         self.batches = -(-recipe.evaluation.batchnorm_images // at_once)
         """Micro batches per rank; 0 keeps the statistics that the steps gathered."""
         buffer = max(1, self.batches * recipe.train.micro_batch)
@@ -35,8 +35,8 @@ class PreciseBatchNorm:
         self.loader = training_loader(
             datasets.train_images,
             recipe.model_copy(update={"data": data}),
-            context.rank,
-            context.world_size,
+            context.data_rank,
+            context.data_ranks,
         )
 
     def write_into(self, model: YOLOv5, epoch: int) -> None:

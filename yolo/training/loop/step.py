@@ -80,7 +80,7 @@ class TrainStep:
         self.context = context
         self.observer = observer
         self.wants_to_stop = wants_to_stop
-        self.sizes = ImageSizes(recipe, loss.strides[-1])
+        self.sizes = ImageSizes(recipe, loss.strides[-1] * context.columns.count)
         self.dtype = TORCH_DTYPES[recipe.precision.dtype]
         self.global_batch = recipe.train.global_batch
         self.batchnorm = BatchNormSnapshot(state.engine.module)
@@ -94,7 +94,7 @@ class TrainStep:
         size = self.sizes.at(state.step)
         is_local = strategy.is_local_step
         # Assigned on the CPU: on a GPU, the host would have to wait for the device.
-        targets = [self.loss.assign(mb.targets, (len(mb.images), 3, size, size)) for mb in batch]
+        targets = [self._assign(micro_batch, size) for micro_batch in batch]
         matches, counting = self._count_matches(targets, is_local)  # sent while the forward runs
         limit_gradient_norm(engine, guard.norms.limit)
         self.batchnorm.save()
@@ -102,7 +102,7 @@ class TrainStep:
         for micro_batch, target in zip(batch, targets, strict=True):
             self.observer.begin(StepPart.FORWARD, step)
             images = to_network(micro_batch.images, device, self.dtype)
-            predictions = engine(scaled(images, size))
+            predictions = engine(self.context.columns.stripe(scaled(images, size)))
             if counting is not None:
                 counting.wait()
                 counting = None
@@ -114,6 +114,8 @@ class TrainStep:
             self.observer.begin(StepPart.BACKWARD, step)
             engine.backward(loss)
             self.observer.begin(StepPart.UPDATE, step)
+            if is_local and micro_batch is batch[-1]:  # its images' gradient, of all their columns
+                self.context.columns.average_gradients(engine.module)
             strategy.reduce_gradients()
             engine.step()  # DeepSpeed clips, updates and zeroes at the end of the accumulation
         strategy.after_step()
@@ -122,6 +124,12 @@ class TrainStep:
             self.batchnorm.restore()  # the non-finite values passed through it too
         state.step = step
         return StepResult(step, rates.lr, losses, outcome, is_local)
+
+    def _assign(self, micro_batch: TrainingBatch, size: int) -> Assignment:
+        """The targets of the columns that this rank computes."""
+        columns = self.context.columns
+        shape = (len(micro_batch.images), 3, size, size)
+        return self.loss.assign(micro_batch.targets, shape).stripe(columns.index, columns.count)
 
     def _count_matches(
         self, targets: Sequence[Assignment], is_local: bool
@@ -133,7 +141,7 @@ class TrainStep:
         matches = torch.stack([target.matches for target in targets]).sum(0)
         matches = matches.to(self.context.device, torch.float32, non_blocking=True)
         if is_local or self.context.world_size == 1:
-            return matches * self.context.world_size, None
+            return self.context.columns.sum(matches) * self.context.data_ranks, None
         return matches, dist.all_reduce(matches, async_op=True)
 
     def _normaliser(self, matches: torch.Tensor) -> Normaliser:

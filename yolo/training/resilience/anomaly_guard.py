@@ -98,7 +98,7 @@ class StabilityGuard:
     def nan_gate(self, loss: torch.Tensor, wants_to_stop: bool, is_local: bool) -> torch.Tensor:
         """The factor for the step's last loss: 1, or NaN if the step must be skipped; a scalar tensor.
 
-        `loss` is this rank's share of the loss (scalar). Collective, unless the step is local.
+        `loss` is this rank's share of the loss (scalar). Collective; in a local step, among the ranks of an image.
         """
         extra = (float(wants_to_stop), float(self._local_anomalies))
         sums = torch.stack(
@@ -109,7 +109,7 @@ class StabilityGuard:
         )
         if self.context.world_size > 1:
             if is_local:  # assumes the other ranks' images as hard as its own
-                sums *= self.context.world_size
+                sums = self.context.columns.sum(sums) * self.context.data_ranks
             else:
                 dist.all_reduce(sums)
         is_bad = ~sums[0].isfinite() | (sums[0] > self._loss_detector(is_local).limit)

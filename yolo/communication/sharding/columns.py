@@ -1,0 +1,55 @@
+"""Apply column sharding to a plain network, from outside."""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from yolo.communication.sharding.column_group import ColumnGroup
+from yolo.communication.sharding.halo import Halo, with_halo
+
+def shard_columns(model: nn.Module, columns: ColumnGroup) -> None:
+    """Let a network of convolutions and max-pools compute on stripes of the images' columns.
+
+    Each of them gets the columns that it reads beside its stripe from the neighbours, instead of padding. Outputs are the
+    stripes of what the plain network computes, and parameter gradients are this rank's share: their sum over the stripes
+    is the plain network's. BatchNorm's statistics must be shared as well (`SharedBatchNorm2d.convert`).
+
+    ValueError for a layer that cannot be sharded exactly.
+    """
+    if columns.count == 1:
+        return
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
+            try:
+                _exchange_instead_of_padding(module, columns)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+
+
+def _exchange_instead_of_padding(module: nn.Conv2d | nn.MaxPool2d, columns: ColumnGroup) -> None:
+    if isinstance(module.padding, str) or _across(module.dilation) != 1:
+        raise ValueError("a dilated kernel, or padding by name, cannot be sharded by columns")
+    if getattr(module, "padding_mode", "zeros") != "zeros" or getattr(module, "ceil_mode", False):
+        raise ValueError("expected padding by zeros, and no ceil_mode")
+    fill = 0.0 if isinstance(module, nn.Conv2d) else float("-inf")
+    sides = _across(module.kernel_size), _across(module.stride), _across(module.padding)
+    halo = Halo.of(*sides, fill)
+    if halo.columns:
+        module.padding = (_down(module.padding), 0)
+        module.register_forward_pre_hook(partial(_add_halo, halo, columns))
+
+
+def _add_halo(
+    halo: Halo, columns: ColumnGroup, module: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[Tensor, ...]:
+    (stripe,) = inputs
+    return (with_halo(stripe, halo, columns),)
+
+
+def _across(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[1]
+
+
+def _down(size: int | tuple[int, ...]) -> int:
+    return size if isinstance(size, int) else size[0]
