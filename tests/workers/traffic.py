@@ -71,6 +71,15 @@ def main() -> None:
         "reduce_scatter": lambda: dist.reduce_scatter(half, halves(big)),
         "reduce_scatter_tensor": lambda: dist.reduce_scatter_tensor(half, big),
         "all_to_all_single": lambda: dist.all_to_all_single(other, big),
+        "batch_isend_irecv": lambda: [
+            work.wait()
+            for work in torch.distributed.batch_isend_irecv(
+                [
+                    torch.distributed.P2POp(torch.distributed.isend, big, 1 - ranks.rank),
+                    torch.distributed.P2POp(torch.distributed.irecv, other, 1 - ranks.rank),
+                ]
+            )
+        ],
         "object": lambda: torch.distributed.broadcast_object_list(["x" * 2**23]),
         "communication_hook": lambda: hooked(torch.ones(1, 2048)).sum().backward(),
     }

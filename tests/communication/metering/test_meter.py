@@ -15,6 +15,7 @@ SHARES_ON_TWO_RANKS = {
     "scatter": 0.5,
     "reduce_scatter": 1.0,
     "all_to_all": 0.5,
+    "point_to_point": 1.0,
 }
 CALLS = {
     "all_reduce": ("all_reduce", BIG),
@@ -31,6 +32,7 @@ CALLS = {
     "reduce_scatter": ("reduce_scatter", BIG),
     "reduce_scatter_tensor": ("reduce_scatter", BIG),
     "all_to_all_single": ("all_to_all", BIG),
+    "batch_isend_irecv": ("point_to_point", BIG),
     "communication_hook": ("all_reduce", BIG / 2),
 }
 """Each call's kind and payload."""

@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
@@ -52,6 +52,7 @@ COLLECTIVES: dict[str, Collective] = {
     "_reduce_scatter_base": Collective("reduce_scatter", "input"),
     "all_to_all": Collective("all_to_all", "input_tensor_list"),
     "all_to_all_single": Collective("all_to_all", "input"),
+    "batch_isend_irecv": Collective("point_to_point", "p2p_op_list"),
 }
 """torch's functions by name."""
 
@@ -129,18 +130,19 @@ class TrafficMeter:
             given = signature.bind(*args, **kwargs).arguments
             payload = _tensors(given[collective.payload])
             is_on_gpu = any(tensor.is_cuda for tensor in payload)
+            group = _group(given)
             started = _now(is_on_gpu)
             self._thread.is_inside = True
             try:
                 work = original(*args, **kwargs)
             finally:
                 self._thread.is_inside = False
-            ranks = torch.distributed.get_world_size(given.get("group"))
+            ranks = torch.distributed.get_world_size(group)
             if ranks < 1:
                 return work  # this rank is not in the group
             size = sum(tensor.numel() * tensor.element_size() for tensor in payload)
-            is_gloo = torch.distributed.get_backend(given.get("group")) == "gloo"
-            sent = sent_bytes(collective.kind, size, ranks, is_gloo) if size else 0.0
+            is_gloo = torch.distributed.get_backend(group) == "gloo"
+            sent = sent_bytes(collective.kind, size, ranks, is_gloo, len(payload)) if size else 0.0
             wire_bytes = sent * (self._framing if is_gloo else 1)
             self._counted.append((collective.kind, KindTraffic(1, size, wire_bytes)))
             self._is_on_gpu = is_on_gpu
@@ -148,6 +150,13 @@ class TrafficMeter:
                 span = _ClockSpan.since(started)
                 self._timed.append(_Timed(collective.kind, span, is_total=True, is_exposed=True))
                 return work
+            if isinstance(work, list):  # they run side by side: the last one's time is that of all
+                timed = [
+                    _TimedWork(each, collective.kind, started, False, self._timed) for each in work
+                ]
+                for each in timed[:-1]:
+                    each.leave_out_of_total()
+                return timed
             # NCCL gives lists of uneven tensors a work without a future, and asking for one would crash.
             has_future = not (is_on_gpu and len(payload) > 1)
             return _TimedWork(work, collective.kind, started, has_future, self._timed)
@@ -199,6 +208,10 @@ class _TimedWork:
             if self._ends_with_wait:
                 self._ends_with_wait = False
                 self._ended()
+
+    def leave_out_of_total(self) -> None:
+        """Count only what is waited for it."""
+        self._ends_with_wait = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._work, name)
@@ -264,4 +277,17 @@ def _drained(items: deque[Any]) -> Iterator[Any]:
 
 
 def _tensors(payload: Any) -> Sequence[torch.Tensor]:
-    return (payload,) if isinstance(payload, torch.Tensor) else tuple(payload)
+    """The tensors of a payload; of a list of point-to-point operations, those that are sent."""
+    if isinstance(payload, torch.Tensor):
+        return (payload,)
+    is_sent = torch.distributed.isend
+    return tuple(
+        each.tensor if isinstance(each, torch.distributed.P2POp) else each
+        for each in payload
+        if not isinstance(each, torch.distributed.P2POp) or each.op is is_sent
+    )
+
+
+def _group(given: Mapping[str, Any]) -> Any:
+    operations = given.get("p2p_op_list")
+    return operations[0].group if operations else given.get("group")

@@ -18,16 +18,22 @@ IP_AND_TCP_BYTES = 20 + 32
 SEGMENTS_PER_ACKNOWLEDGEMENT = 4
 """Between the 2 of a slow link and the many that a fast one acknowledges together (measured: acknowledgements add 2.2% at
 100 Mbit/s and 0.3 to 1.1% at 1 Gbit/s)."""
+POINT_TO_POINT = "point_to_point"
+"""Messages to single ranks, as of halos: the payload is what a rank sends."""
 UNKNOWN_MTU = 1500
 LOOPBACK = "lo"
 
 
-def sent_bytes(kind: str, payload_bytes: float, ranks: int, is_gloo: bool) -> float:
+def sent_bytes(
+    kind: str, payload_bytes: float, ranks: int, is_gloo: bool, messages: float = 1
+) -> float:
     """Bytes that a rank hands to TCP (or to NCCL's transport) in one collective, as the mean over the ranks.
 
-    ValueError for a kind without a formula.
+    `messages`: how many the rank sends, if the kind is point_to_point. ValueError for a kind without a formula.
     """
-    messages = _gloo_messages(kind, payload_bytes, ranks) if is_gloo else 0.0
+    if kind != POINT_TO_POINT:
+        messages = _gloo_messages(kind, payload_bytes, ranks)
+    messages *= is_gloo
     return payload_bytes * sent_share(kind, ranks, is_gloo) + messages * GLOO_MESSAGE_BYTES
 
 
@@ -55,6 +61,8 @@ def sent_share(kind: str, ranks: int, is_gloo: bool) -> float:
     """
     others = (ranks - 1) / ranks
     match kind:
+        case "point_to_point":
+            return 1.0
         case "all_reduce":
             return 2 * others
         case "reduce":

@@ -107,7 +107,9 @@ class _Normalise(torch.autograd.Function):
         )
         sums = torch.cat((weight_sum, bias_sum))
         dist.all_reduce(sums, group=ctx.group)
-        of_weight, of_bias = (sums / ctx.count).chunk(2)  # means of gradient x normalised, and of gradient
+        of_weight, of_bias = (sums / ctx.count).chunk(
+            2
+        )  # means of gradient x normalised, and of gradient
         scale = weight * inverse_std
         slope = scale * inverse_std * of_weight
         offset = scale * of_bias - slope * mean

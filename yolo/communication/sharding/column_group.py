@@ -9,6 +9,7 @@ from torch import nn
 
 from yolo.communication.coalesced import all_reduce_mean
 
+
 @dataclass(frozen=True, slots=True)
 class ColumnGroup:
     """This rank's place among the ranks that hold the same images, from the left stripe to the right one."""

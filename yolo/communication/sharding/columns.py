@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from yolo.communication.sharding.column_group import ColumnGroup
 from yolo.communication.sharding.halo import Halo, with_halo
 
+
 def shard_columns(model: nn.Module, columns: ColumnGroup) -> None:
     """Let a network of convolutions and max-pools compute on stripes of the images' columns.
 

@@ -50,15 +50,6 @@ def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Fi
         yield from without_effect(resolved, why, "cluster.least_nodes")
 
 
-@on(error, "model.sync_batchnorm")
-def sync_batchnorm_needs_gpus(recipe: Recipe) -> Iterator[str]:
-    if recipe.model.sync_batchnorm and recipe.cluster.backend == "gloo":
-        yield (
-            "torch's SyncBatchNorm does not run on CPUs, and cluster.backend is gloo; set it to false (statistics are "
-            "averaged over the ranks before each evaluation and checkpoint in any case)"
-        )
-
-
 @on(warning, "tracking.wandb.mode")
 def the_launcher_forwards_no_api_key(recipe: Recipe) -> Iterator[str]:
     is_elsewhere = recipe.cluster.nodes > 1 or recipe.cluster.hostfile is not None

@@ -6,7 +6,7 @@ import os
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import deepspeed.comm as dist
@@ -34,7 +34,7 @@ class DistributedContext:
     local_world_size: int
     """Ranks on this machine."""
     device: torch.device
-    columns: ColumnGroup = ColumnGroup()
+    columns: ColumnGroup = field(default_factory=ColumnGroup)
     """The ranks that hold the same images as this one, each a stripe of their columns."""
 
     @property

@@ -100,9 +100,7 @@ def _train(resolved: ResolvedRecipe, services: RankServices, checkpoint: Path | 
     engine = start_engine(model, recipe, context)
     strategy = build_strategy(engine, recipe)
     ema = ModelEMA(engine.module, recipe.train)
-    loader = training_loader(
-        datasets.train_images, recipe, context.data_rank, context.data_ranks
-    )
+    loader = training_loader(datasets.train_images, recipe, context.data_rank, context.data_ranks)
     schedule = LRSchedule(recipe, len(loader))
     if concern := strategy.plan(schedule.warmup_steps, schedule.steps):
         logger.warning(concern)
