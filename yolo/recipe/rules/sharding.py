@@ -29,12 +29,6 @@ def each_stripe_has_whole_cells(recipe: Recipe) -> Iterator[str]:
     )
 
 
-@on(error, "sharding.columns")
-def columns_exclude_stage_3(recipe: Recipe) -> Iterator[str]:
-    if recipe.sharding.columns > 1 and recipe.zero.stage == 3:
-        yield "zero.stage 3 gathers parameters in each layer, between the exchanges of columns; set zero.stage to 0, 1 or 2"
-
-
 @rule
 def an_image_stays_inside_a_node(resolved: ResolvedRecipe) -> Iterator[Finding]:
     columns = resolved.recipe.sharding.columns

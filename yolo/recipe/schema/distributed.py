@@ -29,7 +29,7 @@ class ShardingSection(Section):
     data: Auto | Count = setting("auto", unit="ranks")
     """Shares of each batch's images (data parallelism). `auto` is the number of ranks / columns."""
     columns: Count = setting(1, unit="ranks")
-    """Stripes of each image's columns, one per rank (spatial parallelism), for images whose activations do not fit one GPU. Convolutions and max-pools exchange the columns at the stripes' edges, and BatchNorm's statistics are shared, about 200 small messages per micro batch: for the ranks of one node. 1: whole images. Not with zero.stage 3."""
+    """Stripes of each image's columns, one per rank (spatial parallelism), for images whose activations do not fit one GPU. Convolutions and max-pools exchange the columns at the stripes' edges, and BatchNorm's statistics are shared, about 200 small messages per micro batch: for the ranks of one node. 1: whole images."""
 
 
 class ZeroSection(Section):

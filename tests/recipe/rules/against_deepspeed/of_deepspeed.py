@@ -101,7 +101,6 @@ OF_DEEPSPEED: list[Evidence] = [
         ranks=1,
     ),
     shown("fp16_gradients_overflow", ("communication.data_type=fp16",), fp16_overflows_on_the_way),
-    refused("sync_batchnorm_needs_gpus", ("model.sync_batchnorm=true",), "SyncBatchNorm.*GPU"),
     # --- the optimizer
     refused(
         "nesterov_needs_momentum",

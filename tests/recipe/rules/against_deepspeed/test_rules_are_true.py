@@ -22,6 +22,8 @@ from tests.recipe.rules.against_deepspeed.of_deepspeed import OF_DEEPSPEED
 from tests.recipe.rules.against_deepspeed.pair import RanksOfTest
 from tests.training.conftest import Ended
 from yolo.architecture import COCO_ANCHORS
+from yolo.communication.sharding.column_group import ColumnGroup
+from yolo.communication.sharding.halo import Halo, with_halo
 from yolo.model import YOLOv5
 from yolo.planner.plan import choose
 from yolo.recipe.load.merge import load_recipe
@@ -177,8 +179,6 @@ def test_sync_batchnorm_exchanges_in_every_layer_with_its_node_unless_a_rank_is_
     found = launch_worker("sync_batchnorm", ranks=4)
     assert found["layers"] == 57
     assert found["ranks, as bits"] == [0b0011, 0b0011, 0b1100, 0b1100]
-    assert found["of a node"]
-    assert not found["of one rank"]
     assert all("the nodes have 1 and 2 ranks" in each for each in found["uneven nodes"])
 
 
@@ -239,12 +239,29 @@ def test_the_network_refuses_what_its_levels_do_not_fit() -> None:
         YOLOv5("n6", 3, COCO_ANCHORS)
 
 
+def test_a_stripe_has_whole_cells_and_more_of_them_than_a_kernel_reads_beside_it() -> None:
+    def found(columns: int, size: int) -> list[str]:
+        sizes = (f"sharding.columns={columns}", f"model.image_size={size}", "train.global_batch=8")
+        return findings("each_stripe_has_whole_cells", sizes, world_size=4)
+
+    assert found(2, 160)
+    with pytest.raises(ValueError, match="multiples of 32"):
+        YOLOv5("n", 3)(ColumnGroup(0, 2).stripe(torch.rand(1, 3, 160, 160)))
+    assert found(2, 64)
+    of_sppf = torch.rand(1, 8, 2, 1)
+    with pytest.raises(ValueError, match="a stripe of 1 columns is narrower than the 2"):
+        with_halo(of_sppf, Halo.of(5, 1, 2), ColumnGroup(0, 2))
+    assert not found(2, 128) and not found(4, 256) and not found(1, 160)
+
+
 def test_no_rule_is_without_evidence() -> None:
     shown = {each.name for each in OF_DEEPSPEED} | set(WITHOUT_EFFECT)
     shown |= {
         *("mosaic_must_have_epochs_left", "warm_up_must_end"),
         *("sync_batchnorm_needs_several_ranks_per_node", "local_steps_exclude_sync_batchnorm"),
         *("the_launcher_forwards_no_api_key", "an_automatic_strategy_needs_a_profile"),
+        # The second is our own choice: tests/recipe/rules/test_sharding.py.
+        *("each_stripe_has_whole_cells", "an_image_stays_inside_a_node"),
         *("image_size_is_a_multiple_of_the_largest_stride", "every_level_has_anchors"),
     }
     assert shown == set(BY_NAME)
