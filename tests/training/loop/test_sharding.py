@@ -1,15 +1,9 @@
-"""The training step under each mesh of data and columns, and a run that is killed and goes on."""
+"""The training step under each mesh of data and columns; test_resume.py kills and resumes such a run."""
 
-import os
-import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.training.conftest import Run, Start, assert_same, last_weights, losses, wait_until
-from yolo.training.checkpointing.run_directory import RunDirectory
 
 Found = dict[str, Any]
 
@@ -55,29 +49,3 @@ def test_a_compressed_exchange_learns_about_the_same(trained: Found) -> None:
     found, expected = trained[POWERSGD], trained[SAMPLES]
     assert found["losses"] == pytest.approx(expected["losses"], rel=0.05)
     assert 1e-3 < found["apart"][SAMPLES] < 1
-
-
-@pytest.mark.slow(40)
-def test_a_killed_run_on_two_by_two_ranks_ends_with_the_bits_of_a_whole_one(
-    run: Run, start: Start, tmp_path: Path
-) -> None:
-    settings = (
-        *("sharding.data=2", "sharding.columns=2", "model.image_size=128", "train.epochs=3"),
-        *("model.sync_batchnorm=true", "evaluation.every_epochs=3"),
-    )
-    whole = run("recipes/demo.yaml", *settings)
-    process = start("recipes/demo.yaml", *settings)
-    latest = tmp_path / "runs" / "demo" / "latest"
-    runs = latest.parent
-    wait_until(process, lambda: len(list(runs.glob("*/checkpoints"))) == 2)
-    newest = max(path.parent for path in runs.glob("*/checkpoints") if not path.parent.is_symlink())
-    wait_until(process, lambda: bool(RunDirectory(newest).published()))
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (newest / "finished").exists()
-
-    resumed = run("recipes/demo.yaml", *settings, "checkpoint.resume=auto")
-    assert "Resumed from epoch" in resumed.output
-    assert resumed.folder == newest != whole.folder
-    assert losses(resumed)[-1] == losses(whole)[-1]
-    assert_same(last_weights(resumed), last_weights(whole))
