@@ -16,10 +16,13 @@ import numpy as np
 SHAPES = ("circle", "square", "triangle", "star", "hexagon", "spark")
 OUTLINES = ((48, 1.0), (4, 1.0), (3, 1.0), (10, 0.45), (6, 1.0), (8, 0.4))
 """Of each shape: its corners, and the radius of every second one as a share of the others'."""
-TEXTURES = ("rows", "columns", "diagonals", "checks")
-"""Of two brightnesses in equal shares, so that all are one grey once a smaller image averages them."""
-TEXTURE_PERIOD = 6
-"""Pixels."""
+TEXTURES = ("rows", "columns", "checks")
+"""Of two brightnesses in equal shares, and blotched: in a smaller image, which averages them, only the blotches are left."""
+TEXTURE_PERIOD = 4
+BLOTCH = 8
+"""Side in pixels."""
+BLOTCH_SHADE = 0.25
+"""How much darker a blotch can be."""
 EMPTY_SHARE = 0.05
 MAX_OVERLAP = 0.15
 MARKER = "complete.json"
@@ -169,7 +172,12 @@ def _paint(
         cv2.fillPoly(inside, [outline], 1, shift=4)
         rows, columns = inside.nonzero()
         is_dark = _is_dark(texture, rows, columns)
-        image[rows[is_dark], columns[is_dark]] = darker
+        shades = random.uniform(1 - BLOTCH_SHADE, 1, -(-np.array(inside.shape) // BLOTCH))
+        fill = (
+            np.where(is_dark[:, None], darker, colour)
+            * shades[rows // BLOTCH, columns // BLOTCH, None]
+        )
+        image[rows, columns] = fill.astype(np.uint8)
     cv2.polylines(image, [outline], True, darker, 2, cv2.LINE_AA, shift=4)
 
 
@@ -177,7 +185,7 @@ def _is_dark(texture: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Which pixels of a texture have the darker of its two brightnesses."""
     half = TEXTURE_PERIOD // 2
     row, column = rows // half, columns // half
-    return (row, column, (rows + columns) // half, row + column)[texture] % 2 == 0
+    return (row, column, row + column)[texture] % 2 == 0
 
 
 def _colour(random: np.random.Generator) -> tuple[float, ...]:

@@ -6,32 +6,25 @@ number of pixels. Stopped, the same command resumes.
 """
 
 import argparse
-import shutil
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-import json
 
 from yolo.bench import results
 from yolo.bench.command_line import add_out
-from yolo.bench.tiling.approaches import Job, Measured, Plan, plans
+from yolo.bench.tiling.approaches import Job, Measured, Plan, detect, plans
+from yolo.bench.tiling.images import START_SIZE, draw_large, draw_start
 from yolo.bench.tiling.picture import draw_picture
-from yolo.bench.tiling.tiles import write_views
-from yolo.data.dataset import DetectionDataset
-from yolo.data.demo import MARKER, DemoSettings, ShapeSizes, generate_demo
 from yolo.data.open import load_annotated
 from yolo.errors import BenchError, exit_code_of
 from yolo.evaluation.detections import GroundTruth
 from yolo.recipe import prepare
 
 BASE = Path("recipes/large_images.yaml")
-QUIET = "tracking.wandb.mode=disabled"
-LARGE = ShapeSizes(0.08, 0.18, 8)
-"""At 3,072 pixels 490 to 1,100 across: a tile of 1,024 cuts nearly all."""
-SMALL_RADII = (10.0, 15.0)
-"""Pixels: small in COCO's terms, and whole in one of two tiles that overlap."""
-MOST_SMALL = 8
+START_BASE = Path("recipes/demo.yaml")
+ALWAYS = ("tracking.wandb.mode=disabled", "checkpoint.resume=auto")
 COLUMNS = (
     *("trained on", "pixels at the input", "inputs per step", "epochs", "steps", "Mpixels seen"),
     *("seconds", "AP", "AP50", "AP of small objects", "AP of large objects", "AP above tiles"),
@@ -72,13 +65,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, default=BASE, help="default %(default)s")
     for name, default, text in (
         ("--size", 3072, "side of the images, pixels"),
-        ("--tile", 1024, "side of the tiles, pixels"),
-        ("--shrunk", 640, "side of the shrunk images, pixels"),
+        ("--tile", 640, "side of the tiles, and of the shrunk images, pixels"),
         ("--train-images", 24, "images to train on"),
         ("--val-images", 8, "images to evaluate on"),
         ("--epochs", 12, "epochs over whole images; the others see as many pixels"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text}; default %(default)s")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="WEIGHTS",
+        help="weights that all start from; by default they are trained on small images, in some minutes",
+    )
     parser.add_argument(
         "--whole",
         action="append",
@@ -93,71 +91,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    if not options.shrunk < options.tile < options.size:
+    if options.tile >= options.size:
         raise BenchError(
-            f"--size {options.size} --tile {options.tile} --shrunk {options.shrunk}: expected the size to be the largest, "
-            "then the tile, then the shrunk image"
+            f"--size {options.size} --tile {options.tile}: expected a tile smaller than the images"
         )
-    root, tiles = _draw(options)
-    truth = GroundTruth.of(load_annotated(root, "val"))
-    size, images = options.size, options.train_images
-    all_plans = plans(root, tiles, size, options.tile, options.shrunk, images)
+    images = draw_large(
+        options.data, options.size, options.tile, options.train_images, options.val_images
+    )
+    truth = GroundTruth.of(load_annotated(images.large, "val"))
+    start = options.start or _train_start(options)
+    all_plans = plans(images, options.size, options.tile, options.train_images)
     pixels = options.epochs * all_plans[0].pixels_per_epoch
-    jobs = [_job(options, plan, plan.epochs_for(pixels)) for plan in all_plans]
+    jobs = [_job(options, plan, plan.epochs_for(pixels), start) for plan in all_plans]
     rows: list[Row] = []
     measured: list[tuple[Plan, Measured]] = []
-    for job in jobs:
-        print(f"{job.plan.name}: {job.run.path}", flush=True)
-        job.train()
-        measured.append((job.plan, job.detect(truth)))
-        rows.append(_row(job, measured[-1][1]))
+    for plan, job in zip(all_plans, jobs, strict=True):
+        measured.append((plan, detect(plan, job.train(), truth)))
+        rows.append(_row(plan, job, measured[-1][1]))
         content = {"setup": _setup(options, truth), "rows": [asdict(row) for row in rows]}
-        written = results.write_results(options.out, "tiling", content, markdown(rows))
+        results.write_results(options.out, "tiling", content, markdown(rows))
     figure = draw_picture(truth, measured)
     written = results.write_results(options.out, "tiling", content, markdown(rows), figure)
     print(markdown(rows))
     print("wrote", ", ".join(map(str, written)))
 
 
-def _draw(options: argparse.Namespace) -> tuple[Path, Path]:
-    """Draw the images and cut them into tiles, unless both are there; returns the folders."""
-    size, tile = options.size, options.tile
-    least, largest = (radius / size for radius in SMALL_RADII)
-    settings = DemoSettings(
-        options.train_images,
-        options.val_images,
-        size,
-        sizes=(LARGE, ShapeSizes(least, largest, MOST_SMALL)),
-        is_textured=True,
-    )
-    options.data.mkdir(parents=True, exist_ok=True)
-    root = options.data / f"large-{size}"
-    tiles = options.data / f"large-{size}-tiles-{tile}"
-    if generate_demo(root, settings) or not (tiles / MARKER).is_file():
-        print(f"cutting {root} into {tiles}", flush=True)
-        shutil.rmtree(tiles, ignore_errors=True)
-        for split in ("train", "val"):
-            write_views(load_annotated(root, split), split, tiles, tile)
-        shutil.copy(root / MARKER, tiles / MARKER)
-    return root, tiles
-
-
-def _job(options: argparse.Namespace, plan: Plan, epochs: int) -> Job:
+def _train_start(options: argparse.Namespace) -> Path:
+    """Train on small images; returns the weights."""
+    variant = prepare(options.base, options.overrides).resolved.recipe.model.variant
     settings = (
-        *(QUIET, "checkpoint.resume=auto", f"data.root={plan.root}"),
+        *(*ALWAYS, f"data.root={draw_start(options.data)}"),
+        *(f"model.variant={variant}", f"model.image_size={START_SIZE}"),
+    )
+    job = Job("start", settings, prepare(START_BASE, settings).resolved)
+    return job.train()
+
+
+def _job(options: argparse.Namespace, plan: Plan, epochs: int, start: Path) -> Job:
+    settings = (
+        *(*ALWAYS, f"data.root={plan.root}", f"model.weights={start}"),
         *(f"model.image_size={plan.image_size}", f"train.epochs={epochs}"),
         *(f"train.global_batch={plan.batch}", "train.micro_batch=auto"),
         *(f"evaluation.every_epochs={epochs}", f"checkpoint.every_epochs={epochs}"),
         *options.overrides,
         *(options.whole if plan.name == "whole" else ()),
     )
-    return Job(plan, settings, prepare(options.base, settings).resolved)
+    return Job(plan.name, settings, prepare(options.base, settings).resolved)
 
 
-def _row(job: Job, measured: Measured) -> Row:
+def _row(plan: Plan, job: Job, measured: Measured) -> Row:
     summary = json.loads(job.run.summary.read_text(encoding="utf-8"))
-    plan, metrics, train = job.plan, measured.metrics, job.resolved.recipe.train
-    figures = {name: getattr(metrics, name) or 0.0 for name in ("ap", "ap50", "ap_small", "ap_large")}
+    metrics, train = measured.metrics, job.resolved.recipe.train
+    figures = {
+        name: getattr(metrics, name) or 0.0 for name in ("ap", "ap50", "ap_small", "ap_large")
+    }
     return Row(
         trained_on=plan.name,
         image_size=plan.image_size,
@@ -178,7 +165,6 @@ def _setup(options: argparse.Namespace, truth: GroundTruth) -> dict[str, object]
         "recipe": str(options.base),
         "size": options.size,
         "tile": options.tile,
-        "shrunk": options.shrunk,
         "train_images": options.train_images,
         "val_images": len(truth.images),
         "val_boxes": sum(len(image.boxes) for image in truth.images),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from yolo.bench.tiling.images import DrawnImages
 from yolo.bench.tiling.merging import MERGINGS, NMS, Merging, merge_views
 from yolo.bench.tiling.tiles import View, views_of
 from yolo.data.image.decode import read_image
@@ -56,10 +57,10 @@ class Plan:
         return math.ceil(pixels / self.pixels_per_epoch)
 
 
-def plans(root: Path, tiles: Path, size: int, tile: int, shrunk: int, images: int) -> list[Plan]:
+def plans(images: DrawnImages, size: int, tile: int, count: int) -> list[Plan]:
     """Whole images first; a step of the others sees about as many pixels, so that they take as many steps.
 
-    `images` are those to train on, all of `size` x `size` pixels.
+    `count` are the images to train on, all of `size` x `size` pixels; shrunk ones are as large as a tile.
     """
 
     def whole(at: int) -> Callable[[int, int], list[View]]:
@@ -69,25 +70,25 @@ def plans(root: Path, tiles: Path, size: int, tile: int, shrunk: int, images: in
         """The power of two below: fewer pixels, and more steps."""
         return int(2 ** math.floor(math.log2((size / at) ** 2)))
 
-    cut = images * len(views_of(size, size, tile))
+    cut = count * len(views_of(size, size, tile))
     return [
-        Plan("whole", size, 1, images, root, whole(size)),
+        Plan("whole", size, 1, count, images.large, whole(size)),
         Plan(
-            *("tiles", tile, batch(tile), cut, tiles),
+            *("tiles", tile, batch(tile), cut, images.tiles),
             lambda width, height: views_of(width, height, tile),
             MERGINGS,
         ),
-        Plan("shrunk", shrunk, batch(shrunk), images, root, whole(shrunk)),
+        Plan("shrunk", tile, batch(tile), count, images.large, whole(tile)),
     ]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One approach to be trained."""
+    """One training run."""
 
-    plan: Plan
+    name: str
     settings: tuple[str, ...]
-    """All overrides of the base recipe."""
+    """All overrides of the recipe."""
     resolved: ResolvedRecipe
 
     @cached_property
@@ -95,29 +96,13 @@ class Job:
         """Its run's folder, the same for the same settings."""
         values = json.dumps(self.resolved.loaded.values, sort_keys=True)
         digest = hashlib.sha256(values.encode()).hexdigest()
-        return RunDirectory((RUNS / "tiling" / f"{self.plan.name}-{digest[:12]}").resolve())
+        return RunDirectory((RUNS / "tiling" / f"{self.name}-{digest[:12]}").resolve())
 
-    def train(self) -> None:
-        """Train it through the launcher, unless its run is finished; an interrupted one resumes."""
+    def train(self) -> Path:
+        """Train it through the launcher, unless its run is finished; an interrupted one resumes. Returns the weights."""
         if not self.run.finished.exists():
             run_with_restarts(self.resolved, self.settings, self.run)
-
-    def detect(self, truth: GroundTruth) -> "Measured":
-        """Detect in the images of the truth with the run's weights; of several mergings, the one with the highest AP counts."""
-        detector = load_detector(self.run.last_weights)
-        predictor = Predictor(detector.model, self.plan.image_size, CPU, CONFIDENCE, IOU, MOST)
-        by_view = []
-        for record in truth.images:
-            image = read_image(record.path, record.width, record.height)
-            views = self.plan.views(record.width, record.height)
-            by_view.append([_in_view(predictor, image, view, record.image_id) for view in views])
-        tried = []
-        for merging in self.plan.mergings:
-            found = tuple(merge_views(views, merging, MOST) for views in by_view)
-            tried.append(Measured(merging, found, measure(found, truth)))
-        aps = {each.merging.name: each.metrics.ap for each in tried}
-        best = max(tried, key=lambda each: each.metrics.ap or 0.0)
-        return replace(best, ap_by_merging=aps)
+        return self.run.last_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +115,24 @@ class Measured:
     metrics: Metrics
     ap_by_merging: Mapping[str, float | None] = field(default_factory=dict)
     """Of all ways that were tried."""
+
+
+def detect(plan: Plan, weights: Path, truth: GroundTruth) -> Measured:
+    """Detect in the images of the truth; of several mergings, the one with the highest AP counts."""
+    model = load_detector(weights).model
+    predictor = Predictor(model, plan.image_size, CPU, CONFIDENCE, IOU, MOST)
+    by_view = []
+    for record in truth.images:
+        image = read_image(record.path, record.width, record.height)
+        views = plan.views(record.width, record.height)
+        by_view.append([_in_view(predictor, image, view, record.image_id) for view in views])
+    tried = []
+    for merging in plan.mergings:
+        found = tuple(merge_views(views, merging, MOST) for views in by_view)
+        tried.append(Measured(merging, found, measure(found, truth)))
+    aps = {each.merging.name: each.metrics.ap for each in tried}
+    best = max(tried, key=lambda each: each.metrics.ap or 0.0)
+    return replace(best, ap_by_merging=aps)
 
 
 def _in_view(predictor: Predictor, image: np.ndarray, view: View, image_id: int) -> Detections:

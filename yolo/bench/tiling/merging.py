@@ -36,7 +36,9 @@ CONFIDENCES = (0.001, 0.05, 0.25)
 MERGINGS = (
     NMS,
     *(
-        Merging(f"{name}, scores from {confidence:g}", threshold, True, True, is_chained, confidence)
+        Merging(
+            f"{name}, scores from {confidence:g}", threshold, True, True, is_chained, confidence
+        )
         for confidence in CONFIDENCES
         for name, threshold, is_chained in (
             ("GREEDYNMM, overlap 0.5", 0.5, False),

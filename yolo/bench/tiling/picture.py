@@ -32,11 +32,20 @@ def draw_picture(truth: GroundTruth, measured: Sequence[tuple[Plan, Measured]]) 
         found = result.found[place].above(SHOWN_CONFIDENCE)
         canvas = small.copy()
         for view in plan.views(record.width, record.height)[: -1 or None]:
-            corners = (np.array([view.left, view.top, view.left + view.width, view.top + view.height]) * scale).round()
+            corners = (
+                np.array([view.left, view.top, view.left + view.width, view.top + view.height])
+                * scale
+            ).round()
             left, top, right, bottom = corners.astype(int).tolist()
             cv2.rectangle(canvas, (left, top), (right, bottom), SEAM, 1)
-        drawn = draw_detections(canvas, replace(found, boxes=found.boxes * scale), truth.class_names)
+        drawn = draw_detections(
+            canvas, replace(found, boxes=found.boxes * scale), truth.class_names
+        )
         axes.imshow(drawn[..., ::-1])
-        axes.set_title(f"{plan.name}, {plan.image_size:,} pixels: AP {result.metrics.ap or 0:.3f}", color=INK, loc="left")
+        axes.set_title(
+            f"{plan.name}, {plan.image_size:,} pixels: AP {result.metrics.ap or 0:.3f}",
+            color=INK,
+            loc="left",
+        )
         axes.axis("off")
     return figure

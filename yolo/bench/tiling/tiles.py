@@ -5,7 +5,6 @@ paper, the whole image, shrunk to a tile's size, is one view more, so that large
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
