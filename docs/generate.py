@@ -26,6 +26,7 @@ REPOSITORY = DOCS.parent
 DATA = {
     "data/demo": Data(images=512, classes=4),
     "data/bccd": Data(images=205, classes=3),
+    "data/large": Data(images=24, classes=3),
     "data/coco": Data(images=118_287, classes=80),
 }
 """What the shipped recipes train on; the pages must not depend on which data lie on this machine."""

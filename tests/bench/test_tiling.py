@@ -18,6 +18,8 @@ from yolo.bench.tiling.tiles import LEAST_VISIBLE, OVERLAP, View, views_of, writ
 from yolo.data.demo import TEXTURES, DemoSettings, ShapeSizes, generate_demo
 from yolo.data.open import load_annotated
 from yolo.evaluation.detections import Detections
+from yolo.model import YOLOv5
+from yolo.model.io.weights import weights_content
 
 GREEDY = Merging("greedy", 0.5, is_over_smaller=True, is_joined=True)
 CHAINED = Merging("chained", 0.5, is_over_smaller=True, is_joined=True, is_chained=True)
@@ -164,3 +166,31 @@ def test_written_views_hold_the_images_pixels_and_boxes(tmp_path: Path) -> None:
 def test_a_tile_is_smaller_than_the_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--tile", "4096"]) == 2
     assert "expected a tile smaller than the images" in capsys.readouterr().err
+
+
+@pytest.mark.slow(20)
+def test_all_approaches_are_trained_and_measured_and_not_again(tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    names = {"class_names": json.dumps(TEXTURES), "image_size": "64"}
+    start.write_bytes(weights_content(YOLOv5("n", len(TEXTURES)), names))
+    program = (
+        *(sys.executable, "-m", "yolo.bench.tiling", "--size", "128", "--tile", "64"),
+        *("--train-images", "2", "--val-images", "1", "--epochs", "1", "--start", str(start)),
+        *("--base", str(REPOSITORY / "recipes" / "large_images.yaml")),
+        *("precision.dtype=fp32", "cluster.processes_per_node=1", "data.workers=0"),
+        *("train.gradient_clipping=1", "evaluation.batchnorm_images=0"),
+    )
+    ran = run_forked(program, tmp_path, ON_A_PROCESSOR, tmp_path / "log")
+    assert ran.returncode == 0, ran.stdout
+    results = tmp_path / "results"
+    rows = json.loads((results / "tiling.json").read_text())["rows"]
+    assert [row["trained_on"] for row in rows] == ["whole", "tiles", "shrunk"]
+    assert [row["steps"] for row in rows] == [2, 5, 4]
+    assert len(rows[1]["ap_by_merging"]) > 1
+    assert max(rows[1]["ap_by_merging"].values()) == rows[1]["ap"]
+    assert "| tiles | 64 | 4 |" in (results / "tiling.md").read_text()
+    assert cv2.imread(str(results / "tiling.png")).size
+    again = run_forked(program, tmp_path, ON_A_PROCESSOR, tmp_path / "log2")
+    assert again.returncode == 0, again.stdout
+    assert "step " not in again.stdout
+    assert json.loads((results / "tiling.json").read_text())["rows"] == rows
