@@ -17,7 +17,8 @@ SEED ?= 1
 SEEDS ?= 0,1,2
 SIZE ?= 3072
 TILE ?= 640
-WHOLE ?=
+# For the run on whole images alone.
+WHOLE ?= cluster.processes_per_node=1
 BASE ?= HEAD
 
 PYTHON := .venv/bin/python

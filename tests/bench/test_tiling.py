@@ -192,5 +192,5 @@ def test_all_approaches_are_trained_and_measured_and_not_again(tmp_path: Path) -
     assert cv2.imread(str(results / "tiling.png")).size
     again = run_forked(program, tmp_path, ON_A_PROCESSOR, tmp_path / "log2")
     assert again.returncode == 0, again.stdout
-    assert "step " not in again.stdout
+    assert "yolo.train" not in again.stdout
     assert json.loads((results / "tiling.json").read_text())["rows"] == rows

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from yolo.bench import results
@@ -17,6 +16,7 @@ from yolo.bench.command_line import add_out
 from yolo.bench.tiling.approaches import Job, Measured, Plan, detect, plans
 from yolo.bench.tiling.images import START_SIZE, draw_large, draw_start
 from yolo.bench.tiling.picture import draw_picture
+from yolo.bench.tiling.rows import Row, Setup, TilingResults
 from yolo.data.open import load_annotated
 from yolo.errors import BenchError, exit_code_of
 from yolo.evaluation.detections import GroundTruth
@@ -25,37 +25,6 @@ from yolo.recipe import prepare
 BASE = Path("recipes/large_images.yaml")
 START_BASE = Path("recipes/demo.yaml")
 ALWAYS = ("tracking.wandb.mode=disabled", "checkpoint.resume=auto")
-COLUMNS = (
-    *("trained on", "pixels at the input", "inputs per step", "epochs", "steps", "Mpixels seen"),
-    *("seconds", "AP", "AP50", "AP of small objects", "AP of large objects", "AP above tiles"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One approach. AP is measured in the pixels of the whole images."""
-
-    trained_on: str
-    image_size: int
-    """At the network's input, pixels."""
-    batch: int
-    """Inputs per optimizer step."""
-    inputs_per_epoch: int
-    epochs: int
-    steps: int
-    megapixels: float
-    """Seen at the network's input in all epochs."""
-    wall_seconds: float
-    world_size: int
-    merging: str
-    """How detections of views were merged."""
-    ap: float
-    ap50: float
-    ap_small: float
-    ap_large: float
-    ap_by_merging: dict[str, float | None]
-    settings: tuple[str, ...]
-    """Overrides of the recipe."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,7 +68,8 @@ def _bench(options: argparse.Namespace) -> None:
         options.data, options.size, options.tile, options.train_images, options.val_images
     )
     truth = GroundTruth.of(load_annotated(images.large, "val"))
-    start = options.start or _train_start(options)
+    variant = prepare(options.base, options.overrides).resolved.recipe.model.variant
+    start = options.start or _train_start(options, variant)
     all_plans = plans(images, options.size, options.tile, options.train_images)
     pixels = options.epochs * all_plans[0].pixels_per_epoch
     jobs = [_job(options, plan, plan.epochs_for(pixels), start) for plan in all_plans]
@@ -108,17 +78,18 @@ def _bench(options: argparse.Namespace) -> None:
     for plan, job in zip(all_plans, jobs, strict=True):
         measured.append((plan, detect(plan, job.train(), truth)))
         rows.append(_row(plan, job, measured[-1][1]))
-        content = {"setup": _setup(options, truth), "rows": [asdict(row) for row in rows]}
-        results.write_results(options.out, "tiling", content, markdown(rows))
+        found = TilingResults(_setup(options, truth, variant), tuple(rows))
+        results.write_results(options.out, "tiling", found.as_json(), found.markdown())
     figure = draw_picture(truth, measured)
-    written = results.write_results(options.out, "tiling", content, markdown(rows), figure)
-    print(markdown(rows))
+    written = results.write_results(
+        options.out, "tiling", found.as_json(), found.markdown(), figure
+    )
+    print(found.markdown())
     print("wrote", ", ".join(map(str, written)))
 
 
-def _train_start(options: argparse.Namespace) -> Path:
+def _train_start(options: argparse.Namespace, variant: str) -> Path:
     """Train on small images; returns the weights."""
-    variant = prepare(options.base, options.overrides).resolved.recipe.model.variant
     settings = (
         *(*ALWAYS, f"data.root={draw_start(options.data)}"),
         *(f"model.variant={variant}", f"model.image_size={START_SIZE}"),
@@ -160,36 +131,17 @@ def _row(plan: Plan, job: Job, measured: Measured) -> Row:
     )
 
 
-def _setup(options: argparse.Namespace, truth: GroundTruth) -> dict[str, object]:
-    return {
-        "recipe": str(options.base),
-        "size": options.size,
-        "tile": options.tile,
-        "train_images": options.train_images,
-        "val_images": len(truth.images),
-        "val_boxes": sum(len(image.boxes) for image in truth.images),
-        "machine": results.machine_facts(),
-    }
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """A table with one line per approach."""
-    tiled = next((row.ap for row in rows if row.trained_on == "tiles"), None)
-    cells = [
-        (
-            *(row.trained_on, f"{row.image_size:,}", row.batch, row.epochs, f"{row.steps:,}"),
-            *(f"{row.megapixels:,.0f}", f"{row.wall_seconds:,.0f}"),
-            *(f"{ap:.3f}" for ap in (row.ap, row.ap50, row.ap_small, row.ap_large)),
-            "" if tiled is None else f"{row.ap - tiled:+.3f}",
-        )
-        for row in rows
-    ]
-    merged = [row for row in rows if len(row.ap_by_merging) > 1]
-    notes = [
-        f"Tiles: merged by {row.merging}, the best of {len(row.ap_by_merging)} ways on these images."
-        for row in merged
-    ]
-    return "\n".join([*results.markdown_table(COLUMNS, cells), "", *notes]) + "\n"
+def _setup(options: argparse.Namespace, truth: GroundTruth, variant: str) -> Setup:
+    return Setup(
+        variant=variant,
+        recipe=str(options.base),
+        size=options.size,
+        tile=options.tile,
+        train_images=options.train_images,
+        val_images=len(truth.images),
+        val_boxes=sum(len(image.boxes) for image in truth.images),
+        machine=results.machine_facts(),
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def draw_picture(truth: GroundTruth, measured: Sequence[tuple[Plan, Measured]]) 
     for axes, (plan, result) in zip(figure.subplots(1, len(measured)), measured, strict=True):
         found = result.found[place].above(SHOWN_CONFIDENCE)
         canvas = small.copy()
-        for view in plan.views(record.width, record.height)[: -1 or None]:
+        for view in plan.views(record.width, record.height)[:-1]:
             corners = (
                 np.array([view.left, view.top, view.left + view.width, view.top + view.height])
                 * scale
