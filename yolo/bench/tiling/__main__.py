@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from yolo.bench import results
 from yolo.bench.command_line import add_out
@@ -113,9 +114,8 @@ def _job(options: argparse.Namespace, plan: Plan, epochs: int, start: Path) -> J
 def _row(plan: Plan, job: Job, measured: Measured) -> Row:
     summary = json.loads(job.run.summary.read_text(encoding="utf-8"))
     metrics, train = measured.metrics, job.resolved.recipe.train
-    figures = {
-        name: getattr(metrics, name) or 0.0 for name in ("ap", "ap50", "ap_small", "ap_large")
-    }
+    names = ("ap", "ap50", "ap_small", "ap_large")
+    figures: dict[str, Any] = {name: getattr(metrics, name) or 0.0 for name in names}
     return Row(
         trained_on=plan.name,
         image_size=plan.image_size,
