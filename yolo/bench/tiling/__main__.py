@@ -80,11 +80,10 @@ def _bench(options: argparse.Namespace) -> None:
         measured.append((plan, detect(plan, job.train(), truth)))
         rows.append(_row(plan, job, measured[-1][1]))
         found = TilingResults(_setup(options, truth, variant), tuple(rows))
-        results.write_results(options.out, "tiling", found.as_json(), found.markdown())
-    figure = draw_picture(truth, measured)
-    written = results.write_results(
-        options.out, "tiling", found.as_json(), found.markdown(), figure
-    )
+        figure = draw_picture(truth, measured)
+        written = results.write_results(
+            options.out, "tiling", found.as_json(), found.markdown(), figure
+        )
     print(found.markdown())
     print("wrote", ", ".join(map(str, written)))
 

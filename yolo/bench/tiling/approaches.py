@@ -138,4 +138,4 @@ def detect(plan: Plan, weights: Path, truth: GroundTruth) -> Measured:
 def _in_view(predictor: Predictor, image: np.ndarray, view: View, image_id: int) -> Detections:
     """What is detected in a view, in the image's pixels."""
     found = predictor.detect(view.crop(image), image_id)
-    return replace(found, boxes=view.to_image(found.boxes))
+    return replace(found, boxes=view.to_image(found.boxes).astype(np.float32))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 
 from yolo.evaluation.detections import Detections
 from yolo.model.boxes import area, pairwise_intersection, pairwise_iou
@@ -63,7 +64,8 @@ def merge_views(found: Sequence[Detections], merging: Merging, most: int) -> Det
     for category in np.unique(ordered.classes):
         rows = (ordered.classes == category).nonzero()[0]
         for group in _groups(ordered.boxes[rows], merging):
-            best, *_ = members = rows[group]
+            members = rows[group]
+            best = members[0]
             if merging.is_joined:
                 boxes[best, :2] = ordered.boxes[members, :2].min(axis=0)
                 boxes[best, 2:] = ordered.boxes[members, 2:].max(axis=0)
@@ -75,21 +77,19 @@ def merge_views(found: Sequence[Detections], merging: Merging, most: int) -> Det
 
 
 def _groups(boxes: np.ndarray, merging: Merging) -> list[np.ndarray]:
-    """Groups of boxes (N, 4), which descend by score: indices of each box that absorbs others, and of these."""
+    """Groups of boxes (N, 4), which descend by score: indices of one that stays, and of those that it absorbs."""
     is_near = _overlaps(boxes, merging.is_over_smaller) > merging.threshold
+    if merging.is_chained:
+        count, labels = connected_components(is_near, directed=False)
+        return [(labels == label).nonzero()[0] for label in range(count)]
     is_free = np.ones(len(boxes), dtype=bool)
     groups = []
     for best in range(len(boxes)):
-        if not is_free[best]:
-            continue
-        is_member = is_free & is_near[best]
-        is_member[best] = True
-        size = 0
-        while merging.is_chained and size < (size := int(is_member.sum())):
-            is_member |= is_free & is_near[is_member].any(axis=0)
-        is_free &= ~is_member
-        members = is_member.nonzero()[0]
-        groups.append(np.concatenate([[best], members[members != best]]))
+        if is_free[best]:
+            is_member = is_free & is_near[best]
+            is_member[best] = True  # also without area
+            is_free &= ~is_member
+            groups.append(is_member.nonzero()[0])
     return groups
 
 

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from yolo.bench.results import INK
 from yolo.bench.tiling.approaches import Measured, Plan
+from yolo.bench.tiling.tiles import View
 from yolo.data.image.decode import read_image
 from yolo.data.image.letterbox import resize_long_side
-from yolo.evaluation.detections import GroundTruth
+from yolo.evaluation.detections import Detections, GroundTruth
 from yolo.evaluation.drawing import draw_detections
 
 SHOWN_CONFIDENCE = 0.25
@@ -21,31 +22,31 @@ SEAM = (255, 255, 255)
 
 
 def draw_picture(truth: GroundTruth, measured: Sequence[tuple[Plan, Measured]]) -> Figure:
-    """The image with the most large objects, once for each approach, with its detections from 0.25 on."""
-    record = max(truth.images, key=lambda image: float(image.areas.sum()))
-    place = truth.images.index(record)
+    """The image with the most area in objects, once for each approach, with its detections from 0.25 on."""
+    place = max(range(len(truth.images)), key=lambda index: float(truth.images[index].areas.sum()))
+    record = truth.images[place]
     image = read_image(record.path, record.width, record.height)
     small = resize_long_side(image, SIDE, (record.height, record.width))
-    scale = SIDE / max(record.width, record.height)
     figure = Figure(figsize=(5 * len(measured), 5.4), layout="constrained")
-    for axes, (plan, result) in zip(figure.subplots(1, len(measured)), measured, strict=True):
+    all_axes = figure.subplots(1, len(measured), squeeze=False)[0]
+    for axes, (plan, result) in zip(all_axes, measured, strict=True):
+        *tiles, _ = plan.views(record.width, record.height)
         found = result.found[place].above(SHOWN_CONFIDENCE)
-        canvas = small.copy()
-        for view in plan.views(record.width, record.height)[:-1]:
-            corners = (
-                np.array([view.left, view.top, view.left + view.width, view.top + view.height])
-                * scale
-            ).round()
-            left, top, right, bottom = corners.astype(int).tolist()
-            cv2.rectangle(canvas, (left, top), (right, bottom), SEAM, 1)
-        drawn = draw_detections(
-            canvas, replace(found, boxes=found.boxes * scale), truth.class_names
-        )
-        axes.imshow(drawn[..., ::-1])
-        axes.set_title(
-            f"{plan.name}, {plan.image_size:,} pixels: AP {result.metrics.ap or 0:.3f}",
-            color=INK,
-            loc="left",
-        )
+        axes.imshow(_drawn(small, tiles, found, SIDE / max(record.width, record.height), truth))
+        title = f"{plan.name}, {plan.image_size:,} pixels: AP {result.metrics.ap or 0:.3f}"
+        axes.set_title(title, color=INK, loc="left")
         axes.axis("off")
     return figure
+
+
+def _drawn(
+    image: np.ndarray, tiles: Sequence[View], found: Detections, scale: float, truth: GroundTruth
+) -> np.ndarray:
+    """An image (H, W, 3) BGR, `scale` times as large as tiles and detections, with both drawn in; RGB."""
+    seams = image.copy()
+    for tile in tiles:
+        ends = (tile.left, tile.top), (tile.left + tile.width, tile.top + tile.height)
+        first, last = ([round(scale * coordinate) for coordinate in end] for end in ends)
+        cv2.rectangle(seams, first, last, SEAM, 1)
+    drawn = draw_detections(seams, replace(found, boxes=found.boxes * scale), truth.class_names)
+    return drawn[..., ::-1]
