@@ -15,6 +15,10 @@ KILLS ?= 5
 BATCHES ?= 16,32,64,128
 SEED ?= 1
 SEEDS ?= 0,1,2
+SIZE ?= 3072
+TILE ?= 640
+# For the run on whole images alone.
+WHOLE ?= cluster.processes_per_node=1
 BASE ?= HEAD
 
 PYTHON := .venv/bin/python
@@ -23,7 +27,7 @@ RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
-.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches bench-accuracy accuracy-gate chaos
+.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches bench-accuracy bench-tiling accuracy-gate chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -91,6 +95,9 @@ bench-batches: setup ## does AP stay as the global batch grows? RECIPE at each o
 
 bench-accuracy: demo ## the AP that every strategy keeps, on RECIPE with SEEDS; stopped, the same command resumes
 	@$(PYTHON) -m yolo.bench.accuracy --base $(RECIPE) --strategies $(STRATEGIES) --seeds $(SEEDS) $(SET)
+
+bench-tiling: setup ## AP of large and small objects: trained on whole images of SIZE pixels, on tiles of TILE, on images shrunk to TILE
+	@$(PYTHON) -m yolo.bench.tiling --size $(SIZE) --tile $(TILE) $(WHOLE:%=--whole %) $(SET)
 
 # Four epochs from the demo's weights without their head: long enough to learn it again, and short enough for CI.
 accuracy-gate: ## after `make train`: does every strategy teach the demo's network its head again, as the plain run does?

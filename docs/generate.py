@@ -13,6 +13,7 @@ from pathlib import Path
 
 from docs.trade import write_trade
 from yolo.bench.accuracy import markdown
+from yolo.bench.tiling.rows import TilingResults
 from yolo.planner.accuracy import LOSS_BOUND, REFERENCE, SHIPPED, MeasuredAccuracy
 from yolo.planner.hardware_catalog import cluster
 from yolo.planner.plan import make_plan, resolve_for
@@ -26,6 +27,7 @@ REPOSITORY = DOCS.parent
 DATA = {
     "data/demo": Data(images=512, classes=4),
     "data/bccd": Data(images=205, classes=3),
+    "data/large": Data(images=24, classes=3),
     "data/coco": Data(images=118_287, classes=80),
 }
 """What the shipped recipes train on; the pages must not depend on which data lie on this machine."""
@@ -43,6 +45,8 @@ LABELS = ("Data", "Run", "Change")
 """Words that begin a line of a recipe's first comment; its other lines say when to choose it."""
 WITH_AP = ("../README.md", "strategies.md", "results.md")
 """Pages, relative to docs/, with generated parts."""
+TILING = DOCS / "figures" / "tiling.json"
+"""Copied from results/."""
 GENERATED = re.compile(r"(?<=<!-- generated: )(\w+) -->\n(.*?)(?=<!-- end -->)", re.DOTALL)
 COSTS = (
     *("cluster", "ms per step", "of it communication", "MB sent per step per rank", "GB per rank"),
@@ -78,13 +82,15 @@ def with_accuracy(text: str, measured: MeasuredAccuracy) -> str:
     """A page's text with its generated parts written again.
 
     `strategies` is a table: its columns `AP` and `MB per step per rank` are filled, each row found by the recipe that it
-    links to, and a summary follows. `accuracy` is a table with each seed's AP.
+    links to, and a summary follows. `accuracy` is a table with each seed's AP, `tiling` that of `make bench-tiling`.
     """
 
     def part(found: re.Match) -> str:
         name, content = found.groups()
         if name == "accuracy":
             lines = markdown(measured).splitlines()
+        elif name == "tiling":
+            lines = TilingResults.read(TILING).markdown().splitlines()
         else:
             table = [line for line in content.splitlines() if line.startswith("|")]
             lines = [*_with_ap(table, measured), "", *_summary(measured)]

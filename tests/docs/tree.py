@@ -54,10 +54,11 @@ def make_tree(folder: Path) -> Path:
 
 
 def make_readers_data(folder: Path) -> None:
-    """What pages mean by /path/to: `bccd` as its recipe wants it, `mine` in YOLO's format, `voc` in Pascal's, `coco` as it
-    is published."""
+    """What pages mean by /path/to: `bccd` and `large` as their recipes want them, `mine` in YOLO's format, `voc` in Pascal's,
+    `coco` as it is published."""
     bccd = folder / "bccd"
     generate_demo(bccd, SMALL_DEMO)
+    generate_demo(folder / "large", SMALL_DEMO)
     as_yolo(bccd, folder / "mine")
     _write_voc(bccd, folder / "voc")
     _write_coco(bccd, folder / "coco")

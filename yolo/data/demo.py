@@ -16,11 +16,29 @@ import numpy as np
 SHAPES = ("circle", "square", "triangle", "star", "hexagon", "spark")
 OUTLINES = ((48, 1.0), (4, 1.0), (3, 1.0), (10, 0.45), (6, 1.0), (8, 0.4))
 """Of each shape: its corners, and the radius of every second one as a share of the others'."""
+TEXTURES = ("rows", "columns", "checks")
+"""Of two brightnesses in equal shares, and blotched: in a smaller image, which averages them, only the blotches are left."""
+TEXTURE_PERIOD = 4
+BLOTCH = 8
+"""Side in pixels."""
+BLOTCH_SHADE = 0.25
+"""How much darker a blotch can be."""
 EMPTY_SHARE = 0.05
 MAX_OVERLAP = 0.15
 MARKER = "complete.json"
 
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeSizes:
+    """Shapes of about one size."""
+
+    least_radius: float = 0.07
+    """Share of the image's side."""
+    largest_radius: float = 0.21
+    most: int = 5
+    """Per image; at least one, unless the image is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +51,10 @@ class DemoSettings:
     seed: int = 0
     shapes: int = 4
     """The first so many of SHAPES."""
+    sizes: tuple[ShapeSizes, ...] = (ShapeSizes(),)
+    """Drawn in this order."""
+    is_textured: bool = False
+    """The class is one of TEXTURES, and a shape has any outline."""
     version: int = 1
     """Increase when the drawing changes, so that old data are drawn again."""
 
@@ -64,7 +86,7 @@ def _draw_split(
     side = settings.size
     for image_id in range(count):
         random = np.random.default_rng((settings.seed, number, image_id))
-        image, shapes = draw_image(side, random, settings.shapes)
+        image, shapes = draw_image(random, settings)
         name = f"{split}-{image_id:04d}.jpg"
         # Not cv2.imwrite, which ends the process if the folder's name is not UTF-8.
         _, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])
@@ -82,32 +104,37 @@ def _draw_split(
                     "iscrowd": 0,
                 }
             )
-    categories = [
-        {"id": kind + 1, "name": name} for kind, name in enumerate(SHAPES[: settings.shapes])
-    ]
+    names = TEXTURES if settings.is_textured else SHAPES[: settings.shapes]
+    categories = [{"id": kind + 1, "name": name} for kind, name in enumerate(names)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def draw_image(
-    size: int, random: np.random.Generator, kinds: int
+    random: np.random.Generator, settings: DemoSettings
 ) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """One image (size, size, 3), and its shapes as (index below `kinds` into SHAPES, box in pixels)."""
+    """One image (size, size, 3), and its shapes as (class index, box in pixels)."""
+    size = settings.size
     image = _background(size, random)
     shapes: list[tuple[int, Box]] = []
-    wanted = 0 if random.random() < EMPTY_SHARE else int(random.integers(1, 6))
-    for _ in range(8 * wanted):
-        if len(shapes) == wanted:
-            break
-        kind = int(random.integers(kinds))
-        radius = random.uniform(0.07, 0.21) * size
-        centre = random.uniform(radius, size - radius, 2)
-        points = _outline(kind, radius, random) + centre
-        box = (*points.min(axis=0), *points.max(axis=0))
-        if max((_overlap(box, other) for _, other in shapes), default=0.0) > MAX_OVERLAP:
-            continue
-        _paint(image, points, random)
-        left, top, right, bottom = (float(np.clip(edge, 0, size)) for edge in box)
-        shapes.append((kind, (left, top, right, bottom)))
+    is_empty = random.random() < EMPTY_SHARE
+    for sizes in settings.sizes:
+        wanted = 0 if is_empty else int(random.integers(1, sizes.most + 1))
+        before = len(shapes)
+        for _ in range(8 * wanted):
+            if len(shapes) - before == wanted:
+                break
+            outline = int(random.integers(settings.shapes))
+            radius = random.uniform(sizes.least_radius, sizes.largest_radius) * size
+            centre = random.uniform(radius, size - radius, 2)
+            points = _outline(outline, radius, random) + centre
+            box = (*points.min(axis=0), *points.max(axis=0))
+            if max((_overlap(box, other) for _, other in shapes), default=0.0) > MAX_OVERLAP:
+                continue
+            texture = int(random.integers(len(TEXTURES))) if settings.is_textured else None
+            _paint(image, points, random, texture)
+            left, top, right, bottom = (float(np.clip(edge, 0, size)) for edge in box)
+            kind = outline if texture is None else texture
+            shapes.append((kind, (left, top, right, bottom)))
     return cv2.GaussianBlur(image, (3, 3), 0.6), shapes
 
 
@@ -133,12 +160,32 @@ def _outline(kind: int, radius: float, random: np.random.Generator) -> np.ndarra
     return np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
 
 
-def _paint(image: np.ndarray, points: np.ndarray, random: np.random.Generator) -> None:
+def _paint(
+    image: np.ndarray, points: np.ndarray, random: np.random.Generator, texture: int | None
+) -> None:
     outline = np.round(points * 16).astype(np.int32)  # in 1/16 pixels, see `shift`
     colour = _colour(random)
-    cv2.fillPoly(image, [outline], colour, cv2.LINE_AA, shift=4)
     darker = tuple(0.55 * channel for channel in colour)
+    cv2.fillPoly(image, [outline], colour, cv2.LINE_AA, shift=4)
+    if texture is not None:
+        inside = np.zeros(image.shape[:2], np.uint8)
+        cv2.fillPoly(inside, [outline], 1, shift=4)
+        rows, columns = inside.nonzero()
+        is_dark = _is_dark(texture, rows, columns)
+        shades = random.uniform(1 - BLOTCH_SHADE, 1, -(-np.array(inside.shape) // BLOTCH))
+        fill = (
+            np.where(is_dark[:, None], darker, colour)
+            * shades[rows // BLOTCH, columns // BLOTCH, None]
+        )
+        image[rows, columns] = fill.astype(np.uint8)
     cv2.polylines(image, [outline], True, darker, 2, cv2.LINE_AA, shift=4)
+
+
+def _is_dark(texture: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Which pixels of a texture have the darker of its two brightnesses."""
+    half = TEXTURE_PERIOD // 2
+    row, column = rows // half, columns // half
+    return (row, column, row + column)[texture] % 2 == 0
 
 
 def _colour(random: np.random.Generator) -> tuple[float, ...]:
