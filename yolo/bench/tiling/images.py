@@ -13,8 +13,8 @@ from yolo.bench.tiling.tiles import write_views
 from yolo.data.demo import MARKER, DemoSettings, ShapeSizes, generate_demo
 from yolo.data.open import load_annotated
 
-LARGE = ShapeSizes(0.055, 0.11, 10)
-"""340 to 680 pixels across in images of 3,072: a tile of 640 cuts four of five."""
+LARGE = ShapeSizes(0.03, 0.06, 10)
+"""184 to 368 pixels across in images of 3,072: of tiles of 640 that overlap by a fifth, none holds half of them whole."""
 SMALL_RADII = (10.0, 15.0)
 """Pixels: small in COCO's terms, and whole in one of two tiles that overlap."""
 MOST_SMALL = 10
