@@ -89,11 +89,13 @@ def _heading(plan: Plan) -> str:
     """The recipe and the cluster of a plan, in one line."""
     profile, recipe, data = plan.profile, plan.recipe, plan.data
     basis = "measured" if profile.measured else "by formula, nothing measured"
+    data, columns = recipe.sharding.data, recipe.sharding.columns
+    shares = f"{data} ranks" if columns == 1 else f"{data} groups of {columns} ranks"
     return (
         f"yolov5{recipe.model.variant} at {recipe.model.image_size} pixels, {recipe.precision.dtype}, {data.classes} classes, "
         f"{data.images:,} images, {recipe.train.epochs} epochs; {profile.nodes} x {profile.gpus_per_node} "
-        f"{profile.accelerator.name} over {profile.network.name}; global batch {recipe.train.global_batch} = {profile.ranks} "
-        f"ranks x {recipe.train.gradient_accumulation_steps} x {recipe.train.micro_batch}; {basis}"
+        f"{profile.accelerator.name} over {profile.network.name}; global batch {recipe.train.global_batch} = "
+        f"{shares} x {recipe.train.gradient_accumulation_steps} x {recipe.train.micro_batch}; {basis}"
     )
 
 
