@@ -19,6 +19,9 @@ from yolo.planner.interpolation import Averaged
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.schema.recipe import Recipe
 
+MEMORY_HEADROOM = 0.92
+"""Usable share of a GPU's memory: the rest is the driver's, and gaps between tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -64,6 +67,10 @@ class Prediction(Step):
     run_hours: float
     """Training steps of all phases, without evaluations."""
     gpu_hours: float
+
+    def fits(self, profile: ClusterProfile) -> bool:
+        """Whether a rank's memory is enough."""
+        return self.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9
 
     def at(self, step: int) -> Step:
         """The phase of optimizer step `step` of the run, counted from 1."""

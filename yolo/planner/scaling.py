@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from yolo.planner.candidates import without_strategy
 from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
-from yolo.planner.plan import resolve_for
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile
+from yolo.planner.resolution import resolve_for
 from yolo.recipe import LoadedRecipe
 
 STOPS = 0.5

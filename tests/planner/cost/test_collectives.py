@@ -38,10 +38,10 @@ def test_a_node_by_itself_takes_its_own_link_whatever_was_measured_between_nodes
 ) -> None:
     everywhere = plain.model_copy(update={"measured": [measurement(8, 8.0, 0.09)]})
     within = collective_cost(plain.with_nodes(1, 2), "all_reduce", MEGABYTE).seconds
-    assert collective_cost(everywhere.node, "all_reduce", MEGABYTE).seconds == within
-    assert sent_bytes(everywhere.node, "all_reduce", MEGABYTE) == MEGABYTE
+    assert collective_cost(everywhere.group(2), "all_reduce", MEGABYTE).seconds == within
+    assert sent_bytes(everywhere.group(2), "all_reduce", MEGABYTE) == MEGABYTE
     only_one = measured(plain, (2, 0.1, 0.09)).with_nodes(1, 2)
-    assert only_one.node == only_one
+    assert only_one.group(2) == only_one
 
 
 def test_ranks_of_a_node_share_its_link_for_what_no_other_can_carry(plain: ClusterProfile) -> None:
