@@ -19,7 +19,7 @@ from yolo.bench.communication.cell import (
 )
 from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
-from yolo.calibration.strategies import CALIBRATED, VARIANTS, Strategy, chosen
+from yolo.calibration.strategies import CALIBRATED, VARIANTS, Strategy, Workload, chosen
 from yolo.calibration.strategy_timing import CLASSES, job_of
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp

@@ -85,10 +85,16 @@ def wire_bytes(
         weight
         * (
             sent * each.wire_bytes_per_payload_byte
-            + each.wire_bytes_per_collective.get(kind, 0.0) * messages
+            + each.wire_bytes_per_collective.get(kind, 0.0)
+            * (messages if kind == wire.POINT_TO_POINT else _steps(profile, each))
         )
         for weight, each in measured
     )
+
+
+def _steps(profile: ClusterProfile, measured: Measurement) -> float:
+    """A collective's steps and messages per those of the measured one: they grow with the other ranks."""
+    return (profile.ranks - 1) / (measured.ranks - 1)
 
 
 def _by_formula(profile: ClusterProfile, kind: str, size: float) -> float:
@@ -144,7 +150,7 @@ def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size
     crowding = crowding_of(profile, there) / crowding_of(profile, here)
     working_there = working * crowding * sent_there / sent_here
     scale = math.hypot(on_link_there, working_there) / math.hypot(on_link_here, working)
-    steps = 1.0 if kind == wire.POINT_TO_POINT else (there - 1) / (here - 1)
+    steps = 1.0 if kind == wire.POINT_TO_POINT else _steps(profile, measured)
     total = latency * steps + (seconds - latency) * scale
     behind = measured.seconds_behind.get(plain, latency)
     core_share = min(1.0, working_there / total) if total else 0.0
