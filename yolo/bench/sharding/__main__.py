@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=4, help="of the global batch")
     parser.add_argument("--pixels", type=int, default=256, help="side of an image")
     parser.add_argument("--steps", type=int, default=5, help="timed per mesh and round")
-    parser.add_argument("--rounds", type=int, default=3, help="in which all meshes take turns")
+    parser.add_argument("--rounds", type=int, default=2, help="in which all meshes take turns")
     add_out(parser)
     options = parser.parse_args(arguments)
     return exit_code_of(lambda: _bench(options), "bench")

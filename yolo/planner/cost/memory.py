@@ -43,10 +43,9 @@ def memory_of(recipe: Recipe, network: Network, ranks: int, exchange: float) -> 
     columns = recipe.sharding.columns
     kept = network.kept_bytes["bf16" if is_16_bit else "fp32"] * recipe.train.micro_batch
     kept = kept / columns + halo_bytes(recipe)
-    images = FP32 * 3 * recipe.model.image_size**2 * recipe.train.micro_batch
-    images += (
-        images / columns if columns > 1 else 0
-    )  # the full images, and the rank's stripe of them
+    images = FP32 * 3.0 * recipe.model.image_size**2 * recipe.train.micro_batch
+    if columns > 1:
+        images += images / columns  # the full images, and the rank's stripe of them
     workspace = CONVOLUTION_WORKSPACE * kept
     # Autocast keeps a 16-bit copy of the weights until the step is over.
     casts = network.fp32_bytes / 2 if is_16_bit else 0.0
