@@ -27,7 +27,7 @@ RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
-.PHONY: docs bench bench-cluster bench-communication bench-plan bench-batches bench-accuracy bench-tiling accuracy-gate chaos
+.PHONY: docs bench bench-sharding bench-cluster bench-communication bench-plan bench-batches bench-accuracy bench-tiling accuracy-gate chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ bench-plan: HOSTS = 2,3,4
 bench-plan: CALIBRATE = 2:100,2:1000,4:100,4:1000
 bench-plan: setup ## is the planner right? calibrate, predict and measure on emulated clusters of HOSTS (as root); CALIBRATE=2:100 for some cells
 	@$(PYTHON) -m yolo.bench.plan --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --calibrate $(CALIBRATE)
+
+bench-sharding: setup ## sharding by sample, by feature and by both: predicted and measured on emulated hosts (as root)
+	@$(PYTHON) -m yolo.bench.sharding --hosts 4 --bandwidths 100,1000
 
 bench: demo ## how fast steps, loader, evaluation and runs of RECIPE are, against a plain trainer
 	@$(PYTHON) -m yolo.bench.speed $(RECIPE) $(SET)

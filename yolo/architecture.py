@@ -178,6 +178,45 @@ def layers(variant: str) -> tuple[Layer, ...]:
     return tuple(built)
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A convolution or max-pool that reads cells beside its own."""
+
+    channels: int
+    """Of its input."""
+    reduction: int
+    """Image pixels along one side of a cell of its input."""
+    kernel: int
+    stride: int
+
+    @property
+    def padding(self) -> int:
+        """Rounded down: the first layer's even kernel halves the image exactly."""
+        return (self.kernel - 1) // 2
+
+
+POOLS = 3
+"""Max-pools of an SPPF, one after another."""
+
+
+def windows(variant: str) -> tuple[Window, ...]:
+    """The convolutions and max-pools with a kernel above 1, in the order of a forward pass."""
+    return tuple(window for layer in layers(variant) for window in _windows(layer))
+
+
+def _windows(layer: Layer) -> Iterator[Window]:
+    channels, at = sum(layer.in_channels), layer.reduction
+    match layer.block:
+        case Block.CONV if layer.kernel > 1:
+            yield Window(channels, at // layer.stride, layer.kernel, layer.stride)
+        case Block.C3:
+            for _ in range(layer.repeats):
+                yield Window(layer.out_channels // 2, at, kernel=3, stride=1)
+        case Block.SPPF:
+            for _ in range(POOLS):
+                yield Window(channels // 2, at, layer.kernel, stride=1)
+
+
 def strides(variant: str) -> tuple[int, ...]:
     """Pixels along one side of a cell, per level of Detect: (8, 16, 32), and 64 in the P6 family."""
     table = layers(variant)

@@ -1,4 +1,4 @@
-"""Record the collectives of one step under several strategies: kind, payload bytes and type, in order."""
+"""Record the collectives of one step under several strategies: kind, payload bytes (mean over the ranks) and type, in order."""
 
 import argparse
 import gc
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from yolo.calibration.strategies import STRATEGIES
-from yolo.calibration.strategy_timing import job_of
-from yolo.calibration.synthetic_step import SyntheticTraining
+from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_overrides
+from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering import meter
+from yolo.recipe import prepare
 from yolo.training.engine.distributed import (
+    all_gather_object,
     init_distributed,
     shutdown_distributed,
 )
@@ -41,7 +43,7 @@ class Recorder(meter.TrafficMeter):
                 given = signature.bind(*args, **kwargs).arguments
                 payload = meter._tensors(given[collective.payload])
                 size = sum(t.numel() * t.element_size() for t in payload)
-                self.calls.append((collective.kind, size, str(payload[0].dtype)))
+                self.calls.append((collective.kind, size, str(payload[0].dtype) if payload else ""))
             return metered(*args, **kwargs)
 
         return recorded
@@ -51,10 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
     parser.add_argument("--local_rank")
+    parser.add_argument("--set", action="append", default=[], help="override of the recipe")
     parser.add_argument("strategies", nargs="+")
     options = parser.parse_args()
     ranks_here = world_size_from_launcher()
-    job = job_of((1, PIXELS), ranks_here)
+    overrides = (*job_overrides((1, PIXELS), ranks_here), *options.set)
+    job = TimingJob(prepare(RECIPE, overrides, ranks_here, 1), CLASSES)
     ranks = init_distributed(job.recipe)
     found = {}
     for name in options.strategies:
@@ -66,7 +70,10 @@ def main() -> None:
         for _ in range(trainer.strategy.period):
             trainer.step()
         recorder.detach()
-        found[name] = recorder.calls
+        found[name] = [
+            (each[0][0], sum(size for _, size, _ in each) / len(each), each[0][2])
+            for each in zip(*all_gather_object(ranks, recorder.calls), strict=True)
+        ]
         del trainer
         gc.collect()
     if ranks.is_main:

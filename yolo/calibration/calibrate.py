@@ -101,7 +101,7 @@ def _accelerator(measured: Measurement, ranks_per_node: int) -> Accelerator:
         memory = float(psutil.virtual_memory().total) / ranks_per_node
     work = measured.workload
     network = yolov5(work.variant, work.classes, work.image_size)
-    operations = (1 + BACKWARD) * network.forward_flops * work.micro_batch
+    operations = (1 + BACKWARD) * network.forward_flops * work.micro_batch / work.columns
     tflops = operations / (measured.forward_seconds + measured.backward_seconds) / 1e12
     return Accelerator(
         name=name,

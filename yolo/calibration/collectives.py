@@ -15,6 +15,7 @@ from yolo.calibration.stopwatch import seconds_per_call
 from yolo.calibration.strategies import STRATEGIES
 from yolo.calibration.synthetic_step import SyntheticTraining, TimingJob
 from yolo.communication.metering.wire_bytes import (
+    POINT_TO_POINT,
     gloo_interface,
     sent_bytes,
     tcp_bytes_per_payload_byte,
@@ -28,6 +29,8 @@ GROWTH = 4
 """From one size of a collective to the next."""
 LONGEST_CALL_SECONDS = 4.0
 """A collective of a size that takes longer ends the series."""
+LARGEST_HALO_BYTES = 2**20
+"""Between neighbours; a halo of 3,072 pixels is as large."""
 OTHER_ELEMENTS = 2**24
 """64 MiB, more than fits in caches."""
 BUSY_SECONDS = 0.2
@@ -70,7 +73,8 @@ class NetworkCalibration:
             "all_to_all": model_bytes // 16,
             "broadcast": model_bytes // 64,
         }
-        return {kind: self._curve(kind, size) for kind, size in largest.items()}
+        halos = {POINT_TO_POINT: LARGEST_HALO_BYTES}
+        return {kind: self._curve(kind, size) for kind, size in (largest | halos).items()}
 
     def _curve(self, kind: str, largest_bytes: int) -> list[Point]:
         sizes = [min(SMALLEST_BYTES, largest_bytes)]
@@ -141,8 +145,21 @@ class NetworkCalibration:
             "reduce": lambda: dist.reduce(full, 0, async_op=is_async),
             "all_to_all": lambda: dist.all_to_all_single(result, full, async_op=is_async),
             "broadcast": lambda: dist.broadcast(full, 0, async_op=is_async),
+            POINT_TO_POINT: lambda: self._swap(full, result),
         }
         return calls[kind.removesuffix(BF16)], count * width
+
+    def _swap(self, sent: torch.Tensor, received: torch.Tensor) -> None:
+        """Pairs of neighbours send each other a tensor; a last rank without a neighbour does not."""
+        peer = self.ranks.rank ^ 1
+        if peer < self.ranks.world_size:
+            # Not imported: the traffic meter replaces torch's functions.
+            messages = [
+                torch.distributed.P2POp(torch.distributed.isend, sent, peer),
+                torch.distributed.P2POp(torch.distributed.irecv, received, peer),
+            ]
+            for work in torch.distributed.batch_isend_irecv(messages):
+                work.wait()
 
     def framing(self, elements: int) -> tuple[float, float]:
         """Interface bytes per payload byte sent, and Gbit/s on the link, of real steps that send full gradients."""

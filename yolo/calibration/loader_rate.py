@@ -38,7 +38,7 @@ def loader_images_per_second(recipe: Recipe, ranks: DistributedContext) -> float
     else:
         kept = open_cache(dataset, "train", recipe, ranks)
         images = ResizedImages(dataset.records, recipe.model.image_size, kept)
-    loader = training_loader(images, recipe, ranks.rank, ranks.world_size)
+    loader = training_loader(images, recipe, ranks.data_rank, ranks.data_ranks)
 
     def load() -> float:
         dist.barrier()

@@ -99,7 +99,7 @@ class SyntheticTraining:
         self.train_step = TrainStep(self.state, loss, schedule, recipe, context, self.unwatched)
         if not batch:
             shape = recipe.train.micro_batch, recipe.model.image_size
-            drawn = synthetic_batch(*shape, BOXES_PER_IMAGE, job.classes, 1 + context.rank)
+            drawn = synthetic_batch(*shape, BOXES_PER_IMAGE, job.classes, 1 + context.data_rank)
             pixels = drawn.images.to(context.device)
             # One object each: a step knows its last micro batch by identity.
             micro_steps = range(recipe.train.gradient_accumulation_steps)

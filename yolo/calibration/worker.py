@@ -75,14 +75,16 @@ class Calibration:
         trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
         recipe = trainer.recipe
         elements = sum(parameter.numel() for parameter in trainer.model.parameters())
-        before = self._steps(trainer)
-        parts = trainer.seconds_by_part(STEPS // 2)
-        ready = self._ready(trainer)
+        is_sharded = recipe.sharding.columns > 1  # halos are no computing
+        before = self._steps(trainer, is_sharded)
+        with muted_collectives() if is_sharded else nullcontext():
+            parts = trainer.seconds_by_part(STEPS // 2)
+            ready = self._ready(trainer)
         del trainer
         gc.collect()
         local = self._local()
         trainer = SyntheticTraining(COMPUTE, self.job, self.ranks)
-        after = self._steps(trainer)
+        after = self._steps(trainer, is_sharded)
         computing = statistics.mean(map(statistics.median, (before, after)))
         del trainer
         gc.collect()
@@ -107,6 +109,7 @@ class Calibration:
                 image_size=recipe.model.image_size,
                 micro_batch=recipe.train.micro_batch,
                 dtype=recipe.precision.dtype,
+                columns=recipe.sharding.columns,
             ),
             forward_seconds=self._mean(parts["forward"] * scale / micro_steps),
             backward_seconds=self._mean(parts["backward"] * scale / micro_steps),

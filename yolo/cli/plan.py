@@ -84,7 +84,8 @@ def _plan(options: argparse.Namespace) -> None:
     from yolo.planner.cost.strategies import GradientFidelity
     from yolo.planner.dataset_size import data_of
     from yolo.planner.hardware_catalog import requested_profile
-    from yolo.planner.plan import make_plan, resolve_for
+    from yolo.planner.plan import make_plan
+    from yolo.planner.resolution import resolve_for
     from yolo.planner.table import print_plan
     from yolo.recipe import load_recipe
 

@@ -16,7 +16,9 @@ from yolo.planner.dataset_size import data_of
 from yolo.planner.hardware_catalog import profile_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
 from yolo.planner.profile import ClusterProfile
-from yolo.recipe import LoadedRecipe, ResolvedRecipe, prepare_loaded
+from yolo.planner.resolution import resolve_for
+from yolo.planner.sharding import Mesh, Refused, meshes, sharding_reasons
+from yolo.recipe import LoadedRecipe, ResolvedRecipe
 from yolo.recipe.render.resolved_yaml import flatten
 from yolo.recipe.schema.recipe import Recipe
 
@@ -24,8 +26,6 @@ ALIKE = 0.02
 """Strategies whose hours differ by a smaller share count as equal; of these, the one that changes least comes first."""
 ENOUGH = 0.05
 """If communication adds a smaller share of a step, no other strategy is worth its trouble."""
-MEMORY_HEADROOM = 0.92
-"""Usable share of a GPU's memory: the rest is the driver's, and gaps between tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,8 @@ class Plan:
     reasons: tuple[str, ...]
     measured: MeasuredAccuracy
     """Where the strategies' AP comes from."""
+    meshes: tuple[Mesh | Refused, ...]
+    """The recipe as written with other numbers of columns per image."""
 
     @property
     def first(self) -> Ranked:
@@ -88,6 +90,7 @@ class Plan:
             "ranks": self.profile.ranks,
             "ranked": [each.as_json() for each in self.ranked],
             "beside": [each.as_json() for each in self.excluded],
+            "sharding": [each.as_json() for each in self.meshes],
             "reasons": list(self.reasons),
             "accuracy": {
                 "loss_bound": LOSS_BOUND,
@@ -150,6 +153,7 @@ def make_plan(
     found = sorted(by_overrides.values(), key=lambda each: each.prediction.run_hours)
     choices = _best_first([each for each in found if each.fidelity <= allowed])
     excluded = [each for each in found if each.fidelity > allowed]
+    sharded = meshes(loaded, profile, written.recipe, data)
     return Plan(
         profile=profile,
         recipe=written.recipe,
@@ -160,24 +164,11 @@ def make_plan(
         reasons=(
             *_reasons(profile, choices, excluded, measured),
             *_sync_batchnorm_reason(profile, loaded, choices[0], data),
+            *sharding_reasons(sharded, profile, written.recipe, data),
         ),
         measured=measured,
+        meshes=sharded,
     )
-
-
-def resolve_for(profile: ClusterProfile, loaded: LoadedRecipe, *overrides: str) -> ResolvedRecipe:
-    """Resolve a recipe, with `overrides` on top, for the profile's machines instead of those in its `cluster` section.
-
-    Raises RecipeError if the recipe cannot be launched there.
-    """
-    machines = (
-        f"cluster.nodes={profile.nodes}",
-        f"cluster.processes_per_node={profile.gpus_per_node}",
-        f"cluster.backend={profile.backend}",
-        f"cluster.accelerator={'cuda' if profile.backend == 'nccl' else 'cpu'}",
-    )
-    wanted = loaded.with_values(*overrides, *machines)
-    return prepare_loaded(wanted, profile.ranks, profile.gpus_per_node).resolved
 
 
 def _as_computed(profile: ClusterProfile, resolved: ResolvedRecipe) -> ResolvedRecipe:
@@ -212,7 +203,7 @@ def _ranked(
         needed,
         candidate.fidelity if needed else GradientFidelity.SAME,
         prediction=prediction,
-        fits=prediction.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9,
+        fits=prediction.fits(profile),
         accuracy=accuracy,
     )
 
@@ -261,7 +252,8 @@ def _reasons(
     yield from _one_bit_inequality([*ranked, *excluded])
     if not first.fits:
         yield (
-            "no strategy that keeps the AP fits into memory: use a smaller train.micro_batch or a smaller model"
+            "no strategy that keeps the AP fits into memory: use a smaller train.micro_batch, a smaller model, or "
+            "sharding.columns (below)"
         )
     yield from _passed_over(first, [*ranked, *excluded], measured)
     bold = next((each for each in excluded if each.fits and each.accuracy.is_kept), None)

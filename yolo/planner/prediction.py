@@ -19,6 +19,9 @@ from yolo.planner.interpolation import Averaged
 from yolo.planner.profile import ClusterProfile
 from yolo.recipe.schema.recipe import Recipe
 
+MEMORY_HEADROOM = 0.92
+"""Usable share of a GPU's memory: the rest is the driver's, and gaps between tensors."""
+
 
 @dataclass(frozen=True, slots=True)
 class Data:
@@ -64,6 +67,10 @@ class Prediction(Step):
     run_hours: float
     """Training steps of all phases, without evaluations."""
     gpu_hours: float
+
+    def fits(self, profile: ClusterProfile) -> bool:
+        """Whether a rank's memory is enough."""
+        return self.memory.total <= MEMORY_HEADROOM * profile.accelerator.memory_gb * 1e9
 
     def at(self, step: int) -> Step:
         """The phase of optimizer step `step` of the run, counted from 1."""
@@ -143,25 +150,21 @@ def _timeline_of(profile: ClusterProfile, phase: Phase) -> StepTime:
     @cache
     def cost_of(event: Event) -> Cost:
         if isinstance(event, CommEvent):
-            return collective_cost(_ranks_of(profile, event), event.kind, event.payload_bytes)
+            group = profile.group(event.ranks)
+            return collective_cost(group, event.kind, event.payload_bytes, event.messages)
         return Cost(0.0)
 
     timeline = Timeline(profile.accelerator.overlap_slowdown)
     return timeline.play((event, cost_of(event)) for event in phase.events)
 
 
-def _ranks_of(profile: ClusterProfile, event: CommEvent) -> ClusterProfile:
-    """The part of the cluster whose ranks take part in a collective."""
-    return profile.node if event.is_within_node else profile
-
-
 def _step(profile: ClusterProfile, context: PlanContext, phase: Phase) -> Step:
     work, period = context.work, phase.period
     comm_events = [event for event in phase.events if isinstance(event, CommEvent)]
 
-    def mean_bytes(count: Callable[[ClusterProfile, str, float], float]) -> float:
+    def mean_bytes(count: Callable[[ClusterProfile, str, float, float], float]) -> float:
         sent = (
-            count(_ranks_of(profile, event), event.kind, event.payload_bytes)
+            count(profile.group(event.ranks), event.kind, event.payload_bytes, event.messages)
             for event in comm_events
         )
         return sum(sent) / period if profile.ranks > 1 else 0.0

@@ -92,6 +92,8 @@ class Workload(Section):
     """Per rank per micro step."""
     dtype: Literal["fp32", "bf16", "fp16"] = setting()
     """Type of the computation."""
+    columns: Count = setting(1, unit="ranks")
+    """Stripes of an image, of which a rank computed one."""
 
 
 class Measurement(Section):
@@ -176,13 +178,18 @@ class ClusterProfile(Section):
         """The link that connects all ranks: between nodes, or within the only node."""
         return self.between if self.nodes > 1 else self.within
 
-    @property
-    def node(self) -> "ClusterProfile":
-        """One of several nodes by itself, whose link nobody has measured."""
-        if self.nodes == 1:
+    def group(self, ranks: int) -> "ClusterProfile":
+        """The part that some consecutive ranks make, while the others are as busy; 0: all ranks.
+
+        Within one of several nodes nobody has measured the link.
+        """
+        if ranks in (0, self.ranks):
             return self
-        alone = {"nodes": 1, "measured": [], "wire_bytes_per_payload_byte": 1.0}
-        return self.model_copy(update=alone)
+        each = min(ranks, self.gpus_per_node)
+        part = self.with_nodes(ranks // each, each).model_copy(update={"shared_cores": None})
+        if part.nodes > 1 or self.nodes == 1:
+            return part
+        return part.model_copy(update={"measured": [], "wire_bytes_per_payload_byte": 1.0})
 
     def with_nodes(self, nodes: int, gpus_per_node: int | None = None) -> "ClusterProfile":
         """Change the number of nodes."""

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from yolo.planner.candidates import without_strategy
 from yolo.planner.hardware_catalog import MOST_NODES, NETWORKS
-from yolo.planner.plan import resolve_for
 from yolo.planner.prediction import Data, predict
 from yolo.planner.profile import ClusterProfile
+from yolo.planner.resolution import resolve_for
 from yolo.recipe import LoadedRecipe
 
 STOPS = 0.5
@@ -55,7 +55,8 @@ def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) ->
     """All strategies over the profile's own network, and some over those of the catalogue, with constant images per GPU."""
     written = resolve_for(profile, loaded).recipe
     plain = without_strategy(written)
-    images_per_gpu = written.train.global_batch // profile.ranks
+    columns = written.sharding.columns
+    images_per_share = written.train.global_batch // written.sharding.data
     networks = {profile.between.name: profile}
     if not profile.measured:
         networks |= {
@@ -66,8 +67,10 @@ def scaling_points(loaded: LoadedRecipe, profile: ClusterProfile, data: Data) ->
         found = []
         for doublings in range(MOST_NODES.bit_length()):
             scaled = networks[network].with_nodes(2**doublings)
-            batch = f"train.global_batch={images_per_gpu * scaled.ranks}"
-            overrides = (batch, *plain, *STRATEGIES[strategy][0])
+            if scaled.ranks % columns:
+                continue
+            batch = f"train.global_batch={images_per_share * scaled.ranks // columns}"
+            overrides = (batch, "sharding.data=auto", *plain, *STRATEGIES[strategy][0])
             resolved = resolve_for(scaled, loaded, *overrides)
             costs = predict(scaled, resolved.recipe, data)
             found.append((scaled.ranks, costs.images_per_second, costs.efficiency))

@@ -8,8 +8,9 @@ from matplotlib.patches import Patch
 
 from yolo.errors import PlanError
 from yolo.planner.cost.timeline import StepTime
-from yolo.planner.plan import Plan, resolve_for
+from yolo.planner.plan import Plan
 from yolo.planner.prediction import step_time
+from yolo.planner.resolution import resolve_for
 from yolo.planner.scaling import DOTS_PER_INCH
 from yolo.recipe import LoadedRecipe
 

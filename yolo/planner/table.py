@@ -8,6 +8,7 @@ from rich.table import Table
 from yolo.planner.accuracy import LOSS_BOUND
 from yolo.planner.plan import Plan, Ranked
 from yolo.planner.prediction import Prediction
+from yolo.planner.sharding import Mesh, Refused
 
 FILE_WIDTH = 240
 """Columns of a table that is written to a file."""
@@ -24,6 +25,9 @@ def print_plan(plan: Plan, most: int) -> None:
         console.print(f"\n{_measurement(plan)}", highlight=False, soft_wrap=True)
     console.print(f"\nMemory per rank with {plan.first.label}:", highlight=False)
     console.print(_memory_table(plan.first.prediction))
+    if plan.meshes:
+        console.print("\nSharding, as written at the same global batch:", highlight=False)
+        console.print(_sharding_table(plan.meshes))
     console.print("\nWhy:", highlight=False)
     for reason in plan.reasons:
         console.print(f"- {reason}", highlight=False, soft_wrap=True)
@@ -85,15 +89,41 @@ def _memory_table(costs: Prediction) -> Table:
     return table
 
 
+def _sharding_table(found: Sequence[Mesh | Refused]) -> Table:
+    """One line per number of columns."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("columns", "data", "GB", "ms/step", "images/s", "MB of halos", "MB sent"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for each in found:
+        if isinstance(each, Refused):
+            table.add_row(str(each.columns), *("",) * 6, each.why)
+            continue
+        costs = each.prediction
+        table.add_row(
+            *(str(each.columns), str(each.recipe.sharding.data)),
+            f"{costs.memory.total / 1e9:.2f}",
+            f"{costs.step_seconds * 1e3:.1f}",
+            f"{costs.images_per_second:.0f}",
+            f"{each.halo_bytes / 1e6:.3g}",
+            f"{costs.wire_bytes / 1e6:.3g}",
+            "" if each.fits else "does not fit",
+        )
+    return table
+
+
 def _heading(plan: Plan) -> str:
     """The recipe and the cluster of a plan, in one line."""
     profile, recipe, data = plan.profile, plan.recipe, plan.data
     basis = "measured" if profile.measured else "by formula, nothing measured"
+    shares = f"{recipe.sharding.data} ranks"
+    if recipe.sharding.columns > 1:
+        shares = f"{recipe.sharding.data} groups of {recipe.sharding.columns} ranks"
     return (
         f"yolov5{recipe.model.variant} at {recipe.model.image_size} pixels, {recipe.precision.dtype}, {data.classes} classes, "
         f"{data.images:,} images, {recipe.train.epochs} epochs; {profile.nodes} x {profile.gpus_per_node} "
-        f"{profile.accelerator.name} over {profile.network.name}; global batch {recipe.train.global_batch} = {profile.ranks} "
-        f"ranks x {recipe.train.gradient_accumulation_steps} x {recipe.train.micro_batch}; {basis}"
+        f"{profile.accelerator.name} over {profile.network.name}; global batch {recipe.train.global_batch} = "
+        f"{shares} x {recipe.train.gradient_accumulation_steps} x {recipe.train.micro_batch}; {basis}"
     )
 
 

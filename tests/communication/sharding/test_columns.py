@@ -9,7 +9,8 @@ from torch import nn
 
 from yolo.communication.sharding.column_group import ColumnGroup
 from yolo.communication.sharding.columns import shard_columns
-from yolo.communication.sharding.halo import Halo, with_halo
+from yolo.communication.sharding.halo import with_halo
+from yolo.communication.sharding.halo_size import Halo
 from yolo.model import YOLOv5
 
 CASES = {

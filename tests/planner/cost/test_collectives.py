@@ -38,10 +38,10 @@ def test_a_node_by_itself_takes_its_own_link_whatever_was_measured_between_nodes
 ) -> None:
     everywhere = plain.model_copy(update={"measured": [measurement(8, 8.0, 0.09)]})
     within = collective_cost(plain.with_nodes(1, 2), "all_reduce", MEGABYTE).seconds
-    assert collective_cost(everywhere.node, "all_reduce", MEGABYTE).seconds == within
-    assert sent_bytes(everywhere.node, "all_reduce", MEGABYTE) == MEGABYTE
+    assert collective_cost(everywhere.group(2), "all_reduce", MEGABYTE).seconds == within
+    assert sent_bytes(everywhere.group(2), "all_reduce", MEGABYTE) == MEGABYTE
     only_one = measured(plain, (2, 0.1, 0.09)).with_nodes(1, 2)
-    assert only_one.node == only_one
+    assert only_one.group(2) == only_one
 
 
 def test_ranks_of_a_node_share_its_link_for_what_no_other_can_carry(plain: ClusterProfile) -> None:
@@ -131,3 +131,37 @@ def test_a_collective_behind_others_spares_what_was_measured(plain: ClusterProfi
         0.0006, rel=0.05
     )
     assert collective_cost(profile, "all_to_all", MEGABYTE).spared_behind == 0
+
+
+def test_an_exchange_takes_one_latency_and_the_busiest_ranks_bytes(plain: ClusterProfile) -> None:
+    line = plain.with_nodes(4, 1)
+    # A megabyte to each side by the two ranks in the middle; three borders of four ranks.
+    sent, messages = 1.5 * MEGABYTE, 1.5
+    seconds = collective_cost(line, "point_to_point", sent, messages).seconds
+    assert seconds == pytest.approx(100e-6 + 2 * MEGABYTE / 1e9)
+    pair = collective_cost(line.group(2), "point_to_point", MEGABYTE, 1.0).seconds
+    assert pair == pytest.approx(100e-6 + MEGABYTE / 1e9)
+    one_way = collective_cost(line.group(2), "point_to_point", MEGABYTE / 2, 0.5).seconds
+    assert one_way == pytest.approx(pair)
+    assert sent_bytes(line, "point_to_point", sent, messages) == sent
+
+
+def test_exchanges_that_were_not_measured_take_an_all_gathers_latency(
+    plain: ClusterProfile,
+) -> None:
+    profile = measured(plain, (2, 0.1, 0.09))
+    seconds = collective_cost(profile, "point_to_point", MEGABYTE).seconds
+    assert seconds == pytest.approx(0.001 + MEGABYTE * 8e-8, rel=0.01)
+    (one,) = profile.measured
+    timed = {**one.collectives, "point_to_point": one.collectives["all_gather"]}
+    again = one.model_copy(update={"collectives": timed})
+    known = profile.model_copy(update={"measured": [again]})
+    seconds = collective_cost(known, "point_to_point", MEGABYTE).seconds
+    assert seconds == pytest.approx(0.001 + 0.09)
+
+
+def test_a_group_is_the_part_of_a_cluster_that_its_ranks_make(plain: ClusterProfile) -> None:
+    assert plain.group(0) == plain.group(8) == plain
+    assert (plain.group(2).nodes, plain.group(2).gpus_per_node) == (1, 2)
+    assert (plain.group(4).nodes, plain.group(4).gpus_per_node) == (2, 2)
+    assert plain.group(2).network == plain.within

@@ -34,10 +34,10 @@ def recording(launch_worker_once: Launch) -> dict[str, Any]:
     return recorded
 
 
-def context_of(name: str, ranks: int = 2) -> PlanContext:
-    overrides = [*job_overrides((1, PIXELS), ranks), *STRATEGIES[name].overrides]
+def context_of(name: str, ranks: int = 2, *overrides: str) -> PlanContext:
+    overrides = (*job_overrides((1, PIXELS), ranks), *overrides, *STRATEGIES[name].overrides)
     recipe = prepare("recipes/bccd.yaml", overrides, ranks, 1).resolved.recipe
-    network = yolov5("n", CLASSES, PIXELS)
+    network = yolov5("n", CLASSES, recipe.model.image_size)
     count = len(network.tensors)
     work = LocalWork(
         forward_seconds=1.0,
@@ -75,6 +75,25 @@ def test_a_step_sends_what_the_planner_says(recording: dict[str, Any], name: str
     assert Counter(map(small, predicted.elements())) == Counter(map(small, real.elements()))
 
 
+SHARDED = {"fp32": ("zero0", "local_steps"), "bf16": ("zero0",)}
+COLUMNS = ("sharding.columns=2", "train.micro_batch=2", "model.image_size=128")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", SHARDED)
+def test_a_sharded_step_sends_what_the_planner_says(launch_worker: Launch, dtype: str) -> None:
+    """Halos, BatchNorm's statistics and what the ranks of an image sum: each image's columns are on two ranks."""
+    settings = (*COLUMNS, f"precision.dtype={dtype}")
+    recording = launch_worker(
+        "collectives", *(f"--set={each}" for each in settings), *SHARDED[dtype]
+    )
+    for name in SHARDED[dtype]:
+        steady = phases(context_of(name, 2, *settings), warmup_share=0.01)[-1]
+        comm_events = [event for event in steady.events if isinstance(event, CommEvent)]
+        predicted = Counter((each.kind, each.payload_bytes) for each in comm_events)
+        assert predicted == Counter((kind, size) for kind, size, _ in recording[name]), name
+
+
 def _calls_and_bytes(calls: Counter[tuple[str, float]]) -> dict[str, tuple[int, Any]]:
     found = {}
     for kind in {kind for kind, _ in calls}:
@@ -109,30 +128,39 @@ def test_one_rank_sends_nothing() -> None:
     assert not any(isinstance(event, CommEvent) for event in only.events)
 
 
-def test_sync_batchnorm_exchanges_with_the_ranks_of_a_node_in_every_layer() -> None:
-    """The two collectives of torch's SyncBatchNorm, in forward and in backward."""
+def test_batchnorm_statistics_are_of_an_images_ranks_or_of_a_node() -> None:
+    """An all-gather of mean and variance in forward, an all-reduce of two sums in backward, per layer."""
     plain = context_of("zero0", ranks=8)
+    layers = [m.num_features for m in YOLOv5("n", CLASSES).modules() if isinstance(m, BatchNorm2d)]
 
-    def sent_by(ranks_per_node: int) -> Counter[tuple[str, float]]:
+    def sent(ranks_per_node: int, columns: int, is_synced: bool) -> Counter[tuple[str, float, int]]:
+        sections = {
+            "model": {"sync_batchnorm": is_synced},
+            "cluster": {"processes_per_node": ranks_per_node},
+            "sharding": {"columns": columns},
+        }
         recipe = plain.recipe.model_copy(
             update={
-                "model": plain.recipe.model.model_copy(update={"sync_batchnorm": True}),
-                "cluster": plain.recipe.cluster.model_copy(
-                    update={"processes_per_node": ranks_per_node}
-                ),
+                name: getattr(plain.recipe, name).model_copy(update=values)
+                for name, values in sections.items()
             }
         )
         [phase] = phases(replace(plain, recipe=recipe), warmup_share=0.01)
         return Counter(
-            (event.kind, event.payload_bytes)
+            (event.kind, event.payload_bytes, event.ranks)
             for event in phase.events
-            if isinstance(event, CommEvent) and event.is_within_node
+            if isinstance(event, CommEvent) and event.ranks and event.kind != "point_to_point"
         )
 
-    layers = [m.num_features for m in YOLOv5("n", CLASSES).modules() if isinstance(m, BatchNorm2d)]
-    gathered = Counter(("all_gather", 4.0 * 4 * (2 * channels + 1)) for channels in layers)
-    assert sent_by(4) == gathered + Counter(("all_reduce", 4.0 * 2 * each) for each in layers)
-    assert sent_by(1) == Counter()
+    def expected(ranks: int) -> Counter[tuple[str, float, int]]:
+        gathered = Counter(("all_gather", 4.0 * ranks * 2 * each, ranks) for each in layers)
+        return gathered + Counter(("all_reduce", 4.0 * 2 * each, ranks) for each in layers)
+
+    assert sent(4, columns=1, is_synced=True) == expected(4)
+    assert sent(1, columns=1, is_synced=True) == Counter()
+    assert sent(4, columns=2, is_synced=False) == expected(2)
+    assert sent(4, columns=2, is_synced=True) == expected(4)
+    assert sent(1, columns=2, is_synced=True) == expected(2)
 
 
 def test_every_gradient_is_in_one_bucket() -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from yolo.bench.command_line import add_out, numbers
+from yolo.calibration.launch_worker import MODULE as CALIBRATION
 from yolo.calibration.strategies import COMPUTE, Strategy, Workload
+from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_overrides
 from yolo.emulation import link_check
 from yolo.emulation.cluster import EmulatedCluster
 from yolo.errors import BenchError
+from yolo.planner.profile import Measurement
 
 TIMEOUT_SECONDS = 1800.0
+CALIBRATION_SECONDS = 300.0
 Line = dict[str, Any]
 """A `yolo.calibration.strategy_timing.StrategyTiming` as JSON."""
 EmulatedCell = tuple[EmulatedCluster, Path]
@@ -86,3 +90,20 @@ def run_cell(
     if len(lines) < expected:
         raise BenchError(f"the hosts ended after {len(lines)} of {expected} measurements")
     return lines
+
+
+def calibrate_cell(
+    cell: EmulatedCell, mbps: float, names: Sequence[str], workload: Workload
+) -> Measurement:
+    """Calibrate the planner on a cluster, for strategies by their names."""
+    cluster, folder = cell
+    out = folder / "calibration.json"
+    arguments = [
+        *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
+        *("--strategies", ",".join(names)),
+        *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out)),
+        *job_overrides(workload, len(cluster.hosts)),
+    ]
+    processes = cluster.launch(arguments, folder / "calibration")
+    cluster.wait(processes, CALIBRATION_SECONDS)
+    return Measurement.model_validate_json(out.read_text())

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from yolo.bench.command_line import bench_progress
 from yolo.bench.communication.cell import (
-    EmulatedCell,
     Line,
+    calibrate_cell,
     cell_parser,
     cells_of,
     emulated_cell,
@@ -19,12 +19,11 @@ from yolo.bench.communication.cell import (
 )
 from yolo.bench.plan.plan_scores import MEMORY, PlanRow, write_plan
 from yolo.calibration.calibrate import add_measurement, new_profile
-from yolo.calibration.launch_worker import MODULE as CALIBRATION
 from yolo.calibration.strategies import CALIBRATED, VARIANTS, Strategy, Workload, chosen
-from yolo.calibration.strategy_timing import CLASSES, RECIPE, job_of, job_overrides
+from yolo.calibration.strategy_timing import CLASSES, job_of
 from yolo.errors import exit_code_of
 from yolo.planner.prediction import Data, Prediction, predict, predict_ddp
-from yolo.planner.profile import ClusterProfile, Measurement
+from yolo.planner.profile import ClusterProfile
 from yolo.recipe.resolve.hardware import count_cores
 
 Cell = tuple[int, float]
@@ -35,7 +34,6 @@ COMPARED = tuple(
 """Strategies whose local work a calibration measures; zero1_reduce does that of zero1."""
 DATA = Data(images=1000, classes=CLASSES)
 """Only predicted hours depend on the number of images."""
-CALIBRATION_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,7 +66,13 @@ def _bench(options: argparse.Namespace) -> None:
             progress.update(task, description=f"{hosts} hosts, {mbps:g} Mbit/s")
             with emulated_cell(hosts, mbps) as cell:
                 if (hosts, mbps) in calibrated:
-                    measured = _calibrate(cell, mbps, strategies, workload)
+                    # A strategy's local work is calibrated under the name without its bucket size.
+                    names = [
+                        name
+                        for name in CALIBRATED
+                        if any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
+                    ]
+                    measured = calibrate_cell(cell, mbps, names, workload)
                     resolved = job_of(workload, hosts).prepared.resolved
                     profile = profile or new_profile("emulated", resolved, measured, count_cores())
                     profile = add_measurement(profile, measured)
@@ -83,28 +87,6 @@ def _bench(options: argparse.Namespace) -> None:
         for where, line in lines
     ]
     print("wrote", ", ".join(map(str, write_plan(rows, profile, options.out))))
-
-
-def _calibrate(
-    cell: EmulatedCell, mbps: float, strategies: Sequence[Strategy], workload: Workload
-) -> Measurement:
-    cluster, folder = cell
-    out = folder / "calibration.json"
-    # A strategy's local work is calibrated under the name without its bucket size.
-    names = [
-        name
-        for name in CALIBRATED
-        if any(f"{each.name}_".startswith(f"{name}_") for each in strategies)
-    ]
-    arguments = [
-        *("--module", CALIBRATION, "--recipe", RECIPE, "--classes", str(CLASSES)),
-        *("--strategies", ",".join(names)),
-        *("--bandwidth-gbps", str(mbps / 1e3), "--out", str(out)),
-        *job_overrides(workload, len(cluster.hosts)),
-    ]
-    processes = cluster.launch(arguments, folder / "calibration")
-    cluster.wait(processes, CALIBRATION_SECONDS)
-    return Measurement.model_validate_json(out.read_text())
 
 
 def _row(

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from yolo.communication.sharding.column_group import ColumnGroup
-from yolo.communication.sharding.halo import Halo, with_halo
+from yolo.communication.sharding.halo import with_halo
+from yolo.communication.sharding.halo_size import Halo
 
 
 def shard_columns(model: nn.Module, columns: ColumnGroup) -> None:

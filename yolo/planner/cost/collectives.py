@@ -23,10 +23,17 @@ class Cost(Averaged):
     """Seconds less if it begins while others are under way."""
 
 
-def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) -> Cost:
-    """A collective over all ranks; `kind` may end in `.bf16`. One rank costs nothing."""
+def collective_cost(
+    profile: ClusterProfile, kind: str, payload_bytes: float, messages: float = 1.0
+) -> Cost:
+    """A collective over all ranks; `kind` may end in `.bf16`. One rank costs nothing.
+
+    For point_to_point, `payload_bytes` and `messages` are what a rank sends, as the mean over a line of ranks.
+    """
     if profile.ranks == 1 or payload_bytes == 0:
         return Cost(0.0)
+    if kind == wire.POINT_TO_POINT:
+        return _exchange_cost(profile, _busiest_bytes(profile, payload_bytes, messages))
     weighted = nearest(profile, kind)
     if not weighted:
         return Cost(_by_formula(profile, kind.removesuffix(BF16), payload_bytes))
@@ -35,23 +42,59 @@ def collective_cost(profile: ClusterProfile, kind: str, payload_bytes: float) ->
     )
 
 
-def sent_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:
+def _busiest_bytes(profile: ClusterProfile, payload_bytes: float, messages: float) -> float:
+    """What passes over the busiest link of a line: to both sides, or of two nodes (or ranks) to one."""
+    ranks = profile.ranks
+    if (profile.nodes if profile.nodes > 1 else ranks) == 2:
+        return payload_bytes / messages
+    return payload_bytes * ranks / (ranks - 1)
+
+
+def _exchange_cost(profile: ClusterProfile, size: float) -> Cost:
+    """Neighbours send each other `size` bytes. If that was not measured, it takes an all-gather's latency."""
+    if weighted := nearest(profile, wire.POINT_TO_POINT):
+        return Cost.mean(
+            [(w, _as_measured(profile, each, wire.POINT_TO_POINT, size)) for w, each in weighted]
+        )
+    link = profile.network
+    seconds = [
+        (weight, each.collectives["all_gather"][0].seconds / (each.ranks - 1))
+        for weight, each in nearest(profile, "all_gather")
+    ] or [(1.0, link.latency_us * 1e-6)]
+    return Cost(sum(w * each for w, each in seconds) + size / link.bytes_per_second)
+
+
+def sent_bytes(
+    profile: ClusterProfile, kind: str, payload_bytes: float, messages: float = 1.0
+) -> float:
     """Bytes that a rank hands to the network in a collective: exact, by the algorithm's formula."""
     plain = kind.removesuffix(BF16)
-    return wire.sent_bytes(plain, payload_bytes, profile.ranks, profile.backend == "gloo")
+    is_gloo = profile.backend == "gloo"
+    return wire.sent_bytes(plain, payload_bytes, profile.ranks, is_gloo, messages)
 
 
-def wire_bytes(profile: ClusterProfile, kind: str, payload_bytes: float) -> float:
+def wire_bytes(
+    profile: ClusterProfile, kind: str, payload_bytes: float, messages: float = 1.0
+) -> float:
     """Bytes that a rank sends in a collective with headers and acknowledgements, by the nearest measurements."""
-    sent = sent_bytes(profile, kind, payload_bytes)
+    sent = sent_bytes(profile, kind, payload_bytes, messages)
     measured = nearest(profile)
     if not measured:
         return sent * profile.wire_bytes_per_payload_byte
     return sum(
         weight
-        * (sent * each.wire_bytes_per_payload_byte + each.wire_bytes_per_collective.get(kind, 0.0))
+        * (
+            sent * each.wire_bytes_per_payload_byte
+            + each.wire_bytes_per_collective.get(kind, 0.0)
+            * (messages if kind == wire.POINT_TO_POINT else _steps(profile, each))
+        )
         for weight, each in measured
     )
+
+
+def _steps(profile: ClusterProfile, measured: Measurement) -> float:
+    """A collective's steps and messages per those of the measured one: they grow with the other ranks."""
+    return (profile.ranks - 1) / (measured.ranks - 1)
 
 
 def _by_formula(profile: ClusterProfile, kind: str, size: float) -> float:
@@ -107,7 +150,7 @@ def _as_measured(profile: ClusterProfile, measured: Measurement, kind: str, size
     crowding = crowding_of(profile, there) / crowding_of(profile, here)
     working_there = working * crowding * sent_there / sent_here
     scale = math.hypot(on_link_there, working_there) / math.hypot(on_link_here, working)
-    steps = (there - 1) / (here - 1)
+    steps = 1.0 if kind == wire.POINT_TO_POINT else _steps(profile, measured)
     total = latency * steps + (seconds - latency) * scale
     behind = measured.seconds_behind.get(plain, latency)
     core_share = min(1.0, working_there / total) if total else 0.0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 
+from yolo.planner.cost.halos import halo_bytes
 from yolo.planner.cost.message_sizes import one_bit_elements
 from yolo.planner.cost.model_stats import GROUPS, Network
 from yolo.recipe.schema.optimizer import ONE_BIT, SGDSection
@@ -39,8 +40,12 @@ def memory_of(recipe: Recipe, network: Network, ranks: int, exchange: float) -> 
     """Peak memory for a recipe whose `auto` values are resolved; `exchange`: bytes of its strategy's buffers."""
     stage = recipe.zero.stage if ranks > 1 else 0
     is_16_bit = recipe.precision.dtype != "fp32"
+    columns = recipe.sharding.columns
     kept = network.kept_bytes["bf16" if is_16_bit else "fp32"] * recipe.train.micro_batch
-    images = FP32 * 3 * recipe.model.image_size**2 * recipe.train.micro_batch
+    kept = kept / columns + halo_bytes(recipe)
+    images = FP32 * 3.0 * recipe.model.image_size**2 * recipe.train.micro_batch
+    if columns > 1:
+        images += images / columns  # the full images, and the rank's stripe of them
     workspace = CONVOLUTION_WORKSPACE * kept
     # Autocast keeps a 16-bit copy of the weights until the step is over.
     casts = network.fp32_bytes / 2 if is_16_bit else 0.0

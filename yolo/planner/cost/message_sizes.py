@@ -9,7 +9,6 @@ from yolo.planner.cost.collectives import BF16
 from yolo.planner.cost.compute import LocalWork
 from yolo.planner.cost.model_stats import Network, Tensor
 from yolo.planner.cost.timeline import CommEvent
-from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.optimizer import ONE_BIT
 from yolo.recipe.schema.recipe import Recipe
 
@@ -36,11 +35,6 @@ class PlanContext:
     is_nccl: bool
     steps: int
     """Optimizer steps of the run."""
-
-    @property
-    def ranks_per_node(self) -> int:
-        """How many ranks share a node."""
-        return ranks_per_node(self.recipe, self.ranks)
 
     @property
     def positives_bytes(self) -> int:

@@ -4,9 +4,16 @@ The collectives and their sizes are those that DeepSpeed 0.19.8 and this repo's 
 a recording of the real ones.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from yolo.planner.cost.halos import (
+    backward_halos,
+    backward_statistics,
+    batchnorm_channels,
+    forward_halos,
+    forward_statistics,
+)
 from yolo.planner.cost.message_sizes import (
     GUARD_SYNC_BYTES,
     NAN_GATE_BYTES,
@@ -18,7 +25,6 @@ from yolo.planner.cost.message_sizes import (
     reversed_groups,
     zero_buckets,
 )
-from yolo.planner.cost.model_stats import Network
 from yolo.planner.cost.timeline import CommEvent, Compute, Event, Wait
 from yolo.recipe.schema.optimizer import ONE_BIT
 
@@ -48,26 +54,45 @@ def periodic(
     context: PlanContext, share: float, comm_events: Sequence[CommEvent], every: int
 ) -> Phase:
     """Local steps, which send nothing, and a sync after every `every` of them."""
-    local = [event for event in _step(context) if not isinstance(event, CommEvent | Wait)]
+    is_synced_last = context.recipe.optimizer.type in ONE_BIT
     guard = [CommEvent("all_reduce", GUARD_SYNC_BYTES, is_waited=True)]
-    if context.recipe.optimizer.type in ONE_BIT:  # the last step of the period is a synced one
+    if is_synced_last:
         guard = [
             CommEvent("all_reduce", context.positives_bytes, is_waited=False),
             CommEvent("all_reduce", NAN_GATE_BYTES, is_waited=True),
         ]
+    local = list(_local_step(context, is_averaged=True))
+    last = list(_local_step(context, is_averaged=not is_synced_last))
     # Packing is measured as the mean over steps, as if each step did it.
     packing = Compute(context.work.extra_seconds * every, "codec")
-    return Phase(share, (*local * every, *guard, packing, *comm_events), every)
+    return Phase(share, (*local * (every - 1), *last, *guard, packing, *comm_events), every)
+
+
+def _local_step(context: PlanContext, is_averaged: bool) -> Iterator[Event]:
+    """Nothing is sent but among the ranks of an image: their layers' messages, and `is_averaged`: what they sum in a local step."""
+    columns = context.recipe.sharding.columns
+
+    def summed(payload_bytes: float) -> Iterator[Event]:
+        if is_averaged and columns > 1:
+            yield CommEvent("all_reduce", payload_bytes, is_waited=True, ranks=columns)
+
+    is_of_image = lambda event: isinstance(event, CommEvent) and event.ranks  # noqa: E731
+    *passes, update = (e for e in _step(context) if isinstance(e, Compute) or is_of_image(e))
+    yield from summed(context.positives_bytes)
+    yield from passes
+    yield from summed(NAN_GATE_BYTES)
+    yield from summed(context.network.fp32_bytes)
+    yield update
 
 
 def _forward(context: PlanContext, micro_step: int) -> Iterator[Event]:
-    """SyncBatchNorm stops each layer for its node's ranks; the step's own sum travels meanwhile, and the NaN gate follows."""
+    """Each layer stops for the ranks of its images; the step's own sum travels meanwhile, and the NaN gate follows."""
     if micro_step == 0 and context.ranks > 1:
         yield CommEvent("all_reduce", context.positives_bytes, is_waited=False)
     yield Compute(context.work.forward_seconds, "forward")
-    yield from _sync_batchnorm_events(
-        context, "all_gather", lambda channels: (2 * channels + 1) * context.ranks_per_node
-    )
+    if context.ranks > 1:
+        yield from forward_halos(context.recipe)
+        yield from forward_statistics(context.recipe, context.network, context.ranks)
     yield Wait()
     if micro_step == context.micro_steps - 1 and context.ranks > 1:
         yield CommEvent("all_reduce", NAN_GATE_BYTES, is_waited=True)
@@ -83,20 +108,9 @@ def _backward(context: PlanContext, comm_events: TimedEvents) -> Iterator[Event]
             done = at
         yield from some
     yield Compute(seconds * (1 - done), "backward")
-    yield from _sync_batchnorm_events(context, "all_reduce", lambda channels: 2 * channels)
-
-
-def _sync_batchnorm_events(
-    context: PlanContext, kind: str, numbers_of: Callable[[int], int]
-) -> Iterator[Event]:
-    """One collective of a node's ranks per layer; `numbers_of` its channels are sent, in fp32."""
-    if context.recipe.model.sync_batchnorm and context.ranks_per_node > 1:
-        for channels in _batchnorm_channels(context.network):
-            yield CommEvent(kind, 4 * numbers_of(channels), is_waited=True, is_within_node=True)
-
-
-def _batchnorm_channels(network: Network) -> list[int]:
-    return [tensor.elements for tensor in network.tensors if tensor.group == "norms"]
+    if context.ranks > 1:
+        yield from backward_halos(context.recipe)
+        yield from backward_statistics(context.recipe, context.network, context.ranks)
 
 
 def _micro_steps(
@@ -220,7 +234,7 @@ def ddp_events(context: PlanContext, bucket_bytes: int) -> tuple[Event, ...]:
             comm_events.append((completed[index], [CommEvent("all_reduce", size, is_waited=False)]))
             limit, size = bucket_bytes, 0
     # The first rank broadcasts BatchNorm's means and variances before each forward pass.
-    buffers = 4 * 2 * sum(_batchnorm_channels(context.network))
+    buffers = 4 * 2 * sum(batchnorm_channels(context.network))
     broadcast = CommEvent("broadcast", buffers, is_waited=True)
     return (broadcast, *_step(context, beside=comm_events))
 

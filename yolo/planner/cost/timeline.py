@@ -24,8 +24,10 @@ class CommEvent:
     kind: str
     payload_bytes: float
     is_waited: bool
-    is_within_node: bool = False
-    """Whether each node's ranks have a collective of their own, rather than all ranks one."""
+    ranks: int = 0
+    """How many consecutive ranks take part in one; 0: all ranks of the run."""
+    messages: float = 1.0
+    """Of point_to_point: how many a rank sends, as the mean over the ranks; so is payload_bytes."""
 
 
 @dataclass(frozen=True, slots=True)

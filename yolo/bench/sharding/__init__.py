@@ -1,0 +1,1 @@
+"""Sharding by sample, by feature and by both, predicted and measured."""
