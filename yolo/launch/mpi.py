@@ -66,7 +66,7 @@ def _mpich(hosts: Sequence[ListedHost], processes: int) -> list[str]:
     options = ["-bind-to", "none"]
     if hosts:
         names = ",".join(f"{host.name}:{processes}" for host in hosts)
-        options += ["-launcher", "ssh", "-launcher-exec", _ssh(), "-disable-x", "-hosts", names]
+        options += ["-launcher", "ssh", "-launcher-exec", _ssh(), "-hosts", names]
     return options
 
 
