@@ -17,6 +17,8 @@ from yolo.recipe.schema.recipe import ResolvedCluster
 
 LIBRARY = "MPI4PY_LIBMPI"
 """Environment variable that tells mpi4py which library to load."""
+MPICH_SSH_OPTIONS = "HYDRA_LAUNCHER_EXTRA_ARGS"
+"""Environment variable with which MPICH's mpiexec passes options to ssh."""
 EXPORTED = ("PYTHON", "OMP_", "NCCL_", "GLOO_", "UCX_", "OMPI_MCA_", "MPI4PY_", "DS_ACCELERATOR")
 """Beginnings of the variables that Open MPI hands to other hosts; MPICH and SLURM hand over all."""
 

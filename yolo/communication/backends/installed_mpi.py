@@ -52,9 +52,14 @@ def installed_mpi(kind: str | None = None) -> InstalledMPI | None:
     return None
 
 
+def has_mpi4py() -> bool:
+    """Whether this Python has it."""
+    return importlib.util.find_spec("mpi4py") is not None
+
+
 def lacks_of_mpi(kind: str | None = None) -> Iterator[str]:
     """What the backend mpi lacks on this machine."""
-    if importlib.util.find_spec("mpi4py") is None:
+    if not has_mpi4py():
         yield "no mpi4py"
     if installed_mpi(kind) is None:
         yield f"no mpiexec of {NAMES[kind]}" if kind else "no mpiexec"
