@@ -15,7 +15,9 @@ PROGRAMS = ("mpiexec", "mpiexec.mpich", "mpiexec.openmpi", "mpirun")
 LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 VERSIONS = {
     "openmpi": re.compile(r"\(Open MPI\) (\S+)"),
-    "mpich": re.compile(r"HYDRA.*?Version: *(\S+)|Intel\(R\) MPI Library.*?Version (\S+)", re.DOTALL),
+    "mpich": re.compile(
+        r"HYDRA.*?Version: *(\S+)|Intel\(R\) MPI Library.*?Version (\S+)", re.DOTALL
+    ),
 }
 """In what `mpiexec --version` prints. Intel's MPI has MPICH's launcher and library."""
 SECONDS = 10
@@ -68,7 +70,9 @@ def lacks_of_mpi(kind: str | None = None) -> Iterator[str]:
 @cache
 def _identify(mpiexec: Path) -> InstalledMPI | None:
     try:
-        ran = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=SECONDS)
+        ran = subprocess.run(
+            [mpiexec, "--version"], capture_output=True, text=True, timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     for kind, pattern in VERSIONS.items():
