@@ -4,6 +4,9 @@ torch keeps the name "mpi" for its own, so this one is registered as `NAME`. All
 (`mpi_progress`), started in the order of the calls. Tensors on a GPU go through host memory.
 """
 
+# mypy: disable-error-code="override, assignment"
+# torch declares each method several times, and calls it in one way.
+
 import atexit
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -33,7 +36,7 @@ class MPIProcessGroup(dist.ProcessGroup):
     """
 
     def __init__(self, communicator: MPI.Intracomm, timeout: timedelta) -> None:
-        super().__init__(communicator.Get_rank(), communicator.Get_size())
+        super().__init__(communicator.Get_rank(), communicator.Get_size())  # type: ignore[call-arg]
         self._communicator = communicator
         self._timeout = timeout
         self._is_world = False
@@ -319,11 +322,11 @@ class MPIProcessGroup(dist.ProcessGroup):
         finish: Finish,
         opts: Any = None,
     ) -> MPIWork:
-        timeout = getattr(opts, "timeout", None)
-        is_set = timeout is not None and timeout > timedelta(0)
+        stated: timedelta | None = getattr(opts, "timeout", None)
+        timeout = stated if stated is not None and stated > timedelta(0) else self._timeout
         assert _progress is not None
         self._started += 1
-        return _progress.start(name, start, finish, timeout if is_set else self._timeout)
+        return _progress.start(name, start, finish, timeout)
 
     def _reduced(self, tensors: Tensors, hosts: Tensors, opts: Any) -> Finish:
         copied = _copied(tensors, hosts)

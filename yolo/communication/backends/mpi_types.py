@@ -1,6 +1,5 @@
 """torch's tensors and reductions as MPI knows them."""
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -78,9 +77,9 @@ def reduction(dtype: torch.dtype, operation: Any) -> tuple[MPI.Datatype, MPI.Op]
 
 @cache
 def _half(dtype: torch.dtype, kind: Any) -> MPI.Op:
-    compute: Callable[..., torch.Tensor] = HALF[kind]
+    compute: Any = HALF[kind]
 
-    def reduce(source: MPI.buffer, target: MPI.buffer, _: MPI.Datatype) -> None:
+    def reduce(source: Any, target: Any, _: MPI.Datatype) -> None:
         if len(source):
             mine, other = (torch.frombuffer(each, dtype=dtype) for each in (target, source))
             compute(mine, other, out=mine)
