@@ -50,6 +50,12 @@ def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Fi
         yield from without_effect(resolved, why, "cluster.least_nodes")
 
 
+@on(error, "cluster.launcher")
+def mpi_is_started_by_mpi(recipe: Recipe) -> Iterator[str]:
+    if recipe.cluster.backend == "mpi" and recipe.cluster.launcher == "pdsh":
+        yield "cluster.backend mpi needs ranks that mpiexec or srun starts; set it to openmpi, mpich or slurm, or to auto"
+
+
 @on(warning, "tracking.wandb.mode")
 def the_launcher_forwards_no_api_key(recipe: Recipe) -> Iterator[str]:
     is_elsewhere = recipe.cluster.nodes > 1 or recipe.cluster.hostfile is not None

@@ -6,6 +6,7 @@ from pydantic import JsonValue
 
 from yolo.recipe.schema.data import AugmentationSection, DataSection
 from yolo.recipe.schema.distributed import (
+    Backend,
     ClusterSection,
     CommunicationSection,
     ShardingSection,
@@ -149,7 +150,7 @@ class ResolvedCluster(ClusterSection):
     nodes: Count
     processes_per_node: Count
     accelerator: Literal["cuda", "cpu"]
-    backend: Literal["nccl", "gloo", "mpi"]
+    backend: Backend
     threads_per_process: Count
 
 
