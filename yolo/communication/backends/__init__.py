@@ -1,0 +1,1 @@
+"""Backends of `torch.distributed` beyond those that pip's torch has, and which of all this machine can run."""
