@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from yolo.bench.communication.cell import Launch
+from yolo.bench.factors.mpi import MPICH, OPEN_MPI, OPEN_MPI_RING
 from yolo.emulation.cluster import EmulatedCluster
 from yolo.errors import BenchError
 
@@ -40,6 +41,10 @@ def _not_in_torch(name: str, is_available: Callable[[], bool]) -> Callable[[], s
 
 PROTOCOLS = (
     Protocol("gloo", "gloo"),
+    *(
+        Protocol(mpi.name, "mpi", mpi.absence, mpi.launch)
+        for mpi in (MPICH, OPEN_MPI, OPEN_MPI_RING)
+    ),
     Protocol("NCCL", "nccl", _no_nccl),
     Protocol("UCC", "ucc", _not_in_torch("UCC", dist.is_ucc_available)),
     Protocol("XCCL", "xccl", _not_in_torch("XCCL", dist.is_xccl_available)),

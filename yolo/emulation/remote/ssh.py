@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
 
 def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split a command line into options by name, and the remaining words."""
-    given, left = getopt.getopt(list(words), "o:")
+    given, left = getopt.getopt(list(words), "o:x")  # Open MPI passes -x
     return {name: value for name, _, value in (text.partition("=") for _, text in given)}, left
 
 
