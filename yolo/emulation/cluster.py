@@ -134,8 +134,9 @@ class EmulatedCluster:
         for host in self.hosts:
             process = host.run(server, stdout=subprocess.PIPE)
             assert process.stdout is not None
-            if not process.stdout.readline():
-                raise BenchError(f"{host.name}: its command server did not start")
+            with process.stdout as said:
+                if not said.readline():
+                    raise BenchError(f"{host.name}: its command server did not start")
         return {**settings, "PATH": f"{PROGRAMS}:{settings['PATH']}"}
 
     def launch(self, arguments: Sequence[str], output: Path) -> "list[subprocess.Popen[bytes]]":

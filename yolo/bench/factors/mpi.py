@@ -7,13 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from yolo.emulation.cluster import OF_A_RANK, REPOSITORY, EmulatedCluster
+from yolo.emulation.cluster import MASTER_PORT, OF_A_RANK, REPOSITORY, EmulatedCluster
 
 PREFIX = "OPAL_PREFIX"
 """Open MPI's own variable for the folder that it is installed in."""
@@ -31,7 +31,7 @@ class MPI:
     options: tuple[str, ...]
     """To run one rank per host, started through ssh."""
     hosts_option: str
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     hint: str
     """How to get it."""
     export_option: str | None = None
@@ -59,11 +59,8 @@ class MPI:
             host.kill_all()  # command servers of an earlier start
         mpiexec = self.mpiexec()
         assert mpiexec is not None
-        settings = OF_A_RANK | {
-            **{"LOCAL_RANK": "0", "LOCAL_SIZE": "1", "WORLD_SIZE": str(len(cluster.hosts))},
-            **{"MASTER_ADDR": first.address, "MASTER_PORT": "29500"},
-            **{"LD_LIBRARY_PATH": str(Path(mpiexec).parents[1] / "lib"), **self.environment},
-        }
+        libraries = {"LD_LIBRARY_PATH": str(Path(mpiexec).parents[1] / "lib")}
+        settings = rank_environment(cluster) | libraries | self.environment
         option = self.export_option
         exported = [word for name in settings for word in (option, name)] if option else []
         command = [
@@ -75,6 +72,14 @@ class MPI:
         # Both find ssh on PATH.
         environment = cluster.open_to_ssh() | settings
         return [cluster.start(first, command, output, environment)]
+
+
+def rank_environment(cluster: EmulatedCluster) -> dict[str, str]:
+    """What the deepspeed launcher tells a rank, without its number."""
+    return OF_A_RANK | {
+        **{"LOCAL_RANK": "0", "LOCAL_SIZE": "1", "WORLD_SIZE": str(len(cluster.hosts))},
+        **{"MASTER_ADDR": cluster.hosts[0].address, "MASTER_PORT": str(MASTER_PORT)},
+    }
 
 
 @cache
@@ -106,7 +111,7 @@ OPEN_MPI = MPI(
 )
 OPEN_MPI_RING = replace(
     OPEN_MPI,
-    name="Open MPI, ring",
+    name="Open MPI, by ring",
     options=(*OPEN_MPI.options, "--mca", "coll_libnbc_iallreduce_algorithm", "1"),
 )
 """By itself, below 4 ranks it reduces to one rank and then broadcasts: one direction of the link rests meanwhile."""
