@@ -67,8 +67,16 @@ def add_commands(commands: Commands) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Check recipes without starting anything. The exit code is 0, or 2 if a recipe cannot work."""
-    from yolo.preflight.local import inspect_data, missing_here, missing_hosts, unfit_here
+    from yolo.communication.backends.known import summary
+    from yolo.preflight.local import (
+        inspect_data,
+        missing_backend,
+        missing_here,
+        missing_hosts,
+        unfit_here,
+    )
     from yolo.recipe import prepare
+    from yolo.recipe.resolve.hardware import visible_gpus
 
     if options.cluster:
         from yolo.preflight.command import check_hosts
@@ -95,10 +103,12 @@ def _check(options: argparse.Namespace) -> None:
         if unfit := [*unfit_here(resolved), *unusable]:
             problems += unfit
             continue
-        lacks = [*missing_here(resolved), missing_hosts(resolved.recipe.cluster)]
+        cluster = resolved.recipe.cluster
+        lacks = [*missing_here(resolved), missing_backend(cluster), missing_hosts(cluster)]
         missing = "; ".join(filter(None, lacks))
         suffix = f"; not on this machine: {missing}" if missing else ""
         print(f"{path}: OK for {resolved.world_size} ranks{suffix}")
+    print(f"backends: {summary(len(visible_gpus()))}")
     if problems:
         raise RecipeError("\n".join(problems))
 

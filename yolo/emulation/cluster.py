@@ -21,7 +21,18 @@ MOST_HOSTS = 64
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "remote" / "bin"
 """The hosts' `ssh` and `pdsh`, to be first on PATH."""
-ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "eth0", "PYTHONPATH": str(REPOSITORY)}
+ENVIRONMENT = {
+    "DS_ACCELERATOR": "cpu",
+    "GLOO_SOCKET_IFNAME": "eth0",
+    "PYTHONPATH": str(REPOSITORY),
+    # MPI would go through the memory that all hosts share, and past the shaped link.
+    "UCX_TLS": "tcp,self",
+    "UCX_NET_DEVICES": "eth0",
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_btl": "self,tcp",
+    "OMPI_MCA_btl_tcp_if_include": "eth0",
+}
+"""Of the hosts' programs."""
 OF_A_RANK = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 """Hosts share the machine's cores."""
 

@@ -1,4 +1,4 @@
-"""Build the `deepspeed` launcher's command for a recipe. Needs no torch."""
+"""Build the command that starts a recipe's ranks: the `deepspeed` launcher's, mpiexec's or srun's. Needs no torch."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import LaunchError
-from yolo.preflight.local import missing_hosts
+from yolo.launch.mpi import launcher_of, mpi_command
+from yolo.preflight.local import listed_hosts, missing_backend, missing_hosts
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.resolve.hardware import visible_gpus
 from yolo.recipe.schema.recipe import Recipe, ResolvedCluster
@@ -64,10 +65,12 @@ def launch_module(
     Raises LaunchError if this machine lacks what the recipe needs.
     """
     recipe, cluster = resolved.recipe, resolved.recipe.cluster
-    launcher = Path(sys.executable).with_name("deepspeed")
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
-    if lack := missing_hosts(cluster):
+    if lack := missing_hosts(cluster) or missing_backend(cluster):
         raise LaunchError(lack)
+    launcher = launcher_of(cluster)
+    if launcher != "pdsh":
+        return _without_deepspeed(recipe, launcher, environment, [module, *arguments], port)
     if cluster.hostfile is not None:
         options = [
             *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
@@ -84,19 +87,47 @@ def launch_module(
         if cluster.accelerator == "cpu":
             environment.append(("DS_ACCELERATOR", "cpu"))
     options += ["--master_port", str(port)]
-    command = (str(launcher), "--log_level", "error", *options, "--module", module, *arguments)
+    program = str(Path(sys.executable).with_name("deepspeed"))
+    command = (program, "--log_level", "error", *options, "--module", module, *arguments)
     return Launch(command, tuple(environment), port)
+
+
+def _without_deepspeed(
+    recipe: Recipe,
+    launcher: str,
+    environment: list[tuple[str, str]],
+    arguments: Sequence[str],
+    port: int,
+) -> Launch:
+    """The command of mpiexec or srun; each rank has a parent of its own (`yolo.launch.rank`)."""
+    cluster = recipe.cluster
+    environment += [("DS_ACCELERATOR", cluster.accelerator), ("MASTER_PORT", str(port))]
+    hosts = []
+    if launcher != "slurm" and cluster.hostfile is not None:
+        hosts = listed_hosts(cluster)
+        environment.append(("HYDRA_LAUNCHER_EXTRA_ARGS", _keepalive(recipe)))
+    elif launcher != "slurm" and cluster.accelerator == "cuda":
+        _check_gpus(cluster)
+    rank = [sys.executable, "-u", "-m", "yolo.launch.rank", *arguments]
+    command = mpi_command(cluster, launcher, hosts, environment, rank)
+    return Launch(command, tuple(environment), port)
+
+
+def _check_gpus(cluster: ResolvedCluster) -> tuple[str, ...]:
+    """This machine's GPUs. Raises LaunchError if there are fewer than processes."""
+    gpus, processes = visible_gpus(), cluster.processes_per_node
+    if processes > len(gpus):
+        raise LaunchError(
+            f"cluster.processes_per_node {processes}: this machine has {len(gpus)} GPUs to use; expected as many or fewer"
+        )
+    return gpus
 
 
 def _one_node(cluster: ResolvedCluster) -> list[str]:
     processes = cluster.processes_per_node
     if cluster.accelerator == "cpu":
         return ["--num_accelerators", str(processes)]
-    gpus = visible_gpus()
-    if processes > len(gpus):
-        raise LaunchError(
-            f"cluster.processes_per_node {processes}: this machine has {len(gpus)} GPUs to use; expected as many or fewer"
-        )
+    gpus = _check_gpus(cluster)
     if "CUDA_VISIBLE_DEVICES" not in os.environ:
         return ["--num_accelerators", str(processes)]
     # With --num_accelerators the launcher would ignore CUDA_VISIBLE_DEVICES and take the machine's first GPUs.
@@ -109,10 +140,13 @@ def _one_node(cluster: ResolvedCluster) -> list[str]:
 
 
 def _ssh_options(recipe: Recipe) -> str:
-    """Make ssh disconnect from a lost host about when the ranks time out, not never."""
+    return f"{os.environ.get(SSH_OPTIONS, '')} {_keepalive(recipe)}".strip()
+
+
+def _keepalive(recipe: Recipe) -> str:
+    """Options that make ssh disconnect from a lost host about when the ranks time out, not never."""
     seconds = max(1, round(recipe.communication.timeout_seconds / (KEEPALIVE_COUNT + 1)))
-    added = f"-o ServerAliveInterval={seconds} -o ServerAliveCountMax={KEEPALIVE_COUNT}"
-    return f"{os.environ.get(SSH_OPTIONS, '')} {added}".strip()
+    return f"-o ServerAliveInterval={seconds} -o ServerAliveCountMax={KEEPALIVE_COUNT}"
 
 
 def _quote_for_hosts(argument: str) -> str:

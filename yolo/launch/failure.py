@@ -30,7 +30,7 @@ def first_failure(
 ) -> RankFailure:
     """Evaluate the records of one start after all its ranks have ended.
 
-    `launcher_code` is 256 - N if the launcher saw a rank killed by signal N; `was_stopped` means that ranks without
+    `launcher_code` is 256 - N if the launcher saw a rank killed by signal N, -N if it was itself; `was_stopped` means that ranks without
     progress had to be ended.
     """
     ranks = [_RankEnd(record, record.heartbeat, record.exit) for record in records]
@@ -45,7 +45,9 @@ def first_failure(
     lost.sort(key=lambda text: not text.startswith(MISSING))
     if code == RANKS_LOST:
         return RankFailure(f"ranks were lost: {lost[0]}", code=code)
-    if len(ranks) > 1 and launcher_code == 0 and all(rank.exit is None for rank in ranks):
+    # DeepSpeed's launcher returns 0 if its helper was killed; mpiexec is killed itself.
+    was_killed = launcher_code <= 0 and not was_stopped
+    if len(ranks) > 1 and was_killed and all(rank.exit is None for rank in ranks):
         text = (
             f"all {len(ranks)} ranks ended with their launcher, which was killed (out of memory?),"
         )

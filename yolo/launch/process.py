@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -38,10 +39,10 @@ class LauncherProcess:
         It gets a session of its own, so that Ctrl-C in a terminal reaches only `yolo train`. It ignores signals that
         would end it before the ranks have stopped.
         """
-        launcher = Path(launch.command[0])
-        if not launcher.exists():
+        launcher = launch.command[0]
+        if shutil.which(launcher) is None:
             raise LaunchError(
-                f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher"
+                f"{launcher}: no such program; `make setup` installs DeepSpeed's launcher, `make setup-mpi` MPI's"
             )
         adopt_orphans()
         self._unrelated = set(psutil.Process().children(recursive=True))

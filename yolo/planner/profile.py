@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from yolo.errors import PlanError, RecipeError
 from yolo.recipe.load.yaml_source import read_document
+from yolo.recipe.schema.distributed import Backend
 from yolo.recipe.schema.fields import Count, OneLine, Section, Share, setting, whole
 from yolo.recipe.schema.model import Variant
 
@@ -155,7 +156,7 @@ class ClusterProfile(Section):
     """Between ranks of one node."""
     between: Link = setting()
     """Between nodes."""
-    backend: Literal["nccl", "gloo", "mpi"] = setting("nccl")
+    backend: Backend = setting("nccl")
     """Library of the collectives."""
     jitter: NotNegative = setting(0.0)
     """Standard deviation of a rank's step as a share of it: a step waits for the slowest rank."""

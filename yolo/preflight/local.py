@@ -7,9 +7,12 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from yolo.communication.backends.installed_mpi import NAMES
+from yolo.communication.backends.known import BACKENDS, lacks
 from yolo.data.location import local_index, missing_files, shard_location, too_few
 from yolo.errors import ClusterError, DataError
 from yolo.preflight.weights import unfit_weights
+from yolo.recipe.resolve.hardware import visible_gpus
 from yolo.recipe.resolve.hostfile import ListedHost, read_hostfile
 from yolo.recipe.resolve.resolve import ResolvedRecipe
 from yolo.recipe.schema.recipe import ResolvedCluster
@@ -67,7 +70,7 @@ def inspect_data(resolved: ResolvedRecipe) -> tuple[list[str], list[str]]:
 def missing_hosts(cluster: ResolvedCluster) -> str | None:
     """One line if the launcher would not find the nodes."""
     if cluster.hostfile is None:
-        if cluster.nodes == 1:
+        if cluster.nodes == 1 or cluster.launcher == "slurm":
             return None
         return (
             f"cluster.nodes {cluster.nodes}: set cluster.hostfile to a file with a line `hostname slots=GPUs` per host; "
@@ -75,6 +78,17 @@ def missing_hosts(cluster: ResolvedCluster) -> str | None:
         )
     if not Path(cluster.hostfile).is_file():
         return f"cluster.hostfile {cluster.hostfile}: no such file"
+    return None
+
+
+def missing_backend(cluster: ResolvedCluster) -> str | None:
+    """One line if this machine cannot run `cluster.backend`, or cannot start it on the hosts."""
+    backend, is_here = cluster.backend, cluster.hostfile is None and cluster.nodes == 1
+    if not is_here and backend != "mpi":
+        return None
+    mpi = cluster.launcher if cluster.launcher in NAMES else None
+    if lack := lacks(backend, len(visible_gpus()), mpi):
+        return f"cluster.backend {backend}: {lack} on this machine; {BACKENDS[backend].hint}"
     return None
 
 

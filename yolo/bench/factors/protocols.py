@@ -5,23 +5,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-
 from yolo.bench.communication.cell import Launch
-from yolo.bench.factors.mpi import MPICH, OPEN_MPI, OPEN_MPI_RING, rank_environment
-from yolo.emulation.cluster import EmulatedCluster
+from yolo.bench.factors.mpi import MPICH, OPEN_MPI, OPEN_MPI_RING
+from yolo.communication.backends.known import lacks
+from yolo.emulation.cluster import MASTER_PORT, OF_A_RANK, EmulatedCluster
+from yolo.recipe.resolve.hardware import visible_gpus
 
 NCCL_BY_SOCKETS = {
     **{"DS_ACCELERATOR": "cuda", "NCCL_SOCKET_IFNAME": "eth0", "NCCL_IB_DISABLE": "1"},
     **{"NCCL_P2P_DISABLE": "1", "NCCL_SHM_DISABLE": "1"},
 }
-
-
-def _always() -> None:
-    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,7 @@ class Protocol:
     name: str
     backend: str
     """`cluster.backend`."""
-    absence: Callable[[], str | None] = _always
+    absence: Callable[[], str | None]
     """Why this machine cannot run it; None if it can."""
     launch: Launch = EmulatedCluster.launch
 
@@ -41,11 +37,13 @@ class Protocol:
         return "_".join(re.findall(r"\w+", self.name.lower()))
 
 
-def _no_nccl() -> str | None:
-    gpus = torch.cuda.device_count()
-    if gpus < 2:
-        return f"it needs a GPU for each of 2 ranks, and this machine has {gpus or 'none'}"
-    return None
+def _lack(backend: str) -> str | None:
+    return lacks(backend, len(visible_gpus())) or None
+
+
+def _lack_of_nccl() -> str | None:
+    few = len(visible_gpus()) == 1
+    return "each of 2 ranks needs a GPU, and there is one" if few else _lack("nccl")
 
 
 def _launch_nccl(
@@ -53,26 +51,25 @@ def _launch_nccl(
 ) -> "list[subprocess.Popen[bytes]]":
     """A GPU for each host; without these variables NCCL would go round the link."""
     words = ["-m" if word == "--module" else word for word in arguments]
+    of_all = {
+        **{"LOCAL_RANK": "0", "LOCAL_SIZE": "1", "WORLD_SIZE": str(len(cluster.hosts))},
+        **{"MASTER_ADDR": cluster.hosts[0].address, "MASTER_PORT": str(MASTER_PORT)},
+    }
     started = []
     for number, host in enumerate(cluster.hosts):
         of_this = {"RANK": str(number), "CUDA_VISIBLE_DEVICES": str(number)}
-        environment = rank_environment(cluster) | NCCL_BY_SOCKETS | of_this
+        environment = OF_A_RANK | NCCL_BY_SOCKETS | of_all | of_this
         started.append(cluster.start(host, [sys.executable, *words], output, environment))
     return started
 
 
-def _not_in_torch(name: str, is_available: Callable[[], bool]) -> Callable[[], str | None]:
-    return lambda: None if is_available() else f"torch {torch.__version__} was built without {name}"
-
-
 _ALL = (
-    Protocol("gloo", "gloo"),
-    *(
-        Protocol(mpi.name, "mpi", mpi.absence, mpi.launch)
-        for mpi in (MPICH, OPEN_MPI, OPEN_MPI_RING)
-    ),
-    Protocol("NCCL", "nccl", _no_nccl, _launch_nccl),
-    Protocol("UCC", "ucc", _not_in_torch("UCC", dist.is_ucc_available)),
-    Protocol("XCCL", "xccl", _not_in_torch("XCCL", dist.is_xccl_available)),
+    Protocol("gloo", "gloo", partial(_lack, "gloo")),
+    Protocol("MPICH", "mpi", MPICH.absence, MPICH.launch),
+    Protocol("Open MPI", "mpi", OPEN_MPI.absence, OPEN_MPI.launch),
+    Protocol("Open MPI, by ring", "mpi", OPEN_MPI_RING.absence, OPEN_MPI_RING.launch),
+    Protocol("NCCL", "nccl", _lack_of_nccl, _launch_nccl),
+    Protocol("UCC", "ucc", partial(_lack, "ucc")),
+    Protocol("XCCL", "xccl", partial(_lack, "xccl")),
 )
 PROTOCOLS = {protocol.word: protocol for protocol in _ALL}

@@ -41,6 +41,8 @@ class MPIProcessGroup(dist.ProcessGroup):
         self._communicator = communicator
         self._timeout = timeout
         self._is_world = False
+        self._started = 0
+        """Operations so far."""
 
     def getBackendName(self) -> str:  # noqa: N802
         """Name of the backend."""
@@ -126,7 +128,9 @@ class MPIProcessGroup(dist.ProcessGroup):
             requests = []
             for (outputs, _), source, target in zip(pairs, sources, targets, strict=True):
                 if len(outputs) == 1:
-                    request = self._communicator.Iallgather(buffer(source), buffer(target))
+                    request = self._communicator.Iallgather(
+                        buffer(source), buffer(target, parts=self.size())
+                    )
                 else:
                     memory, _count, word = buffer(target)
                     sizes = [output.numel() for output in outputs]
@@ -234,7 +238,7 @@ class MPIProcessGroup(dist.ProcessGroup):
         target = _joined_room(outputs) if outputs else None
 
         def start() -> list[MPI.Request]:
-            receiving = None if target is None else buffer(target)
+            receiving = None if target is None else buffer(target, parts=self.size())
             return [self._communicator.Igather(buffer(host), receiving, root)]
 
         def finish() -> list[torch.Tensor]:
@@ -249,7 +253,7 @@ class MPIProcessGroup(dist.ProcessGroup):
         host = _room_on_host(output)
 
         def start() -> list[MPI.Request]:
-            sending = None if source is None else buffer(source)
+            sending = None if source is None else buffer(source, parts=self.size())
             return [self._communicator.Iscatter(sending, buffer(host), root)]
 
         return self._run("scatter", start, _keeping([source], _copied([output], [host])), opts)
@@ -284,6 +288,9 @@ class MPIProcessGroup(dist.ProcessGroup):
         """The longest time that an operation may take, if it does not say so itself."""
         self._timeout = timeout
 
+    def _get_sequence_number_for_group(self) -> int:
+        return self._started
+
     def shutdown(self) -> None:
         """After that of the first group, MPI is finalized at the end of the process."""
         global _is_shut_down
@@ -297,6 +304,7 @@ class MPIProcessGroup(dist.ProcessGroup):
         timeout = getattr(opts, "timeout", None)
         is_set = timeout is not None and timeout > timedelta(0)
         assert _progress is not None
+        self._started += 1
         return _progress.start(name, start, finish, timeout if is_set else self._timeout)
 
     def _reduced(self, tensors: Tensors, hosts: Tensors, opts: Any) -> Finish:

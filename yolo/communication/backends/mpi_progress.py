@@ -1,9 +1,11 @@
-"""Run MPI's nonblocking operations: one thread completes them, and MPI is never called by two threads at once.
+"""Run MPI's nonblocking operations: MPI is never called by two threads at once, and nobody waits within it.
 
-MPI's own waits spin and take a whole core, which the ranks need to compute. So this thread tests what is outstanding, and
-sleeps in between: briefly at first, then for longer. It also notices what does not end in time, which MPI never does.
+MPI's own waits spin: they take a whole core, which the ranks need to compute, and never notice that a rank is gone. Here
+whoever waits tests what is outstanding, yields for a moment and sleeps then. A thread does it for operations that nobody
+waits for.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +16,12 @@ import torch
 import torch.distributed as dist
 from mpi4py import MPI
 
-EAGER_SECONDS = 0.0005
-"""After progress, the thread only yields for this long: small messages end within it."""
-SLEEP_SECONDS = 0.0001
+YIELD_SECONDS = 0.0002
+"""After progress, a waiting thread only yields for this long: small messages end within it."""
+SLEEP_SECONDS = 0.00005
+"""The kernel adds about as much (timer slack)."""
+BACKGROUND_SECONDS = 0.001
+"""The thread's sleep while another thread waits."""
 
 
 class MPIWork(dist.Work):
@@ -28,25 +33,27 @@ class MPIWork(dist.Work):
         requests: Sequence[MPI.Request],
         finish: Callable[[], Any],
         timeout: timedelta,
+        progress: "MPIProgress",
     ) -> None:
         super().__init__()
         self.name = name
         self.requests = list(requests)
-        self.finish = finish
-        """Copies results to their tensors, and returns them. Holds the buffers that MPI uses."""
+        self.statuses = [MPI.Status() for _ in self.requests]
         self.seconds = timeout.total_seconds()
         self.deadline = time.monotonic() + self.seconds
-        self.statuses = [MPI.Status() for _ in self.requests]
-        self._ended = threading.Event()
+        self._finish = finish
+        """Copies results to their tensors, and returns them. Holds the buffers that MPI uses."""
+        self._progress = progress
         self._future: torch.futures.Future[Any] = torch.futures.Future()
-        self._error: Exception | None = None
         self._result: Any = None
+        self._error: Exception | None = None
+        self._has_ended = False
 
     def wait(self, timeout: timedelta | None = None) -> bool:
         """Wait for its end. Raises DistBackendError if it failed or did not end in time."""
-        seconds = timeout.total_seconds() if timeout else 0.0
-        if not self._ended.wait(seconds if seconds > 0 else None):
-            raise _timed_out(self.name, seconds)
+        seconds = timeout.total_seconds() if timeout and timeout > timedelta(0) else float("inf")
+        if not self._progress.wait(self, seconds):
+            raise timed_out(self.name, seconds)
         if self._error is not None:
             raise self._error
         return True
@@ -57,11 +64,11 @@ class MPIWork(dist.Work):
 
     def is_completed(self) -> bool:
         """Whether it has ended."""
-        return self._ended.is_set()
+        return self._has_ended
 
     def is_success(self) -> bool:
         """Whether it has ended without an error."""
-        return self._ended.is_set() and self._error is None
+        return self._has_ended and self._error is None
 
     def exception(self) -> Exception | None:
         """Its error, if it failed."""
@@ -82,15 +89,14 @@ class MPIWork(dist.Work):
 
     _source_rank = source_rank
 
-    def end(self, error: Exception | None = None) -> None:
-        """Tell those that wait."""
-        if error is None:
-            try:
-                self._result = self.finish()
-            except Exception as failed:
-                error = failed
+    def end(self, error: Exception | None) -> None:
+        """Take over the result, and tell those that wait."""
+        try:
+            self._result = None if error else self._finish()
+        except Exception as failed:
+            error = failed
         self._error = error
-        self._ended.set()
+        self._has_ended = True
         if error is None:
             self._future.set_result(self._result)
         else:
@@ -103,18 +109,18 @@ class MPIProgress:
     def __init__(self) -> None:
         self.mpi = threading.Lock()
         """Held while MPI is called."""
-        self.has_failed = False
-        """Whether an operation failed or did not end: then MPI cannot be finalized."""
         self._outstanding: list[MPIWork] = []
         self._abandoned: list[MPIWork] = []
-        """Too late: MPI may still write to their buffers."""
-        self._is_busy = threading.Event()
+        """What failed or did not end in time. MPI may still write to its buffers."""
+        self._waiting: list[MPIWork] = []
+        """What threads wait for. A list's methods need no lock."""
+        self._has_work = threading.Event()
         threading.Thread(target=self._run, name="mpi", daemon=True).start()
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is outstanding, nor was abandoned."""
-        return not (self._outstanding or self.has_failed)
+        """Whether everything has ended well, so that MPI may be finalized."""
+        return not (self._outstanding or self._abandoned)
 
     def start(
         self,
@@ -125,26 +131,49 @@ class MPIProgress:
     ) -> MPIWork:
         """Call `start`, which starts requests; `finish` is called when they are complete."""
         with self.mpi:
-            work = MPIWork(name, start(), finish, timeout)
+            work = MPIWork(name, start(), finish, timeout, self)
             self._outstanding.append(work)
-        self._is_busy.set()
+        self._has_work.set()
         return work
 
+    def wait(self, work: MPIWork, seconds: float) -> bool:
+        """Wait until it has ended, at most so long; returns whether it has."""
+        began = active = time.monotonic()
+        self._waiting.append(work)
+        try:
+            while not work.is_completed():
+                active, now = self._poll(active)
+                if now - began > seconds:
+                    break
+        finally:
+            self._waiting.remove(work)
+        return work.is_completed()
+
     def _run(self) -> None:
-        yields_until = 0.0
+        active = 0.0
         while True:
             if not self._outstanding:
-                self._is_busy.clear()
+                self._has_work.clear()
                 if not self._outstanding:
-                    self._is_busy.wait()
-                yields_until = time.monotonic() + EAGER_SECONDS
-            ended = self._ended()
-            now = time.monotonic()
-            for work, error in ended:
-                work.end(error)
-                yields_until = now + EAGER_SECONDS
-            if not ended:
-                time.sleep(0 if now < yields_until else SLEEP_SECONDS)
+                    self._has_work.wait()
+                active = time.monotonic()
+            if self._waiting:
+                time.sleep(BACKGROUND_SECONDS)
+            active, _ = self._poll(active)
+
+    def _poll(self, active: float) -> tuple[float, float]:
+        """End what is complete; without anything, pause. Takes and returns the time of the last progress; and the time now."""
+        ended = self._ended()
+        for work, error in ended:
+            work.end(error)
+        now = time.monotonic()
+        if ended:
+            return now, now
+        if now - active < YIELD_SECONDS:
+            os.sched_yield()
+        else:
+            time.sleep(SLEEP_SECONDS)
+        return active, now
 
     def _ended(self) -> list[tuple[MPIWork, Exception | None]]:
         """Take out what has ended, with its error."""
@@ -155,16 +184,16 @@ class MPIProgress:
                     if MPI.Request.Testall(work.requests, work.statuses):
                         ended.append((work, None))
                     elif time.monotonic() > work.deadline:
-                        self._abandoned.append(work)
-                        ended.append((work, _timed_out(work.name, work.seconds)))
+                        ended.append((work, timed_out(work.name, work.seconds)))
                 except MPI.Exception as error:
-                    self._abandoned.append(work)
-                    ended.append((work, dist.DistBackendError(f"MPI: {work.name}: {error}")))
+                    failed = dist.DistBackendError(f"MPI's {work.name} failed: {error}")
+                    ended.append((work, failed))
             taken = {id(work) for work, _ in ended}
             self._outstanding = [work for work in self._outstanding if id(work) not in taken]
-            self.has_failed = bool(self._abandoned)
+            self._abandoned += [work for work, error in ended if error is not None]
         return ended
 
 
-def _timed_out(name: str, seconds: float) -> dist.DistBackendError:
-    return dist.DistBackendError(f"MPI: {name} did not end within {seconds:g} s")
+def timed_out(name: str, seconds: float) -> dist.DistBackendError:
+    """An error in gloo's words, which others look for."""
+    return dist.DistBackendError(f"Timed out waiting {seconds * 1000:.0f}ms for MPI's {name}")

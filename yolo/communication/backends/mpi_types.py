@@ -54,12 +54,17 @@ HALF = {
 """Of bfloat16 and float16, which MPI does not know: torch computes them. Widened to float32, twice the bytes would travel."""
 
 
-def buffer(tensor: torch.Tensor, datatype: MPI.Datatype | None = None) -> list[Any]:
-    """A contiguous tensor's memory as mpi4py takes it, in words of its size or as a datatype."""
+def buffer(
+    tensor: torch.Tensor, datatype: MPI.Datatype | None = None, parts: int = 1
+) -> list[Any]:
+    """A contiguous tensor's memory as mpi4py takes it, in words of its size or as a datatype.
+
+    `parts`: of ranks, if the operation takes the size of each one's.
+    """
     datatype = datatype or BY_SIZE.get(tensor.element_size(), MPI.BYTE)
     size = tensor.numel() * tensor.element_size()
     memory = MPI.buffer.fromaddress(tensor.data_ptr(), size)
-    return [memory, size // datatype.Get_size(), datatype]
+    return [memory, size // datatype.Get_size() // parts, datatype]
 
 
 def reduction(dtype: torch.dtype, operation: Any) -> tuple[MPI.Datatype, MPI.Op]:

@@ -1,4 +1,4 @@
-"""`ssh [-o NAME=VALUE]... HOST COMMAND...` between emulated hosts, and its protocol: a command, pieces of output, an exit code.
+"""`ssh [-x] [-o NAME=VALUE]... HOST COMMAND...` between emulated hosts, and its protocol: a command, pieces of output, an exit code.
 
 Of its options, only those that limit waiting have an effect.
 """
@@ -66,8 +66,9 @@ def main(words: Sequence[str]) -> int:
 
 def split(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Split a command line into options by name, and the remaining words."""
-    given, left = getopt.getopt(list(words), "o:x")  # Open MPI passes -x
-    return {name: value for name, _, value in (text.partition("=") for _, text in given)}, left
+    given, left = getopt.getopt(list(words), "o:x")
+    texts = [text.partition("=") for option, text in given if option == "-o"]
+    return {name: value for name, _, value in texts}, left
 
 
 def run(

@@ -163,7 +163,7 @@ def _sync_batchnorm(recipe: UnresolvedRecipe, context: _Context) -> Computed:
         return False, f"{images} images per rank at once are enough, from {FEW_IMAGES} on"
     if ranks_per_node(recipe, context.world_size) == 1:
         return False, "there is one rank per node, and only those of a node could share statistics"
-    if recipe.cluster.backend == "gloo":
+    if recipe.cluster.backend in ("gloo", "mpi"):
         return False, "torch's SyncBatchNorm does not run on CPUs"
     if takes_local_steps(recipe):
         return False, "ranks take local steps"

@@ -52,11 +52,18 @@ def only_several_nodes_can_become_fewer(resolved: ResolvedRecipe) -> Iterator[Fi
 
 @on(error, "model.sync_batchnorm")
 def sync_batchnorm_needs_gpus(recipe: Recipe) -> Iterator[str]:
-    if recipe.model.sync_batchnorm and recipe.cluster.backend == "gloo":
+    backend = recipe.cluster.backend
+    if recipe.model.sync_batchnorm and backend in ("gloo", "mpi"):
         yield (
-            "torch's SyncBatchNorm does not run on CPUs, and cluster.backend is gloo; set it to false (statistics are "
+            f"torch's SyncBatchNorm does not run on CPUs, and cluster.backend is {backend}; set it to false (statistics are "
             "averaged over the ranks before each evaluation and checkpoint in any case)"
         )
+
+
+@on(error, "cluster.launcher")
+def mpi_is_started_by_mpi(recipe: Recipe) -> Iterator[str]:
+    if recipe.cluster.backend == "mpi" and recipe.cluster.launcher == "pdsh":
+        yield "cluster.backend mpi needs ranks that mpiexec or srun starts; set it to openmpi, mpich or slurm, or to auto"
 
 
 @on(warning, "tracking.wandb.mode")

@@ -20,6 +20,7 @@ from yolo.recipe.schema.fields import (
 )
 
 Reducer = Literal["deepspeed", "overlapped", "powersgd"]
+Backend = Literal["nccl", "gloo", "mpi", "xccl", "ucc"]
 StartStep = Annotated[int, Field(ge=2, le=10**10), BeforeValidator(whole)]
 
 
@@ -86,8 +87,10 @@ class ClusterSection(Section):
     """DeepSpeed's list of machines, one `name slots=GPUs` per line; they are reached by ssh."""
     accelerator: Auto | Literal["cuda", "cpu"] = setting("auto")
     """What ranks compute on. `auto` is cuda with a hostfile, whose slots are GPUs; else what this machine has. DS_ACCELERATOR=cpu in the environment means cpu."""
-    backend: Auto | Literal["nccl", "gloo", "mpi"] = setting("auto")
-    """Backend of the collectives. `auto` is nccl on GPUs, else gloo."""
+    backend: Auto | Backend = setting("auto")
+    """Backend of the collectives. `auto` is nccl on GPUs, else gloo. mpi is over mpi4py and needs requirements-mpi.txt; xccl and ucc a torch that was built with them. `yolo check` says which this machine can run."""
+    launcher: Auto | Literal["pdsh", "openmpi", "mpich", "slurm"] = setting("auto")
+    """What starts the ranks. pdsh: the deepspeed launcher, which needs pdsh only for several machines. openmpi, mpich: that MPI's mpiexec. slurm: srun. `auto` is pdsh, but with backend mpi that of the installed MPI."""
     master_port: Auto | Port = setting("auto", unit="TCP port")
     """Rendezvous port on the first machine. `auto` is the first free one from 29500 on; if another run takes it, the next."""
     threads_per_process: Auto | Count = setting("auto", unit="threads")

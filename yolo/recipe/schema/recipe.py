@@ -5,7 +5,12 @@ from typing import Literal
 from pydantic import JsonValue
 
 from yolo.recipe.schema.data import AugmentationSection, DataSection
-from yolo.recipe.schema.distributed import ClusterSection, CommunicationSection, ZeroSection
+from yolo.recipe.schema.distributed import (
+    Backend,
+    ClusterSection,
+    CommunicationSection,
+    ZeroSection,
+)
 from yolo.recipe.schema.fields import (
     Count,
     CountOrZero,
@@ -138,7 +143,7 @@ class ResolvedCluster(ClusterSection):
     nodes: Count
     processes_per_node: Count
     accelerator: Literal["cuda", "cpu"]
-    backend: Literal["nccl", "gloo", "mpi"]
+    backend: Backend
     threads_per_process: Count
 
 

@@ -14,6 +14,7 @@ import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from yolo.communication.backends.known import BACKENDS
 from yolo.errors import CheckpointError, LaunchError
 from yolo.recipe.resolve.resolve import ranks_per_node
 from yolo.recipe.schema.recipe import Recipe
@@ -69,22 +70,29 @@ def init_distributed(recipe: Recipe, start: str = "") -> DistributedContext:
     backend = recipe.cluster.backend
     try:
         dist.init_distributed(
-            dist_backend=backend,
+            dist_backend=_registered(backend),
             timeout=timeout,
             init_method=init_method(start),
             verbose=False,
             auto_mpi_discovery=False,
         )
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
-        hint = (
-            "gloo works on every machine; nccl needs GPUs, and mpi a torch that was built with it"
-        )
         raise LaunchError(
-            f"cluster.backend {backend}: the ranks cannot connect: {str(error).splitlines()[0]} ({hint})"
+            f"cluster.backend {backend}: the ranks cannot connect: {str(error).splitlines()[0]} ({BACKENDS[backend].hint})"
         ) from error
     world_size = dist.get_world_size()
     local_world_size = local_world_size_from_launcher() or world_size
     return DistributedContext(dist.get_rank(), local_rank, world_size, local_world_size, device)
+
+
+def _registered(backend: str) -> str:
+    """The backend's name for torch. Raises ImportError or RuntimeError if there is no MPI."""
+    if backend != "mpi":
+        return backend
+    from yolo.communication.backends.mpi import NAME, register_mpi  # loads MPI's library
+
+    register_mpi()
+    return NAME
 
 
 def _wrong_accelerator(wanted: str, found: str) -> LaunchError:

@@ -28,6 +28,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 from torch.distributed import distributed_c10d
 
+from yolo.communication import backends
 from yolo.communication.metering import meter
 from yolo.errors import YoloError
 from yolo.exit_codes import RANKS_LOST
@@ -49,7 +50,10 @@ MOST_NAMED = 8
 VERDICT = "heartbeat/verdict"
 PATIENCE_SECONDS = 1.5
 """Added to the time limit, for the collective to fail by itself."""
-WAITING_FILES = (distributed_c10d.__file__, meter.__file__)
+WAITING_FILES = (
+    *(distributed_c10d.__file__, meter.__file__),
+    str(Path(backends.__file__).with_name("mpi_progress.py")),  # not imported: there may be no MPI
+)
 """Files of the main thread's innermost function during a collective."""
 
 COLLECTIVE_ERROR = re.compile(
