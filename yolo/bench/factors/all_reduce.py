@@ -28,10 +28,10 @@ from yolo.training.engine.distributed import (
 )
 from yolo.training.engine.launched import world_size_from_launcher
 
-WARM_UP = 3
+WARM_UP = 2
 """Calls before timing: connections are made, and buffers touched."""
-FEWEST, MOST = 7, 40
-TIMED_SECONDS = 1.5
+FEWEST, MOST = 5, 40
+TIMED_SECONDS = 1.0
 """Per size, between the fewest and the most calls."""
 
 
@@ -63,11 +63,8 @@ def measure(payload_bytes: int, ranks: DistributedContext) -> AllReduceTiming:
     warm = [seconds_per_call(call, ranks.device) for _ in range(WARM_UP)]
     calls = broadcast_object(ranks, max(FEWEST, min(MOST, round(TIMED_SECONDS / min(warm)))))
     dist.barrier()
-    sent_before, busy_before, started = (
-        interface_bytes(),
-        time.process_time(),
-        time.perf_counter(),
-    )
+    sent_before = interface_bytes()
+    busy_before, started = time.process_time(), time.perf_counter()
     seconds = [seconds_per_call(call, ranks.device) for _ in range(calls)]
     busy = (time.process_time() - busy_before) / (time.perf_counter() - started)
     time.sleep(SETTLED_SECONDS)  # the last acknowledgements

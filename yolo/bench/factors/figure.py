@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from yolo.architecture import parameter_count
 from yolo.bench.factors.rows import FactorResults, ProtocolRow, sizes_of
@@ -56,6 +56,7 @@ def _by_size(axes: Axes, results: FactorResults) -> None:
     axes.set_xticks(sizes, [size_name(size) for size in sizes], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylabel("ms per all-reduce")
+    _plain_numbers(axes)
 
 
 def _by_bandwidth(axes: Axes, results: FactorResults) -> None:
@@ -70,6 +71,7 @@ def _by_bandwidth(axes: Axes, results: FactorResults) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("Mbit/s per link")
     axes.set_ylabel("ms per all-reduce")
+    _plain_numbers(axes)
 
 
 def _draw_protocols(
@@ -100,6 +102,13 @@ def _draw_protocols(
                 ms=10,
                 label="not valid",
             )
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """1, 2, 5, 10 on the vertical axis, not powers of ten."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _ends(rows: Sequence[ProtocolRow]) -> tuple[list[float], list[float]]:
@@ -184,6 +193,7 @@ def _by_model(axes: Axes, results: FactorResults) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("million parameters")
     axes.set_ylabel("seconds per step")
+    _plain_numbers(axes)
 
 
 def _millions(case: CaseTiming) -> float:

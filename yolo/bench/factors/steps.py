@@ -74,7 +74,7 @@ def cases(factors: Sequence[str], variants: Sequence[str], steps: int) -> list[C
         for strategy in (COMPUTE, SYNCHRONOUS)
     ]
     brief = replace(SYNCHRONOUS, settle_steps=1)
-    found += [Case(Factor.MODEL, brief, MODEL_WORKLOAD, min(3, steps), name) for name in variants]
+    found += [Case(Factor.MODEL, brief, MODEL_WORKLOAD, min(2, steps), name) for name in variants]
     return [case for case in found if case.factor in factors]
 
 
