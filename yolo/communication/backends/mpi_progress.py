@@ -24,6 +24,21 @@ BACKGROUND_SECONDS = 0.001
 """The thread's sleep while another thread waits."""
 
 
+class MPIFuture(torch.futures.Future[Any]):
+    """A future that a callback of another one may wait for, as PowerSGD's do: these run in the thread that tests."""
+
+    def __init__(self, work: "MPIWork", progress: "MPIProgress") -> None:
+        super().__init__()
+        self._work = work
+        self._progress = progress
+
+    def wait(self) -> Any:
+        """Wait for the list of the result's tensors. Raises the operation's error."""
+        if self._progress.is_in_callback:
+            self._progress.wait(self._work, float("inf"))
+        return super().wait()
+
+
 class MPIWork(dist.Work):
     """A running operation: some requests to MPI, and what to do when they are complete."""
 
@@ -44,7 +59,7 @@ class MPIWork(dist.Work):
         self._finish = finish
         """Copies results to their tensors, and returns them. Holds the buffers that MPI uses."""
         self._progress = progress
-        self._future: torch.futures.Future[Any] = torch.futures.Future()
+        self._future = MPIFuture(self, progress)
         self._result: Any = None
         self._error: Exception | None = None
         self._has_ended = False
@@ -115,12 +130,18 @@ class MPIProgress:
         self._waiting: list[MPIWork] = []
         """What threads wait for. A list's methods need no lock."""
         self._has_work = threading.Event()
+        self._callbacks = threading.local()
         threading.Thread(target=self._run, name="mpi", daemon=True).start()
 
     @property
     def is_idle(self) -> bool:
         """Whether everything has ended well, so that MPI may be finalized."""
         return not (self._outstanding or self._abandoned)
+
+    @property
+    def is_in_callback(self) -> bool:
+        """Whether this thread runs what follows an operation, and does not test meanwhile."""
+        return getattr(self._callbacks, "depth", 0) > 0
 
     def start(
         self,
@@ -163,9 +184,12 @@ class MPIProgress:
 
     def _poll(self, active: float) -> tuple[float, float]:
         """End what is complete; without anything, pause. Takes and returns the time of the last progress; and the time now."""
-        ended = self._ended()
-        for work, error in ended:
-            work.end(error)
+        if ended := self._take():
+            self._callbacks.depth = getattr(self._callbacks, "depth", 0) + 1
+            try:
+                ended[0].end(ended[1])
+            finally:
+                self._callbacks.depth -= 1
         now = time.monotonic()
         if ended:
             return now, now
@@ -175,23 +199,23 @@ class MPIProgress:
             time.sleep(SLEEP_SECONDS)
         return active, now
 
-    def _ended(self) -> list[tuple[MPIWork, Exception | None]]:
-        """Take out what has ended, with its error."""
-        ended: list[tuple[MPIWork, Exception | None]] = []
+    def _take(self) -> tuple[MPIWork, Exception | None] | None:
+        """Take out one operation that has ended, with its error. Only one: callbacks of the first may wait for the next."""
         with self.mpi:
             for work in self._outstanding:
+                error: Exception | None = None
                 try:
-                    if MPI.Request.Testall(work.requests, work.statuses):
-                        ended.append((work, None))
-                    elif time.monotonic() > work.deadline:
-                        ended.append((work, timed_out(work.name, work.seconds)))
-                except MPI.Exception as error:
-                    failed = dist.DistBackendError(f"MPI's {work.name} failed: {error}")
-                    ended.append((work, failed))
-            taken = {id(work) for work, _ in ended}
-            self._outstanding = [work for work in self._outstanding if id(work) not in taken]
-            self._abandoned += [work for work, error in ended if error is not None]
-        return ended
+                    if not MPI.Request.Testall(work.requests, work.statuses):
+                        if time.monotonic() <= work.deadline:
+                            continue
+                        error = timed_out(work.name, work.seconds)
+                except MPI.Exception as failed:
+                    error = dist.DistBackendError(f"MPI's {work.name} failed: {failed}")
+                self._outstanding.remove(work)
+                if error is not None:
+                    self._abandoned.append(work)
+                return work, error
+        return None
 
 
 def timed_out(name: str, seconds: float) -> dist.DistBackendError:
