@@ -42,7 +42,7 @@ def figure(results: FactorResults) -> Figure:
     for axes in drawing.axes:
         handles, labels = axes.get_legend_handles_labels()
         named |= zip(labels, handles, strict=True)
-    drawing.legend(named.values(), named, loc="outside lower center", ncols=6, frameon=False)
+    drawing.legend(named.values(), named, loc="outside lower center", ncols=8, frameon=False)
     return drawing
 
 

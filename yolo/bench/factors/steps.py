@@ -18,7 +18,7 @@ from yolo.training.engine.launched import world_size_from_launcher
 LOCAL_STEPS = 8
 SYNCHRONOUS = STRATEGIES["zero0"]
 MODES = (
-    replace(COMPUTE, label="no exchange"),
+    COMPUTE,
     replace(SYNCHRONOUS, label="synchronous"),
     STRATEGIES["overlapped"],
     replace(
@@ -27,7 +27,9 @@ MODES = (
         overrides=(f"communication.sync_every={LOCAL_STEPS}",),
         period=LOCAL_STEPS,
     ),
+    COMPUTE,
 )
+"""Computing alone before and after: a machine that slows down meanwhile must not be taken for traffic."""
 MODE_WORKLOAD = (1, 448)
 """Computing takes about as long as the exchange at 300 Mbit/s: the most that overlapping can hide."""
 WORKLOADS_BY_DATA = (*((1, size) for size in (64, 128, 256)), *((n, 128) for n in (2, 4, 8)))
