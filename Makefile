@@ -23,7 +23,7 @@ CODE := yolo tests docs
 RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
+.PHONY: help setup setup-mpi train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
 .PHONY: docs bench bench-cluster bench-communication bench-factors bench-plan bench-batches bench-accuracy accuracy-gate chaos
 
 help: ## list the targets
@@ -40,6 +40,9 @@ PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 	$(PIP_INSTALL) --requirement requirements.txt
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
+
+setup-mpi: setup ## also install MPI, for cluster.backend=mpi
+	$(PIP_INSTALL) --no-deps --requirement requirements-mpi.txt
 
 demo: setup ## draw the demo data set into data/demo, once
 	@$(PYTHON) -m yolo.data.demo --root data/demo

@@ -10,6 +10,7 @@ import pytest
 from deepspeed.launcher.multinode_runner import PDSHRunner
 from deepspeed.launcher.runner import parse_args
 
+from yolo.communication.backends import known
 from yolo.errors import LaunchError, RecipeError
 from yolo.launch.command import Launch, launch_training
 from yolo.recipe import prepare
@@ -26,6 +27,7 @@ def four_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
     monkeypatch.setattr(machine, "DRIVER_FOLDER", tmp_path / "gpus")
     monkeypatch.setattr(machine, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(known, "_torch_has", lambda name: True)
     for name in ("CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR"):
         monkeypatch.delenv(name, raising=False)
 

@@ -110,8 +110,12 @@ def ring(group: Group, rank: int, size: int) -> Any:
     for i, tensor in enumerate(received):
         step = 1 if i % 2 else -1
         sent = values(rank + 10 * i, 1000)
-        operations.append(dist.P2POp(dist.isend, sent, group=group, group_peer=(rank + step) % size, tag=i))
-        operations.append(dist.P2POp(dist.irecv, tensor, group=group, group_peer=(rank - step) % size, tag=i))
+        operations.append(
+            dist.P2POp(dist.isend, sent, group=group, group_peer=(rank + step) % size, tag=i)
+        )
+        operations.append(
+            dist.P2POp(dist.irecv, tensor, group=group, group_peer=(rank - step) % size, tag=i)
+        )
     for work in dist.batch_isend_irecv(operations):
         work.wait()
     return received
@@ -134,7 +138,9 @@ class Swap(torch.autograd.Function):
     def shift(tensor: torch.Tensor, group: Group, rank: int, size: int, step: int) -> torch.Tensor:
         received = torch.empty_like(tensor)
         operations = [
-            dist.P2POp(dist.isend, tensor.contiguous(), group=group, group_peer=(rank + step) % size),
+            dist.P2POp(
+                dist.isend, tensor.contiguous(), group=group, group_peer=(rank + step) % size
+            ),
             dist.P2POp(dist.irecv, received, group=group, group_peer=(rank - step) % size),
         ]
         for work in dist.batch_isend_irecv(operations):
@@ -320,7 +326,10 @@ def main() -> None:
     dist.all_gather_object(gathered, found)
     if rank == 0:
         names = sorted({name for each in gathered for name in each})
-        failed = {name: [r for r, each in enumerate(gathered) if not each.get(name, True)] for name in names}
+        failed = {
+            name: [r for r, each in enumerate(gathered) if not each.get(name, True)]
+            for name in names
+        }
         options.out.write_text(json.dumps(failed))
     dist.barrier()
     os._exit(0)  # MPI cannot be finalized any more

@@ -15,7 +15,7 @@ from yolo.training.engine.distributed import init_distributed, shutdown_distribu
 from yolo.training.engine.launched import world_size_from_launcher
 from yolo.training.engine.zero_shards import gather_full, local_shard
 
-STEPS = 4
+STEPS = 3
 NAMES = (
     *("zero0", "zero0_bf16", "zero1", "zero1_reduce", "zero2", "zero3_persistent", "onebit_adam"),
     *("overlapped", "ddp", "powersgd"),

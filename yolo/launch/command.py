@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yolo.errors import LaunchError
-from yolo.launch.mpi import launcher_of, mpi_command
+from yolo.launch.mpi import MPICH_SSH_OPTIONS, launcher_of, mpi_command
 from yolo.preflight.local import listed_hosts, missing_backend, missing_hosts
 from yolo.recipe import ResolvedRecipe
 from yolo.recipe.resolve.hardware import visible_gpus
+from yolo.recipe.resolve.hostfile import ListedHost
 from yolo.recipe.schema.recipe import Recipe, ResolvedCluster
 from yolo.training.checkpointing.run_directory import RunDirectory
 
@@ -102,10 +103,11 @@ def _without_deepspeed(
     """The command of mpiexec or srun; each rank has a parent of its own (`yolo.launch.rank`)."""
     cluster = recipe.cluster
     environment += [("DS_ACCELERATOR", cluster.accelerator), ("MASTER_PORT", str(port))]
-    hosts = []
+    hosts: list[ListedHost] = []
     if launcher != "slurm" and cluster.hostfile is not None:
         hosts = listed_hosts(cluster)
-        environment.append(("HYDRA_LAUNCHER_EXTRA_ARGS", _keepalive(recipe)))
+        if launcher == "mpich":
+            environment.append((MPICH_SSH_OPTIONS, _keepalive(recipe)))
     elif launcher != "slurm" and cluster.accelerator == "cuda":
         _check_gpus(cluster)
     rank = [sys.executable, "-u", "-m", "yolo.launch.rank", *arguments]

@@ -17,6 +17,8 @@ from yolo.recipe.schema.recipe import ResolvedCluster
 
 LIBRARY = "MPI4PY_LIBMPI"
 """Environment variable that tells mpi4py which library to load."""
+MPICH_SSH_OPTIONS = "HYDRA_LAUNCHER_EXTRA_ARGS"
+"""Environment variable with which MPICH's mpiexec passes options to ssh."""
 EXPORTED = ("PYTHON", "OMP_", "NCCL_", "GLOO_", "UCX_", "OMPI_MCA_", "MPI4PY_", "DS_ACCELERATOR")
 """Beginnings of the variables that Open MPI hands to other hosts; MPICH and SLURM hand over all."""
 
@@ -57,7 +59,9 @@ def mpi_command(
     if found.library is not None and LIBRARY not in os.environ:
         environment.append((LIBRARY, str(found.library)))
     environment.append(("MASTER_ADDR", hosts[0].name.rpartition("@")[2] if hosts else "127.0.0.1"))
-    options = _mpich(hosts, processes) if launcher == "mpich" else _openmpi(hosts, processes, environment)
+    options = (
+        _mpich(hosts, processes) if launcher == "mpich" else _openmpi(hosts, processes, environment)
+    )
     ranks = str(cluster.nodes * processes)
     return (str(found.mpiexec), *options, "-n", ranks, *command)
 
@@ -85,7 +89,11 @@ def _openmpi(hosts: Sequence[ListedHost], processes: int, environment: Variables
 
 def _srun(cluster: ResolvedCluster) -> list[str]:
     nodes, processes = cluster.nodes, cluster.processes_per_node
-    options = [f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
+    options = [
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * processes}",
+        f"--ntasks-per-node={processes}",
+    ]
     # MPICH, and Open MPI since 5, meet over PMIx or PMI-2; other backends need neither.
     if cluster.backend == "mpi":
         found = installed_mpi()
@@ -95,4 +103,3 @@ def _srun(cluster: ResolvedCluster) -> list[str]:
 
 def _ssh() -> str:
     return shutil.which("ssh") or "ssh"
-

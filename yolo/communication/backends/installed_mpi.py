@@ -15,7 +15,9 @@ PROGRAMS = ("mpiexec", "mpiexec.mpich", "mpiexec.openmpi", "mpirun")
 LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 VERSIONS = {
     "openmpi": re.compile(r"\(Open MPI\) (\S+)"),
-    "mpich": re.compile(r"HYDRA.*?Version: *(\S+)|Intel\(R\) MPI Library.*?Version (\S+)", re.DOTALL),
+    "mpich": re.compile(
+        r"HYDRA.*?Version: *(\S+)|Intel\(R\) MPI Library.*?Version (\S+)", re.DOTALL
+    ),
 }
 """In what `mpiexec --version` prints. Intel's MPI has MPICH's launcher and library."""
 SECONDS = 10
@@ -52,9 +54,14 @@ def installed_mpi(kind: str | None = None) -> InstalledMPI | None:
     return None
 
 
+def has_mpi4py() -> bool:
+    """Whether this Python has it."""
+    return importlib.util.find_spec("mpi4py") is not None
+
+
 def lacks_of_mpi(kind: str | None = None) -> Iterator[str]:
     """What the backend mpi lacks on this machine."""
-    if importlib.util.find_spec("mpi4py") is None:
+    if not has_mpi4py():
         yield "no mpi4py"
     if installed_mpi(kind) is None:
         yield f"no mpiexec of {NAMES[kind]}" if kind else "no mpiexec"
@@ -63,7 +70,9 @@ def lacks_of_mpi(kind: str | None = None) -> Iterator[str]:
 @cache
 def _identify(mpiexec: Path) -> InstalledMPI | None:
     try:
-        ran = subprocess.run([mpiexec, "--version"], capture_output=True, text=True, timeout=SECONDS)
+        ran = subprocess.run(
+            [mpiexec, "--version"], capture_output=True, text=True, timeout=SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     for kind, pattern in VERSIONS.items():

@@ -81,7 +81,10 @@ def _torch_has(name: str) -> bool:
     libraries = _torch_libraries()
     if not libraries:
         return True  # torch itself will say
-    with libraries[0].open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as bytes_:
+    with (
+        libraries[0].open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as bytes_,
+    ):
         return bytes_.find(name.encode()) >= 0
 
 

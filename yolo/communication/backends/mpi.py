@@ -9,14 +9,10 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-import mpi4py
-
-mpi4py.rc.finalize = False  # `_finalize` does it, if all went well
-
 import torch
 import torch.distributed as dist
-from mpi4py import MPI
 
+from yolo.communication.backends.mpi_library import MPI
 from yolo.communication.backends.mpi_progress import MPIProgress, MPIWork
 from yolo.communication.backends.mpi_types import buffer, reduction
 
@@ -44,7 +40,7 @@ class MPIProcessGroup(dist.ProcessGroup):
         self._started = 0
         """Operations so far."""
 
-    def getBackendName(self) -> str:  # noqa: N802
+    def getBackendName(self) -> str:
         """Name of the backend."""
         return NAME
 
@@ -106,11 +102,15 @@ class MPIProcessGroup(dist.ProcessGroup):
         ]
         return self._all_gather(pairs, opts)
 
-    def all_gather_single(self, output: torch.Tensor, source: torch.Tensor, opts: Any = None) -> MPIWork:
+    def all_gather_single(
+        self, output: torch.Tensor, source: torch.Tensor, opts: Any = None
+    ) -> MPIWork:
         """Gather a tensor of each rank in one."""
         return self._all_gather([([output], source)], opts)
 
-    def all_gather_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> MPIWork:
+    def all_gather_single_coalesced(
+        self, outputs: Tensors, inputs: Tensors, opts: Any = None
+    ) -> MPIWork:
         """Gather several tensors, each in one."""
         pairs = [([output], source) for output, source in zip(outputs, inputs, strict=True)]
         return self._all_gather(pairs, opts)
@@ -134,7 +134,9 @@ class MPIProcessGroup(dist.ProcessGroup):
                 else:
                     memory, _count, word = buffer(target)
                     sizes = [output.numel() for output in outputs]
-                    request = self._communicator.Iallgatherv(buffer(source), [memory, (sizes, None), word])
+                    request = self._communicator.Iallgatherv(
+                        buffer(source), [memory, (sizes, None), word]
+                    )
                 requests.append(request)
             return requests
 
@@ -152,11 +154,15 @@ class MPIProcessGroup(dist.ProcessGroup):
         """Reduce a list of tensors, one for each rank; their sizes may differ."""
         return self._reduce_scatter(output_tensors, input_tensors, opts)
 
-    def reduce_scatter_single(self, output: torch.Tensor, source: torch.Tensor, opts: Any) -> MPIWork:
+    def reduce_scatter_single(
+        self, output: torch.Tensor, source: torch.Tensor, opts: Any
+    ) -> MPIWork:
         """Reduce a tensor, of which each rank gets a part."""
         return self._reduce_scatter([output], [[source]], opts)
 
-    def reduce_scatter_single_coalesced(self, outputs: Tensors, inputs: Tensors, opts: Any) -> MPIWork:
+    def reduce_scatter_single_coalesced(
+        self, outputs: Tensors, inputs: Tensors, opts: Any
+    ) -> MPIWork:
         """Reduce several tensors, of which each rank gets parts."""
         return self._reduce_scatter(outputs, [[source] for source in inputs], opts)
 
@@ -165,12 +171,16 @@ class MPIProcessGroup(dist.ProcessGroup):
 
     def _reduce_scatter(self, outputs: Tensors, inputs: Sequence[Tensors], opts: Any) -> MPIWork:
         hosts = [_room_on_host(output) for output in outputs]
-        sources = [_joined(each, apart_from=[output]) for each, output in zip(inputs, outputs, strict=True)]
+        sources = [
+            _joined(each, apart_from=[output]) for each, output in zip(inputs, outputs, strict=True)
+        ]
         kinds = [reduction(output.dtype, opts.reduceOp) for output in outputs]
 
         def start() -> list[MPI.Request]:
             requests = []
-            for source, host, each, (datatype, operation) in zip(sources, hosts, inputs, kinds, strict=True):
+            for source, host, each, (datatype, operation) in zip(
+                sources, hosts, inputs, kinds, strict=True
+            ):
                 sizes = [t.numel() for t in each] if len(each) > 1 else [host.numel()] * self.size()
                 request = self._communicator.Ireduce_scatter(
                     buffer(source, datatype), buffer(host, datatype), sizes, operation
@@ -185,7 +195,9 @@ class MPIProcessGroup(dist.ProcessGroup):
         """Send each rank a tensor, and receive one from each."""
         source, target = _joined(inputs), _joined_room(outputs)
         sent, received = ([tensor.numel() for tensor in each] for each in (inputs, outputs))
-        return self._all_to_all(source, target, sent, received, lambda: _split(outputs, target), opts)
+        return self._all_to_all(
+            source, target, sent, received, lambda: _split(outputs, target), opts
+        )
 
     def all_to_all_single(
         self,
@@ -207,7 +219,9 @@ class MPIProcessGroup(dist.ProcessGroup):
         """Elements for each rank, of so many rows each."""
         if not rows:
             if tensor.numel() % self.size():
-                raise ValueError(f"MPI: {tuple(tensor.shape)} does not split into {self.size()} equal parts")
+                raise ValueError(
+                    f"MPI: {tuple(tensor.shape)} does not split into {self.size()} equal parts"
+                )
             return [tensor.numel() // self.size()] * self.size()
         if sum(rows) != tensor.shape[0]:
             raise ValueError(f"MPI: split sizes {list(rows)} of a tensor of {tensor.shape[0]} rows")
@@ -299,7 +313,11 @@ class MPIProcessGroup(dist.ProcessGroup):
     abort = shutdown
 
     def _run(
-        self, name: str, start: Callable[[], Sequence[MPI.Request]], finish: Finish, opts: Any = None
+        self,
+        name: str,
+        start: Callable[[], Sequence[MPI.Request]],
+        finish: Finish,
+        opts: Any = None,
     ) -> MPIWork:
         timeout = getattr(opts, "timeout", None)
         is_set = timeout is not None and timeout > timedelta(0)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mpi4py import MPI
+
+from yolo.communication.backends.mpi_library import MPI
 
 YIELD_SECONDS = 0.0002
 """After progress, a waiting thread only yields for this long: small messages end within it."""

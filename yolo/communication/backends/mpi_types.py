@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from mpi4py import MPI
 from torch.distributed import ReduceOp
+
+from yolo.communication.backends.mpi_library import MPI
 
 BY_SIZE = {1: MPI.BYTE, 2: MPI.UINT16_T, 4: MPI.UINT32_T, 8: MPI.UINT64_T}
 """What is only moved is moved as words of its size: MPI counts elements in 32 bits."""
@@ -54,9 +55,7 @@ HALF = {
 """Of bfloat16 and float16, which MPI does not know: torch computes them. Widened to float32, twice the bytes would travel."""
 
 
-def buffer(
-    tensor: torch.Tensor, datatype: MPI.Datatype | None = None, parts: int = 1
-) -> list[Any]:
+def buffer(tensor: torch.Tensor, datatype: MPI.Datatype | None = None, parts: int = 1) -> list[Any]:
     """A contiguous tensor's memory as mpi4py takes it, in words of its size or as a datatype.
 
     `parts`: of ranks, if the operation takes the size of each one's.
