@@ -10,6 +10,7 @@ HOSTS ?= 2
 BANDWIDTH ?= 100
 BANDWIDTHS ?= 100,300,1000
 STRATEGIES ?= all
+FACTORS ?= all
 RATIO ?= 10
 KILLS ?= 5
 BATCHES ?= 16,32,64,128
@@ -27,7 +28,8 @@ RECIPES := $(shell find recipes -name '*.yaml' | sort)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-mpi train test test-fast test-long test-coverage same-bits check configs recipes eval detect lint format schema demo
-.PHONY: docs bench bench-sharding bench-cluster bench-communication bench-plan bench-batches bench-accuracy bench-tiling accuracy-gate chaos
+.PHONY: docs bench bench-sharding bench-cluster bench-communication bench-factors bench-plan bench-batches bench-accuracy bench-tiling
+.PHONY: accuracy-gate chaos
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-20s %s\n", $$1, $$2}'
@@ -84,6 +86,9 @@ bench-cluster: demo ## train RECIPE briefly on HOSTS emulated hosts with links o
 bench-communication: HOSTS = 2,4
 bench-communication: setup ## every strategy at several BANDWIDTHS, on emulated clusters of HOSTS (as root); STRATEGIES=zero0,ddp for some
 	@$(PYTHON) -m yolo.bench.communication --hosts $(HOSTS) --bandwidths $(BANDWIDTHS) --strategies $(STRATEGIES) --ratio $(RATIO)
+
+bench-factors: setup ## what each factor of communication costs: protocol, bandwidth, size, mode, data, model (as root); FACTORS=protocol for some
+	@$(PYTHON) -m yolo.bench.factors --factors $(FACTORS)
 
 bench-plan: HOSTS = 2,3,4
 bench-plan: CALIBRATE = 2:100,2:1000,4:100,4:1000

@@ -13,8 +13,11 @@ from tests.conftest import ON_A_PROCESSOR, REPOSITORY, free_port
 from tests.forking.server import run_forked
 from tests.tracking.wandb_file import history, records
 from tests.training.conftest import SMALL, Ended, run, small_demo, start
+from yolo.calibration.calibrate import new_profile
+from yolo.cli import main
 from yolo.planner.cost.strategies import DDP, STRATEGY_COSTS
 from yolo.planner.profile import ClusterProfile, read_profile
+from yolo.recipe import prepare
 
 __all__ = ["run", "small_demo", "start"]
 pytestmark = pytest.mark.slow
@@ -69,6 +72,26 @@ def test_another_measurement_of_the_same_takes_the_olds_place(
     measured = ("--measured", str(profile_file), "--json")
     plan = json.loads(yolo(tmp_path / "log", "plan", RECIPE, *measured, *settings))
     assert len(plan["ranked"]) > 10
+
+
+def test_a_profile_of_one_backend_gets_no_measurement_of_another(
+    profile_file: Path, settings: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = profile_file.read_bytes()
+    words = ("calibrate", RECIPE, "--out", str(profile_file), *settings, "cluster.backend=mpi")
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"{profile_file}: backend: its collectives are gloo's, and cluster.backend of" in said
+    assert profile_file.read_bytes() == before
+
+
+def test_a_profile_keeps_the_backend_that_it_was_measured_with(
+    profile_file: Path, settings: tuple[str, ...]
+) -> None:
+    (measured,) = read_profile(profile_file).measured
+    for backend in ("gloo", "mpi"):
+        resolved = prepare(RECIPE, [*settings, f"cluster.backend={backend}"]).resolved
+        assert new_profile("here", resolved, measured).backend == backend
 
 
 def test_verifying_sets_measured_seconds_and_bytes_beside_the_predicted(

@@ -49,7 +49,13 @@ PARSED = {
     f"yolo.bench.{name.removesuffix('.__main__')}": f"yolo.bench.{name}"
     for name in (
         *("accuracy", "batch_scaling", "chaos.__main__", "communication.__main__"),
-        *("plan.__main__", "sharding.__main__", "speed.__main__", "tiling.__main__"),
+        *(
+            "factors.__main__",
+            "plan.__main__",
+            "sharding.__main__",
+            "speed.__main__",
+            "tiling.__main__",
+        ),
     )
 }
 """Benchmarks that tests/bench runs as commands to their end, and their modules: here their arguments are parsed."""

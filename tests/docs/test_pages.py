@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from docs import factors
 from docs.generate import pages, with_accuracy
 from tests.conftest import REPOSITORY
 from tests.planner.conftest import measured_accuracy
+from yolo.bench.factors.rows import read_results
+from yolo.bench.factors.tables import markdown
 
 README = REPOSITORY / "README.md"
 PAGES = [README, REPOSITORY / "recipes/README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
@@ -65,6 +68,14 @@ def test_the_generated_pages_are_fresh() -> None:
         for path in (REPOSITORY / "docs/recipes").rglob("*.md")
     }
     assert found == {name for name in expected if name.startswith("recipes/")}
+
+
+def test_the_tables_of_the_factors_are_those_of_their_figures() -> None:
+    """`python -m docs.factors` takes over both."""
+    tables = markdown(read_results(factors.FIGURES / "factors.json"))
+    page = factors.PAGE.read_text()
+    assert factors.with_tables(page, tables) == page
+    assert factors.with_tables(page, "others") != page
 
 
 def test_measured_ap_is_written_into_the_columns_of_a_table() -> None:

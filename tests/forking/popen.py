@@ -7,6 +7,7 @@ Every other program is started as ever.
 
 import atexit
 import ctypes
+import gc
 import inspect
 import logging
 import multiprocessing.process
@@ -190,7 +191,11 @@ def _restore_signals() -> None:
 
 
 def _forget_the_parents_duties() -> None:
-    """What is to be done at its end, its temporary folders to remove and its processes to wait for."""
+    """What is to be done at its end, its temporary folders to remove and its processes to wait for.
+
+    Its objects are never collected here: one that has a file would close the same number again, which is another's by then.
+    """
+    gc.freeze()
     atexit._clear()
     atexit.register(logging.shutdown)
     atexit.register(multiprocessing.util._exit_function)  # type: ignore[attr-defined]

@@ -233,3 +233,25 @@ def test_auto_takes_the_plans_first_choice() -> None:
     settled = prepare(COCO, [*overrides, *choice.overrides], 32, 8).resolved.recipe
     assert settled.strategy == "as_written"
     assert choice.reasons[0].startswith("strategy auto: ")
+
+
+@pytest.mark.parametrize(
+    ("backend", "of_profile", "is_warned"),
+    [
+        ("auto", "nccl", False),
+        ("auto", "gloo", False),
+        ("auto", "mpi", True),
+        ("gloo", "mpi", True),
+        ("mpi", "gloo", True),
+        ("mpi", "mpi", False),
+    ],
+)
+def test_a_plan_over_another_backend_than_the_recipes_is_a_warning(
+    backend: str, of_profile: str, is_warned: bool
+) -> None:
+    profile = cluster("2x1xa100-10gbe").model_copy(update={"backend": of_profile})
+    recipe = load_recipe(COCO, [*ADAM, f"cluster.backend={backend}"])
+    warnings = [each for each in make_plan(recipe, profile, data=DATA).reasons if "warning" in each]
+    assert bool(warnings) is is_warned
+    if warnings:
+        assert f"are {of_profile}'s, and cluster.backend is {backend}: set it to" in warnings[0]

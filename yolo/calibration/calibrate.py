@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolo.calibration.launch_worker import run_worker
+from yolo.errors import PlanError
 from yolo.planner.cost.compute import ADAM_PASSES, BACKWARD
 from yolo.planner.cost.model_stats import yolov5
 from yolo.planner.dataset_size import data_of
@@ -30,10 +31,16 @@ def calibrate(
 ) -> ClusterProfile:
     """Measure on the machines of the recipe; an existing profile gets one more measurement.
 
-    Raises LaunchError if the ranks fail, PlanError if the file is no profile.
+    Raises LaunchError if the ranks fail, PlanError if the file is no profile, or one of another backend.
     """
     before = read_profile(out) if out.exists() else None
     resolved = prepare(path, overrides).resolved
+    backend = resolved.recipe.cluster.backend
+    if before and before.backend != backend:
+        raise PlanError(
+            f"{out}: backend: its collectives are {before.backend}'s, and cluster.backend of {path} is {backend}; give --out "
+            "another file"
+        )
     data = data_of(resolved.recipe, classes=classes)
     arguments = ["--recipe", str(path), "--classes", str(data.classes), "--loads-data"]
     if bandwidth_gbps:

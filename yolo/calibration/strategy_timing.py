@@ -82,9 +82,10 @@ def job_overrides(workload: Workload, hosts: int) -> tuple[str, ...]:
     )
 
 
-def job_of(workload: Workload, hosts: int) -> TimingJob:
-    """`RECIPE` with `job_overrides`."""
-    return TimingJob(prepare(RECIPE, job_overrides(workload, hosts), hosts, 1), CLASSES)
+def job_of(workload: Workload, hosts: int, *overrides: str) -> TimingJob:
+    """`RECIPE` with `job_overrides`, and others behind them."""
+    values = (*job_overrides(workload, hosts), *overrides)
+    return TimingJob(prepare(RECIPE, values, hosts, 1), CLASSES)
 
 
 def measure(

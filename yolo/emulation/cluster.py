@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "OMPI_MCA_btl_tcp_if_include": "eth0",
 }
 """Of the hosts' programs."""
+OF_A_RANK = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
+"""Hosts share the machine's cores."""
 
 BURST_SECONDS = 0.2e-3
 """Traffic that the shaper passes at once after an idle time, in seconds at its rate. With much more, every message would
@@ -143,8 +145,9 @@ class EmulatedCluster:
         for host in self.hosts:
             process = host.run(server, stdout=subprocess.PIPE)
             assert process.stdout is not None
-            if not process.stdout.readline():
-                raise BenchError(f"{host.name}: its command server did not start")
+            with process.stdout as said:
+                if not said.readline():
+                    raise BenchError(f"{host.name}: its command server did not start")
         return {**settings, "PATH": f"{PROGRAMS}:{settings['PATH']}"}
 
     def launch(self, arguments: Sequence[str], output: Path) -> "list[subprocess.Popen[bytes]]":
@@ -152,8 +155,6 @@ class EmulatedCluster:
 
         The output of a host goes to `<output>/<its name>.log`.
         """
-        output.mkdir(parents=True, exist_ok=True)
-        settings = {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}
         processes = []
         for number, host in enumerate(self.hosts):
             command = [
@@ -163,12 +164,19 @@ class EmulatedCluster:
                 *("--master_addr", self.hosts[0].address, "--master_port", str(MASTER_PORT)),
                 *("--log_level", "error", *arguments),
             ]
-            path = output / f"{host.name}.log"
-            with path.open("wb") as log:
-                process = host.run(command, settings, stdout=log, stderr=subprocess.STDOUT)
-            self._outputs[process] = host, path
-            processes.append(process)
+            processes.append(self.start(host, command, output, OF_A_RANK))
         return processes
+
+    def start(
+        self, host: Host, command: Sequence[str], output: Path, environment: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        """Start a command on a host, for `wait`; its output goes to `<output>/<the host's name>.log`."""
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"{host.name}.log"
+        with path.open("wb") as log:
+            process = host.run(command, environment, stdout=log, stderr=subprocess.STDOUT)
+        self._outputs[process] = host, path
+        return process
 
     def wait(
         self,
@@ -176,7 +184,7 @@ class EmulatedCluster:
         timeout: float,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait for processes of `launch`, and call `meanwhile` about 20 times per second.
+        """Wait for processes of `launch` or `start`, and call `meanwhile` about 20 times per second.
 
         Raises BenchError with the end of its output if a host fails or is not done after `timeout` seconds, after killing
         all processes on the hosts.

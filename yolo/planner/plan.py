@@ -163,6 +163,7 @@ def make_plan(
         ddp=predict_ddp(profile, written.recipe, data),
         reasons=(
             *_reasons(profile, choices, excluded, measured),
+            *_backend_reason(profile, loaded.recipe.cluster.backend),
             *_sync_batchnorm_reason(profile, loaded, choices[0], data),
             *sharding_reasons(sharded, profile, written.recipe, data),
         ),
@@ -261,6 +262,16 @@ def _reasons(
         yield (
             f"{bold.label} would be {gain:.2f} times as fast, but changes the gradients more; to allow it: --allow "
             f"{bold.fidelity.value}"
+        )
+
+
+def _backend_reason(profile: ClusterProfile, backend: str) -> Iterator[str]:
+    """Whether the recipe would run over other collectives than the profile's. `auto` is gloo or nccl, by the machine."""
+    alike = ("gloo", "nccl") if backend == "auto" else (backend,)
+    if profile.backend not in alike:
+        yield (
+            f"warning: the collectives of {profile.name} are {profile.backend}'s, and cluster.backend is {backend}: set it to "
+            f"{profile.backend}, or calibrate with the recipe's"
         )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ TIMEOUT_SECONDS = 1800.0
 CALIBRATION_SECONDS = 300.0
 Line = dict[str, Any]
 """A `yolo.calibration.strategy_timing.StrategyTiming` as JSON."""
+Launch = Callable[[EmulatedCluster, Sequence[str], Path], "list[subprocess.Popen[bytes]]"]
+"""Starts `--module MODULE ARGUMENT...` on all hosts, with their output in a folder: `EmulatedCluster.launch` or alike."""
 EmulatedCell = tuple[EmulatedCluster, Path]
 """A cluster whose links are as slow as requested, and a temporary folder for its output."""
 
@@ -64,29 +67,47 @@ def run_cell(
 
     `workload` may be the seconds that computing should take. Raises BenchError if the hosts end too early.
     """
-    cluster, folder = cell
-    path = folder / "lines.jsonl"
     words: tuple[object, ...] = ("--compute-seconds", workload)
     if isinstance(workload, tuple):
         words = ("--workload", *workload)
     arguments = [
-        *("--module", "yolo.calibration.strategy_timing", "--out", str(path)),
+        *("--module", "yolo.calibration.strategy_timing"),
         *("--strategies", ",".join(strategy.name for strategy in strategies)),
         *("--steps", str(steps), *map(str, words)),
     ]
+
+    def note(line: Line) -> None:
+        if line["strategy"] != COMPUTE.name:
+            advance()
+
+    return run_ranks(cell, arguments, len(strategies) + 2, note)
+
+
+def run_ranks(
+    cell: EmulatedCell,
+    arguments: Sequence[str],
+    expected: int,
+    note: Callable[[Line], None],
+    launch: Launch = EmulatedCluster.launch,
+) -> list[Line]:
+    """Run a program on all hosts, whose first rank appends one JSON line per measurement to the file `--out`.
+
+    `note` is called with each line as soon as it is there. Raises BenchError if there are less than `expected`.
+    """
+    cluster, folder = cell
+    path = folder / "lines.jsonl"
+    path.unlink(missing_ok=True)
     lines: list[Line] = []
 
     def read() -> None:
         complete = path.read_text().split("\n")[:-1] if path.exists() else []
         for text in complete[len(lines) :]:
             lines.append(json.loads(text))
-            if lines[-1]["strategy"] != COMPUTE.name:
-                advance()
+            note(lines[-1])
 
-    processes = cluster.launch(arguments, folder / "hosts")
+    processes = launch(cluster, [*arguments, "--out", str(path)], folder / "hosts")
     cluster.wait(processes, TIMEOUT_SECONDS, meanwhile=read)
     read()
-    expected = len(strategies) + 2
     if len(lines) < expected:
         raise BenchError(f"the hosts ended after {len(lines)} of {expected} measurements")
     return lines

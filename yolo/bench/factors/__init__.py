@@ -1,0 +1,1 @@
+"""What communication costs by protocol, bandwidth, message size, mode, amount of data and model size, measured."""
