@@ -33,7 +33,7 @@ class ModelSection(Section):
     weights: str | None = setting(None)
     """Weights to start from: a safetensors file, or a checkpoint of the public YOLOv5 (*.pt). Tensors that do not fit (another number of classes) stay random and are logged; if no learned one fits, the run does not start."""
     sync_batchnorm: Auto | bool = setting("auto")
-    """Compute BatchNorm statistics over the images of all ranks of a node, with two small collectives per layer inside it; GPUs only. `auto`: on if a rank computes fewer than 8 images at once, a node has several ranks and ranks synchronise in every step."""
+    """Compute BatchNorm statistics over the images of all ranks of a node, with two small collectives per layer inside it. `auto`: on with GPUs if a rank computes fewer than 8 images at once, a node has several ranks and ranks synchronise in every step. The ranks of an image (`sharding.columns`) share theirs in any case."""
     batchnorm_momentum: Auto | Momentum = setting("auto")
     """Share of a micro batch's statistics in BatchNorm's running ones, which evaluation uses. `auto` is 0.03; it is more if `train.base_batch` scales the recipe, so that they look back over the same images."""
     anchors: Literal["auto", "default"] | P5Anchors | P6Anchors = setting("auto", unit="pixels")
