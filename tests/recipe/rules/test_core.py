@@ -101,7 +101,6 @@ ERRORS = [
         "deepspeed: {zero_optimization: {zero_quantized_weights: true}}",
         "refuses it with torch_autocast",
     ),
-    ("model: {sync_batchnorm: true}\ncluster: {backend: gloo}", "does not run on CPUs"),
     ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
     (
         "zero: {stage: 2}\ndeepspeed: {gradient_predivide_factor: 0, zero_optimization: {reduce_scatter: false}}",
