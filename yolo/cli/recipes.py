@@ -89,6 +89,7 @@ def _check(options: argparse.Namespace) -> None:
             "--json: expected --cluster with it; `yolo config --json` prints a recipe"
         )
     recipes, overrides = recipes_and_overrides(options)
+    print(f"backends: {summary(len(visible_gpus()))}")
     problems = []
     for path in recipes:
         try:
@@ -108,7 +109,6 @@ def _check(options: argparse.Namespace) -> None:
         missing = "; ".join(filter(None, lacks))
         suffix = f"; not on this machine: {missing}" if missing else ""
         print(f"{path}: OK for {resolved.world_size} ranks{suffix}")
-    print(f"backends: {summary(len(visible_gpus()))}")
     if problems:
         raise RecipeError("\n".join(problems))
 
