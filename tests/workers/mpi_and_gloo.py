@@ -306,6 +306,7 @@ def too_late() -> dict[str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--local_rank")
     options = parser.parse_args()
     torch.set_num_threads(1)
     register_mpi()

@@ -89,7 +89,7 @@ def _check(options: argparse.Namespace) -> None:
             "--json: expected --cluster with it; `yolo config --json` prints a recipe"
         )
     recipes, overrides = recipes_and_overrides(options)
-    problems = []
+    problems, fit = [], []
     for path in recipes:
         try:
             prepared = prepare(path, overrides, options.world_size)
@@ -107,8 +107,9 @@ def _check(options: argparse.Namespace) -> None:
         lacks = [*missing_here(resolved), missing_backend(cluster), missing_hosts(cluster)]
         missing = "; ".join(filter(None, lacks))
         suffix = f"; not on this machine: {missing}" if missing else ""
-        print(f"{path}: OK for {resolved.world_size} ranks{suffix}")
-    print(f"backends: {summary(len(visible_gpus()))}")
+        fit.append(f"{path}: OK for {resolved.world_size} ranks{suffix}")
+    if fit:
+        print(f"backends: {summary(len(visible_gpus()))}", *fit, sep="\n")
     if problems:
         raise RecipeError("\n".join(problems))
 

@@ -25,7 +25,7 @@ def under_mpiexec(out: Path, ranks: int, worker: str, *arguments: str) -> Any:
     root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     log = out.with_suffix(".log")
     with log.open("wb") as file:
-        ran = subprocess.run(
+        subprocess.run(
             [*command, *module],
             cwd=REPOSITORY,
             env=ON_A_PROCESSOR | rendezvous | root,
@@ -34,7 +34,8 @@ def under_mpiexec(out: Path, ranks: int, worker: str, *arguments: str) -> Any:
             stderr=file,
             timeout=600,
         )
-    assert ran.returncode == 0, log.read_text()[-5000:]
+    # Ranks whose operation ended too late do not finalize MPI, which mpiexec reports.
+    assert out.exists(), log.read_text()[-5000:]
     return json.loads(out.read_text())
 
 

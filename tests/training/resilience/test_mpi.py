@@ -26,7 +26,7 @@ def heartbeat_of_rank_1(run: Path) -> RankHeartbeat | None:
 def test_a_killed_rank_is_named_and_the_run_starts_again_to_its_end(
     start_anew: Start, tmp_path: Path
 ) -> None:
-    settings = ("cluster.backend=mpi", "train.epochs=30", "evaluation.every_epochs=30")
+    settings = ("cluster.backend=mpi", "train.epochs=12", "evaluation.every_epochs=12")
     process = start_anew("recipes/demo.yaml", *settings)
     latest = tmp_path / "runs" / "demo" / "latest"
 
