@@ -19,7 +19,7 @@ SEEDS ?= 0,1,2
 SIZE ?= 3072
 TILE ?= 640
 # For the run on whole images alone.
-WHOLE ?= cluster.processes_per_node=1
+WHOLE ?= sharding.columns=2
 BASE ?= HEAD
 
 PYTHON := .venv/bin/python

@@ -70,13 +70,14 @@ def test_an_auto_value_says_how_it_came_about(write: Write) -> None:
 def test_no_auto_is_left_but_what_waits_for_the_data_and_the_machines(write: Write) -> None:
     resolved = resolve(load_recipe(write("")), 2)
     text = resolved.recipe.model_dump_json()
-    assert text.count('"auto"') == 7
+    assert text.count('"auto"') == 8
     data = resolved.recipe.data
     assert (data.cache_gb, data.cache_folder) == ("auto", "auto")  # what each machine has
     assert resolved.recipe.model.anchors == "auto"
     assert resolved.recipe.loss.cls == "auto"  # depends on the number of classes
     assert resolved.recipe.communication.powersgd_start_step == "auto"  # counts the data's steps
     assert resolved.recipe.cluster.master_port == "auto"
+    assert resolved.recipe.cluster.launcher == "auto"  # what is installed there
 
 
 def test_the_launchers_own_count_of_local_ranks_divides_the_cores(write: Write) -> None:
