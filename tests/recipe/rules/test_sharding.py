@@ -30,6 +30,13 @@ def test_an_image_lies_inside_a_node_or_on_whole_ones() -> None:
         prepared(2, 6, "sharding.columns=4", size, "train.global_batch=48")
 
 
+def test_a_stated_number_of_shares_needs_all_nodes() -> None:
+    elastic = ("cluster.nodes=2", "cluster.least_nodes=1")
+    with pytest.raises(RecipeError, match="4 shares need all 2 nodes.*leave sharding.data at auto"):
+        prepared(2, 2, "sharding.data=4", *elastic)
+    assert prepared(2, 2, *elastic)
+
+
 def test_ranks_are_data_times_columns() -> None:
     recipe = prepared(1, 4, "sharding.columns=2", "model.image_size=128").resolved.recipe
     assert recipe.sharding.data == 2

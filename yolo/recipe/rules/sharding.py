@@ -47,3 +47,15 @@ def an_image_stays_inside_a_node(resolved: ResolvedRecipe) -> Iterator[Finding]:
             "(`yolo plan` says what that costs); shard by columns inside a node only"
         )
         yield warning(text, key="sharding.columns")
+
+
+@rule
+def fewer_nodes_hold_fewer_shares(resolved: ResolvedRecipe) -> Iterator[Finding]:
+    cluster = resolved.recipe.cluster
+    is_elastic = cluster.least_nodes != "auto" and cluster.least_nodes < cluster.nodes
+    if is_elastic and resolved.is_set(("sharding", "data")):
+        text = (
+            f"{resolved.recipe.sharding.data} shares need all {cluster.nodes} nodes, and cluster.least_nodes is "
+            f"{cluster.least_nodes}; leave sharding.data at auto"
+        )
+        yield error(text, key="sharding.data")

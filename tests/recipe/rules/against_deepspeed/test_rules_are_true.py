@@ -260,8 +260,9 @@ def test_no_rule_is_without_evidence() -> None:
         *("mosaic_must_have_epochs_left", "warm_up_must_end"),
         *("sync_batchnorm_needs_several_ranks_per_node", "local_steps_exclude_sync_batchnorm"),
         *("the_launcher_forwards_no_api_key", "an_automatic_strategy_needs_a_profile"),
-        # The second is our own choice: tests/recipe/rules/test_sharding.py.
+        # The others are our own choice: tests/recipe/rules/test_sharding.py.
         *("each_stripe_has_whole_cells", "an_image_stays_inside_a_node"),
+        "fewer_nodes_hold_fewer_shares",
         *("image_size_is_a_multiple_of_the_largest_stride", "every_level_has_anchors"),
     }
     assert shown == set(BY_NAME)
