@@ -101,6 +101,7 @@ ERRORS = [
         "deepspeed: {zero_optimization: {zero_quantized_weights: true}}",
         "refuses it with torch_autocast",
     ),
+    ("cluster: {backend: mpi, launcher: pdsh}", "needs ranks that mpiexec or srun starts"),
     ("zero: {offload_optimizer: cpu}", "stage 0 offloads nothing"),
     (
         "zero: {stage: 2}\ndeepspeed: {gradient_predivide_factor: 0, zero_optimization: {reduce_scatter: false}}",

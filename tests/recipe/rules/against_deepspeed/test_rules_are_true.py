@@ -262,7 +262,7 @@ def test_no_rule_is_without_evidence() -> None:
         *("the_launcher_forwards_no_api_key", "an_automatic_strategy_needs_a_profile"),
         # The others are our own choice: tests/recipe/rules/test_sharding.py.
         *("each_stripe_has_whole_cells", "an_image_stays_inside_a_node"),
-        "fewer_nodes_hold_fewer_shares",
+        *("fewer_nodes_hold_fewer_shares", "mpi_is_started_by_mpi"),  # the last: test_core.py
         *("image_size_is_a_multiple_of_the_largest_stride", "every_level_has_anchors"),
     }
     assert shown == set(BY_NAME)
