@@ -72,7 +72,12 @@ def test_the_command_and_the_module_behave_the_same(
     by_command = yolo(*arguments, command=(str(environment / "bin" / "yolo"),))
     by_module = yolo(*arguments)
     assert by_command.returncode == by_module.returncode
-    assert by_command.stdout == by_module.stdout
+    # The environment of the command has no MPI, and this one may have it.
+    said, expected = (
+        [line for line in ran.stdout.splitlines() if not line.startswith("backends: ")]
+        for ran in (by_command, by_module)
+    )
+    assert said == expected
     assert by_command.stderr == by_module.stderr
 
 

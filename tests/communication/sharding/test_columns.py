@@ -14,7 +14,7 @@ from yolo.communication.sharding.halo_size import Halo
 from yolo.model import YOLOv5
 
 CASES = {
-    2: ("n 2 1 128 256 fp32 3", "n 2 3 64 512 fp64 3", "s 2 1 64 128 fp64 2"),
+    2: ("n 2 1 128 256 fp32 3", "n 2 3 64 256 fp64 2", "s 2 1 64 128 fp64 2"),
     4: ("n 4 1 64 256 fp32 3", "n 2 3 64 128 fp64 3", "s 4 1 64 512 fp64 2", "s 2 1 64 256 fp32 2"),
 }
 """By number of ranks; see tests/workers/columns.py."""
