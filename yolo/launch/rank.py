@@ -23,7 +23,7 @@ VARIABLES = {
 }
 """What ranks read, and what MPICH, Open MPI and SLURM call it."""
 HOSTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
-HEARTBEAT_SECONDS = 1.5
+HEARTBEAT_SECONDS = 2.5
 """Ranks write a heartbeat once a second."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
