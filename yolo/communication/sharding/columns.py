@@ -22,24 +22,30 @@ def shard_columns(model: nn.Module, columns: ColumnGroup) -> None:
     if columns.count == 1:
         return
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d):
-            try:
-                _exchange_instead_of_padding(module, columns)
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from error
+        try:
+            halo = halo_of(module)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if halo is not None:
+            module.padding = (_down(module.padding), 0)
+            module.register_forward_pre_hook(partial(_add_halo, halo, columns))
 
 
-def _exchange_instead_of_padding(module: nn.Conv2d | nn.MaxPool2d, columns: ColumnGroup) -> None:
-    if isinstance(module.padding, str) or _across(module.dilation) != 1:
+def halo_of(module: nn.Module) -> Halo | None:
+    """The columns that a layer of a plain network reads beside a stripe; None if it reads none.
+
+    ValueError for a layer that cannot be sharded exactly.
+    """
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d):
+        return None
+    if isinstance(module.padding, str) or across(module.dilation) != 1:
         raise ValueError("a dilated kernel, or padding by name, cannot be sharded by columns")
     if getattr(module, "padding_mode", "zeros") != "zeros" or getattr(module, "ceil_mode", False):
         raise ValueError("expected padding by zeros, and no ceil_mode")
     fill = 0.0 if isinstance(module, nn.Conv2d) else float("-inf")
-    sides = _across(module.kernel_size), _across(module.stride), _across(module.padding)
+    sides = across(module.kernel_size), across(module.stride), across(module.padding)
     halo = Halo.of(*sides, fill)
-    if halo.columns:
-        module.padding = (_down(module.padding), 0)
-        module.register_forward_pre_hook(partial(_add_halo, halo, columns))
+    return halo if halo.columns else None
 
 
 def _add_halo(
@@ -49,7 +55,8 @@ def _add_halo(
     return (with_halo(stripe, halo, columns),)
 
 
-def _across(size: int | tuple[int, ...]) -> int:
+def across(size: int | tuple[int, ...]) -> int:
+    """Of a layer's size: one number, or one per dimension (height, width)."""
     return size if isinstance(size, int) else size[1]
 
 
