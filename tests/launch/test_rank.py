@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY
+from yolo.launch.failure import first_failure
 from yolo.launch.rank import HEARTBEAT_SECONDS, first_host, rank_variables
+from yolo.training.resilience.rank_status import records_of
 
 RANK_1 = {"PMI_RANK": "1", "PMI_SIZE": "4", "MPI_LOCALRANKID": "0"}
 
@@ -48,11 +50,12 @@ def test_under_slurm_ranks_meet_on_the_first_host(hosts: str, first: str) -> Non
     assert found["MASTER_ADDR"] == first
 
 
-def start(tmp_path: Path, code: str) -> "subprocess.Popen[str]":
+def start(tmp_path: Path, code: str, *arguments: str) -> "subprocess.Popen[str]":
     (tmp_path / "program.py").write_text(code)
+    path = {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}"}
     return subprocess.Popen(
-        [sys.executable, "-m", "yolo.launch.rank", "program", "an argument"],
-        env=ON_A_PROCESSOR | RANK_1 | {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}"},
+        [sys.executable, "-m", "yolo.launch.rank", "program", *arguments],
+        env=ON_A_PROCESSOR | RANK_1 | path | {"MASTER_PORT": "29500"},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -60,7 +63,7 @@ def start(tmp_path: Path, code: str) -> "subprocess.Popen[str]":
 
 def test_a_rank_knows_its_place_and_its_arguments(tmp_path: Path) -> None:
     code = "import os, sys\nprint(sys.argv[1:], os.environ['RANK'], os.environ['WORLD_SIZE'])"
-    rank = start(tmp_path, code)
+    rank = start(tmp_path, code, "an argument")
     assert rank.communicate(timeout=60)[0] == "['--local_rank=0', 'an argument'] 1 4\n"
     assert rank.returncode == 0
 
@@ -69,9 +72,15 @@ def test_a_killed_rank_is_told_as_deepspeeds_launcher_tells_it_once_the_others_h
     tmp_path: Path,
 ) -> None:
     began = time.monotonic()
-    rank = start(tmp_path, "import os\nos.kill(os.getpid(), 9)")
+    rank = start(tmp_path, "import os\nos.kill(os.getpid(), 9)", "--run", str(tmp_path))
     assert rank.wait(60) == 256 - signal.SIGKILL
     assert time.monotonic() - began > HEARTBEAT_SECONDS
+    (record,) = records_of(tmp_path, 29500)
+    assert record.rank == 1
+    for launcher_code in (256 - signal.SIGKILL, 9):  # MPICH may return that of a rank it killed
+        failure = first_failure([record], launcher_code, was_stopped=False)
+        assert failure.text.startswith("rank 1 died first: it was killed by SIGKILL")
+        assert failure.code is None
 
 
 def test_a_signal_reaches_the_rank_and_its_code_comes_back(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def first_failure(
             f"the launcher ended with exit code {launcher_code} before any rank began"
         )
     first = min(ranks, key=lambda rank: (rank.is_unclear, rank.last_message_at))
-    code = first.exit.code if first.exit else None
+    code = first.exit.code if first.exit and first.exit.code >= 0 else None
     lost = [rank.exit.message for rank in ranks if rank.exit and rank.exit.code == RANKS_LOST]
     # If a link was cut, both sides miss the other. Only the side of the first rank could ask all its own ranks.
     lost.sort(key=lambda text: not text.startswith(MISSING))
@@ -81,15 +81,16 @@ class _RankEnd:
     def is_unclear(self) -> bool:
         """A starting rank writes nothing, and does not fail by itself when the launcher ends it."""
         if self.exit is not None:
-            return self.exit.code == 128 + signal.SIGTERM
+            return self.exit.code in (128 + signal.SIGTERM, -signal.SIGTERM)
         return self.phase == STARTING
 
     def reason(self, launcher_code: int, was_stopped: bool) -> str:
-        if self.exit is not None:
+        if self.exit is not None and self.exit.code >= 0:
             return f"it ended with exit code {self.exit.code}"
-        if was_stopped:
+        if self.exit is None and was_stopped:
             return "it fell silent"
+        number = 256 - launcher_code if self.exit is None else -self.exit.code
         try:
-            return f"it was killed by {signal.Signals(256 - launcher_code).name}"
+            return f"it was killed by {signal.Signals(number).name}"
         except ValueError:
             return "it ended without a message"

@@ -1,8 +1,8 @@
 """The parent of one rank that mpiexec or srun starts, as `deepspeed.launcher.launch` is of a host's ranks.
 
-It tells the rank its number as DeepSpeed's launcher would. If the rank fails, mpiexec kills the others at once: this
-process lets them write one more heartbeat first, so that the rank that failed is known by the oldest (`failure`). Needs no
-torch.
+It tells the rank its number as DeepSpeed's launcher would. If the rank is killed, it writes that down: mpiexec's exit code may
+be that of another rank. As mpiexec ends the others at once, it lets them write one more heartbeat first, so that the rank
+that failed is known by the oldest message (`failure`). Needs no torch.
 """
 
 import os
@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
 from types import FrameType
 
 from yolo.launch.parent_death import die_with_parent
+from yolo.training.resilience.rank_status import RankStatusFile
 
 VARIABLES = {
     "RANK": ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
@@ -23,6 +25,8 @@ VARIABLES = {
 }
 """What ranks read, and what MPICH, Open MPI and SLURM call it."""
 HOSTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
+RUN = "--run"
+"""Before the run's folder, in the arguments of a training."""
 HEARTBEAT_SECONDS = 2.5
 """Ranks write a heartbeat once a second."""
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -44,6 +48,10 @@ def main(command: Sequence[str]) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, forward)
     code = rank.wait()
+    if code < 0 and RUN in arguments:
+        run = Path(arguments[arguments.index(RUN) + 1])
+        record = RankStatusFile(run, int(environment["MASTER_PORT"]), int(environment["RANK"]))
+        record.write_exit(code)
     if code:
         time.sleep(HEARTBEAT_SECONDS)
     return code if code >= 0 else 256 + code

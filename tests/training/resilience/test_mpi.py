@@ -26,7 +26,7 @@ def heartbeat_of_rank_1(run: Path) -> RankHeartbeat | None:
 def test_a_killed_rank_is_named_and_the_run_starts_again_to_its_end(
     start_anew: Start, tmp_path: Path
 ) -> None:
-    size = ("model.image_size=256", "train.epochs=12", "evaluation.every_epochs=12")
+    size = ("model.image_size=64", "train.epochs=12", "evaluation.every_epochs=12")
     settings = ("cluster.backend=mpi", *size)
     process = start_anew("recipes/demo.yaml", *settings)
     latest = tmp_path / "runs" / "demo" / "latest"

@@ -1,6 +1,7 @@
 """Status files of each rank in the run's folder, read by `yolo train`: current phase, and exit. Needs no torch.
 
-The launcher returns a single exit code. A killed rank cannot report anything, so its last status must do.
+The launcher returns a single exit code. A killed rank cannot report anything. If it has no parent of
+its own (`yolo.launch.rank`), its last status must do.
 """
 
 import contextlib
@@ -38,9 +39,10 @@ class RankHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class RankExit:
-    """How a rank ended, if it could still write it."""
+    """How a rank ended, if it or its parent could still write it."""
 
     code: int
+    """-N after signal N."""
     at: float
     """Seconds since 1970, by the host's own clock."""
     message: str
