@@ -2,7 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import cycle, islice
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from psutil import Process, process_iter
 
 from tests.conftest import needs_a_cluster
 from tests.forking.server import ForkedProcess
@@ -22,6 +26,8 @@ from tests.training.conftest import (
     train_command,
 )
 from yolo.emulation.cluster import EmulatedCluster
+from yolo.exit_codes import STOPPED
+from yolo.training.checkpointing.run_directory import RunDirectory
 
 PAIRS = int(os.environ.get("YOLO_PAIRS", "1"))
 SHORT = ("train.epochs=1", "data.workers=0", "cluster.threads_per_process=1", "cluster.restarts=0")
@@ -103,8 +109,48 @@ def test_runs_of_two_machines_on_the_same_hosts_end_as_if_alone(
             processes.append(started)
         codes = [process.wait(300) for process in processes]
     outputs = [(folder / "output").read_text() for folder in folders]
-    assert codes == [0, 0], outputs
+    assert codes == [0, 0], "\n".join(outputs)
     assert sum("is taken on the first host; starting again" in output for output in outputs) == 1
     for folder in folders:
         latest = folder / "runs" / "demo" / "latest"
         assert_same(last_weights(Ended(0, "", latest)), alone(0))
+
+
+@needs_a_cluster
+@pytest.mark.slow(15)
+@pytest.mark.launcher
+def test_a_run_that_is_stopped_at_once_ends_no_other_on_its_hosts(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    """DeepSpeed would end all its launchers there, whatever they have started."""
+    hosts = ("cluster.hostfile=/dev/shm/hostfile", "train.epochs=500", "data.workers=0")
+    launcher = "-u -m deepspeed.launcher.launch --master_port=29500 --module"
+    other_run = f"exec -a '{sys.executable} {launcher} other' sleep 600"
+
+    def launchers() -> list[str]:
+        found = [" ".join(process.info["cmdline"] or ()) for process in process_iter(["cmdline"])]
+        return [line for line in found if "deepspeed.launcher.launch" in line]
+
+    def wait_for(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.05)
+
+    output = tmp_path / "output"
+    with EmulatedCluster(2) as cluster, output.open("wb") as file:
+        first, second = cluster.hosts
+        second.run(["bash", "-c", other_run])
+        command = train_command(small_demo, DEMO, *hosts)
+        environment = cluster.open_to_ssh()
+        entered = first.run(command, environment, tmp_path, stdout=file, stderr=file)
+        run = RunDirectory(tmp_path / "runs" / "demo" / "latest")
+        wait_for(lambda: run.newest_checkpoint is not None)
+        (train,) = Process(entered.pid).children()
+        for _ in range(2):
+            train.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert entered.wait(60) == STOPPED, output.read_text()
+        wait_for(lambda: not any(str(small_demo) in line for line in launchers()))
+        assert "\nstopped; " in output.read_text()
+        assert any(f"{launcher} other" in line for line in launchers())

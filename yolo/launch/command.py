@@ -31,6 +31,8 @@ class Launch:
     environment: tuple[tuple[str, str], ...]
     port: int
     """The ranks' MASTER_PORT."""
+    stop_command: tuple[str, ...] = ()
+    """Ends what pdsh started on the hosts; empty if the command's own end does that."""
 
     def __str__(self) -> str:
         return shlex.join((*(f"{name}={value}" for name, value in self.environment), *self.command))
@@ -55,15 +57,19 @@ def launch_training(
     here = [] if is_told else [f"cluster.accelerator={cluster.accelerator}"]
     arguments = ["--recipe", str(resolved.loaded.path), "--run", str(run.path)]
     arguments += [*start, *here, *overrides]
-    return launch_module(resolved, "yolo.train", arguments, port)
+    return launch_module(resolved, "yolo.train", arguments, port, token)
 
 
 def launch_module(
-    resolved: ResolvedRecipe, module: str, arguments: Sequence[str], port: int
+    resolved: ResolvedRecipe,
+    module: str,
+    arguments: Sequence[str],
+    port: int,
+    token: str | None = None,
 ) -> Launch:
     """Build the command that runs a module of this package on the recipe's machines; its ranks meet at `port`.
 
-    Raises LaunchError if this machine lacks what the recipe needs.
+    `token` stands in the arguments of this start alone. Raises LaunchError if this machine lacks what the recipe needs.
     """
     recipe, cluster = resolved.recipe, resolved.recipe.cluster
     environment = [("OMP_NUM_THREADS", str(cluster.threads_per_process))]
@@ -72,7 +78,9 @@ def launch_module(
     launcher = launcher_of(cluster)
     if launcher != "pdsh":
         return _without_deepspeed(recipe, launcher, environment, [module, *arguments], port)
+    stop_command: tuple[str, ...] = ()
     if cluster.hostfile is not None:
+        stop_command = _stop_command(cluster, token or f"--master_port={port} ")
         options = [
             *("--hostfile", cluster.hostfile, "--num_nodes", str(cluster.nodes)),
             *("--num_accelerators", str(cluster.processes_per_node)),
@@ -90,7 +98,18 @@ def launch_module(
     options += ["--master_port", str(port)]
     program = str(Path(sys.executable).with_name("deepspeed"))
     command = (program, "--log_level", "error", *options, "--module", module, *arguments)
-    return Launch(command, tuple(environment), port)
+    return Launch(command, tuple(environment), port, stop_command)
+
+
+def _stop_command(cluster: ResolvedCluster, mark: str) -> tuple[str, ...]:
+    """End the launchers on the hosts whose command line contains `mark`, and with them their ranks.
+
+    On SIGTERM, DeepSpeed 0.19.8 would end all its launchers there, of any run (multinode_runner.py, PDSHRunner.get_cmd).
+    """
+    hosts = ",".join(host.name for host in listed_hosts(cluster))
+    pattern = f"[d]eepspeed.launcher.launch .*{mark}"  # not the command line of pkill's own shell
+    command = f"pkill -f {shlex.quote(pattern)}"
+    return ("env", "PDSH_RCMD_TYPE=ssh", "pdsh", "-S", "-f", "1024", "-w", hosts, command)
 
 
 def _without_deepspeed(

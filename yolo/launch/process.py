@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,15 +51,15 @@ class LauncherProcess:
         environment = os.environ | dict(launch.environment)
         if is_one_node:
             environment[SUPERVISOR] = str(os.getpid())
-        self._process = psutil.Popen(
-            launch.command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=_prepare,
-        )
+        self._options: dict[str, Any] = {
+            "env": environment,
+            "stdin": subprocess.DEVNULL,
+            "start_new_session": True,
+            "preexec_fn": _prepare,
+        }
+        self._process = psutil.Popen(launch.command, **self._options)
+        self._launch = launch
         self._run_path = run_path
-        self._port = launch.port
         self._next_status_poll = 0.0
         self._heartbeats: dict[int, tuple[float, float]] = {}
         """Per rank: its newest heartbeat, and when this process first saw it."""
@@ -84,11 +85,13 @@ class LauncherProcess:
         return int(self._process.returncode)
 
     def stop(self) -> None:
-        """Terminate it and all its descendants."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            self._process.terminate()
-        with contextlib.suppress(psutil.TimeoutExpired):
-            self._process.wait(STOP_SECONDS)
+        """End it, its processes on other hosts, and all its descendants."""
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            if command := self._launch.stop_command:
+                psutil.Popen(command, **self._options).wait(STOP_SECONDS)
+            else:
+                self._process.terminate()
+                self._process.wait(STOP_SECONDS)
         self._kill()
 
     def _kill(self) -> None:
@@ -125,7 +128,7 @@ class LauncherProcess:
         if now < self._next_status_poll:
             return False
         self._next_status_poll = now + STATUS_POLL_SECONDS
-        ranks = [(rank, rank.exit) for rank in records_of(self._run_path, self._port)]
+        ranks = [(rank, rank.exit) for rank in records_of(self._run_path, self._launch.port)]
         if all(ending is None or ending.code == LEFT for _, ending in ranks):
             return False
         running = [rank for rank, ending in ranks if ending is None]
