@@ -86,7 +86,7 @@ def missing_backend(cluster: ResolvedCluster) -> str | None:
     backend, is_here = cluster.backend, cluster.hostfile is None and cluster.nodes == 1
     if not is_here and backend != "mpi":
         return None
-    mpi = cluster.launcher if cluster.launcher in NAMES else None
+    mpi = cluster.launcher if cluster.launcher in (*NAMES, "slurm") else None
     if lack := lacks(backend, len(visible_gpus()), mpi):
         return f"cluster.backend {backend}: {lack} on this machine; {BACKENDS[backend].hint}"
     return None

@@ -72,6 +72,16 @@ SENT = MEGABYTE + 4 * 144
 """By a rank of two in an all-reduce: gloo's four messages carry 144 bytes of their own."""
 
 
+def test_a_calibration_of_one_rank_says_nothing_of_the_network(plain: ClusterProfile) -> None:
+    (alone,) = measured(plain, (1, 0.1, 0.09)).measured
+    nothing = {"collectives": {}, "wire_bytes_per_collective": {}}
+    profile = measured(plain, (4, 0.1, 0.09))
+    for others in ([], profile.measured):
+        own = [alone.model_copy(update=nothing), *others]
+        wire = wire_bytes(profile.model_copy(update={"measured": own}), "all_reduce", MEGABYTE)
+        assert 1.049 * SENT < wire < 1.05 * SENT + 100
+
+
 def scaled(seconds: float, gbps: float, to_gbps: float, growth: float = 1.0) -> float:
     """A millisecond is latency, and a tenth of the rest the processor's; what is sent has 5% of headers."""
     working = 0.1 * seconds

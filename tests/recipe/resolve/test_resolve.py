@@ -119,6 +119,8 @@ def test_few_images_at_once_share_their_statistics() -> None:
         ((), 1, 4, "there is one rank per node"),
         (("cluster.nodes=2",), 2, 8, "there is one rank per node"),
         (("cluster.backend=gloo",), 2, 8, "an exchange per layer costs CPU ranks"),
+        (("cluster.backend=mpi", "cluster.accelerator=cpu"), 2, 8, "an exchange per layer costs"),
+        (("sharding.columns=2", "model.image_size=128"), 2, 4, "they share in any case"),
         (("communication.sync_every=8",), 2, 8, "ranks take local steps"),
         (("optimizer.type=ZeroOneAdam",), 2, 8, "ranks take local steps"),
     ],

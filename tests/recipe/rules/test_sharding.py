@@ -37,6 +37,13 @@ def test_a_stated_number_of_shares_needs_all_nodes() -> None:
     assert prepared(2, 2, *elastic)
 
 
+def test_a_run_whose_images_lie_on_several_nodes_cannot_lose_one() -> None:
+    elastic = ("cluster.nodes=2", "sharding.columns=4", "model.image_size=256")
+    with pytest.raises(RecipeError, match="lies on 2 nodes.*set cluster.least_nodes to 2"):
+        prepared(2, 2, "cluster.least_nodes=1", *elastic)
+    assert prepared(2, 2, "cluster.least_nodes=2", *elastic)
+
+
 def test_ranks_are_data_times_columns() -> None:
     recipe = prepared(1, 4, "sharding.columns=2", "model.image_size=128").resolved.recipe
     assert recipe.sharding.data == 2

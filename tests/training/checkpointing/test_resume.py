@@ -193,6 +193,17 @@ def test_a_run_may_go_on_under_another_exchange(run: Run, ended: Ended) -> None:
     assert losses(again)[-1] < 1.1 * last_loss
 
 
+def test_the_ranks_of_an_image_go_on_with_one_state(run: Run) -> None:
+    """Local steps keep moments per rank, and ranks that had images of their own now share one."""
+    settings = (*LOCAL_STEPS, "model.image_size=128")
+    first = run("recipes/demo.yaml", *settings, "train.epochs=1")
+    (first.folder / "finished").unlink()
+    columns = ("sharding.columns=2", "communication.check_weights_every=1")
+    again = run("recipes/demo.yaml", *settings, *columns, "checkpoint.resume=auto")
+    assert "saved on 2 ranks with 1 columns of an image; the state that local_steps" in again.output
+    assert again.code == 0, again.output
+
+
 def test_a_finished_run_is_not_gone_on_with(run: Run, ended: Ended) -> None:
     again = run("recipes/demo.yaml", f"checkpoint.resume={ended.folder}", fails=True)
     assert "the run is finished; to train on, start a new run from its weights" in again.output

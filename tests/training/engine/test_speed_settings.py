@@ -50,3 +50,10 @@ def test_sizes_are_multiples_of_the_stride_around_the_recipes() -> None:
     assert scaled == sizes("train.multi_scale=0.5")
     assert scaled != sizes("train.multi_scale=0.5", "train.seed=1")
     assert set(sizes()) == {320}
+
+
+def test_a_size_leaves_each_stripe_the_columns_that_a_layer_reads_beside_it() -> None:
+    overrides = ("model.image_size=256", "sharding.columns=4", "train.multi_scale=0.5")
+    recipe = prepare(DEMO, overrides, 4).resolved.recipe
+    chosen = ImageSizes(recipe, 32 * 4)
+    assert {chosen.at(step) for step in range(100)} == {256, 384}

@@ -60,10 +60,10 @@ def has_mpi4py() -> bool:
 
 
 def lacks_of_mpi(kind: str | None = None) -> Iterator[str]:
-    """What the backend mpi lacks on this machine."""
+    """What the backend mpi lacks on this machine, for a kind of mpiexec, any (None), or slurm's srun."""
     if not has_mpi4py():
         yield "no mpi4py"
-    if installed_mpi(kind) is None:
+    if kind != "slurm" and installed_mpi(kind) is None:
         yield f"no mpiexec of {NAMES[kind]}" if kind else "no mpiexec"
 
 

@@ -29,7 +29,8 @@ class MPIFuture(torch.futures.Future[Any]):
     """A future that a callback of another one may wait for, as PowerSGD's do: these run in the thread that tests."""
 
     def __init__(self, work: "MPIWork", progress: "MPIProgress") -> None:
-        super().__init__()
+        has_gpu = torch.cuda.is_initialized()
+        super().__init__(devices=[torch.cuda.current_device()] if has_gpu else None)
         self._work = work
         self._progress = progress
 

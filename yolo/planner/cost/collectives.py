@@ -93,8 +93,8 @@ def wire_bytes(
 
 
 def _steps(profile: ClusterProfile, measured: Measurement) -> float:
-    """A collective's steps and messages per those of the measured one: they grow with the other ranks."""
-    return (profile.ranks - 1) / (measured.ranks - 1)
+    """A collective's steps and messages per those of the measured one, if it had other ranks: they grow with those."""
+    return (profile.ranks - 1) / max(1, measured.ranks - 1)
 
 
 def _by_formula(profile: ClusterProfile, kind: str, size: float) -> float:

@@ -169,9 +169,13 @@ def _sync_batchnorm(recipe: UnresolvedRecipe, context: _Context) -> Computed:
     assert images != "auto"
     if images >= FEW_IMAGES:
         return False, f"{images} images per rank at once are enough, from {FEW_IMAGES} on"
-    if ranks_per_node(recipe, context.world_size) == 1:
+    ranks = ranks_per_node(recipe, context.world_size)
+    if ranks == 1:
         return False, "there is one rank per node, and only those of a node could share statistics"
-    if recipe.cluster.backend in ("gloo", "mpi"):
+    if ranks <= context.columns:
+        return False, "the ranks of a node hold one image, whose statistics they share in any case"
+    backend, is_cpu = recipe.cluster.backend, recipe.cluster.accelerator == "cpu"
+    if backend == "gloo" or (is_cpu and backend in ("mpi", "ucc")):
         return False, "an exchange per layer costs CPU ranks more than rough statistics do"
     if takes_local_steps(recipe):
         return False, "ranks take local steps"

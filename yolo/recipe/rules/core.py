@@ -69,8 +69,11 @@ def the_launcher_forwards_no_api_key(recipe: Recipe) -> Iterator[str]:
 @rule
 def sync_batchnorm_needs_several_ranks_per_node(resolved: ResolvedRecipe) -> Iterator[Finding]:
     recipe = resolved.recipe
-    if recipe.model.sync_batchnorm and ranks_per_node(recipe, resolved.world_size) == 1:
+    ranks, columns = ranks_per_node(recipe, resolved.world_size), recipe.sharding.columns
+    if recipe.model.sync_batchnorm and ranks <= columns:
         why = "only the ranks of a node share statistics, and there is one rank per node"
+        if columns > 1:
+            why = "the ranks of a node hold one image, whose statistics they share in any case"
         yield no_effect(why, key="model.sync_batchnorm")
 
 

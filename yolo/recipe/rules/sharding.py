@@ -59,3 +59,13 @@ def fewer_nodes_hold_fewer_shares(resolved: ResolvedRecipe) -> Iterator[Finding]
             f"{cluster.least_nodes}; leave sharding.data at auto"
         )
         yield error(text, key="sharding.data")
+    columns, each = (
+        resolved.recipe.sharding.columns,
+        ranks_per_node(resolved.recipe, resolved.world_size),
+    )
+    if is_elastic and columns > each:
+        text = (
+            f"an image lies on {columns // each} nodes, so the run cannot go on without any one; set cluster.least_nodes to "
+            f"{cluster.nodes}"
+        )
+        yield error(text, key="cluster.least_nodes")

@@ -48,6 +48,11 @@ class RunConfig:
             settings["data.shards"] = hashlib.sha256(index).hexdigest()[:12]
         return cls(settings, list(train.class_names), len(train), ranks.world_size)
 
+    @property
+    def columns(self) -> int:
+        """Ranks that share an image."""
+        return int(self.settings.get("sharding.columns", 1))
+
     def must_equal(self, is_within_epoch: bool) -> dict[str, Any]:
         """What must be equal in both runs, by its name in messages."""
         within: tuple[str, ...] = MUST_STAY_WITHIN_EPOCH if is_within_epoch else ()
@@ -57,8 +62,7 @@ class RunConfig:
         }
         if is_within_epoch and self.settings["data.format"] == "shards":
             within += AND_OF_SHARDS
-            columns = self.settings.get("sharding.columns", 1)
-            fixed["number of ranks"] = self.world_size // columns
+            fixed["number of ranks"] = self.world_size // self.columns
         chosen = {
             key: value for key, value in self.settings.items() if _must_stay(key) or key in within
         }

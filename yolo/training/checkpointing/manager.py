@@ -254,11 +254,12 @@ class CheckpointManager:
         self.state.strategy.on_weights_loaded()
         self.plain.load_state_dict(_read(folder / AVERAGE))
         self.state.ema.read_from(self.plain, saved.progress.average_updates)
-        self._load_rank_state(folder, saved.identity.world_size)
+        self._load_rank_state(folder, saved.identity)
 
-    def _load_rank_state(self, folder: Path, saved_ranks: int) -> None:
+    def _load_rank_state(self, folder: Path, saved: RunConfig) -> None:
         strategy = self.state.strategy
-        is_own = saved_ranks == self.context.world_size
+        here = self.context.world_size, self.context.columns.count
+        is_own = here == (saved.world_size, saved.columns)
         path = folder / RANK_STATE.format(self.context.rank if is_own else 0)
         kept = torch.load(path, map_location="cpu", weights_only=True)
         if is_own:  # otherwise all ranks start from the mean, which is stored with the full tensors
@@ -277,8 +278,8 @@ class CheckpointManager:
             strategy.load_rank_state(kept["exchange"], is_own)
         if is_same_kind and kept["exchange"] and not is_own:
             logger.info(
-                f"the checkpoint was saved on {saved_ranks} ranks; the state that {strategy.kind} keeps per rank is taken "
-                "from the first one, and error feedback, if any, starts from zero"
+                f"the checkpoint was saved on {saved.world_size} ranks with {saved.columns} columns of an image; the state that "
+                f"{strategy.kind} keeps per rank is taken from the first one, and error feedback, if any, starts from zero"
             )
         elif not is_same_kind and strategy.rank_state():
             logger.info(

@@ -173,6 +173,9 @@ def test_sync_batchnorm_exchanges_in_every_layer_with_its_node_unless_a_rank_is_
     assert findings(name, asked, world_size=1)
     assert findings(name, (*asked, "cluster.nodes=2", "cluster.processes_per_node=1"))
     assert not findings(name, (*asked, "cluster.processes_per_node=2"))
+    columns = ("sharding.columns=2", "model.image_size=128")
+    assert findings(name, (*asked, "cluster.processes_per_node=2", *columns))
+    assert not findings(name, (*asked, *columns), world_size=4)
     for alone in ("communication.sync_every=4", "optimizer.type=ZeroOneAdam"):
         name = "local_steps_exclude_sync_batchnorm"
         assert findings(name, (*asked, alone))
