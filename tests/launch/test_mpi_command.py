@@ -92,6 +92,20 @@ def test_open_mpi_hands_the_hosts_what_ranks_need(
     for name in ("UCX_NET_DEVICES", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"):
         assert f"-x {name} " in str(made)
     assert "WANDB" not in str(made)
+    assert "--prtemca plm_ssh_agent " in str(made)
+
+
+def test_open_mpi_4_names_the_program_to_reach_hosts_with_otherwise(tmp_path: Path) -> None:
+    old = SAYS["openmpi"].replace("5.", "4.", 1)
+    program(tmp_path, "mpiexec", f"cat <<'END'\n{old}\nEND")
+    mpi._identify.cache_clear()
+    made = launch("cluster.backend=mpi", hostfile(tmp_path), "cluster.accelerator=cpu")
+    assert "--mca plm_rsh_agent " in str(made) and "--prtemca" not in str(made)
+
+
+def test_under_slurm_mpi_needs_no_mpiexec() -> None:
+    made = launch("cluster.backend=mpi", "cluster.launcher=slurm", "cluster.nodes=2")
+    assert made.command[0] == "srun" and "--mpi=pmi2" in made.command
 
 
 def test_srun_starts_the_ranks_of_an_allocation(tmp_path: Path) -> None:

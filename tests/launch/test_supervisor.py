@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.training.conftest import Process, Start, wait_until
+from tests.training.conftest import Process, Start, train_command, wait_until
 from yolo.errors import LaunchError
 from yolo.launch import supervisor
 from yolo.launch.supervisor import (
@@ -24,6 +25,7 @@ from yolo.launch.supervisor import (
 )
 from yolo.recipe import prepare
 from yolo.training.checkpointing.run_directory import RunDirectory
+from yolo.training.resilience.preemption import SUPERVISOR
 
 DEMO = REPOSITORY / "recipes" / "demo.yaml"
 
@@ -330,3 +332,21 @@ def test_nothing_outlives_a_supervisor_that_was_killed(start_anew: Start, tmp_pa
     process.communicate(timeout=60)
     _, alive = psutil.wait_procs(processes.values(), timeout=20)
     assert not alive
+
+
+def test_ranks_under_slurm_do_not_look_for_yolo_train(small_demo: Path, tmp_path: Path) -> None:
+    """They are slurmstepd's descendants, and end with srun."""
+    srun = tmp_path / "srun"
+    srun.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\nexit 3\n")
+    srun.chmod(0o755)
+    settings = ("cluster.launcher=slurm", "cluster.restarts=0", "cluster.processes_per_node=1")
+    ran = subprocess.run(
+        train_command(small_demo, str(DEMO), *settings),
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "the launcher ended with exit code 3 before any rank began" in ran.stderr
+    variables = (tmp_path / "environment").read_text()
+    assert "MASTER_PORT=" in variables and SUPERVISOR not in variables

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from yolo.communication.backends.installed_mpi import NAMES, installed_mpi
+from yolo.communication.backends.installed_mpi import NAMES, InstalledMPI, installed_mpi
 from yolo.errors import LaunchError
 from yolo.recipe.resolve.hostfile import ListedHost
 from yolo.recipe.schema.recipe import ResolvedCluster
@@ -60,7 +60,9 @@ def mpi_command(
         environment.append((LIBRARY, str(found.library)))
     environment.append(("MASTER_ADDR", hosts[0].name.rpartition("@")[2] if hosts else "127.0.0.1"))
     options = (
-        _mpich(hosts, processes) if launcher == "mpich" else _openmpi(hosts, processes, environment)
+        _mpich(hosts, processes)
+        if launcher == "mpich"
+        else _openmpi(found, hosts, processes, environment)
     )
     ranks = str(cluster.nodes * processes)
     return (str(found.mpiexec), *options, "-n", ranks, *command)
@@ -74,17 +76,25 @@ def _mpich(hosts: Sequence[ListedHost], processes: int) -> list[str]:
     return options
 
 
-def _openmpi(hosts: Sequence[ListedHost], processes: int, environment: Variables) -> list[str]:
+def _openmpi(
+    found: InstalledMPI, hosts: Sequence[ListedHost], processes: int, environment: Variables
+) -> list[str]:
     options = ["--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
     if os.geteuid() == 0:
         options.append("--allow-run-as-root")  # as in a container
     if hosts:
         names = ",".join(f"{host.name}:{processes}" for host in hosts)
-        options += ["--prtemca", "plm_ssh_agent", _ssh(), "--host", names]
+        options += [*_agent(found), _ssh(), "--host", names]
         exported = {name for name in os.environ if name.startswith(EXPORTED)}
         for name in sorted(exported | {name for name, _ in environment}):
             options += ["-x", name]
     return options
+
+
+def _agent(openmpi: InstalledMPI) -> tuple[str, str]:
+    """The option that names the program to reach hosts with; Open MPI 5 has a launcher of its own for it, PRRTE."""
+    is_old = int(openmpi.version.partition(".")[0]) < 5
+    return ("--mca", "plm_rsh_agent") if is_old else ("--prtemca", "plm_ssh_agent")
 
 
 def _srun(cluster: ResolvedCluster) -> list[str]:

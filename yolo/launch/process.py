@@ -34,10 +34,10 @@ STOP_SECONDS = 3.0
 class LauncherProcess:
     """A running launcher with all its descendants on this host."""
 
-    def __init__(self, launch: Launch, run_path: Path, is_one_node: bool) -> None:
+    def __init__(self, launch: Launch, run_path: Path, owns_ranks: bool) -> None:
         """Start it. Raises LaunchError if there is no launcher.
 
-        It gets a session of its own, so that Ctrl-C in a terminal reaches only `yolo train`. It ignores signals that
+        `owns_ranks`: whether the ranks will be its descendants, so that they can see this process end. It gets a session of its own, so that Ctrl-C in a terminal reaches only `yolo train`. It ignores signals that
         would end it before the ranks have stopped.
         """
         launcher = launch.command[0]
@@ -49,7 +49,7 @@ class LauncherProcess:
         self._unrelated = set(psutil.Process().children(recursive=True))
         """Earlier children of this process."""
         environment = os.environ | dict(launch.environment)
-        if is_one_node:
+        if owns_ranks:
             environment[SUPERVISOR] = str(os.getpid())
         self._options: dict[str, Any] = {
             "env": environment,

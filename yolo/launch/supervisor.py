@@ -20,6 +20,7 @@ from yolo.errors import LaunchError, RecipeError
 from yolo.exit_codes import LEFT, PORT_TAKEN, REFUSED, STOPPED
 from yolo.launch.command import launch_training
 from yolo.launch.failure import RankFailure, first_failure
+from yolo.launch.mpi import launcher_of
 from yolo.launch.port import DEFAULT_PORT, reserved_port
 from yolo.launch.process import POLL_SECONDS, LauncherProcess
 from yolo.preflight.local import listed_hosts
@@ -144,7 +145,8 @@ class Supervisor:
             launch = launch_training(resolved, [*self.overrides, *added], self.run, port, token)
             self.starts += 1
             print(launch, flush=True)
-            process = LauncherProcess(launch, self.run.path, cluster.hostfile is None)
+            owns_ranks = cluster.hostfile is None and launcher_of(cluster) != "slurm"
+            process = LauncherProcess(launch, self.run.path, owns_ranks)
             code = process.wait(lambda: self._pass_on_signals(process))
         records = records_of(self.run.path, port)
         codes = {code} | {ending.code for record in records if (ending := record.exit)}

@@ -65,6 +65,8 @@ def test_a_mesh_says_how_many_processes_this_machine_starts(
     assert prepare("recipes/demo.yaml", mesh).resolved.world_size == 4
     only_columns = ("sharding.columns=4", "model.image_size=256")
     assert prepare("recipes/demo.yaml", only_columns).resolved.world_size == 4
+    nodes = ("cluster.nodes=2", "cluster.launcher=slurm")
+    assert prepare("recipes/demo.yaml", (*mesh, *nodes)).resolved.world_size == 4
 
 
 def test_deepspeed_counts_a_micro_batch_per_rank() -> None:

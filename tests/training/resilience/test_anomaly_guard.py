@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.training.conftest import DEMO, Run, assert_same, last_weights
+from yolo.communication.sharding.column_group import ColumnGroup
 from yolo.recipe.schema.train import StabilitySection
 from yolo.training.engine.distributed import DistributedContext
 from yolo.training.resilience.anomaly_guard import (
@@ -46,6 +47,17 @@ def test_an_ordinary_loss_is_never_a_spike() -> None:
     judge = guard()
     assert [take(judge, step, ordinary(step)) for step in range(2000)] == [None] * 2000
     assert judge.skipped == 0
+
+
+@pytest.mark.parametrize("stripe", [0, 1])
+def test_a_bad_local_step_of_an_image_counts_once_for_all_its_ranks(stripe: int) -> None:
+    place = ColumnGroup(index=stripe)  # of one column, so that this process is enough
+    context = DistributedContext(0, 0, 1, 1, torch.device("cpu"), place)
+    judge = StabilityGuard(StabilitySection(), context)
+    judge.nan_gate(torch.tensor(math.nan), wants_to_stop=False, is_local=True)
+    assert not judge.observe(1, False, False, None, is_local=True)
+    judge.sync(1, False, torch.device("cpu"))
+    assert judge.skipped == len(judge.recent_anomalies) == (1 if stripe == 0 else 0)
 
 
 def skewed(step: int) -> float:

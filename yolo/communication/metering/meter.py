@@ -11,7 +11,7 @@ import inspect
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import wraps
@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import deepspeed.comm.comm as deepspeed_comm
 import torch
-from torch.distributed import distributed_c10d
+from torch.distributed import P2POp, distributed_c10d
 
 from yolo.communication.metering.traffic import KindTraffic, Traffic
 from yolo.communication.metering.wire_bytes import sent_bytes, tcp_bytes_per_payload_byte
@@ -129,8 +129,10 @@ class TrafficMeter:
                 return original(*args, **kwargs)  # torch builds some from others: they count once
             given = signature.bind(*args, **kwargs).arguments
             payload = _tensors(given[collective.payload])
-            is_on_gpu = any(tensor.is_cuda for tensor in payload)
-            group = _group(given)
+            operations: Sequence[P2POp] = given.get("p2p_op_list", ())
+            touched = [operation.tensor for operation in operations] or payload
+            is_on_gpu = any(tensor.is_cuda for tensor in touched)
+            group = operations[0].group if operations else given.get("group")
             started = _now(is_on_gpu)
             self._thread.is_inside = True
             try:
@@ -282,12 +284,7 @@ def _tensors(payload: Any) -> Sequence[torch.Tensor]:
         return (payload,)
     is_sent = torch.distributed.isend
     return tuple(
-        each.tensor if isinstance(each, torch.distributed.P2POp) else each
+        each.tensor if isinstance(each, P2POp) else each
         for each in payload
-        if not isinstance(each, torch.distributed.P2POp) or each.op is is_sent
+        if not isinstance(each, P2POp) or each.op is is_sent
     )
-
-
-def _group(given: Mapping[str, Any]) -> Any:
-    operations = given.get("p2p_op_list")
-    return operations[0].group if operations else given.get("group")

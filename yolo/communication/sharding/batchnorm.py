@@ -113,7 +113,7 @@ class _Normalise(torch.autograd.Function):
         scale = weight * inverse_std
         slope = scale * inverse_std * of_weight
         offset = scale * of_bias - slope * mean
-        shape = 1, -1, 1, 1
-        own.addcmul_(features, slope.view(shape).to(own.dtype), value=-1)
-        own.sub_(offset.view(shape).to(own.dtype))
-        return own, weight_sum, bias_sum, None, None, None, None, None
+        slope, offset = slope.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
+        # In fp32 also under autocast: a rounded offset would shift the gradients of a whole channel.
+        total = torch.addcmul(own, features, slope, value=-1).sub_(offset).to(own.dtype)
+        return total, weight_sum, bias_sum, None, None, None, None, None

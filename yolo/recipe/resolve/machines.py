@@ -88,7 +88,10 @@ def _processes_here(loaded: LoadedRecipe, accelerator: str) -> Computed:
         return requested, ""
     sharding = loaded.recipe.sharding
     if sharding.data != "auto":
-        return sharding.data * sharding.columns, "sharding.data x sharding.columns"
+        ranks, nodes = sharding.data * sharding.columns, loaded.recipe.cluster.nodes
+        if nodes == "auto" or nodes == 1:
+            return ranks, "sharding.data x sharding.columns"
+        return max(1, ranks // nodes), f"sharding.data x sharding.columns on {nodes} nodes"
     if accelerator == "cpu":
         return max(CPU_PROCESSES, sharding.columns), "on CPUs"
     gpus = len(visible_gpus())

@@ -81,7 +81,7 @@ class StabilityGuard:
         self.recent_anomalies: deque[int] = deque()
         """The bad steps among the last `strike_window`, counted from 1."""
         self.skipped = 0
-        """Steps skipped in the whole run; local steps count once per rank."""
+        """Steps skipped in the whole run; local steps count once per share of the batch."""
         self.rollbacks = 0
         self.calm_until = 0
         """The step after which the learning rate is the schedule's again."""
@@ -140,7 +140,8 @@ class StabilityGuard:
             if norm is not None:
                 self.norms.add(norm)
         if is_local:
-            self._local_anomalies += reason is not None
+            # All ranks of an image see the same; the first one counts.
+            self._local_anomalies += reason is not None and self.context.columns.index == 0
             return []  # reported at the next sync
         self.skipped += not was_applied
         found = [Anomaly(reason, was_applied)] if reason else []

@@ -183,6 +183,10 @@ def test_sync_batchnorm_exchanges_in_every_layer_with_its_node_unless_a_rank_is_
     assert found["layers"] == 57
     assert found["ranks, as bits"] == [0b0011, 0b0011, 0b1100, 0b1100]
     assert all("the nodes have 1 and 2 ranks" in each for each in found["uneven nodes"])
+    # Two roundings each; corrections in 16 bits would add a third.
+    print(found["gradients"])
+    assert found["gradients"]["torch.bfloat16"] < 3.6e-3
+    assert found["gradients"]["torch.float16"] < 4.5e-4
 
 
 @pytest.mark.launcher
