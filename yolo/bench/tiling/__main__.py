@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("--tile", 640, "side of the tiles, and of the shrunk images, pixels"),
         ("--train-images", 24, "images to train on"),
         ("--val-images", 8, "images to evaluate on"),
-        ("--epochs", 10, "epochs over whole images; the others see as many pixels"),
+        ("--epochs", 15, "epochs over whole images; the others see as many pixels"),
     ):
         parser.add_argument(name, type=int, default=default, help=f"{text}; default %(default)s")
     parser.add_argument(

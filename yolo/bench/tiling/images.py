@@ -13,8 +13,8 @@ from yolo.bench.tiling.tiles import write_views
 from yolo.data.demo import MARKER, DemoSettings, ShapeSizes, generate_demo
 from yolo.data.open import load_annotated
 
-LARGE = ShapeSizes(0.03, 0.06, 10)
-"""184 to 368 pixels across in images of 3,072: tiles of 640 cut many of them. With 0.055 to 0.11 they cut most."""
+LARGE = ShapeSizes(0.045, 0.075, 10)
+"""276 to 461 pixels across in images of 3,072: tiles of 640 that overlap by 128 cut most of them."""
 SMALL_RADII = (10.0, 15.0)
 """Pixels: small in COCO's terms, and whole in one of two tiles that overlap."""
 MOST_SMALL = 10
