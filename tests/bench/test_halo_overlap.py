@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.conftest import ON_A_PROCESSOR, REPOSITORY, launcher_command
 from tests.forking.server import run_forked
-from yolo.bench.halo_overlap import in_parts
+from yolo.bench.sharding.halo_overlap import in_parts
 from yolo.communication.sharding.columns import halo_of
 
 
@@ -36,7 +36,7 @@ def test_a_layer_in_parts_is_the_layer(layer: nn.Conv2d | nn.MaxPool2d, width: i
 def test_every_layer_with_a_halo_is_timed(tmp_path: Path) -> None:
     out = tmp_path / "seconds.json"
     arguments = ("--pixels", "128", "--rounds", "1", "--out", str(out))
-    command = launcher_command(2, "--module", "yolo.bench.halo_overlap", *arguments)
+    command = launcher_command(2, "--module", "yolo.bench.sharding.halo_overlap", *arguments)
     ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR, out.with_suffix(".log"))
     assert ran.returncode == 0, ran.stdout[-5000:]
     found = json.loads(out.read_text())

@@ -9,7 +9,7 @@ from tests.forking.server import run_forked
 def peak_megabytes(folder: Path, columns: int) -> float:
     """Per rank, of one image of 1,536 pixels."""
     out = folder / f"{columns}.txt"
-    command = launcher_command(columns, "--module", "yolo.bench.sharding_memory", "--out", str(out))
+    command = launcher_command(columns, "--module", "yolo.bench.sharding.memory", "--out", str(out))
     ran = run_forked(command, REPOSITORY, ON_A_PROCESSOR, out.with_suffix(".log"))
     assert ran.returncode == 0, ran.stdout[-5000:]
     return float(out.read_text())

@@ -1,6 +1,6 @@
 """Peak memory of a forward and backward pass per rank, if its images' columns are spread over all ranks.
 
-`deepspeed --num_accelerators 2 --module yolo.bench.sharding_memory --pixels 1536`; the first rank prints the largest of
+`deepspeed --num_accelerators 2 --module yolo.bench.sharding.memory --pixels 1536`; the first rank prints the largest of
 all ranks. On CPUs it is the resident memory, as Linux counts it.
 """
 
@@ -88,7 +88,7 @@ def _resident(field: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on all ranks, and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m yolo.bench.sharding_memory", description=__doc__
+        prog="python -m yolo.bench.sharding.memory", description=__doc__
     )
     parser.add_argument("--variant", default="n")
     parser.add_argument("--pixels", type=int, default=1536)

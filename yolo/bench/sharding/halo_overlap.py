@@ -1,6 +1,6 @@
 """Would it pay to send a halo while the inner columns are computed? What is waited for, and what splitting costs.
 
-`deepspeed --num_accelerators 2 --module yolo.bench.halo_overlap --pixels 1536`: for every layer that reads a halo, the
+`deepspeed --num_accelerators 2 --module yolo.bench.sharding.halo_overlap --pixels 1536`: for every layer that reads a halo, the
 forward pass's exchange, the layer on its whole stripe, and the layer as its inner columns and both edges, one by one.
 Overlap saves at most the exchange, and costs the difference of the other two.
 """
@@ -18,7 +18,7 @@ import deepspeed.comm as dist
 import torch
 from torch import Tensor, nn
 
-from yolo.bench.sharding_memory import CLASSES, RECIPE
+from yolo.bench.sharding.memory import CLASSES, RECIPE
 from yolo.calibration.stopwatch import seconds_per_call
 from yolo.communication.sharding.columns import across, halo_of, shard_columns
 from yolo.communication.sharding.halo import with_halo
@@ -100,7 +100,9 @@ def _seconds(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure on all ranks, and print."""
-    parser = argparse.ArgumentParser(prog="python -m yolo.bench.halo_overlap", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m yolo.bench.sharding.halo_overlap", description=__doc__
+    )
     parser.add_argument("--variant", default="n")
     parser.add_argument("--pixels", type=int, default=1536)
     parser.add_argument("--images", type=int, default=1)
