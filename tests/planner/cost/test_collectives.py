@@ -73,11 +73,11 @@ SENT = MEGABYTE + 4 * 144
 
 
 def test_a_calibration_of_one_rank_says_nothing_of_the_network(plain: ClusterProfile) -> None:
-    (alone,) = measured(plain, (1, 0.1, 0.09)).measured
-    nothing = {"collectives": {}, "wire_bytes_per_collective": {}}
     profile = measured(plain, (4, 0.1, 0.09))
+    nothing = {"ranks": 1, "collectives": {}, "wire_bytes_per_collective": {}}
+    alone = profile.measured[0].model_copy(update=nothing)
     for others in ([], profile.measured):
-        own = [alone.model_copy(update=nothing), *others]
+        own = [alone, *others]
         wire = wire_bytes(profile.model_copy(update={"measured": own}), "all_reduce", MEGABYTE)
         assert 1.049 * SENT < wire < 1.05 * SENT + 100
 

@@ -115,5 +115,6 @@ class _Normalise(torch.autograd.Function):
         offset = scale * of_bias - slope * mean
         slope, offset = slope.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
         # In fp32 also under autocast: a rounded offset would shift the gradients of a whole channel.
-        total = torch.addcmul(own, features, slope, value=-1).sub_(offset).to(own.dtype)
-        return total, weight_sum, bias_sum, None, None, None, None, None
+        in_place = own if own.dtype == slope.dtype else None
+        total = torch.addcmul(own, features, slope, value=-1, out=in_place).sub_(offset)
+        return total.to(own.dtype), weight_sum, bias_sum, None, None, None, None, None
