@@ -1,10 +1,11 @@
 """Peak memory of a forward and backward pass per rank, if its images' columns are spread over all ranks.
 
 `deepspeed --num_accelerators 2 --module yolo.bench.sharding.memory --pixels 1536`; the first rank prints the largest of
-all ranks. On CPUs it is the resident memory, as Linux counts it.
+all ranks. On CPUs it is the resident memory, as Linux counts it, without what the C library keeps of freed memory.
 """
 
 import argparse
+import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,10 @@ RECIPE = "recipes/demo.yaml"
 CLASSES = 80
 SETTLING_CELLS = 2
 """Cells of the coarsest level per stripe in the first pass, which allocates gradients and loads libraries."""
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+"""Parameters of mallopt(3)."""
 
 
 class PeakMemory:
@@ -78,6 +83,18 @@ def _pass(
     total.backward()
 
 
+def _return_freed_memory() -> None:
+    """Freed tensors leave this process at once from here on; else its size depends on where they lay."""
+    libc = ctypes.CDLL(None)
+    for parameter, value in (
+        (M_TRIM_THRESHOLD, 1 << 16),
+        (M_MMAP_THRESHOLD, 1 << 16),
+        (M_MMAP_MAX, 1 << 20),
+    ):
+        if not libc.mallopt(parameter, value):
+            raise OSError(f"mallopt({parameter}, {value}) failed; memory is measured with glibc")
+
+
 def _resident(field: str) -> int:
     """A line of this process's memory, in bytes."""
     status = Path("/proc/self/status").read_text()
@@ -96,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="also write the megabytes here")
     parser.add_argument("--local_rank", help="given by the launcher")
     options = parser.parse_args(arguments)
+    _return_freed_memory()
     ranks = int(os.environ["WORLD_SIZE"])
     recipe = prepare(RECIPE, [f"sharding.columns={ranks}", "model.image_size=1024"], ranks)
     context = init_distributed(recipe.resolved.recipe)
