@@ -1,6 +1,7 @@
 """The Python programs that documented commands start: forked, on little data and with few steps.
 
-Of benchmarks and calibrations, which other tests run as commands to their end, only the arguments are checked.
+Of benchmarks and calibrations, which other tests run as commands to their end, only the arguments are checked; of the
+training runs in a page's tables, the recipe with its overrides (`--dry-run`).
 """
 
 import importlib
@@ -59,6 +60,8 @@ PARSED = {
     )
 }
 """Benchmarks that tests/bench runs as commands to their end, and their modules: here their arguments are parsed."""
+UNTRAINED = "UNTRAINED"
+"""A variable of a session whose training runs are only checked."""
 UNSOUND = "`yolo check` says what is wrong with its recipe"
 Command = tuple[list[str], str]
 """Words, and the folder to run them in."""
@@ -79,7 +82,9 @@ class Programs:
     done: set[tuple[str, ...]] = field(default_factory=set)
     """Benchmarks and choices of tests that have run already, as they were shortened."""
 
-    def command(self, words: Sequence[str], folder: str) -> Command | None:
+    def command(
+        self, words: Sequence[str], folder: str, trains: bool = True
+    ) -> Command | None:
         """What to fork in the place of a command, and where; None if it need not run.
 
         What is run with little to do is checked as the page has it. Raises AssertionError or BenchError for words that
@@ -96,7 +101,7 @@ class Programs:
                     if arguments[0] == "calibrate":
                         write_profile(PROFILE, Path(folder, option(arguments, "--out")))
                     return None
-                return [*yolo, *small(arguments)], folder
+                return [*yolo, *small(arguments), *([] if trains else ["--dry-run"])], folder
             case ["deepspeed", "--hostfile", _, *arguments]:  # of machines that are not there
                 assert is_sound(arguments, folder), UNSOUND
                 port = str(free_port())
@@ -191,7 +196,9 @@ def serve(socket: Path, has_cluster: bool) -> Iterator[Programs]:
             environment |= {name: ON_A_PROCESSOR[name] for name in ("DS_ACCELERATOR", "PYTHONPATH")}
             environment["OMP_NUM_THREADS"] = "1"
             try:
-                found = programs.command(request["words"], request["folder"])
+                found = programs.command(
+                    request["words"], request["folder"], UNTRAINED not in environment
+                )
             except (AssertionError, BenchError) as error:
                 with output.open("a") as stream:
                     print(error, file=stream)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.docs.blocks import Block, blocks_of, inline_commands
-from tests.docs.programs import serve
+from tests.docs.programs import UNTRAINED, serve
 from tests.docs.session import NOT_HERE, PageError, run_blocks
 from tests.docs.tree import STAND_INS, make_readers_data, make_tree
 
@@ -19,7 +19,7 @@ PAGES = [README, *sorted(str(p.relative_to(REPOSITORY)) for p in REPOSITORY.glob
 KEPT = ("PATH", "LANG", "TMPDIR", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 """Variables that a reader's shell has from that of the tests."""
 OF_TABLES = ("docs/results.md",)
-"""Pages whose commands stand in tables, one beside each claim."""
+"""Pages whose commands stand in tables, one beside each claim; the recipes' pages train the same recipes."""
 
 
 def documented(page: str) -> list[Block]:
@@ -68,7 +68,8 @@ def test_every_block_of_a_page_does_what_the_page_says(
     page: str, reader: dict[str, str], tmp_path: Path
 ) -> None:
     tree = None if page == README else Path(reader["STAND_IN_TREE"])  # README begins with a clone
-    run_blocks(documented(page), tree, reader, tmp_path)
+    environment = reader | ({UNTRAINED: "1"} if page in OF_TABLES else {})
+    run_blocks(documented(page), tree, environment, tmp_path)
 
 
 @pytest.mark.slow

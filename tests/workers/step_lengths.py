@@ -15,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tests.workers.arguments import worker_arguments
+from yolo.communication.coalesced import all_reduce_mean
 from yolo.communication.optimizers.flat_optimizer import FlatOptimizer
 from yolo.communication.optimizers.onebit_adam import OneBitAdam
 from yolo.communication.optimizers.onebit_lamb import OneBitLamb
@@ -60,9 +61,8 @@ def steps_of(
         for weight in weights:
             weight.grad = SHARED * torch.randn(weight.shape, generator=shared)
             weight.grad += OWN * torch.randn(weight.shape, generator=own)
-            if engine.enable_backward_allreduce:
-                dist.all_reduce(weight.grad)
-                weight.grad /= dist.get_world_size()
+        if engine.enable_backward_allreduce:
+            all_reduce_mean([weight.grad for weight in weights], None)
         optimizer.step()
         moved = [(new.detach() - old).norm() for new, old in zip(weights, before, strict=True)]
         lengths.append(float(torch.stack(moved).norm()))
