@@ -197,7 +197,7 @@ def test_check_reports_every_bad_recipe(tmp_path: Path) -> None:
 
 def test_check_needs_no_torch_and_answers_at_once() -> None:
     code = (
-        "import sys; from yolo.cli import main; main(['check', 'recipes/demo.yaml']);"
+        "import sys; from yolo.cli import main; main(['check', 'recipes/demo.yaml', 'data.root=/nowhere']);"
         "assert not {'torch', 'deepspeed', 'numpy', 'cv2'} & set(sys.modules)"
     )
     assert processor_seconds(code) < 4 * processor_seconds(LIBRARIES_ALONE)
