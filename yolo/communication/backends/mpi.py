@@ -15,15 +15,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from yolo.communication.backends.host_memory import (
+    Finish,
+    Tensors,
+    copied,
+    joined,
+    joined_room,
+    keeping,
+    on_host,
+    room_on_host,
+    split,
+)
 from yolo.communication.backends.mpi_library import MPI
 from yolo.communication.backends.mpi_progress import MPIProgress, MPIWork
 from yolo.communication.backends.mpi_types import buffer, reduction
 
 NAME = "mpi4py"
 """Of the backend, for `init_process_group`."""
-
-Tensors = Sequence[torch.Tensor]
-Finish = Callable[[], Any]
 
 _progress: MPIProgress | None = None
 _is_shut_down = False
@@ -56,7 +64,7 @@ class MPIProcessGroup(dist.ProcessGroup):
         return self._all_reduce(tensors, opts)
 
     def _all_reduce(self, tensors: Tensors, opts: Any) -> MPIWork:
-        hosts = [_on_host(tensor) for tensor in tensors]
+        hosts = [on_host(tensor) for tensor in tensors]
         kinds = [reduction(tensor.dtype, opts.reduceOp) for tensor in tensors]
 
         def start() -> list[MPI.Request]:
@@ -70,18 +78,18 @@ class MPIProcessGroup(dist.ProcessGroup):
     def broadcast(self, tensors: Tensors, opts: Any) -> MPIWork:
         """Send the root's tensor to all."""
         (tensor,) = tensors
-        host = _on_host(tensor)
+        host = on_host(tensor)
 
         def start() -> list[MPI.Request]:
             return [self._communicator.Ibcast(buffer(host), opts.rootRank)]
 
-        return self._run("broadcast", start, _copied(tensors, [host]), opts)
+        return self._run("broadcast", start, copied(tensors, [host]), opts)
 
     def reduce(self, tensors: Tensors, opts: Any) -> MPIWork:
         """Reduce a tensor to the root's."""
         (tensor,) = tensors
         datatype, operation = reduction(tensor.dtype, opts.reduceOp)
-        root, host = opts.rootRank, _on_host(tensor)
+        root, host = opts.rootRank, on_host(tensor)
         is_root = self.rank() == root
         source = MPI.IN_PLACE if is_root else buffer(host, datatype)
         target = buffer(host, datatype) if is_root else None
@@ -124,8 +132,8 @@ class MPIProcessGroup(dist.ProcessGroup):
     def _all_gather(self, pairs: Sequence[tuple[Tensors, torch.Tensor]], opts: Any) -> MPIWork:
         """Each pair: tensors that together get all ranks' values, or one for all; and this rank's."""
         # MPI forbids that a rank's own part lies in the output, where ZeRO keeps it.
-        sources = [_on_host(source, apart_from=outputs) for outputs, source in pairs]
-        targets = [_joined_room(outputs) for outputs, _ in pairs]
+        sources = [on_host(source, apart_from=outputs) for outputs, source in pairs]
+        targets = [joined_room(outputs) for outputs, _ in pairs]
 
         def start() -> list[MPI.Request]:
             requests = []
@@ -148,7 +156,7 @@ class MPIProcessGroup(dist.ProcessGroup):
             return [
                 each
                 for (outputs, _), target in zip(pairs, targets, strict=True)
-                for each in _split(outputs, target)
+                for each in split(outputs, target)
             ]
 
         return self._run("all-gather", start, finish, opts)
@@ -173,9 +181,9 @@ class MPIProcessGroup(dist.ProcessGroup):
     reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
 
     def _reduce_scatter(self, outputs: Tensors, inputs: Sequence[Tensors], opts: Any) -> MPIWork:
-        hosts = [_room_on_host(output) for output in outputs]
+        hosts = [room_on_host(output) for output in outputs]
         sources = [
-            _joined(each, apart_from=[output]) for each, output in zip(inputs, outputs, strict=True)
+            joined(each, apart_from=[output]) for each, output in zip(inputs, outputs, strict=True)
         ]
         kinds = [reduction(output.dtype, opts.reduceOp) for output in outputs]
 
@@ -192,14 +200,14 @@ class MPIProcessGroup(dist.ProcessGroup):
             return requests
 
         reduced = self._reduced(outputs, hosts, opts)
-        return self._run("reduce-scatter", start, _keeping(sources, reduced), opts)
+        return self._run("reduce-scatter", start, keeping(sources, reduced), opts)
 
     def alltoall(self, outputs: Tensors, inputs: Tensors, opts: Any = None) -> MPIWork:
         """Send each rank a tensor, and receive one from each."""
-        source, target = _joined(inputs), _joined_room(outputs)
+        source, target = joined(inputs), joined_room(outputs)
         sent, received = ([tensor.numel() for tensor in each] for each in (inputs, outputs))
         return self._all_to_all(
-            source, target, sent, received, lambda: _split(outputs, target), opts
+            source, target, sent, received, lambda: split(outputs, target), opts
         )
 
     def all_to_all_single(
@@ -211,10 +219,10 @@ class MPIProcessGroup(dist.ProcessGroup):
         opts: Any = None,
     ) -> MPIWork:
         """Send each rank a part of a tensor's rows, and receive rows from each; without sizes, parts are equal."""
-        host, target = _on_host(source, apart_from=[output]), _room_on_host(output)
+        host, target = on_host(source, apart_from=[output]), room_on_host(output)
         sent = self._sizes(source, input_split_sizes)
         received = self._sizes(output, output_split_sizes)
-        return self._all_to_all(host, target, sent, received, _copied([output], [target]), opts)
+        return self._all_to_all(host, target, sent, received, copied([output], [target]), opts)
 
     alltoall_base = all_to_all_single
 
@@ -245,53 +253,53 @@ class MPIProcessGroup(dist.ProcessGroup):
             sending, receiving = [outgoing, (sent, None), word], [incoming, (received, None), word]
             return [self._communicator.Ialltoallv(sending, receiving)]
 
-        return self._run("all-to-all", start, _keeping([source, target], finish), opts)
+        return self._run("all-to-all", start, keeping([source, target], finish), opts)
 
     def gather(self, output_tensors: Any, input_tensors: Tensors, opts: Any) -> MPIWork:
         """Gather a tensor of each rank on the root."""
         (source,), root = input_tensors, opts.rootRank
         outputs = output_tensors[0] if self.rank() == root else []
-        host = _on_host(source)
-        target = _joined_room(outputs) if outputs else None
+        host = on_host(source)
+        target = joined_room(outputs) if outputs else None
 
         def start() -> list[MPI.Request]:
             receiving = None if target is None else buffer(target, parts=self.size())
             return [self._communicator.Igather(buffer(host), receiving, root)]
 
         def finish() -> list[torch.Tensor]:
-            return [] if target is None else _split(outputs, target)
+            return [] if target is None else split(outputs, target)
 
-        return self._run("gather", start, _keeping([host], finish), opts)
+        return self._run("gather", start, keeping([host], finish), opts)
 
     def scatter(self, output_tensors: Tensors, input_tensors: Any, opts: Any) -> MPIWork:
         """Send each rank one of the root's tensors."""
         (output,), root = output_tensors, opts.rootRank
-        source = _joined(input_tensors[0]) if self.rank() == root else None
-        host = _room_on_host(output)
+        source = joined(input_tensors[0]) if self.rank() == root else None
+        host = room_on_host(output)
 
         def start() -> list[MPI.Request]:
             sending = None if source is None else buffer(source, parts=self.size())
             return [self._communicator.Iscatter(sending, buffer(host), root)]
 
-        return self._run("scatter", start, _keeping([source], _copied([output], [host])), opts)
+        return self._run("scatter", start, keeping([source], copied([output], [host])), opts)
 
     def send(self, tensors: Tensors, rank: int, tag: int = 0) -> MPIWork:
         """Send a tensor to a rank of the group."""
-        host = _on_host(tensors[0])
+        host = on_host(tensors[0])
 
         def start() -> list[MPI.Request]:
             return [self._communicator.Isend(buffer(host), rank, tag)]
 
-        return self._run(f"send to rank {rank}", start, _keeping([host], lambda: list(tensors)))
+        return self._run(f"send to rank {rank}", start, keeping([host], lambda: list(tensors)))
 
     def recv(self, tensors: Tensors, rank: int, tag: int = 0) -> MPIWork:
         """Receive a tensor from a rank of the group."""
-        host = _room_on_host(tensors[0])
+        host = room_on_host(tensors[0])
 
         def start() -> list[MPI.Request]:
             return [self._communicator.Irecv(buffer(host), rank, tag)]
 
-        return self._run(f"receive from rank {rank}", start, _copied(tensors, [host]))
+        return self._run(f"receive from rank {rank}", start, copied(tensors, [host]))
 
     def recv_anysource(self, tensors: Tensors, tag: int = 0) -> MPIWork:
         """Receive a tensor from any rank of the group."""
@@ -329,13 +337,13 @@ class MPIProcessGroup(dist.ProcessGroup):
         return _progress.start(name, start, finish, timeout)
 
     def _reduced(self, tensors: Tensors, hosts: Tensors, opts: Any) -> Finish:
-        copied = _copied(tensors, hosts)
+        copy_back = copied(tensors, hosts)
 
         def finish() -> list[torch.Tensor]:
             if opts.reduceOp == dist.ReduceOp.AVG:
                 for host in hosts:
                     host /= self.size()
-            return copied()
+            return copy_back()
 
         return finish
 
@@ -372,62 +380,3 @@ def _finalize() -> None:
     """Not after an error: MPI would wait for the other ranks. Without it, mpiexec ends them."""
     if _is_shut_down and _progress is not None and _progress.is_idle:
         MPI.Finalize()
-
-
-def _on_host(tensor: torch.Tensor, apart_from: Tensors = ()) -> torch.Tensor:
-    """The tensor itself if MPI can use its memory, else a copy; also if it shares memory with others."""
-    storages = {other.untyped_storage().data_ptr() for other in apart_from}
-    host = tensor.detach().cpu().contiguous()
-    return host.clone() if host.untyped_storage().data_ptr() in storages else host
-
-
-def _room_on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor itself if MPI can write to it, else new memory like it."""
-    if tensor.device.type == "cpu" and tensor.is_contiguous():
-        return tensor.detach()
-    return torch.empty(tensor.shape, dtype=tensor.dtype)
-
-
-def _joined(tensors: Tensors, apart_from: Tensors = ()) -> torch.Tensor:
-    """All elements one after another."""
-    if len(tensors) == 1:
-        return _on_host(tensors[0], apart_from)
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).cpu()
-
-
-def _joined_room(tensors: Tensors) -> torch.Tensor:
-    """Memory for all elements one after another."""
-    if len(tensors) == 1:
-        return _room_on_host(tensors[0])
-    return torch.empty(sum(tensor.numel() for tensor in tensors), dtype=tensors[0].dtype)
-
-
-def _split(tensors: Tensors, joined: torch.Tensor) -> list[torch.Tensor]:
-    """Copy elements that lie one after another to tensors."""
-    parts = joined.reshape(-1).split([tensor.numel() for tensor in tensors])
-    return _copied(tensors, [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)])()
-
-
-def _copied(tensors: Tensors, hosts: Tensors) -> Callable[[], list[torch.Tensor]]:
-    """Copy what was received to its tensors, if it lies elsewhere."""
-
-    def finish() -> list[torch.Tensor]:
-        for tensor, host in zip(tensors, hosts, strict=True):
-            if tensor.data_ptr() != host.data_ptr():
-                tensor.detach().copy_(host)
-                if tensor.is_cuda:
-                    torch.cuda.current_stream(tensor.device).synchronize()
-        return list(tensors)
-
-    return finish
-
-
-def _keeping(buffers: Sequence[torch.Tensor | None], finish: Finish) -> Finish:
-    """Keep buffers until then."""
-
-    def kept() -> Any:
-        del held[:]
-        return finish()
-
-    held = list(buffers)
-    return kept
