@@ -82,7 +82,7 @@ class Programs:
     done: set[tuple[str, ...]] = field(default_factory=set)
     """Benchmarks and choices of tests that have run already, as they were shortened."""
 
-    def command(self, words: Sequence[str], folder: str, trains: bool = True) -> Command | None:
+    def command(self, words: Sequence[str], folder: str, trains: bool) -> Command | None:
         """What to fork in the place of a command, and where; None if it need not run.
 
         What is run with little to do is checked as the page has it. Raises AssertionError or BenchError for words that

@@ -14,6 +14,7 @@ import deepspeed.comm
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from tests.workers.arguments import worker_arguments
 from yolo.communication.sharding.batchnorm import SharedBatchNorm2d
@@ -44,12 +45,11 @@ class Trained:
         self.optimizer.zero_grad()
         loss.backward()
         summed = [loss.detach(), *(p.grad for p in self.model.parameters() if p.grad is not None)]
-        flat = torch.cat([tensor.flatten() for tensor in summed])
+        vector = parameters_to_vector(summed)
         if ranks > 1:
-            dist.all_reduce(flat)
-        total, *gradients = flat.split([tensor.numel() for tensor in summed])
-        for tensor, piece in zip(summed, (total, *gradients), strict=True):
-            tensor.copy_(piece.view_as(tensor))
+            dist.all_reduce(vector)
+        vector_to_parameters(vector, summed)
+        total, *gradients = summed
         self.optimizer.step()
         return {
             "loss": [total],

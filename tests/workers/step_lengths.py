@@ -62,7 +62,7 @@ def steps_of(
             weight.grad = SHARED * torch.randn(weight.shape, generator=shared)
             weight.grad += OWN * torch.randn(weight.shape, generator=own)
         if engine.enable_backward_allreduce:
-            all_reduce_mean([weight.grad for weight in weights], None)
+            all_reduce_mean([weight.grad for weight in weights])
         optimizer.step()
         moved = [(new.detach() - old).norm() for new, old in zip(weights, before, strict=True)]
         lengths.append(float(torch.stack(moved).norm()))

@@ -31,10 +31,9 @@ RECIPE = "recipes/demo.yaml"
 CLASSES = 80
 SETTLING_CELLS = 2
 """Cells of the coarsest level per stripe in the first pass, which allocates gradients and loads libraries."""
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
-"""Parameters of mallopt(3)."""
+M_MMAP_THRESHOLD = -3
+"""A parameter of mallopt(3): from which size memory comes from the system, and goes back to it when it is freed."""
+MAPPED_BYTES = 1 << 16
 
 
 class PeakMemory:
@@ -85,14 +84,8 @@ def _pass(
 
 def _return_freed_memory() -> None:
     """Freed tensors leave this process at once from here on; else its size depends on where they lay."""
-    libc = ctypes.CDLL(None)
-    for parameter, value in (
-        (M_TRIM_THRESHOLD, 1 << 16),
-        (M_MMAP_THRESHOLD, 1 << 16),
-        (M_MMAP_MAX, 1 << 20),
-    ):
-        if not libc.mallopt(parameter, value):
-            raise OSError(f"mallopt({parameter}, {value}) failed; memory is measured with glibc")
+    if not ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES):
+        raise OSError("mallopt failed; on CPUs, memory is measured with glibc")
 
 
 def _resident(field: str) -> int:
